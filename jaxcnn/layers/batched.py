@@ -1,0 +1,69 @@
+"""From one image to a batch."""
+
+from dataclasses import dataclass
+
+import jax
+
+from jaxcnn.types import Layer, Params, State
+from jaxcnn.values import Value
+
+
+@dataclass(frozen=True, repr=False)
+class Batched(Value):
+    """A layer mapped over a batch of images: what `batched` returns.
+
+    A value itself, so that `jax.jit(batched(layer), static_argnames="train")` does not trace equal layers twice.
+
+    Attributes:
+      layer: any layer, written for one image.
+      axis_name: name of the batch axis, over which batch norm takes its moments.
+    """
+
+    layer: Layer
+    axis_name: str = "batch"
+
+    def __call__(
+        self, params: Params, state: State, images: jax.Array, *, train: bool, key: jax.Array | None = None
+    ) -> tuple[jax.Array, State]:
+        """Applies the layer to each image.
+
+        Args:
+          params: parameters, shared by all images.
+          state: state, shared by all images.
+          images: shape (batch, height, width, channels).
+          train: see `jaxcnn.types.Layer.apply`.
+          key: typed random key, split into one for each image; needed where a layer draws random numbers.
+
+        Returns:
+          The results, with the batch as their first axis, and the one new state.
+
+        Raises:
+          ValueError: the batch is empty or is no batch.
+        """
+        if images.ndim < 2 or images.shape[0] == 0:
+            raise ValueError(
+                f"batched expects a batch of images of shape (batch, height, width, channels), got {images.shape}"
+            )
+        keys = None if key is None or not train else jax.random.split(key, images.shape[0])
+
+        def one(image: jax.Array, image_key: jax.Array | None) -> tuple[jax.Array, State]:
+            return self.layer.apply(params, state, image, train=train, key=image_key)
+
+        return jax.vmap(one, in_axes=(0, None if keys is None else 0), out_axes=(0, None), axis_name=self.axis_name)(
+            images, keys
+        )
+
+
+def batched(layer: Layer, axis_name: str = "batch") -> Batched:
+    """Maps a layer over a batch of images: `jax.vmap` with a named axis, and one key for each image.
+
+    `outputs, state = batched(layer)(params, state, images, train=True, key=key)`.
+
+    Args:
+      layer: any layer, written for one image.
+      axis_name: name of the batch axis, over which batch norm takes its moments.
+
+    Returns:
+      A function of params, state and images, shape (batch, height, width, channels); see `Batched.__call__`.
+    """
+    return Batched(layer, axis_name)

@@ -1,0 +1,138 @@
+"""Convolution layers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+
+from jaxcnn import ops
+from jaxcnn.layers.initializers import lecun_normal
+from jaxcnn.layers.parameters import affine_names, check_channels, check_names, init_kernel_and_bias
+from jaxcnn.ops.arithmetic import transpose_padding_sides
+from jaxcnn.ops.check import Padding, Size, as_padding, as_pair
+from jaxcnn.ops.conv import Border
+from jaxcnn.types import Params, State
+from jaxcnn.values import Value
+
+
+@dataclass(frozen=True, repr=False)
+class Conv(Value):
+    """Convolution: `jaxcnn.ops.conv` with a trained kernel and bias.
+
+    Attributes:
+      in_channels: channels of the image.
+      out_channels: channels of the result, one for each kernel.
+      kernel_size: (height, width) of the kernel, in taps.
+      strides: step of the kernel, in pixels.
+      padding: "VALID", "SAME", an int or ((top, bottom), (left, right)). At stride 2, "SAME" is not torch's padding.
+      dilation: distance between neighbouring taps, in pixels.
+      groups: number of channel groups; as many as channels is a depthwise convolution.
+      border: what padded pixels hold: "zeros", "edge", "reflect" or "circular".
+      use_bias: whether to add a bias; superfluous before a batch norm.
+      kernel_init: draws the kernel, shape (height, width, in_channels / groups, out_channels).
+      bias_init: draws the bias, shape (out_channels,).
+    """
+
+    in_channels: int
+    out_channels: int
+    kernel_size: Size = (3, 3)
+    strides: Size = (1, 1)
+    padding: Padding = "SAME"
+    dilation: Size = (1, 1)
+    groups: int = 1
+    border: Border = "zeros"
+    use_bias: bool = True
+    kernel_init: Callable[..., jax.Array] = lecun_normal
+    bias_init: Callable[..., jax.Array] = jax.nn.initializers.zeros
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kernel_size", as_pair("kernel_size", self.kernel_size))
+        object.__setattr__(self, "strides", as_pair("strides", self.strides))
+        object.__setattr__(self, "padding", as_padding(self.padding))
+        object.__setattr__(self, "dilation", as_pair("dilation", self.dilation))
+        check_channels("Conv", self.in_channels, self.out_channels, self.groups)
+
+    def init(self, key: jax.Array) -> tuple[Params, State]:
+        """Draws kernel and bias."""
+        shape = (*as_pair("kernel_size", self.kernel_size), self.in_channels // self.groups, self.out_channels)
+        return init_kernel_and_bias(self, key, shape), {}
+
+    def apply(
+        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
+    ) -> tuple[jax.Array, State]:
+        """Convolves one image (height, width, in_channels)."""
+        del train, key
+        check_names("Conv parameters", params, affine_names(self))
+        y = ops.conv(
+            x,
+            params["kernel"],
+            params.get("bias"),
+            strides=self.strides,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+            border=self.border,
+        )
+        return y, state
+
+
+@dataclass(frozen=True, repr=False)
+class ConvTranspose(Value):
+    """Transposed convolution: `jaxcnn.ops.conv_transpose` with a trained kernel and bias (torch's semantics).
+
+    Attributes:
+      in_channels: channels of the image.
+      out_channels: channels of the result.
+      kernel_size: (height, width) of the kernel, in taps.
+      strides: distance between neighbouring stamps, in pixels of the output.
+      padding: pixels cut off the output: "VALID" (none), an int or ((top, bottom), (left, right)).
+      output_padding: pixels added at the bottom and at the right.
+      dilation: distance between neighbouring taps, in pixels of the output.
+      groups: number of channel groups.
+      use_bias: whether to add a bias.
+      kernel_init: draws the kernel, shape (height, width, in_channels / groups, out_channels).
+      bias_init: draws the bias, shape (out_channels,).
+    """
+
+    in_channels: int
+    out_channels: int
+    kernel_size: Size = (2, 2)
+    strides: Size = (2, 2)
+    padding: Padding = ((0, 0), (0, 0))
+    output_padding: Size = (0, 0)
+    dilation: Size = (1, 1)
+    groups: int = 1
+    use_bias: bool = True
+    kernel_init: Callable[..., jax.Array] = lecun_normal
+    bias_init: Callable[..., jax.Array] = jax.nn.initializers.zeros
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kernel_size", as_pair("kernel_size", self.kernel_size))
+        object.__setattr__(self, "strides", as_pair("strides", self.strides))
+        object.__setattr__(self, "padding", transpose_padding_sides(self.padding))
+        object.__setattr__(self, "output_padding", as_pair("output_padding", self.output_padding, minimum=0))
+        object.__setattr__(self, "dilation", as_pair("dilation", self.dilation))
+        check_channels("ConvTranspose", self.in_channels, self.out_channels, self.groups)
+
+    def init(self, key: jax.Array) -> tuple[Params, State]:
+        """Draws kernel and bias."""
+        shape = (*as_pair("kernel_size", self.kernel_size), self.in_channels // self.groups, self.out_channels)
+        return init_kernel_and_bias(self, key, shape), {}
+
+    def apply(
+        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
+    ) -> tuple[jax.Array, State]:
+        """Stamps the kernel for each pixel of one image (height, width, in_channels)."""
+        del train, key
+        check_names("ConvTranspose parameters", params, affine_names(self))
+        y = ops.conv_transpose(
+            x,
+            params["kernel"],
+            params.get("bias"),
+            strides=self.strides,
+            padding=self.padding,
+            output_padding=self.output_padding,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+        return y, state

@@ -1,0 +1,179 @@
+"""Normalisation layers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcnn import ops
+from jaxcnn.layers.parameters import check_names, check_positive
+from jaxcnn.ops.check import check_epsilon
+from jaxcnn.types import Params, State
+from jaxcnn.values import Value
+
+
+@dataclass(frozen=True, repr=False)
+class BatchNorm(Value):
+    """Batch normalisation over the pixels and images of a batch (Ioffe & Szegedy 2015).
+
+    In training, the moments are those of the whole batch, found through the named axis of the `jax.vmap` over it, and
+    the running moments move towards them: running = decay * running + (1 - decay) * batch. Otherwise the running
+    moments normalise, so that an image's result does not depend on the others. Moments are float32.
+
+    Attributes:
+      channels: channels of the image (its last axis).
+      decay: weight of the old running moments, in [0, 1). torch's momentum is 1 - decay.
+      epsilon: added to the variance; at least 0.
+      use_scale: whether to train a scale.
+      use_bias: whether to train a bias.
+      unbiased: whether the running variance counts the batch as a sample (divided by n - 1, as torch does) or as it is
+        (divided by n, as flax and Keras do). The normalisation itself always divides by n.
+      scale_init: draws the scale; zeros make a residual branch start as nothing.
+      bias_init: draws the bias.
+      axis_name: name of the axis of `jax.vmap` that runs over the batch.
+    """
+
+    channels: int
+    decay: float = 0.9
+    epsilon: float = 1e-5
+    use_scale: bool = True
+    use_bias: bool = True
+    unbiased: bool = True
+    scale_init: Callable[..., jax.Array] = jax.nn.initializers.ones
+    bias_init: Callable[..., jax.Array] = jax.nn.initializers.zeros
+    axis_name: str = "batch"
+
+    def __post_init__(self) -> None:
+        check_positive("BatchNorm", "channels", self.channels)
+        check_epsilon("BatchNorm", self.epsilon)
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"BatchNorm expects a decay in [0, 1), got {self.decay!r}")
+
+    def init(self, key: jax.Array) -> tuple[Params, State]:
+        """Draws scale and bias; the running mean is 0 and the running variance 1."""
+        shape = (self.channels,)
+        return _init_scale_and_bias(self, key), {"mean": jnp.zeros(shape), "var": jnp.ones(shape)}
+
+    def apply(
+        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
+    ) -> tuple[jax.Array, State]:
+        """Normalises one image (height, width, channels) of a batch, or its features (channels,)."""
+        del key
+        check_names("BatchNorm parameters", params, _affine_names(self))
+        check_names("BatchNorm state", state, ("mean", "var"))
+        mean, var = state["mean"], state["var"]
+        if train:
+            mean, var = ops.batch_moments(x, self.axis_name, shift=state["mean"])
+            state = self._update(state, mean, var, ops.batch_count(x, self.axis_name))
+        return ops.normalize(x, mean, var, params.get("scale"), params.get("bias"), epsilon=self.epsilon), state
+
+    def _update(self, state: State, mean: jax.Array, var: jax.Array, count: int) -> State:
+        if count < 2:
+            raise ValueError(
+                "BatchNorm expects at least two values of each channel in training, got a batch of one value, "
+                "which has no variance; use a larger batch or train=False"
+            )
+        if self.unbiased:
+            var = var * (count / (count - 1))
+        new = {"mean": mean, "var": var}
+        return {
+            name: self.decay * old + (1 - self.decay) * jax.lax.stop_gradient(new[name]).astype(old.dtype)
+            for name, old in state.items()
+        }
+
+
+@dataclass(frozen=True, repr=False)
+class GroupNorm(Value):
+    """Group normalisation of one image (Wu & He 2018): `jaxcnn.ops.group_norm` with trained scale and bias.
+
+    Attributes:
+      channels: channels of the image.
+      num_groups: number of groups of neighbouring channels; it divides the channels.
+      epsilon: added to the variance; at least 0.
+      use_scale: whether to train a scale.
+      use_bias: whether to train a bias.
+      scale_init: draws the scale.
+      bias_init: draws the bias.
+    """
+
+    channels: int
+    num_groups: int = 32
+    epsilon: float = 1e-5
+    use_scale: bool = True
+    use_bias: bool = True
+    scale_init: Callable[..., jax.Array] = jax.nn.initializers.ones
+    bias_init: Callable[..., jax.Array] = jax.nn.initializers.zeros
+
+    def __post_init__(self) -> None:
+        check_positive("GroupNorm", "channels", self.channels)
+        check_positive("GroupNorm", "num_groups", self.num_groups)
+        check_epsilon("GroupNorm", self.epsilon)
+        if self.channels % self.num_groups:
+            raise ValueError(
+                f"GroupNorm expects num_groups to divide the {self.channels} channels, got {self.num_groups}"
+            )
+
+    def init(self, key: jax.Array) -> tuple[Params, State]:
+        """Draws scale and bias."""
+        return _init_scale_and_bias(self, key), {}
+
+    def apply(
+        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
+    ) -> tuple[jax.Array, State]:
+        """Normalises one image (height, width, channels)."""
+        del train, key
+        check_names("GroupNorm parameters", params, _affine_names(self))
+        y = ops.group_norm(x, self.num_groups, params.get("scale"), params.get("bias"), epsilon=self.epsilon)
+        return y, state
+
+
+@dataclass(frozen=True, repr=False)
+class LayerNorm(Value):
+    """Layer normalisation over the channels of each pixel (Ba et al. 2016): `jaxcnn.ops.layer_norm` with parameters.
+
+    Attributes:
+      channels: size of the last axis.
+      epsilon: added to the variance; at least 0.
+      use_scale: whether to train a scale.
+      use_bias: whether to train a bias.
+      scale_init: draws the scale.
+      bias_init: draws the bias.
+    """
+
+    channels: int
+    epsilon: float = 1e-6
+    use_scale: bool = True
+    use_bias: bool = True
+    scale_init: Callable[..., jax.Array] = jax.nn.initializers.ones
+    bias_init: Callable[..., jax.Array] = jax.nn.initializers.zeros
+
+    def __post_init__(self) -> None:
+        check_positive("LayerNorm", "channels", self.channels)
+        check_epsilon("LayerNorm", self.epsilon)
+
+    def init(self, key: jax.Array) -> tuple[Params, State]:
+        """Draws scale and bias."""
+        return _init_scale_and_bias(self, key), {}
+
+    def apply(
+        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
+    ) -> tuple[jax.Array, State]:
+        """Normalises the last axis of `x`, shape (..., channels)."""
+        del train, key
+        check_names("LayerNorm parameters", params, _affine_names(self))
+        if x.shape[-1] != self.channels:
+            raise ValueError(f"LayerNorm expects {self.channels} channels on the last axis, got shape {x.shape}")
+        return ops.layer_norm(x, params.get("scale"), params.get("bias"), epsilon=self.epsilon), state
+
+
+def _affine_names(layer: BatchNorm | GroupNorm | LayerNorm) -> tuple[str, ...]:
+    return (*(("scale",) if layer.use_scale else ()), *(("bias",) if layer.use_bias else ()))
+
+
+def _init_scale_and_bias(layer: BatchNorm | GroupNorm | LayerNorm, key: jax.Array) -> Params:
+    draw: dict[str, Any] = {"scale": layer.scale_init, "bias": layer.bias_init}
+    names = _affine_names(layer)
+    keys = jax.random.split(key, len(draw))
+    return {name: draw[name](k, (layer.channels,), jnp.float32) for name, k in zip(names, keys, strict=False)}

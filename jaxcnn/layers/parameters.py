@@ -1,0 +1,101 @@
+"""What layers with parameters share: drawing them, and refusing others."""
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jaxcnn.types import Params, Shape
+
+
+class _Affine(Protocol):
+    @property
+    def use_bias(self) -> bool: ...
+    @property
+    def kernel_init(self) -> Callable[..., jax.Array]: ...
+    @property
+    def bias_init(self) -> Callable[..., jax.Array]: ...
+
+
+def init_kernel_and_bias(layer: _Affine, key: jax.Array, kernel_shape: Shape) -> Params:
+    """Draws the parameters of a convolution or a dense layer, in float32.
+
+    Args:
+      layer: holds the initializers and whether there is a bias.
+      key: typed random key, consumed.
+      kernel_shape: shape of the kernel; its last axis is the output.
+
+    Returns:
+      `{"kernel": ..., "bias": ...}`, or the kernel alone.
+    """
+    kernel_key, bias_key = jax.random.split(key)
+    params = {"kernel": layer.kernel_init(kernel_key, kernel_shape, jnp.float32)}
+    if layer.use_bias:
+        params["bias"] = layer.bias_init(bias_key, kernel_shape[-1:], jnp.float32)
+    return params
+
+
+def affine_names(layer: _Affine) -> tuple[str, ...]:
+    """Names the parameters of a convolution or a dense layer.
+
+    Args:
+      layer: says whether there is a bias.
+
+    Returns:
+      "kernel" and, if there is one, "bias".
+    """
+    return ("kernel", "bias") if layer.use_bias else ("kernel",)
+
+
+def check_names(what: str, tree: dict, names: Iterable[str]) -> None:
+    """Refuses a tree with other names than a layer's own.
+
+    Args:
+      what: what the tree is, for the message, such as "Conv parameters".
+      tree: the dict that was given.
+      names: the names it should have.
+
+    Raises:
+      ValueError: a name is missing or unknown, or the tree is not a dict.
+    """
+    names = tuple(names)
+    if not isinstance(tree, dict) or set(tree) != set(names):
+        got = tuple(tree) if isinstance(tree, dict) else type(tree).__name__
+        raise ValueError(f"{what}: expected a dict of the names {names}, got {got}; was it made by this layer's init?")
+
+
+def check_channels(layer: str, in_channels: int, out_channels: int, groups: int = 1) -> None:
+    """Refuses numbers of channels or groups that no layer can have.
+
+    Args:
+      layer: name of the layer, for the message.
+      in_channels: channels of the input.
+      out_channels: channels of the output.
+      groups: number of channel groups.
+
+    Raises:
+      ValueError: a number is not a positive int, or the groups do not divide the channels.
+    """
+    for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
+        check_positive(layer, name, value)
+    if in_channels % groups or out_channels % groups:
+        raise ValueError(
+            f"{layer} expects groups that divide in_channels={in_channels} and out_channels={out_channels}, "
+            f"got groups={groups}"
+        )
+
+
+def check_positive(layer: str, name: str, value: int) -> None:
+    """Refuses sizes that are not positive ints.
+
+    Args:
+      layer: name of the layer, for the message.
+      name: name of the size, for the message.
+      value: the size.
+
+    Raises:
+      ValueError: the size is not a positive int.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{layer} expects {name} to be an int of at least 1, got {value!r}")

@@ -1,0 +1,128 @@
+"""Pooling layers."""
+
+from dataclasses import dataclass
+
+import jax
+
+from jaxcnn import ops
+from jaxcnn.layers.stateless import Stateless
+from jaxcnn.ops.check import Padding, Size, as_padding, as_pair
+from jaxcnn.types import Params, State
+from jaxcnn.values import Value
+
+
+@dataclass(frozen=True, repr=False)
+class MaxPool(Stateless, Value):
+    """Largest value of each window: `jaxcnn.ops.max_pool`.
+
+    Attributes:
+      window_shape: (height, width) of the window, in pixels.
+      strides: step of the window, in pixels; the window's shape if None.
+      padding: "VALID", "SAME", an int or ((top, bottom), (left, right)).
+      ceil_mode: whether to take a last window that hangs over the bottom or right edge.
+    """
+
+    window_shape: Size = (2, 2)
+    strides: Size | None = None
+    padding: Padding = "VALID"
+    ceil_mode: bool = False
+
+    def __post_init__(self) -> None:
+        _normalize_window(self)
+
+    def apply(
+        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
+    ) -> tuple[jax.Array, State]:
+        """Pools one image (height, width, channels)."""
+        del params, train, key
+        y = ops.max_pool(x, self.window_shape, strides=self.strides, padding=self.padding, ceil_mode=self.ceil_mode)
+        return y, state
+
+
+@dataclass(frozen=True, repr=False)
+class AvgPool(Stateless, Value):
+    """Mean of each window: `jaxcnn.ops.avg_pool`.
+
+    Attributes:
+      window_shape: (height, width) of the window, in pixels.
+      strides: step of the window, in pixels; the window's shape if None.
+      padding: "VALID", "SAME", an int or ((top, bottom), (left, right)).
+      ceil_mode: whether to take a last window that hangs over the bottom or right edge.
+      count_include_pad: whether padded pixels count as zeros in the mean.
+    """
+
+    window_shape: Size = (2, 2)
+    strides: Size | None = None
+    padding: Padding = "VALID"
+    ceil_mode: bool = False
+    count_include_pad: bool = True
+
+    def __post_init__(self) -> None:
+        _normalize_window(self)
+
+    def apply(
+        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
+    ) -> tuple[jax.Array, State]:
+        """Pools one image (height, width, channels)."""
+        del params, train, key
+        y = ops.avg_pool(
+            x,
+            self.window_shape,
+            strides=self.strides,
+            padding=self.padding,
+            ceil_mode=self.ceil_mode,
+            count_include_pad=self.count_include_pad,
+        )
+        return y, state
+
+
+@dataclass(frozen=True, repr=False)
+class GlobalAvgPool(Stateless, Value):
+    """Mean of each channel over the image: (height, width, channels) to (channels,)."""
+
+    def apply(
+        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
+    ) -> tuple[jax.Array, State]:
+        """Pools one image (height, width, channels)."""
+        del params, train, key
+        return ops.global_avg_pool(x), state
+
+
+@dataclass(frozen=True, repr=False)
+class GlobalMaxPool(Stateless, Value):
+    """Largest value of each channel over the image: (height, width, channels) to (channels,)."""
+
+    def apply(
+        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
+    ) -> tuple[jax.Array, State]:
+        """Pools one image (height, width, channels)."""
+        del params, train, key
+        return ops.global_max_pool(x), state
+
+
+@dataclass(frozen=True, repr=False)
+class AdaptiveAvgPool(Stateless, Value):
+    """Means over a grid of windows that gives the wanted size: `jaxcnn.ops.adaptive_avg_pool`.
+
+    Attributes:
+      output_shape: (height, width) of the output.
+    """
+
+    output_shape: Size
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "output_shape", as_pair("output_shape", self.output_shape))
+
+    def apply(
+        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
+    ) -> tuple[jax.Array, State]:
+        """Pools one image (height, width, channels)."""
+        del params, train, key
+        return ops.adaptive_avg_pool(x, self.output_shape), state
+
+
+def _normalize_window(layer: MaxPool | AvgPool) -> None:
+    object.__setattr__(layer, "window_shape", as_pair("window_shape", layer.window_shape))
+    if layer.strides is not None:
+        object.__setattr__(layer, "strides", as_pair("strides", layer.strides))
+    object.__setattr__(layer, "padding", as_padding(layer.padding))

@@ -1,0 +1,63 @@
+"""Array functions on one image: no parameter trees, no hyper-parameter objects.
+
+An image is (height, width, channels), floating point; a kernel is (height, width, in_channels / groups, out_channels).
+Map them over a batch with `jax.vmap`.
+"""
+
+from jaxcnn.ops.arithmetic import (
+    compose_kernels,
+    conv_output_size,
+    conv_transpose_output_size,
+    padding_sides,
+    pool_output_size,
+)
+from jaxcnn.ops.conv import conv, conv_transpose
+from jaxcnn.ops.dense import dense
+from jaxcnn.ops.norm import (
+    batch_count,
+    batch_moments,
+    group_norm,
+    layer_norm,
+    local_response_norm,
+    normalize,
+)
+from jaxcnn.ops.pool import (
+    adaptive_avg_pool,
+    adaptive_max_pool,
+    avg_pool,
+    global_avg_pool,
+    global_max_pool,
+    max_pool,
+    max_pool_with_indices,
+    max_unpool,
+)
+from jaxcnn.ops.regularize import drop_path, dropout
+from jaxcnn.ops.resize import resize
+
+__all__ = [
+    "adaptive_avg_pool",
+    "adaptive_max_pool",
+    "avg_pool",
+    "batch_count",
+    "batch_moments",
+    "compose_kernels",
+    "conv",
+    "conv_output_size",
+    "conv_transpose",
+    "conv_transpose_output_size",
+    "dense",
+    "drop_path",
+    "dropout",
+    "global_avg_pool",
+    "global_max_pool",
+    "group_norm",
+    "layer_norm",
+    "local_response_norm",
+    "max_pool",
+    "max_pool_with_indices",
+    "max_unpool",
+    "normalize",
+    "padding_sides",
+    "pool_output_size",
+    "resize",
+]

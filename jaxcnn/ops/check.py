@@ -1,0 +1,150 @@
+"""What the ops accept: images, sizes, paddings; anything else is refused with what to write instead."""
+
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+Size: TypeAlias = int | tuple[int, int]
+"""(height, width), or one int for both."""
+
+Sides: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
+"""((top, bottom), (left, right)), in pixels."""
+
+Padding: TypeAlias = Literal["VALID", "SAME"] | int | Sides
+"""No border; as much as keeps ceil(size / strides); the same on all sides; or each side by itself."""
+
+
+def check_floating(op: str, x: jax.Array) -> None:
+    """Refuses arrays that are not floating point.
+
+    Args:
+      op: name of the calling function, for the message.
+      x: any array.
+
+    Raises:
+      TypeError: `x` is not floating point.
+    """
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(
+            f"{op} expects floating point values, got {x.dtype}; convert first, "
+            "for example image.astype(jnp.float32) / 255"
+        )
+
+
+def check_image(op: str, x: jax.Array) -> None:
+    """Refuses anything but one floating-point image.
+
+    Args:
+      op: name of the calling function, for the message.
+      x: expected shape (height, width, channels).
+
+    Raises:
+      ValueError: `x` does not have three axes, or one of them is empty.
+      TypeError: `x` is not floating point.
+    """
+    if x.ndim != 3:
+        advice = "; map it over a batch with jaxcnn.batched or jax.vmap" if x.ndim == 4 else ""
+        raise ValueError(f"{op} expects one image of shape (height, width, channels), got {x.shape}{advice}")
+    if 0 in x.shape:
+        raise ValueError(f"{op} expects an image with pixels and channels, got the empty shape {x.shape}")
+    check_floating(op, x)
+
+
+def as_pair(name: str, value: Any, *, minimum: int = 1) -> tuple[int, int]:
+    """Turns an int or a pair of ints into a pair.
+
+    Args:
+      name: name of the argument, for the message.
+      value: one int for both axes, or (height, width).
+      minimum: smallest allowed value.
+
+    Returns:
+      (height, width).
+
+    Raises:
+      ValueError: anything else.
+    """
+    pair = (value, value) if _is_int(value) else value
+    if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(_is_int(v) and v >= minimum for v in pair)):
+        raise ValueError(f"{name} expects an int or a pair of ints, each at least {minimum}, got {value!r}")
+    return int(pair[0]), int(pair[1])
+
+
+def as_padding(value: Any) -> Literal["VALID", "SAME"] | Sides:
+    """Turns every accepted form of a padding into "VALID", "SAME" or one number for each side.
+
+    Args:
+      value: "VALID", "SAME", an int for all sides, or ((top, bottom), (left, right)).
+
+    Returns:
+      "VALID", "SAME" or ((top, bottom), (left, right)).
+
+    Raises:
+      ValueError: anything else, negative numbers included.
+    """
+    if isinstance(value, str) and value in ("VALID", "SAME"):
+        return "VALID" if value == "VALID" else "SAME"
+    if _is_int(value) and int(value) >= 0:
+        side = (int(value), int(value))
+        return side, side
+    if (
+        isinstance(value, tuple | list)
+        and len(value) == 2
+        and all(isinstance(side, tuple | list) and len(side) == 2 for side in value)
+        and all(_is_int(v) and v >= 0 for side in value for v in side)
+    ):
+        (top, bottom), (left, right) = value
+        return (int(top), int(bottom)), (int(left), int(right))
+    raise ValueError(
+        "padding expects 'VALID', 'SAME', an int of at least 0 or ((top, bottom), (left, right)) of such ints, "
+        f"got {value!r}"
+    )
+
+
+def check_rate(op: str, rate: float) -> None:
+    """Refuses rates outside [0, 1).
+
+    Args:
+      op: name of the calling function, for the message.
+      rate: probability of dropping.
+
+    Raises:
+      ValueError: `rate` is outside [0, 1).
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"{op} expects a rate (the probability of dropping) in [0, 1), got {rate!r}")
+
+
+def check_epsilon(op: str, epsilon: float) -> None:
+    """Refuses a negative epsilon.
+
+    Args:
+      op: name of the calling function, for the message.
+      epsilon: the number added to a variance.
+
+    Raises:
+      ValueError: `epsilon` is negative or not finite.
+    """
+    if not 0 <= epsilon < float("inf"):
+        raise ValueError(f"{op} expects a finite epsilon of at least 0, got {epsilon!r}")
+
+
+def check_vector(op: str, name: str, vector: jax.Array | None, channels: int) -> None:
+    """Refuses a per-channel vector of another length.
+
+    Args:
+      op: name of the calling function, for the message.
+      name: name of the argument, for the message.
+      vector: expected shape (channels,), or None.
+      channels: number of channels of the image.
+
+    Raises:
+      ValueError: the shape is another.
+    """
+    if vector is not None and vector.shape != (channels,):
+        raise ValueError(f"{op} expects a {name} of shape ({channels},), one for each channel, got {vector.shape}")
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

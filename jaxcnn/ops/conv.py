@@ -1,0 +1,161 @@
+"""Convolution and transposed convolution of one image."""
+
+from typing import Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from jaxcnn.ops import lowering
+from jaxcnn.ops.arithmetic import (
+    conv_output_size,
+    conv_transpose_output_size,
+    padding_sides,
+    transpose_padding_sides,
+)
+from jaxcnn.ops.check import Padding, Sides, Size, as_pair, check_image, check_vector
+
+Border: TypeAlias = Literal["zeros", "edge", "reflect", "circular"]
+"""What padded pixels hold: zeros; the nearest pixel; the image mirrored at its outermost pixels; the opposite side."""
+
+_PAD_MODES = {"edge": "edge", "reflect": "reflect", "circular": "wrap"}
+
+
+def conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None = None,
+    *,
+    strides: Size = 1,
+    padding: Padding = "SAME",
+    dilation: Size = 1,
+    groups: int = 1,
+    border: Border = "zeros",
+) -> jax.Array:
+    """Convolves one image with a kernel, without flipping it (cross-correlation, as in every CNN library).
+
+    y[i, j, o] = bias[o] + sum over u, v, c of kernel[u, v, c, o] x[s i + d u - top, s j + d v - left, c], where with
+    groups the sum runs over the input channels of the output channel's own group (LeCun et al. 1998, section II;
+    groups: Krizhevsky et al. 2012, section 3.2). An even kernel under "SAME" leans to the bottom right.
+
+    Args:
+      x: image, shape (height, width, in_channels), floating point.
+      kernel: shape (kernel_height, kernel_width, in_channels / groups, out_channels); computed in the dtype of `x`.
+      bias: shape (out_channels,), or None.
+      strides: step of the kernel, in pixels.
+      padding: "VALID" (none), "SAME" (ceil(size / strides) outputs, the odd pixel at the bottom and right), an int
+        for all sides or ((top, bottom), (left, right)).
+      dilation: distance between neighbouring taps, in pixels.
+      groups: number of channel groups; it divides in_channels and out_channels.
+      border: what the padded pixels hold: "zeros", "edge", "reflect" or "circular".
+
+    Returns:
+      Shape (out_height, out_width, out_channels), in the dtype of `x`.
+
+    Raises:
+      ValueError: the shapes, sizes, groups or padding do not fit together.
+      TypeError: `x` is not floating point.
+    """
+    check_image("conv", x)
+    _check_kernel("conv", x, kernel, bias, groups)
+    strides, dilation = as_pair("strides", strides), as_pair("dilation", dilation)
+    size, window = (x.shape[0], x.shape[1]), (kernel.shape[0], kernel.shape[1])
+    sides = padding_sides(size, window, strides, padding, dilation)
+    conv_output_size(size, window, strides=strides, padding=sides, dilation=dilation)
+    x, sides = _pad_border(x, sides, border)
+    y = lowering.convolve(
+        x, kernel.astype(x.dtype), strides=strides, padding=sides, kernel_dilation=dilation, groups=groups
+    )
+    return y if bias is None else y + bias.astype(x.dtype)
+
+
+def conv_transpose(
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None = None,
+    *,
+    strides: Size = 1,
+    padding: Padding = 0,
+    output_padding: Size = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+) -> jax.Array:
+    """Stamps the kernel onto the output once for each pixel of the image, weighted by it (torch's ConvTranspose2d).
+
+    y[s i + d u - top, s j + d v - left, o] collects x[i, j, c] kernel[u, v, c, o]: the gradient of `conv` with respect
+    to its image (Dumoulin & Visin 2016, chapter 4; Zeiler et al. 2010).
+
+    Args:
+      x: image, shape (height, width, in_channels), floating point.
+      kernel: shape (kernel_height, kernel_width, in_channels / groups, out_channels). torch's weight (in_channels,
+        out_channels / groups, kernel_height, kernel_width) is the same numbers in another order of axes.
+      bias: shape (out_channels,), or None.
+      strides: distance between neighbouring stamps, in pixels of the output.
+      padding: pixels cut off the output: "VALID" (none), an int for all sides or ((top, bottom), (left, right)).
+      output_padding: pixels added at the bottom and at the right; smaller than the strides or the dilation.
+      dilation: distance between neighbouring taps, in pixels of the output.
+      groups: number of channel groups; it divides in_channels and out_channels.
+
+    Returns:
+      Shape (out_height, out_width, out_channels), in the dtype of `x`, where
+      out = (in - 1) stride - pads + dilation (kernel - 1) + output_padding + 1.
+
+    Raises:
+      ValueError: the shapes, sizes, groups or padding do not fit together, or the padding is "SAME".
+      TypeError: `x` is not floating point.
+    """
+    check_image("conv_transpose", x)
+    _check_kernel("conv_transpose", x, kernel, bias, groups)
+    strides, dilation = as_pair("strides", strides), as_pair("dilation", dilation)
+    output_padding = as_pair("output_padding", output_padding, minimum=0)
+    size, window = (x.shape[0], x.shape[1]), (kernel.shape[0], kernel.shape[1])
+    conv_transpose_output_size(
+        size, window, strides=strides, padding=padding, output_padding=output_padding, dilation=dilation
+    )
+    sides = transpose_padding_sides(padding)
+    (top, bottom), (left, right) = (
+        (d * (k - 1) - before, d * (k - 1) - after + extra)
+        for d, k, (before, after), extra in zip(dilation, window, sides, output_padding, strict=True)
+    )
+    y = lowering.convolve(
+        x,
+        jnp.flip(kernel.astype(x.dtype), (0, 1)),
+        padding=((top, bottom), (left, right)),
+        input_dilation=strides,
+        kernel_dilation=dilation,
+        groups=groups,
+    )
+    return y if bias is None else y + bias.astype(x.dtype)
+
+
+def _check_kernel(op: str, x: jax.Array, kernel: jax.Array, bias: jax.Array | None, groups: int) -> None:
+    if kernel.ndim != 4 or 0 in kernel.shape:
+        raise ValueError(
+            f"{op} expects a kernel of shape (height, width, in_channels / groups, out_channels), got {kernel.shape}"
+        )
+    in_channels, out_channels = x.shape[2], kernel.shape[3]
+    if not isinstance(groups, int) or groups < 1 or in_channels % groups or out_channels % groups:
+        raise ValueError(
+            f"{op} expects groups to divide the {in_channels} input and {out_channels} output channels, got {groups!r}"
+        )
+    if kernel.shape[2] != in_channels // groups:
+        raise ValueError(
+            f"{op} expects an image of {kernel.shape[2] * groups} channels (a kernel of shape {kernel.shape}, "
+            f"{groups} groups), got {in_channels} (an image of shape {x.shape})"
+        )
+    check_vector(op, "bias", bias, out_channels)
+
+
+def _pad_border(x: jax.Array, sides: Sides, border: Border) -> tuple[jax.Array, Sides]:
+    """Writes out a border that is not zero; leaves zeros to the convolution."""
+    if border == "zeros":
+        return x, sides
+    if border not in _PAD_MODES:
+        raise ValueError(f"border expects 'zeros', 'edge', 'reflect' or 'circular', got {border!r}")
+    for size, side in zip(x.shape[:2], sides, strict=True):
+        most = {"edge": max(side), "reflect": size - 1, "circular": size}[border]
+        if max(side) > most:
+            raise ValueError(
+                f"border {border!r} expects a padding of at most {most} pixels for an image of {x.shape[:2]}, "
+                f"got {sides}"
+            )
+    return jnp.pad(x, (*sides, (0, 0)), mode=_PAD_MODES[border]), ((0, 0), (0, 0))

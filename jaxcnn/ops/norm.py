@@ -1,0 +1,222 @@
+"""Normalisation: moments over a batch, over groups of channels, over channels, over neighbouring channels."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxcnn.ops.check import check_epsilon, check_floating, check_image, check_vector
+
+
+def batch_moments(x: jax.Array, axis_name: str, *, shift: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    """Computes each channel's mean and variance over the pixels of all images of a batch.
+
+    Both come from one pass over the data, as sums of (x - shift) and (x - shift)^2 divided once by the count: XLA then
+    folds the reductions over pixels and images into one. The result does not depend on the shift but its rounding does:
+    a shift near the mean keeps the variance of data far from zero exact (Chan, Golub & LeVeque 1983).
+
+    Args:
+      x: one image of the batch, shape (height, width, channels), or its features, shape (channels,); floating point.
+      axis_name: name of the `jax.vmap` axis that runs over the batch.
+      shift: shape (channels,), the same for the whole batch, for instance the running mean; zero if None.
+
+    Returns:
+      Mean and biased variance (divided by the count), each of shape (channels,), float32, or float64 for float64 `x`.
+
+    Raises:
+      ValueError: there is no axis of that name, or `x` has neither one nor three axes.
+      TypeError: `x` is not floating point.
+    """
+    _check_channels_last("batch_moments", x)
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    origin = jnp.zeros((), dtype) if shift is None else lax.stop_gradient(shift).astype(dtype)
+    centred = x.astype(dtype) - origin
+    pixels = tuple(range(x.ndim - 1))
+    sums = jnp.sum(centred, axis=pixels), jnp.sum(jnp.square(centred), axis=pixels)
+    count = batch_count(x, axis_name)
+    first, second = (total / count for total in lax.psum(sums, axis_name))
+    # Rounding can make the difference of two nearly equal numbers negative.
+    return first + origin, jnp.maximum(second - jnp.square(first), 0)
+
+
+def batch_count(x: jax.Array, axis_name: str) -> int:
+    """Counts the pixels that `batch_moments` averages over.
+
+    Args:
+      x: one image of the batch, shape (height, width, channels), or its features, shape (channels,).
+      axis_name: name of the `jax.vmap` axis that runs over the batch.
+
+    Returns:
+      height * width * batch size; the batch size for features.
+
+    Raises:
+      ValueError: there is no axis of that name.
+    """
+    try:
+        batch_size = lax.axis_size(axis_name)
+    except NameError:
+        raise ValueError(
+            f"batch normalisation in training expects a batch: a jax.vmap with axis_name={axis_name!r}, got one image; "
+            "use jaxcnn.batched, or train=False to use the running moments"
+        ) from None
+    return int(np.prod(x.shape[:-1])) * batch_size
+
+
+def normalize(
+    x: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    scale: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    *,
+    epsilon: float,
+) -> jax.Array:
+    """Brings each channel to mean zero and variance one, then scales and shifts it.
+
+    (x - mean) / sqrt(var + epsilon) * scale + bias (Ioffe & Szegedy 2015, algorithm 1).
+
+    Args:
+      x: shape (..., channels), floating point.
+      mean: shape (channels,).
+      var: shape (channels,), at least zero.
+      scale: shape (channels,), or None for one.
+      bias: shape (channels,), or None for zero.
+      epsilon: added to the variance, so that a constant channel gives zeros, not NaN; at least 0.
+
+    Returns:
+      Same shape and dtype as `x`; computed in at least float32.
+
+    Raises:
+      ValueError: the shapes do not fit together, or epsilon is negative.
+      TypeError: `x` is not floating point.
+    """
+    check_floating("normalize", x)
+    check_epsilon("normalize", epsilon)
+    for name, vector in (("mean", mean), ("var", var), ("scale", scale), ("bias", bias)):
+        check_vector("normalize", name, vector, x.shape[-1])
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    factor = lax.rsqrt(var.astype(dtype) + jnp.asarray(epsilon, dtype))
+    if scale is not None:
+        factor = factor * scale.astype(dtype)
+    y = (x.astype(dtype) - mean.astype(dtype)) * factor
+    if bias is not None:
+        y = y + bias.astype(dtype)
+    return y.astype(x.dtype)
+
+
+def group_norm(
+    x: jax.Array,
+    num_groups: int,
+    scale: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    *,
+    epsilon: float = 1e-5,
+) -> jax.Array:
+    """Normalises one image over its pixels and groups of neighbouring channels (Wu & He 2018).
+
+    One group is layer norm over the whole image; as many groups as channels is instance norm.
+
+    Args:
+      x: image, shape (height, width, channels), floating point.
+      num_groups: number of groups; it divides the channels.
+      scale: shape (channels,), or None for one.
+      bias: shape (channels,), or None for zero.
+      epsilon: added to the variance; at least 0.
+
+    Returns:
+      Same shape and dtype as `x`; computed in at least float32.
+
+    Raises:
+      ValueError: `x` is not one image, or the groups do not divide its channels.
+      TypeError: `x` is not floating point.
+    """
+    check_image("group_norm", x)
+    check_epsilon("group_norm", epsilon)
+    height, width, channels = x.shape
+    if num_groups < 1 or channels % num_groups:
+        raise ValueError(f"group_norm expects groups that divide the {channels} channels, got {num_groups!r}")
+    for name, vector in (("scale", scale), ("bias", bias)):
+        check_vector("group_norm", name, vector, channels)
+    grouped = x.reshape(height, width, num_groups, channels // num_groups)
+    return _scale_and_shift(_standardize(grouped, (0, 1, 3), epsilon).reshape(x.shape), scale, bias).astype(x.dtype)
+
+
+def layer_norm(
+    x: jax.Array, scale: jax.Array | None = None, bias: jax.Array | None = None, *, epsilon: float = 1e-6
+) -> jax.Array:
+    """Normalises each pixel over its channels (Ba et al. 2016; as in ConvNeXt, Liu et al. 2022, section 2.6).
+
+    Args:
+      x: shape (..., channels), floating point.
+      scale: shape (channels,), or None for one.
+      bias: shape (channels,), or None for zero.
+      epsilon: added to the variance; at least 0.
+
+    Returns:
+      Same shape and dtype as `x`; computed in at least float32.
+
+    Raises:
+      ValueError: the shapes do not fit together.
+      TypeError: `x` is not floating point.
+    """
+    check_floating("layer_norm", x)
+    check_epsilon("layer_norm", epsilon)
+    for name, vector in (("scale", scale), ("bias", bias)):
+        check_vector("layer_norm", name, vector, x.shape[-1])
+    return _scale_and_shift(_standardize(x, (-1,), epsilon), scale, bias).astype(x.dtype)
+
+
+def local_response_norm(
+    x: jax.Array, *, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> jax.Array:
+    """Divides each value by a power of the energy of its neighbouring channels (Krizhevsky et al. 2012, section 3.3).
+
+    x / (k + alpha / size * sum of squares over `size` channels)^beta: torch's convention. The paper's alpha is not
+    divided: its k=2, n=5, alpha=1e-4 is `k=2.0, size=5, alpha=5e-4` here. Channels beyond the first and last count as
+    zero; an even size takes one channel more below than above.
+
+    Args:
+      x: image, shape (height, width, channels), floating point.
+      size: number of neighbouring channels, at least 1.
+      alpha: weight of their mean square.
+      beta: exponent.
+      k: added to the weighted mean square; positive.
+
+    Returns:
+      Same shape and dtype as `x`; computed in at least float32.
+
+    Raises:
+      ValueError: `x` is not one image, the size is not a positive int, or k is not positive.
+      TypeError: `x` is not floating point.
+    """
+    check_image("local_response_norm", x)
+    if size < 1:
+        raise ValueError(f"local_response_norm expects a size of at least 1 channel, got {size!r}")
+    if not k > 0:
+        raise ValueError(f"local_response_norm expects a positive k, which keeps it from dividing by zero, got {k!r}")
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    below = size // 2
+    energy = lax.reduce_window(
+        jnp.square(wide), 0.0, lax.add, (1, 1, size), (1, 1, 1), ((0, 0), (0, 0), (below, size - 1 - below))
+    )
+    return (wide / (k + alpha / size * energy) ** beta).astype(x.dtype)
+
+
+def _check_channels_last(op: str, x: jax.Array) -> None:
+    if x.ndim == 1:
+        check_floating(op, x)
+    else:
+        check_image(op, x)
+
+
+def _standardize(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:
+    """Brings `x` to mean zero and variance one over the axes, in at least float32."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    centred = x - jnp.mean(x, axes, keepdims=True)
+    var = jnp.mean(jnp.square(centred), axes, keepdims=True)
+    return centred * lax.rsqrt(var + jnp.asarray(epsilon, x.dtype))
+
+
+def _scale_and_shift(x: jax.Array, scale: jax.Array | None, bias: jax.Array | None) -> jax.Array:
+    x = x if scale is None else x * scale.astype(x.dtype)
+    return x if bias is None else x + bias.astype(x.dtype)

@@ -1,0 +1,273 @@
+"""Pooling and unpooling of one image."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.ops import lowering
+from jaxcnn.ops.arithmetic import padding_sides, pool_output_size
+from jaxcnn.ops.check import Padding, Sides, Size, as_pair, check_image
+
+
+def max_pool(
+    x: jax.Array,
+    window_shape: Size,
+    *,
+    strides: Size | None = None,
+    padding: Padding = "VALID",
+    ceil_mode: bool = False,
+) -> jax.Array:
+    """Takes the largest value of each channel in a sliding window.
+
+    Where a window holds its maximum several times, the gradient goes to the first of them in row-major order, as in
+    torch.
+
+    Args:
+      x: image, shape (height, width, channels), floating point.
+      window_shape: (height, width) of the window, in pixels.
+      strides: step of the window, in pixels; the window's shape if None (no overlap).
+      padding: "VALID", "SAME", an int or ((top, bottom), (left, right)), each smaller than the window. Padding never
+        wins: it counts as -inf.
+      ceil_mode: also take a last window that hangs over the bottom or right edge (torch's rule).
+
+    Returns:
+      Shape (out_height, out_width, channels), in the dtype of `x`.
+
+    Raises:
+      ValueError: `x` is not one image, or the window or padding does not fit it.
+      TypeError: `x` is not floating point.
+    """
+    window, strides, sides, _ = _windows("max_pool", x, window_shape, strides, padding, ceil_mode)
+    return lowering.window_max(x, window, strides, sides)
+
+
+def max_pool_with_indices(
+    x: jax.Array,
+    window_shape: Size,
+    *,
+    strides: Size | None = None,
+    padding: Padding = "VALID",
+    ceil_mode: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    """Takes the largest value of each channel in a sliding window, and says where it was.
+
+    Args:
+      x: image, shape (height, width, channels), floating point, without NaN.
+      window_shape: (height, width) of the window, in pixels.
+      strides: step of the window, in pixels; the window's shape if None (no overlap).
+      padding: as in `max_pool`.
+      ceil_mode: as in `max_pool`.
+
+    Returns:
+      The maxima, shape (out_height, out_width, channels), in the dtype of `x`; and for each of them the place in `x`
+      of the first maximum of its window in row-major order, as row * width + column, int32.
+
+    Raises:
+      ValueError: `x` is not one image, or the window or padding does not fit it.
+      TypeError: `x` is not floating point.
+    """
+    window, strides, sides, output_shape = _windows(
+        "max_pool_with_indices", x, window_shape, strides, padding, ceil_mode
+    )
+    height, width, _ = x.shape
+    places = jnp.arange(height * width, dtype=jnp.int32).reshape(height, width, 1)
+    padded = jnp.pad(x, (*sides, (0, 0)), constant_values=-jnp.inf)
+    # -1 marks the border, so that a window of -inf values still finds its first pixel inside the image.
+    padded_places = jnp.pad(places, (*sides, (0, 0)), constant_values=-1)
+    values = lowering.window_slices(padded, window, strides, output_shape)
+    indices = lowering.window_slices(padded_places, window, strides, output_shape)
+    best, where = values[0], jnp.broadcast_to(indices[0], values[0].shape)
+    for value, index in zip(values[1:], indices[1:], strict=True):
+        better = (value > best) | ((where < 0) & (index >= 0))
+        best, where = jnp.where(better, value, best), jnp.where(better, index, where)
+    return best, where
+
+
+def max_unpool(y: jax.Array, indices: jax.Array, output_shape: Size) -> jax.Array:
+    """Puts maxima back where they came from, and zeros elsewhere (Zeiler & Fergus 2014, section 2.1).
+
+    Overlapping windows may share their maximum; they then agree on its value, which is written once, not summed.
+
+    Args:
+      y: maxima, shape (height, width, channels), floating point.
+      indices: their places in the output, row * width + column, same shape, as `max_pool_with_indices` gives them.
+        A place outside the output is dropped.
+      output_shape: (height, width) of the output: the size of the image that was pooled.
+
+    Returns:
+      Shape (*output_shape, channels), in the dtype of `y`.
+
+    Raises:
+      ValueError: `y` is not one image, or the shapes differ.
+      TypeError: `y` is not floating point, or `indices` are not integers.
+    """
+    check_image("max_unpool", y)
+    height, width = as_pair("output_shape", output_shape)
+    if indices.shape != y.shape:
+        raise ValueError(f"max_unpool expects one index for each value of shape {y.shape}, got {indices.shape}")
+    if not jnp.issubdtype(indices.dtype, jnp.integer):
+        raise TypeError(f"max_unpool expects integer indices, got {indices.dtype}")
+    channels = y.shape[2]
+    flat = jnp.zeros((height * width, channels), y.dtype)
+    place = indices.reshape(-1, channels)
+    channel = jnp.broadcast_to(jnp.arange(channels, dtype=place.dtype), place.shape)
+    return flat.at[place, channel].set(y.reshape(-1, channels), mode="drop").reshape(height, width, channels)
+
+
+def avg_pool(
+    x: jax.Array,
+    window_shape: Size,
+    *,
+    strides: Size | None = None,
+    padding: Padding = "VALID",
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> jax.Array:
+    """Takes the mean of each channel in a sliding window.
+
+    Args:
+      x: image, shape (height, width, channels), floating point.
+      window_shape: (height, width) of the window, in pixels.
+      strides: step of the window, in pixels; the window's shape if None (no overlap).
+      padding: "VALID", "SAME", an int or ((top, bottom), (left, right)), each smaller than the window.
+      ceil_mode: also take a last window that hangs over the bottom or right edge. What hangs over the padding is
+        never counted (torch's rule).
+      count_include_pad: True: padded pixels count as zeros in the mean (flax's and torch's default). False: they do not
+        count, each window is divided by its pixels inside the image (TensorFlow's "SAME").
+
+    Returns:
+      Shape (out_height, out_width, channels), in the dtype of `x`.
+
+    Raises:
+      ValueError: `x` is not one image, or the window or padding does not fit it.
+      TypeError: `x` is not floating point.
+    """
+    window, strides, sides, output_shape = _windows("avg_pool", x, window_shape, strides, padding, ceil_mode)
+    named = padding_sides((x.shape[0], x.shape[1]), window, strides, padding)
+    rows, columns = (
+        _counted(x.shape[axis], window[axis], strides[axis], named[axis], output_shape[axis], count_include_pad)
+        for axis in (0, 1)
+    )
+    counts = jnp.asarray(rows[:, None, None] * columns[None, :, None], x.dtype)
+    return lowering.window_sum(x, window, strides, sides) / counts
+
+
+def global_avg_pool(x: jax.Array) -> jax.Array:
+    """Takes the mean of each channel over the image (Lin et al. 2014, section 3.2).
+
+    Args:
+      x: image, shape (height, width, channels), floating point.
+
+    Returns:
+      Shape (channels,), in the dtype of `x`; summed in at least float32.
+
+    Raises:
+      ValueError: `x` is not one image.
+      TypeError: `x` is not floating point.
+    """
+    check_image("global_avg_pool", x)
+    return jnp.mean(x, axis=(0, 1), dtype=jnp.promote_types(x.dtype, jnp.float32)).astype(x.dtype)
+
+
+def global_max_pool(x: jax.Array) -> jax.Array:
+    """Takes the largest value of each channel over the image.
+
+    Among equal maxima the gradient goes to the first in row-major order.
+
+    Args:
+      x: image, shape (height, width, channels), floating point.
+
+    Returns:
+      Shape (channels,), in the dtype of `x`.
+
+    Raises:
+      ValueError: `x` is not one image.
+      TypeError: `x` is not floating point.
+    """
+    check_image("global_max_pool", x)
+    return max_pool(x, (x.shape[0], x.shape[1]))[0, 0]
+
+
+def adaptive_avg_pool(x: jax.Array, output_shape: Size) -> jax.Array:
+    """Takes means over a grid of windows that gives the wanted output size.
+
+    Window i of n spans floor(i size / n) to ceil((i + 1) size / n), so windows may overlap by a pixel, and repeat
+    pixels where the output is larger than the image (torch's AdaptiveAvgPool2d).
+
+    Args:
+      x: image, shape (height, width, channels), floating point.
+      output_shape: (height, width) of the output.
+
+    Returns:
+      Shape (*output_shape, channels), in the dtype of `x`.
+
+    Raises:
+      ValueError: `x` is not one image, or the output shape is not positive.
+      TypeError: `x` is not floating point.
+    """
+    check_image("adaptive_avg_pool", x)
+    for axis, n in enumerate(as_pair("output_shape", output_shape)):
+        places, inside = _adaptive_places(x.shape[axis], n)
+        weights = np.zeros((n, x.shape[axis]))
+        np.add.at(weights, (np.arange(n)[:, None], places), inside / inside.sum(1, keepdims=True))
+        x = jnp.moveaxis(jnp.tensordot(jnp.asarray(weights, x.dtype), x, (1, axis), precision="highest"), 0, axis)
+    return x
+
+
+def adaptive_max_pool(x: jax.Array, output_shape: Size) -> jax.Array:
+    """Takes maxima over a grid of windows that gives the wanted output size.
+
+    The windows are those of `adaptive_avg_pool`. Among equal maxima the gradient goes to the first in row-major order.
+
+    Args:
+      x: image, shape (height, width, channels), floating point.
+      output_shape: (height, width) of the output.
+
+    Returns:
+      Shape (*output_shape, channels), in the dtype of `x`.
+
+    Raises:
+      ValueError: `x` is not one image, or the output shape is not positive.
+      TypeError: `x` is not floating point.
+    """
+    check_image("adaptive_max_pool", x)
+    height, width = as_pair("output_shape", output_shape)
+    rows, row_inside = _adaptive_places(x.shape[0], height)
+    columns, column_inside = _adaptive_places(x.shape[1], width)
+    # Every window is written out at the size of the largest, so that ordinary pooling without overlap does the rest.
+    spread = jnp.take(jnp.take(x, rows.ravel(), axis=0), columns.ravel(), axis=1)
+    inside = row_inside.ravel()[:, None, None] & column_inside.ravel()[None, :, None]
+    return max_pool(jnp.where(inside, spread, -jnp.inf), (rows.shape[1], columns.shape[1]))
+
+
+def _windows(
+    op: str, x: jax.Array, window_shape: Size, strides: Size | None, padding: Padding, ceil_mode: bool
+) -> tuple[tuple[int, int], tuple[int, int], Sides, tuple[int, int]]:
+    """Returns the window, the strides, the padding with what ceil mode adds or floor mode ignores, the output size."""
+    check_image(op, x)
+    window = as_pair("window_shape", window_shape)
+    strides = window if strides is None else as_pair("strides", strides)
+    size = (x.shape[0], x.shape[1])
+    sides = padding_sides(size, window, strides, padding)
+    output = pool_output_size(size, window, strides=strides, padding=sides, ceil_mode=ceil_mode)
+    (top, bottom), (left, right) = (
+        (before, max(after, (n_out - 1) * s + k - n - before))
+        for n, n_out, s, k, (before, after) in zip(size, output, strides, window, sides, strict=True)
+    )
+    return window, strides, ((top, bottom), (left, right)), output
+
+
+def _counted(size: int, window: int, stride: int, side: tuple[int, int], windows: int, pad: bool) -> np.ndarray:
+    """Counts the pixels of each window along one axis that the mean is taken over."""
+    start = np.arange(windows) * stride - side[0]
+    if pad:
+        return np.minimum(start + window, size + side[1]) - start
+    return np.minimum(start + window, size) - np.maximum(start, 0)
+
+
+def _adaptive_places(size: int, windows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lists the pixels of each adaptive window, and marks which are inside: two arrays (windows, widest window)."""
+    window = np.arange(windows)
+    first, end = window * size // windows, -(-(window + 1) * size // windows)
+    place = first[:, None] + np.arange(np.max(end - first))[None, :]
+    return np.minimum(place, size - 1), place < end[:, None]

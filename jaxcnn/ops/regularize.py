@@ -1,0 +1,51 @@
+"""Random dropping, for training."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxcnn.ops.check import check_floating, check_rate
+
+
+def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
+    """Sets each value to zero with probability `rate`, and scales up the others.
+
+    The expectation of every value is kept (Srivastava et al. 2014; scaled at training time).
+
+    Args:
+      key: typed random key, consumed.
+      x: any shape, floating point.
+      rate: probability of dropping, in [0, 1).
+
+    Returns:
+      Same shape and dtype as `x`: zero, or x / (1 - rate).
+
+    Raises:
+      ValueError: the rate is outside [0, 1).
+      TypeError: `x` is not floating point.
+    """
+    check_floating("dropout", x)
+    check_rate("dropout", rate)
+    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
+
+
+def drop_path(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
+    """Sets a whole image to zero with probability `rate`, or scales it up: stochastic depth (Huang et al. 2016).
+
+    Put at the end of a residual branch, it skips the branch for this image.
+
+    Args:
+      key: typed random key, consumed.
+      x: one image or its features, any shape, floating point.
+      rate: probability of dropping, in [0, 1).
+
+    Returns:
+      Same shape and dtype as `x`: zeros, or x / (1 - rate).
+
+    Raises:
+      ValueError: the rate is outside [0, 1).
+      TypeError: `x` is not floating point.
+    """
+    check_floating("drop_path", x)
+    check_rate("drop_path", rate)
+    return jnp.where(jax.random.bernoulli(key, 1 - rate), x / (1 - rate), jnp.zeros_like(x))

@@ -1,0 +1,96 @@
+"""Resizing of one image, to the numbers that torch gives."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.ops.check import Size, as_pair, check_image
+
+
+def resize(
+    x: jax.Array,
+    output_shape: Size,
+    *,
+    method: Literal["bilinear", "bicubic", "nearest"] = "bilinear",
+    antialias: bool = False,
+) -> jax.Array:
+    """Resizes one image as `torch.nn.functional.interpolate(align_corners=False)` does.
+
+    Pixels are squares: output pixel i is centred at (i + 1/2) scale - 1/2. Beyond the border the outermost pixel goes
+    on; with antialias the filter is cut there and its weights brought back to sum one. Bicubic may overshoot the range
+    of the input. Its coefficient is -0.75 without and -0.5 with antialias, as in torch and Pillow (Keys 1981).
+
+    Args:
+      x: image, shape (height, width, channels), floating point.
+      output_shape: (height, width) of the output, in pixels.
+      method: "bilinear", "bicubic" or "nearest" (torch's "nearest": the pixel at floor(i scale)).
+      antialias: widen the filter when shrinking, so that every input pixel counts; no effect when enlarging by
+        "bilinear". Not for "nearest".
+
+    Returns:
+      Shape (*output_shape, channels), in the dtype of `x`.
+
+    Raises:
+      ValueError: `x` is not one image, the method is unknown, or antialias is asked of "nearest".
+      TypeError: `x` is not floating point.
+    """
+    check_image("resize", x)
+    output_shape = as_pair("output_shape", output_shape)
+    if method not in ("bilinear", "bicubic", "nearest"):
+        raise ValueError(f"resize expects method 'bilinear', 'bicubic' or 'nearest', got {method!r}")
+    if method == "nearest":
+        if antialias:
+            raise ValueError(
+                "resize expects antialias=False with method 'nearest', which takes single pixels, got True"
+            )
+        for axis, n in enumerate(output_shape):
+            # In integers: floor(i * size / n) by floating point is off by one where the quotient is a whole number.
+            x = jnp.take(x, np.arange(n) * x.shape[axis] // n, axis=axis)
+        return x
+    for axis, n in enumerate(output_shape):
+        weights = (_antialiased if antialias else _interpolating)(x.shape[axis], n, method)
+        matrix = jnp.asarray(weights, x.dtype)
+        x = jnp.moveaxis(jnp.tensordot(matrix, x, (1, axis), precision="highest"), 0, axis)
+    return x
+
+
+def _interpolating(size: int, n: int, method: str) -> np.ndarray:
+    """Returns the weights (n, size) of interpolation between the 2 or 4 nearest pixels."""
+    centre = (np.arange(n) + 0.5) * size / n - 0.5
+    if method == "bilinear":
+        centre = np.maximum(centre, 0)
+    first = np.floor(centre).astype(int)
+    weights = np.zeros((n, size))
+    taps = range(2) if method == "bilinear" else range(-1, 3)
+    for tap in taps:
+        weight = _filter(centre - (first + tap), method, coefficient=-0.75)
+        np.add.at(weights, (np.arange(n), np.clip(first + tap, 0, size - 1)), weight)
+    return weights
+
+
+def _antialiased(size: int, n: int, method: str) -> np.ndarray:
+    """Returns the weights (n, size) of a filter widened by the factor of shrinking, as Pillow computes them."""
+    scale = size / n
+    stretch = max(scale, 1.0)
+    centre = (np.arange(n)[:, None] + 0.5) * scale
+    pixel = np.arange(size)[None, :]
+    reach = (1 if method == "bilinear" else 2) * stretch
+    # Pillow rounds the ends of the filter's support to whole pixels; a pixel outside them has no weight.
+    first = np.maximum(np.floor(centre - reach + 0.5), 0)
+    last = np.minimum(np.floor(centre + reach + 0.5), size)
+    weights = _filter((pixel + 0.5 - centre) / stretch, method, coefficient=-0.5)
+    weights = np.where((pixel >= first) & (pixel < last), weights, 0)
+    return weights / weights.sum(1, keepdims=True)
+
+
+def _filter(distance: np.ndarray, method: str, coefficient: float) -> np.ndarray:
+    """Evaluates the triangle, or Keys' cubic convolution kernel, at distances in pixels."""
+    d = np.abs(distance)
+    if method == "bilinear":
+        return np.maximum(1 - d, 0)
+    a = coefficient
+    near = ((a + 2) * d - (a + 3)) * d * d + 1
+    far = (((d - 5) * d + 8) * d - 4) * a
+    return np.where(d < 1, near, np.where(d < 2, far, 0))
