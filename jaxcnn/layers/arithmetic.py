@@ -1,0 +1,484 @@
+"""Arithmetic of layers: output shape, parameters, multiply-adds and receptive field, from the layer value alone.
+
+Nothing here computes or traces a convolution: the numbers follow from the sizes by the formulas of Dumoulin & Visin
+2016 (output sizes), Howard et al. 2017, section 3.1 (multiply-adds) and Araujo et al. 2019, "Computing receptive fields
+of convolutional neural networks" (receptive fields). `jaxcnn.inspection` measures the same by tracing and by gradients.
+
+A layer of your own joins in by registering its formulas:
+
+    @output_shape.register
+    def _(layer: MyLayer, shape): ...
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import singledispatch
+from math import prod
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcnn import ops, trees
+from jaxcnn.layers.containers import Residual, Sequential
+from jaxcnn.layers.conv import Conv, ConvTranspose
+from jaxcnn.layers.dense import Dense
+from jaxcnn.layers.function import Flatten, Function
+from jaxcnn.layers.norm import BatchNorm, GroupNorm, LayerNorm
+from jaxcnn.layers.pool import AdaptiveAvgPool, AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool
+from jaxcnn.layers.regularize import Dropout, DropPath
+from jaxcnn.ops.arithmetic import transpose_padding_sides
+from jaxcnn.ops.check import Size, as_pair
+from jaxcnn.types import Layer, Shape
+
+
+class Span(NamedTuple):
+    """What one row (or column) of output pixels sees of the input, along one axis.
+
+    Output pixel i sees the `size` input pixels from `start + i * stride` on; those beyond the border are padding.
+    """
+
+    size: int
+    stride: Fraction
+    start: Fraction
+
+
+@dataclass(frozen=True)
+class ReceptiveField:
+    """The input pixels that an output pixel depends on.
+
+    Attributes:
+      height: along the vertical axis.
+      width: along the horizontal axis.
+      whole: whether it is the whole image, wherever its border lies; then height and width span the image.
+    """
+
+    height: Span
+    width: Span
+    whole: bool = False
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels of the input."""
+        return self.height.size, self.width.size
+
+    def __str__(self) -> str:
+        return "all" if self.whole else f"{self.height.size}x{self.width.size}"
+
+
+class Window(NamedTuple):
+    """What one output pixel of a layer sees of the layer's own input, along one axis.
+
+    Output pixel i sees the `size` input pixels from `start + i * stride` on, `dilation` apart.
+    """
+
+    size: int
+    stride: Fraction = Fraction(1)
+    start: Fraction = Fraction(0)
+    dilation: int = 1
+
+
+POINT = Window(1)
+"""Each output pixel sees the input pixel at its own place."""
+
+
+class Row(NamedTuple):
+    """The arithmetic of one layer within a model."""
+
+    path: str
+    layer: Layer
+    output_shape: Shape
+    parameters: int
+    multiply_adds: int
+    receptive_field: ReceptiveField
+
+
+def arithmetic(layer: Layer, input_shape: Shape) -> list[Row]:
+    """Lists the arithmetic of every layer within a layer, in order of use.
+
+    Args:
+      layer: a layer or a whole model.
+      input_shape: (height, width, channels) of one image, or (features,).
+
+    Returns:
+      A row for each layer that is not a container. The receptive field is that of the layer's output pixels in the
+      input of the whole model; of a vector, it is the whole image.
+
+    Raises:
+      TypeError: a layer's formulas are not known; register them.
+      ValueError: the shapes do not fit together; a note names the layer.
+    """
+    pixel = Span(1, Fraction(1), Fraction(0))
+    field = ReceptiveField(pixel, pixel) if len(input_shape) == 3 else _whole(input_shape)
+    return list(_walk(layer, tuple(input_shape), field, "", tuple(input_shape)))
+
+
+def receptive_field(layer: Layer, input_shape: Shape) -> ReceptiveField:
+    """Computes what an output pixel of a layer or model sees of the input image.
+
+    Args:
+      layer: a layer or a whole model.
+      input_shape: (height, width, channels) of one image.
+
+    Returns:
+      The field of the last layer.
+
+    Raises:
+      TypeError: a layer's formulas are not known; register them.
+      ValueError: the shapes do not fit together.
+    """
+    return arithmetic(layer, input_shape)[-1].receptive_field
+
+
+def count_parameters(layer: Layer) -> int:
+    """Counts the trained numbers of a layer or model, without drawing them.
+
+    Args:
+      layer: a layer or a whole model.
+
+    Returns:
+      The number of parameters; running moments are state and do not count.
+    """
+    return trees.count(jax.eval_shape(layer.init, jax.random.key(0))[0])
+
+
+@singledispatch
+def output_shape(layer: Layer, shape: Shape) -> Shape:
+    """Computes the shape of a layer's result.
+
+    Args:
+      layer: a layer or a whole model.
+      shape: shape of its input, (height, width, channels) or (features,).
+
+    Returns:
+      The shape of its output.
+
+    Raises:
+      TypeError: the layer's formula is not known; register it.
+      ValueError: the shape does not fit the layer.
+    """
+    raise TypeError(_unknown("output_shape", layer))
+
+
+@singledispatch
+def multiply_adds(layer: Layer, shape: Shape) -> int:
+    """Counts the multiplications, each with its addition, of a layer's kernels for one image.
+
+    Biases, normalisation, pooling and activations do not count, as usual in the literature (He et al. 2016, table 1).
+
+    Args:
+      layer: a layer or a whole model.
+      shape: shape of its input, (height, width, channels) or (features,).
+
+    Returns:
+      The count; one multiply-add is two floating-point operations.
+
+    Raises:
+      TypeError: the layer's formula is not known; register it.
+    """
+    raise TypeError(_unknown("multiply_adds", layer))
+
+
+@singledispatch
+def windows(layer: Layer, shape: Shape) -> tuple[Window, Window] | None:
+    """Says what one output pixel of a layer sees of the layer's own input.
+
+    Args:
+      layer: a layer that is not a container.
+      shape: shape of its input, (height, width, channels) or (features,).
+
+    Returns:
+      The window along the vertical and the horizontal axis; None if it is the whole input.
+
+    Raises:
+      TypeError: the layer's formula is not known; register it.
+    """
+    raise TypeError(_unknown("windows", layer))
+
+
+@output_shape.register
+def _(layer: Sequential, shape: Shape) -> Shape:
+    for _, inner in layer.layers:
+        shape = output_shape(inner, shape)
+    return shape
+
+
+@output_shape.register
+def _(layer: Residual, shape: Shape) -> Shape:
+    return output_shape(layer.body, shape)
+
+
+@output_shape.register
+def _(layer: Conv, shape: Shape) -> Shape:
+    height, width = _image("Conv", layer.in_channels, shape)
+    size = ops.conv_output_size(
+        (height, width), layer.kernel_size, strides=layer.strides, padding=layer.padding, dilation=layer.dilation
+    )
+    return (*size, layer.out_channels)
+
+
+@output_shape.register
+def _(layer: ConvTranspose, shape: Shape) -> Shape:
+    size = ops.conv_transpose_output_size(
+        _image("ConvTranspose", layer.in_channels, shape),
+        layer.kernel_size,
+        strides=layer.strides,
+        padding=layer.padding,
+        output_padding=layer.output_padding,
+        dilation=layer.dilation,
+    )
+    return (*size, layer.out_channels)
+
+
+@output_shape.register
+def _(layer: Dense, shape: Shape) -> Shape:
+    if not shape or shape[-1] != layer.in_features:
+        raise ValueError(f"Dense expects {layer.in_features} features on the last axis, got shape {shape}")
+    return (*shape[:-1], layer.out_features)
+
+
+@output_shape.register(BatchNorm)
+@output_shape.register(GroupNorm)
+@output_shape.register(LayerNorm)
+def _(layer: BatchNorm | GroupNorm | LayerNorm, shape: Shape) -> Shape:
+    if not shape or shape[-1] != layer.channels:
+        raise ValueError(
+            f"{type(layer).__name__} expects {layer.channels} channels on the last axis, got shape {shape}"
+        )
+    return shape
+
+
+@output_shape.register(MaxPool)
+@output_shape.register(AvgPool)
+def _(layer: MaxPool | AvgPool, shape: Shape) -> Shape:
+    size = ops.pool_output_size(
+        _image(type(layer).__name__, None, shape),
+        layer.window_shape,
+        strides=layer.strides,
+        padding=layer.padding,
+        ceil_mode=layer.ceil_mode,
+    )
+    return (*size, shape[2])
+
+
+@output_shape.register(GlobalAvgPool)
+@output_shape.register(GlobalMaxPool)
+def _(layer: GlobalAvgPool | GlobalMaxPool, shape: Shape) -> Shape:
+    _image(type(layer).__name__, None, shape)
+    return (shape[2],)
+
+
+@output_shape.register
+def _(layer: AdaptiveAvgPool, shape: Shape) -> Shape:
+    _image("AdaptiveAvgPool", None, shape)
+    return (*as_pair("output_shape", layer.output_shape), shape[2])
+
+
+@output_shape.register
+def _(layer: Flatten, shape: Shape) -> Shape:
+    return (prod(shape),)
+
+
+@output_shape.register(Dropout)
+@output_shape.register(DropPath)
+def _(layer: Dropout | DropPath, shape: Shape) -> Shape:
+    return shape
+
+
+@output_shape.register
+def _(layer: Function, shape: Shape) -> Shape:
+    return jax.eval_shape(layer, jax.ShapeDtypeStruct(shape, jnp.float32)).shape
+
+
+@multiply_adds.register
+def _(layer: Sequential, shape: Shape) -> int:
+    return sum(row.multiply_adds for row in arithmetic(layer, shape))
+
+
+@multiply_adds.register
+def _(layer: Residual, shape: Shape) -> int:
+    return multiply_adds(layer.body, shape) + multiply_adds(layer.shortcut, shape)
+
+
+@multiply_adds.register
+def _(layer: Conv, shape: Shape) -> int:
+    taps = prod(as_pair("kernel_size", layer.kernel_size)) * layer.in_channels // layer.groups
+    return prod(output_shape(layer, shape)) * taps
+
+
+@multiply_adds.register
+def _(layer: ConvTranspose, shape: Shape) -> int:
+    return prod(shape) * prod(as_pair("kernel_size", layer.kernel_size)) * layer.out_channels // layer.groups
+
+
+@multiply_adds.register
+def _(layer: Dense, shape: Shape) -> int:
+    return prod(shape) * layer.out_features
+
+
+@windows.register
+def _(layer: Conv, shape: Shape) -> tuple[Window, Window]:
+    kernel, strides, dilation = _pairs(layer.kernel_size, layer.strides, layer.dilation)
+    sides = ops.padding_sides((shape[0], shape[1]), kernel, strides, layer.padding, dilation)
+    vertical, horizontal = (
+        Window(kernel[axis], Fraction(strides[axis]), Fraction(-sides[axis][0]), dilation[axis]) for axis in (0, 1)
+    )
+    return vertical, horizontal
+
+
+@windows.register
+def _(layer: ConvTranspose, shape: Shape) -> tuple[Window, Window]:
+    kernel, strides, dilation = _pairs(layer.kernel_size, layer.strides, layer.dilation)
+    sides = transpose_padding_sides(layer.padding)
+    # Output o collects input i where o = stride i + dilation tap - padding for some tap: a run of inputs, of which
+    # the widest counts.
+    vertical, horizontal = (
+        Window(
+            size=(dilation[axis] * (kernel[axis] - 1)) // strides[axis] + 1,
+            stride=Fraction(1, strides[axis]),
+            start=Fraction(sides[axis][0] - dilation[axis] * (kernel[axis] - 1), strides[axis]),
+        )
+        for axis in (0, 1)
+    )
+    return vertical, horizontal
+
+
+@windows.register(MaxPool)
+@windows.register(AvgPool)
+def _(layer: MaxPool | AvgPool, shape: Shape) -> tuple[Window, Window]:
+    window = as_pair("window_shape", layer.window_shape)
+    strides = window if layer.strides is None else as_pair("strides", layer.strides)
+    sides = ops.padding_sides((shape[0], shape[1]), window, strides, layer.padding)
+    vertical, horizontal = (Window(window[axis], Fraction(strides[axis]), Fraction(-sides[axis][0])) for axis in (0, 1))
+    return vertical, horizontal
+
+
+@windows.register
+def _(layer: AdaptiveAvgPool, shape: Shape) -> tuple[Window, Window]:
+    output = as_pair("output_shape", layer.output_shape)
+    vertical, horizontal = (
+        Window(max(-(-(i + 1) * size // n) - i * size // n for i in range(n)), Fraction(size, n))
+        for size, n in zip(shape, output, strict=False)
+    )
+    return vertical, horizontal
+
+
+@windows.register(Dense)
+@windows.register(BatchNorm)
+@windows.register(LayerNorm)
+@windows.register(Dropout)
+@windows.register(DropPath)
+def _(layer: Layer, shape: Shape) -> tuple[Window, Window]:
+    return POINT, POINT
+
+
+@windows.register(GroupNorm)
+@windows.register(GlobalAvgPool)
+@windows.register(GlobalMaxPool)
+@windows.register(Flatten)
+def _(layer: Layer, shape: Shape) -> None:
+    return None
+
+
+@windows.register
+def _(layer: Function, shape: Shape) -> tuple[Window, Window] | None:
+    # What an unknown function mixes cannot be seen from outside: one that keeps the shape is taken as pointwise.
+    return (POINT, POINT) if output_shape(layer, shape)[:2] == shape[:2] else None
+
+
+def _no_kernel(layer: Layer, shape: Shape) -> int:
+    del layer, shape
+    return 0
+
+
+for _kind in (
+    AdaptiveAvgPool,
+    AvgPool,
+    BatchNorm,
+    DropPath,
+    Dropout,
+    Flatten,
+    Function,
+    GlobalAvgPool,
+    GlobalMaxPool,
+    GroupNorm,
+    LayerNorm,
+    MaxPool,
+):
+    multiply_adds.register(_kind)(_no_kernel)
+
+
+def _walk(layer: Layer, shape: Shape, field: ReceptiveField, path: str, image: Shape) -> Iterator[Row]:
+    """Yields the rows of a layer's parts; the last one carries the shape and the field of the layer itself."""
+    if isinstance(layer, Sequential):
+        for name, inner in layer.layers:
+            for row in _walk(inner, shape, field, f"{path}/{name}".lstrip("/"), image):
+                yield row
+                shape, field = row.output_shape, row.receptive_field
+        return
+    if isinstance(layer, Residual):
+        body = list(_walk(layer.body, shape, field, path, image))
+        around = list(_walk(layer.shortcut, shape, field, f"{path}/shortcut".lstrip("/"), image))
+        ends = [rows[-1].receptive_field if rows else field for rows in (body, around)]
+        *rows, last = [*body, *around]
+        yield from rows
+        yield last._replace(receptive_field=_union(ends[0], ends[1], image))
+        return
+    try:
+        out = output_shape(layer, shape)
+        work, seen = multiply_adds(layer, shape), windows(layer, shape)
+    except (TypeError, ValueError) as error:
+        error.add_note(f"in layer {path!r}")
+        raise
+    if field.whole or seen is None or len(out) != 3:
+        field = _whole(image)
+    else:
+        field = ReceptiveField(_through(field.height, seen[0]), _through(field.width, seen[1]))
+    yield Row(path, layer, out, count_parameters(layer), work, field)
+
+
+def _through(span: Span, window: Window) -> Span:
+    """Widens a span by a window over the pixels that have it."""
+    reach = window.dilation * (window.size - 1)
+    return Span(
+        size=span.size + int(reach * span.stride),
+        stride=span.stride * window.stride,
+        start=span.start + window.start * span.stride,
+    )
+
+
+def _union(one: ReceptiveField, other: ReceptiveField, image: Shape) -> ReceptiveField:
+    if one.whole or other.whole:
+        return _whole(image)
+
+    def join(a: Span, b: Span) -> Span:
+        start = min(a.start, b.start)
+        return Span(int(max(a.start + a.size, b.start + b.size) - start), a.stride, start)
+
+    return ReceptiveField(join(one.height, other.height), join(one.width, other.width))
+
+
+def _whole(image: Shape) -> ReceptiveField:
+    height, width = (image[0], image[1]) if len(image) == 3 else (1, 1)
+    return ReceptiveField(
+        Span(height, Fraction(height), Fraction(0)), Span(width, Fraction(width), Fraction(0)), whole=True
+    )
+
+
+def _image(layer: str, channels: int | None, shape: Shape) -> tuple[int, int]:
+    if len(shape) != 3 or channels not in (None, shape[2]):
+        wanted = "channels" if channels is None else channels
+        raise ValueError(f"{layer} expects one image of shape (height, width, {wanted}), got {shape}")
+    return shape[0], shape[1]
+
+
+def _pairs(kernel_size: Size, strides: Size, dilation: Size) -> tuple[tuple[int, int], ...]:
+    return as_pair("kernel_size", kernel_size), as_pair("strides", strides), as_pair("dilation", dilation)
+
+
+def _unknown(formula: str, layer: Layer) -> str:
+    return (
+        f"the {formula} of {type(layer).__name__} is not known; "
+        f"register a function of the layer and its input shape with jaxcnn.layers.arithmetic.{formula}.register"
+    )

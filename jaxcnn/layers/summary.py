@@ -1,0 +1,86 @@
+"""A table of a model: what is in it, how large and how much work."""
+
+from dataclasses import dataclass
+
+from jaxcnn.layers.arithmetic import Row, arithmetic
+from jaxcnn.layers.function import Function
+from jaxcnn.types import Layer, Shape
+from jaxcnn.values import describe
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The arithmetic of a model, layer by layer; `str` writes it as a table.
+
+    Attributes:
+      input_shape: shape of the input, (height, width, channels) or (features,).
+      rows: one for each layer that is not a container.
+    """
+
+    input_shape: Shape
+    rows: tuple[Row, ...]
+
+    HEADINGS = ("path", "kind", "output shape", "parameters", "multiply-adds", "receptive field")
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained numbers."""
+        return sum(row.parameters for row in self.rows)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Number of multiply-adds for one image."""
+        return sum(row.multiply_adds for row in self.rows)
+
+    def cells(self) -> list[tuple[str, ...]]:
+        """Writes the rows out as text, one tuple of `HEADINGS` for each layer."""
+        return [
+            (
+                row.path,
+                describe(row.layer.function).rpartition(".")[2].lstrip("_")
+                if isinstance(row.layer, Function)
+                else type(row.layer).__name__,
+                "x".join(map(str, row.output_shape)),
+                f"{row.parameters:,}" if row.parameters else "",
+                f"{row.multiply_adds:,}" if row.multiply_adds else "",
+                str(row.receptive_field),
+            )
+            for row in self.rows
+        ]
+
+    def totals(self) -> tuple[str, ...]:
+        """Writes the last line of the table."""
+        shape = "x".join(map(str, self.rows[-1].output_shape if self.rows else self.input_shape))
+        return ("total", "", shape, f"{self.parameters:,}", f"{self.multiply_adds:,}", "")
+
+    def __str__(self) -> str:
+        table = [self.HEADINGS, *self.cells(), self.totals()]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if column < 2 else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in table
+        ]
+        rule = "-" * max(map(len, lines))
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def summary(layer: Layer, input_shape: Shape) -> Summary:
+    """Lists a model's layers with their shapes, parameters, multiply-adds and receptive fields.
+
+    `print(summary(resnet18(), (224, 224, 3)))` prints the table. Nothing is computed or compiled.
+
+    Args:
+      layer: a layer or a whole model.
+      input_shape: (height, width, channels) of one image, or (features,).
+
+    Returns:
+      The table.
+
+    Raises:
+      ValueError: the shapes do not fit together; a note names the layer.
+      TypeError: a layer's formulas are not known.
+    """
+    return Summary(tuple(input_shape), tuple(arithmetic(layer, input_shape)))

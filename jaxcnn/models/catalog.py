@@ -1,0 +1,69 @@
+"""The models by name, each with the image it was made for: what the command line offers and the tests go through."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jaxcnn.layers import Sequential
+from jaxcnn.models import lenet, perceptron, resnet, small
+from jaxcnn.types import Shape
+
+
+class Entry(NamedTuple):
+    """A model of the catalog.
+
+    Attributes:
+      build: the model function, called with the number of classes.
+      image_shape: (height, width, channels) of the image that the model was made for.
+      num_classes: number of classes that it was made for.
+      takes: which of the options "in_channels" and "image_size" the function has; without them the model takes no other
+        image than its own.
+    """
+
+    build: Callable[..., Sequential]
+    image_shape: Shape
+    num_classes: int
+    takes: tuple[str, ...]
+
+
+_FLAT = ("in_channels", "image_size")
+_ANY_SIZE = ("in_channels",)
+_IMAGENET, _CIFAR, _DIGITS = (224, 224, 3), (32, 32, 3), (32, 32, 1)
+
+CATALOG: dict[str, Entry] = {
+    "mlp": Entry(perceptron.mlp, _DIGITS, 10, _FLAT),
+    "lenet5": Entry(lenet.lenet5, _DIGITS, 10, _FLAT),
+    "lenet5_1998": Entry(lenet.lenet5_1998, _DIGITS, 10, ()),
+    "small_cnn": Entry(small.small_cnn, _CIFAR, 10, _FLAT),
+    "resnet18": Entry(resnet.resnet18, _IMAGENET, 1000, _ANY_SIZE),
+    "resnet34": Entry(resnet.resnet34, _IMAGENET, 1000, _ANY_SIZE),
+    "resnet50": Entry(resnet.resnet50, _IMAGENET, 1000, _ANY_SIZE),
+    "resnet101": Entry(resnet.resnet101, _IMAGENET, 1000, _ANY_SIZE),
+    "resnet152": Entry(resnet.resnet152, _IMAGENET, 1000, _ANY_SIZE),
+    "resnet20": Entry(resnet.resnet20, _CIFAR, 10, _ANY_SIZE),
+    "resnet32": Entry(resnet.resnet32, _CIFAR, 10, _ANY_SIZE),
+    "resnet44": Entry(resnet.resnet44, _CIFAR, 10, _ANY_SIZE),
+    "resnet56": Entry(resnet.resnet56, _CIFAR, 10, _ANY_SIZE),
+    "resnet110": Entry(resnet.resnet110, _CIFAR, 10, _ANY_SIZE),
+}
+
+
+def build(name: str, num_classes: int, image_shape: Shape) -> Sequential:
+    """Builds a model of the catalog for given images.
+
+    Args:
+      name: its name.
+      num_classes: number of logits.
+      image_shape: (height, width, channels) of the images.
+
+    Returns:
+      The model.
+
+    Raises:
+      KeyError: there is no model of that name.
+      ValueError: the model cannot take such images.
+    """
+    entry = CATALOG[name]
+    options = {"in_channels": image_shape[2], "image_size": image_shape[:2]}
+    if not entry.takes and image_shape != entry.image_shape:
+        raise ValueError(f"{name} expects images of shape {entry.image_shape}, got {image_shape}")
+    return entry.build(num_classes, **{option: options[option] for option in entry.takes})

@@ -1,0 +1,308 @@
+"""Residual networks: ResNet-18 to -152 for ImageNet, or with a stem for small images, and ResNet-20 to -110 for CIFAR.
+
+Source: He, Zhang, Ren & Sun, "Deep residual learning for image recognition", 2016. The bottleneck has its stride on the
+3x3 convolution, as torchvision does ("v1.5"), and all padding is symmetric, so that published weights fit.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxcnn.layers import (
+    BatchNorm,
+    Conv,
+    Dense,
+    Function,
+    GlobalAvgPool,
+    MaxPool,
+    Residual,
+    Sequential,
+    identity,
+    output_shape,
+)
+from jaxcnn.layers.arithmetic import Window, multiply_adds, windows
+from jaxcnn.layers.initializers import he_normal_fan_out
+from jaxcnn.layers.stateless import Stateless
+from jaxcnn.types import Layer, Params, Shape, State
+from jaxcnn.values import Value
+
+Stem = Literal["imagenet", "cifar"]
+"""7x7 convolution of stride 2 and 3x3 max pooling of stride 2; or one 3x3 convolution for images of some 32 pixels."""
+
+_relu = Function(jax.nn.relu)
+
+
+def resnet18(
+    num_classes: int = 1000, *, in_channels: int = 3, stem: Stem = "imagenet", zero_init_residual: bool = False
+) -> Sequential:
+    """Builds ResNet-18: two basic blocks a stage; 11,689,512 parameters. See `resnet`."""
+    return resnet(basic_block, (2, 2, 2, 2), num_classes, in_channels, stem, zero_init_residual)
+
+
+def resnet34(
+    num_classes: int = 1000, *, in_channels: int = 3, stem: Stem = "imagenet", zero_init_residual: bool = False
+) -> Sequential:
+    """Builds ResNet-34: 3, 4, 6 and 3 basic blocks; 21,797,672 parameters. See `resnet`."""
+    return resnet(basic_block, (3, 4, 6, 3), num_classes, in_channels, stem, zero_init_residual)
+
+
+def resnet50(
+    num_classes: int = 1000, *, in_channels: int = 3, stem: Stem = "imagenet", zero_init_residual: bool = False
+) -> Sequential:
+    """Builds ResNet-50: 3, 4, 6 and 3 bottleneck blocks; 25,557,032 parameters. See `resnet`."""
+    return resnet(bottleneck_block, (3, 4, 6, 3), num_classes, in_channels, stem, zero_init_residual)
+
+
+def resnet101(
+    num_classes: int = 1000, *, in_channels: int = 3, stem: Stem = "imagenet", zero_init_residual: bool = False
+) -> Sequential:
+    """Builds ResNet-101: 3, 4, 23 and 3 bottleneck blocks; 44,549,160 parameters. See `resnet`."""
+    return resnet(bottleneck_block, (3, 4, 23, 3), num_classes, in_channels, stem, zero_init_residual)
+
+
+def resnet152(
+    num_classes: int = 1000, *, in_channels: int = 3, stem: Stem = "imagenet", zero_init_residual: bool = False
+) -> Sequential:
+    """Builds ResNet-152: 3, 8, 36 and 3 bottleneck blocks; 60,192,808 parameters. See `resnet`."""
+    return resnet(bottleneck_block, (3, 8, 36, 3), num_classes, in_channels, stem, zero_init_residual)
+
+
+def resnet20(num_classes: int = 10, *, in_channels: int = 3) -> Sequential:
+    """Builds the CIFAR ResNet of 20 layers; 269,722 parameters. See `cifar_resnet`."""
+    return cifar_resnet(20, num_classes, in_channels)
+
+
+def resnet32(num_classes: int = 10, *, in_channels: int = 3) -> Sequential:
+    """Builds the CIFAR ResNet of 32 layers; 464,154 parameters. See `cifar_resnet`."""
+    return cifar_resnet(32, num_classes, in_channels)
+
+
+def resnet44(num_classes: int = 10, *, in_channels: int = 3) -> Sequential:
+    """Builds the CIFAR ResNet of 44 layers; 658,586 parameters. See `cifar_resnet`."""
+    return cifar_resnet(44, num_classes, in_channels)
+
+
+def resnet56(num_classes: int = 10, *, in_channels: int = 3) -> Sequential:
+    """Builds the CIFAR ResNet of 56 layers; 853,018 parameters. See `cifar_resnet`."""
+    return cifar_resnet(56, num_classes, in_channels)
+
+
+def resnet110(num_classes: int = 10, *, in_channels: int = 3) -> Sequential:
+    """Builds the CIFAR ResNet of 110 layers; 1,727,962 parameters. See `cifar_resnet`."""
+    return cifar_resnet(110, num_classes, in_channels)
+
+
+def resnet(
+    block: Callable[..., Residual],
+    stage_sizes: tuple[int, ...],
+    num_classes: int,
+    in_channels: int,
+    stem: Stem,
+    zero_init_residual: bool,
+) -> Sequential:
+    """Builds a residual network of four stages (He et al. 2016, table 1).
+
+    Args:
+      block: `basic_block` or `bottleneck_block`.
+      stage_sizes: number of blocks in each stage.
+      num_classes: number of logits.
+      in_channels: channels of the image.
+      stem: "imagenet" for images of some 224 pixels, "cifar" for some 32.
+      zero_init_residual: whether each block starts as its shortcut, by a zero scale in its last batch norm (Goyal et
+        al. 2017, section 5.1).
+
+    Returns:
+      The model: stem, stage1 to stage4, pool, head; parameters are named like `stage1/block0/conv1/kernel`.
+
+    Raises:
+      ValueError: the stem is unknown.
+    """
+    if stem not in ("imagenet", "cifar"):
+        raise ValueError(f"stem expects 'imagenet' or 'cifar', got {stem!r}")
+    if stem == "imagenet":
+        first = Sequential(
+            conv=_conv(in_channels, 64, 7, strides=2),
+            norm=BatchNorm(64),
+            relu=_relu,
+            pool=MaxPool(3, strides=2, padding=1),
+        )
+    else:
+        first = Sequential(conv=_conv(in_channels, 64, 3), norm=BatchNorm(64), relu=_relu)
+    stages, channels = {}, 64
+    for i, blocks in enumerate(stage_sizes):
+        out_channels = 64 * 2**i * (4 if block is bottleneck_block else 1)
+        stages[f"stage{i + 1}"] = _stage(block, blocks, channels, out_channels, 1 if i == 0 else 2, zero_init_residual)
+        channels = out_channels
+    return Sequential(stem=first, **stages, pool=GlobalAvgPool(), head=Dense(channels, num_classes))
+
+
+def cifar_resnet(depth: int, num_classes: int = 10, in_channels: int = 3) -> Sequential:
+    """Builds a residual network for images of some 32 pixels (He et al. 2016, section 4.2).
+
+    Three stages of 16, 32 and 64 channels with (depth - 2) / 6 basic blocks each, and shortcuts without parameters
+    (option A).
+
+    Args:
+      depth: number of layers with weights: 20, 32, 44, 56, 110 in the paper; 6 n + 2.
+      num_classes: number of logits.
+      in_channels: channels of the image.
+
+    Returns:
+      The model: stem, stage1 to stage3, pool, head.
+
+    Raises:
+      ValueError: the depth is not 6 n + 2.
+    """
+    if depth < 8 or (depth - 2) % 6:
+        raise ValueError(f"cifar_resnet expects a depth of 6 n + 2 layers, such as 20 or 56, got {depth}")
+    stages, channels = {}, 16
+    for i in range(3):
+        blocks = {}
+        for j in range((depth - 2) // 6):
+            out_channels, strides = 16 * 2**i, 2 if i > 0 and j == 0 else 1
+            around = ZeroPadShortcut(channels, out_channels, strides) if strides == 2 else identity
+            blocks[f"block{j}"] = basic_block(channels, out_channels, strides, shortcut=around)
+            channels = out_channels
+        stages[f"stage{i + 1}"] = Sequential(**blocks)
+    stem = Sequential(conv=_conv(in_channels, 16, 3), norm=BatchNorm(16), relu=_relu)
+    return Sequential(stem=stem, **stages, pool=GlobalAvgPool(), head=Dense(64, num_classes))
+
+
+def basic_block(
+    in_channels: int,
+    out_channels: int,
+    strides: int = 1,
+    *,
+    shortcut: Layer | None = None,
+    zero_init_residual: bool = False,
+) -> Residual:
+    """Builds two 3x3 convolutions and a way around them (He et al. 2016, figure 5, left).
+
+    Args:
+      in_channels: channels of the input.
+      out_channels: channels of the output.
+      strides: strides of the first convolution and of the shortcut.
+      shortcut: the way around; if None, the identity, or a 1x1 convolution where the shape changes (option B).
+      zero_init_residual: whether the last batch norm starts with a zero scale.
+
+    Returns:
+      The block, with layers conv1, norm1, relu, conv2, norm2 and shortcut.
+    """
+    body = Sequential(
+        conv1=_conv(in_channels, out_channels, 3, strides),
+        norm1=BatchNorm(out_channels),
+        relu=_relu,
+        conv2=_conv(out_channels, out_channels, 3),
+        norm2=_last_norm(out_channels, zero_init_residual),
+    )
+    return Residual(body, shortcut or _projection(in_channels, out_channels, strides), _relu)
+
+
+def bottleneck_block(
+    in_channels: int,
+    out_channels: int,
+    strides: int = 1,
+    *,
+    shortcut: Layer | None = None,
+    zero_init_residual: bool = False,
+) -> Residual:
+    """Builds a 1x1, a 3x3 and a 1x1 convolution and a way around them (He et al. 2016, figure 5, right).
+
+    Args:
+      in_channels: channels of the input.
+      out_channels: channels of the output; the 3x3 convolution has a quarter of them.
+      strides: strides of the 3x3 convolution and of the shortcut.
+      shortcut: the way around; if None, the identity, or a 1x1 convolution where the shape changes (option B).
+      zero_init_residual: whether the last batch norm starts with a zero scale.
+
+    Returns:
+      The block, with layers conv1, norm1, relu1, conv2, norm2, relu2, conv3, norm3 and shortcut.
+    """
+    width = out_channels // 4
+    body = Sequential(
+        conv1=_conv(in_channels, width, 1),
+        norm1=BatchNorm(width),
+        relu1=_relu,
+        conv2=_conv(width, width, 3, strides),
+        norm2=BatchNorm(width),
+        relu2=_relu,
+        conv3=_conv(width, out_channels, 1),
+        norm3=_last_norm(out_channels, zero_init_residual),
+    )
+    return Residual(body, shortcut or _projection(in_channels, out_channels, strides), _relu)
+
+
+@dataclass(frozen=True, repr=False)
+class ZeroPadShortcut(Stateless, Value):
+    """Takes every n-th pixel and adds channels of zeros: a shortcut without parameters (option A).
+
+    Attributes:
+      in_channels: channels of the input.
+      out_channels: channels of the output; the new ones come last.
+      strides: distance between the pixels taken.
+    """
+
+    in_channels: int
+    out_channels: int
+    strides: int
+
+    def apply(
+        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
+    ) -> tuple[jax.Array, State]:
+        """Shrinks and pads one image (height, width, in_channels)."""
+        del params, train, key
+        taken = x[:: self.strides, :: self.strides]
+        return jnp.pad(taken, ((0, 0), (0, 0), (0, self.out_channels - self.in_channels))), state
+
+
+@output_shape.register
+def _(layer: ZeroPadShortcut, shape: Shape) -> Shape:
+    return output_shape(_as_conv(layer), shape)
+
+
+@multiply_adds.register
+def _(layer: ZeroPadShortcut, shape: Shape) -> int:
+    return 0
+
+
+@windows.register
+def _(layer: ZeroPadShortcut, shape: Shape) -> tuple[Window, Window] | None:
+    return windows(_as_conv(layer), shape)
+
+
+def _as_conv(layer: ZeroPadShortcut) -> Conv:
+    return Conv(layer.in_channels, layer.out_channels, 1, layer.strides)
+
+
+def _conv(in_channels: int, out_channels: int, kernel_size: int, strides: int = 1) -> Conv:
+    return Conv(
+        in_channels,
+        out_channels,
+        kernel_size,
+        strides,
+        padding=kernel_size // 2,
+        use_bias=False,
+        kernel_init=he_normal_fan_out,
+    )
+
+
+def _last_norm(channels: int, zero_init: bool) -> BatchNorm:
+    init = jax.nn.initializers.zeros if zero_init else jax.nn.initializers.ones
+    return BatchNorm(channels, scale_init=init)
+
+
+def _projection(in_channels: int, out_channels: int, strides: int) -> Layer:
+    if strides == 1 and in_channels == out_channels:
+        return identity
+    return Sequential(conv=_conv(in_channels, out_channels, 1, strides), norm=BatchNorm(out_channels))
+
+
+def _stage(
+    block: Callable[..., Residual], blocks: int, in_channels: int, out_channels: int, strides: int, zero_init: bool
+) -> Sequential:
+    first = block(in_channels, out_channels, strides, zero_init_residual=zero_init)
+    others = (block(out_channels, out_channels, zero_init_residual=zero_init) for _ in range(1, blocks))
+    return Sequential(**{f"block{i}": layer for i, layer in enumerate((first, *others))})
