@@ -1,0 +1,44 @@
+"""Readers, augmentation of one image, and batches."""
+
+from jaxcnn.data.arrays import Dataset, Splits, dataset, load_npz, split
+from jaxcnn.data.augment import (
+    Composition,
+    Step,
+    affine,
+    brightness,
+    compose,
+    contrast,
+    cutout,
+    elastic,
+    flip,
+    noise,
+    random_crop,
+    rotate,
+    shift,
+)
+from jaxcnn.data.batches import Batches, eval_batches
+from jaxcnn.data.digits import digits
+
+__all__ = [
+    "Batches",
+    "Composition",
+    "Dataset",
+    "Splits",
+    "Step",
+    "affine",
+    "brightness",
+    "compose",
+    "contrast",
+    "cutout",
+    "dataset",
+    "digits",
+    "elastic",
+    "eval_batches",
+    "flip",
+    "load_npz",
+    "noise",
+    "random_crop",
+    "rotate",
+    "shift",
+    "split",
+]

@@ -1,0 +1,242 @@
+"""Labelled images in memory: the checked constructor, the stratified split and the .npz reader."""
+
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+class Dataset(NamedTuple):
+    """Labelled images in host memory; build one with `dataset`, which checks the parts.
+
+    Args:
+      images: pixels in [0, 1], float32, shape (examples, height, width, channels).
+      labels: class indices, int32, shape (examples,). `len(labels)` is the number of examples.
+      class_names: one name for each class; label k means `class_names[k]`.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+
+
+class Splits(NamedTuple):
+    """Three disjoint parts of one dataset: fit on the first, choose on the second, report the third."""
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset
+
+
+def dataset(
+    images: ArrayLike,
+    labels: ArrayLike,
+    class_names: Sequence[str] | None = None,
+    *,
+    num_classes: int | None = None,
+) -> Dataset:
+    """Checks images and labels and brings them to one form.
+
+    Args:
+      images: uint8, or floating point in [0, 1]; shape (examples, height, width, channels), or
+        (examples, height, width) for one channel. uint8 is divided by 255.
+      labels: integers in [0, number of classes), shape (examples,).
+      class_names: the names of the classes, all different.
+      num_classes: the number of classes, which are then named '0', '1', ...; not together with
+        `class_names`. With neither, the classes are counted, and the labels must use every
+        number from 0 to the greatest, so that a missing class is never overlooked.
+
+    Returns:
+      The dataset. Pixels and labels that have the right dtype already are not copied.
+
+    Raises:
+      ValueError: a part is empty, of a wrong rank, or holds a value out of range, or the counts differ.
+      TypeError: labels that are not integers, pixels that are neither uint8 nor floating point, or class
+        names that are not strings.
+    """
+    pixels = _checked_pixels(np.asarray(images))
+    labels = np.asarray(labels)
+    if labels.ndim != 1:
+        raise ValueError(f"labels must have shape (examples,), got {labels.shape}")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise TypeError(f"labels must be integers, got {labels.dtype}; cast them, as labels.astype('int32')")
+    if len(pixels) != len(labels):
+        raise ValueError(f"images and labels must be as many, got {len(pixels)} images and {len(labels)} labels")
+
+    names = _checked_class_names(labels, class_names, num_classes)
+    outside = np.flatnonzero((labels < 0) | (labels >= len(names)))
+    if outside.size:
+        first = int(outside[0])
+        raise ValueError(
+            f"labels must be in [0, {len(names)}), got {labels[first]} at index {first}; "
+            "number the classes from 0, or name them all"
+        )
+    return Dataset(pixels, labels.astype(np.int32, copy=False), names)
+
+
+def split(dataset: Dataset, *, fractions: tuple[float, float, float] = (0.6, 0.2, 0.2), seed: int = 0) -> Splits:
+    """Splits a dataset into train, validation and test, stratified: each part has the mix of classes of the whole.
+
+    The sizes are the fractions of the whole rounded by largest remainder, so that they add up, and
+    the members of a class are shared out the same way. Every class has at least one example in every
+    part: a fraction too small for that gets more than it asks for. Each part keeps the order of the dataset.
+
+    Args:
+      dataset: at least 3 examples of every class.
+      fractions: the parts of train, validation and test, each above 0, summing to 1.
+      seed: chooses which examples go where, at least 0; the result is a function of it and the labels.
+
+    Returns:
+      The parts, disjoint and together complete.
+
+    Raises:
+      ValueError: fractions that are not parts of 1, a class of fewer than 3 examples, a negative seed.
+    """
+    if len(fractions) != 3 or not all(fraction > 0 for fraction in fractions):
+        raise ValueError(f"fractions must be three numbers above 0 (train, validation, test), got {fractions}")
+    if not math.isclose(sum(fractions), 1.0, abs_tol=1e-6):
+        raise ValueError(f"fractions must sum to 1, got {fractions}, which sum to {sum(fractions):g}")
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}")
+    class_sizes = np.bincount(dataset.labels, minlength=len(dataset.class_names))
+    rarest = int(np.argmin(class_sizes))
+    if class_sizes[rarest] < 3:
+        raise ValueError(
+            f"split needs at least 3 examples of every class, one for each part, "
+            f"got {class_sizes[rarest]} of class {dataset.class_names[rarest]!r}; leave that class out or merge it"
+        )
+
+    rng = np.random.default_rng(seed)
+    shares = _shares(class_sizes, np.asarray(fractions, np.float64))
+    members: tuple[list[np.ndarray], ...] = ([], [], [])
+    for label, share in enumerate(shares):
+        shuffled = rng.permutation(np.flatnonzero(dataset.labels == label))
+        for part, chosen in zip(members, np.split(shuffled, np.cumsum(share)[:-1]), strict=True):
+            part.append(chosen)
+    train, validation, test = (_take(dataset, np.sort(np.concatenate(part))) for part in members)
+    return Splits(train, validation, test)
+
+
+def load_npz(path: str | os.PathLike[str]) -> Dataset:
+    """Reads a dataset from an .npz file, as `numpy.savez(path, images=images, labels=labels)` writes it.
+
+    Nothing is unpickled, so that a file from a stranger cannot run code.
+
+    Args:
+      path: a file with the arrays 'images' and 'labels', as `dataset` takes them, and optionally
+        'class_names', an array of strings.
+
+    Returns:
+      The dataset.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is not an .npz file, is damaged, lacks an array, or `dataset` refuses a value.
+      TypeError: `dataset` refuses a dtype.
+    """
+    path = os.fspath(path)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"there is no file {path!r}; expected an .npz file with 'images' and 'labels'")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path!r} is not an .npz file; write one with numpy.savez(path, images=..., labels=...)")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive}
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path!r} holds an array that cannot be read ({error}); write the file again") from error
+    for name in ("images", "labels"):
+        if name not in arrays:
+            raise ValueError(f"{path!r} has no array {name!r}, it has {sorted(arrays)}; add it with numpy.savez")
+    names = arrays.get("class_names")
+    try:
+        return dataset(arrays["images"], arrays["labels"], None if names is None else names.astype(str).tolist())
+    except (ValueError, TypeError) as error:
+        error.add_note(f"in {path!r}")
+        raise
+
+
+def _checked_pixels(images: np.ndarray) -> np.ndarray:
+    """Returns images as float32 (examples, height, width, channels) in [0, 1], or refuses them."""
+    if images.ndim not in (3, 4):
+        raise ValueError(
+            "images must have shape (examples, height, width, channels) or (examples, height, width), "
+            f"got {images.shape}"
+        )
+    if images.size == 0:
+        raise ValueError(f"images must hold at least one example and one pixel, got shape {images.shape}")
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
+    if images.dtype == np.uint8:
+        return np.divide(images, 255, dtype=np.float32)
+    if not np.issubdtype(images.dtype, np.floating):
+        raise TypeError(f"images must be uint8, or floating point in [0, 1], got {images.dtype}")
+    low, high = images.min(), images.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        bad = int(np.argmin(np.isfinite(images).all(axis=(1, 2, 3))))
+        raise ValueError(f"images must be finite, but image {bad} holds nan or infinity; repair it or leave it out")
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"floating point images must be in [0, 1], got values from {low:g} to {high:g}; rescale them, or give uint8"
+        )
+    return images.astype(np.float32, copy=False)
+
+
+def _checked_class_names(
+    labels: np.ndarray, class_names: Sequence[str] | None, num_classes: int | None
+) -> tuple[str, ...]:
+    """Returns the names of the classes from whichever of the three sources was given."""
+    if class_names is not None:
+        if num_classes is not None:
+            raise ValueError("give class_names or num_classes, not both")
+        if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
+            raise TypeError(f"class_names must be a sequence of strings, got {class_names!r}")
+        if len(set(class_names)) != len(class_names):
+            raise ValueError(f"class_names must all be different, got {tuple(class_names)}")
+        return tuple(class_names)
+    if num_classes is None:
+        present = np.unique(labels)
+        num_classes = len(present)
+        if present[0] != 0 or present[-1] != num_classes - 1:
+            raise ValueError(
+                f"cannot count the classes: {num_classes} different labels lie between {present[0]} and "
+                f"{present[-1]}; number them 0 to {num_classes - 1}, or give class_names or num_classes"
+            )
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+    return tuple(str(label) for label in range(num_classes))
+
+
+def _shares(class_sizes: np.ndarray, fractions: np.ndarray) -> np.ndarray:
+    """Returns how many examples of each class each part gets, shape (classes, parts); no entry is 0.
+
+    Part after part takes its total from what is left, in proportion, and leaves every class one
+    example for each part to come: rows and columns then add up without a search.
+    """
+    num_classes, total = len(class_sizes), class_sizes.sum()
+    part_sizes = _apportion(total * fractions, total, low=num_classes, high=total)
+    left, columns = class_sizes, []
+    for part, part_size in enumerate(part_sizes):
+        parts_to_come = len(part_sizes) - 1 - part
+        column = _apportion(left * (part_size / left.sum()), part_size, low=1, high=left - parts_to_come)
+        left = left - column
+        columns.append(column)
+    return np.stack(columns, axis=1)
+
+
+def _apportion(quotas: np.ndarray, total: int, *, low: int, high: np.ndarray | int) -> np.ndarray:
+    """Rounds quotas to integers in [low, high] that sum to total, by largest remainder."""
+    counts = np.clip(np.floor(quotas).astype(np.int64), low, high)
+    while counts.sum() < total:
+        counts[np.argmax(np.where(counts < high, quotas - counts, -np.inf))] += 1
+    while counts.sum() > total:
+        counts[np.argmin(np.where(counts > low, quotas - counts, np.inf))] -= 1
+    return counts
+
+
+def _take(dataset: Dataset, indices: np.ndarray) -> Dataset:
+    return Dataset(dataset.images[indices], dataset.labels[indices], dataset.class_names)

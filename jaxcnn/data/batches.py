@@ -1,0 +1,111 @@
+"""Batches of a dataset in memory: step-indexed for training, padded for evaluation."""
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Iterator
+
+import numpy as np
+
+from jaxcnn.data.arrays import Dataset
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batches:
+    """Endless training batches, where `batches[step]` is a pure function of (seed, step).
+
+    Each epoch visits the examples in a new order, a function of (seed, epoch) alone, so that the step
+    number is all that a resumed run needs. The last examples of an order, too few for a batch, are
+    left out; since the order is new each epoch, they are others each time. Iteration starts at
+    step 0 and never ends.
+
+    Args:
+      dataset: the examples.
+      batch_size: examples in a batch, from 1 to the number of examples.
+      seed: chooses the orders, at least 0.
+
+    Raises:
+      ValueError: a batch size or seed out of range.
+    """
+
+    dataset: Dataset
+    batch_size: int
+    _: dataclasses.KW_ONLY
+    seed: int
+
+    def __post_init__(self):
+        _check_batch_size(self.batch_size)
+        count = len(self.dataset.labels)
+        if self.batch_size > count:
+            raise ValueError(
+                f"batch_size must be at most the number of examples, got {self.batch_size} for {count} examples"
+            )
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The number of whole batches in the dataset."""
+        return len(self.dataset.labels) // self.batch_size
+
+    def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the batch of a step.
+
+        Args:
+          step: counted from 0 over all epochs.
+
+        Returns:
+          Images (batch, height, width, channels) and labels (batch,), fresh copies.
+
+        Raises:
+          IndexError: the step is negative.
+        """
+        step = operator.index(step)
+        if step < 0:
+            raise IndexError(f"step must be at least 0, got {step}: the batches have no last one to count from")
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order = _order(self.seed, epoch, len(self.dataset.labels))
+        chosen = order[position * self.batch_size : (position + 1) * self.batch_size]
+        return self.dataset.images[chosen], self.dataset.labels[chosen]
+
+
+def eval_batches(dataset: Dataset, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields every example exactly once, in order, in batches that all have one size.
+
+    The last batch is filled up with the first images of the dataset under label 0, so that one
+    compiled program serves for all; the mask tells which examples count.
+
+    Args:
+      dataset: the examples.
+      batch_size: examples in a batch, at least 1; it may exceed the number of examples.
+
+    Returns:
+      An iterator over images (batch, height, width, channels), labels (batch,) and mask (batch,), bool.
+
+    Raises:
+      ValueError: the batch size is below 1.
+    """
+    _check_batch_size(batch_size)
+    starts = range(0, len(dataset.labels), batch_size)
+    return (_padded_batch(dataset, np.arange(start, start + batch_size)) for start in starts)
+
+
+def _padded_batch(dataset: Dataset, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    count = len(dataset.labels)
+    mask = indices < count
+    wrapped = indices % count
+    return dataset.images[wrapped], np.where(mask, dataset.labels[wrapped], np.int32(0)), mask
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+
+
+# Cached here and not in Batches, which stays a value: a pure function may be remembered by everybody.
+@functools.lru_cache(maxsize=8)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """Returns the order in which an epoch visits the examples, shape (count,), read-only."""
+    order = np.random.default_rng([seed, epoch]).permutation(count)
+    order.flags.writeable = False
+    return order
