@@ -1,0 +1,29 @@
+"""Training: losses, metrics, compiled steps and the loops around them; checkpoints are in `training.checkpoint`."""
+
+from jaxcnn.training.loop import Fitted, NonFiniteLossError, Progress, evaluate, fit, predict
+from jaxcnn.training.losses import cross_entropy
+from jaxcnn.training.metrics import Metrics, batch_metrics
+from jaxcnn.training.step import (
+    TrainState,
+    init_train_state,
+    make_eval_step,
+    make_predict_step,
+    make_train_step,
+)
+
+__all__ = [
+    "Fitted",
+    "Metrics",
+    "NonFiniteLossError",
+    "Progress",
+    "TrainState",
+    "batch_metrics",
+    "cross_entropy",
+    "evaluate",
+    "fit",
+    "init_train_state",
+    "make_eval_step",
+    "make_predict_step",
+    "make_train_step",
+    "predict",
+]

@@ -1,0 +1,401 @@
+"""Checkpoints on disk: written whole or not at all, and checked leaf by leaf when they are read.
+
+The only module of `training` that touches the outside world. Orbax stores the arrays and makes each save atomic;
+this module adds what Orbax leaves open: a checksum of every leaf (Orbax returns flipped bytes and another dtype
+without a word), the way back to the previous checkpoint, and errors that name the leaf.
+"""
+
+import asyncio
+import json
+import operator
+import os
+import shutil
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.trees import named_leaves
+
+# A longer list than this would push the message itself off the screen.
+_LISTED_DIFFERENCES = 20
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written, or all that are there are damaged."""
+
+
+class Restored(NamedTuple):
+    """What `Checkpoints.restore` found.
+
+    Attributes:
+      step: the step of the checkpoint.
+      tree: its arrays, in the structure that was asked for.
+      meta: its JSON values.
+      skipped: one line for each newer checkpoint that is damaged: its step and what is wrong with it.
+    """
+
+    step: int
+    tree: Any
+    meta: dict[str, Any]
+    skipped: tuple[str, ...]
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one local directory.
+
+    One process writes; others may read meanwhile. Nothing stays open between two calls, so that leaving a
+    `with Checkpoints(...)` block has nothing to wait for. The directory is created by the first `save`.
+
+    Args:
+      directory: where the checkpoints are, one folder per step.
+      keep: how many checkpoints to keep, at least 1. With 1 there is none to go back to when it is damaged.
+
+    Raises:
+      ImportError: orbax-checkpoint is not installed.
+      ValueError: `keep` is below 1, or `directory` is a URL.
+      NotADirectoryError: `directory` is a file.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], *, keep: int = 2):
+        _import_orbax()
+        if keep < 1:
+            raise ValueError(f"expected to keep at least 1 checkpoint, got keep={keep}")
+        if "://" in os.fspath(directory):
+            raise ValueError(
+                f"expected a local directory, got {os.fspath(directory)!r}; save locally and copy from there"
+            )
+        # Absolute, so that a later os.chdir does not move the checkpoints.
+        self.directory = Path(directory).absolute()
+        self.keep = operator.index(keep)
+        self._damaged: set[int] = set()
+        if self.directory.exists() and not self.directory.is_dir():
+            raise NotADirectoryError(
+                f"expected a directory for checkpoints, got the file {self.directory}; choose another path"
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def steps(self) -> list[int]:
+        """Lists the steps that have a folder, oldest first; damaged checkpoints count too."""
+        with self._open() as manager:
+            return sorted(manager.all_steps())
+
+    def latest_step(self) -> int | None:
+        """Returns the largest of `steps`, or None where there is no checkpoint."""
+        return max(self.steps(), default=None)
+
+    def save(self, step: int, tree: Any, meta: dict[str, Any]) -> None:
+        """Writes one checkpoint; it is complete on disk when this returns.
+
+        A process killed meanwhile leaves the previous checkpoints as they are. Checkpoints beyond `keep` are deleted
+        after the new one is complete. Checkpoints that `restore` found damaged do not count: they are renamed
+        to `<step>.damaged`, so that a run that fell back can save their steps again.
+
+        Args:
+          step: 0 or more, and larger than that of every earlier checkpoint.
+          tree: any pytree of jax and NumPy arrays and NumPy scalars, typed PRNG keys among them.
+          meta: a dict for `json.dumps`; tuples come back as lists.
+
+        Raises:
+          ValueError: the step is negative or not larger than the latest, a leaf is not finite, its dtype is not one
+            that JAX holds (float64 without `jax_enable_x64`), or two leaves have one name. Nothing is written.
+          TypeError: a leaf is no array, or `meta` is not made of JSON values. Nothing is written.
+          CheckpointError: writing failed, for example on a full disk.
+        """
+        step = operator.index(step)
+        self._check_step(step)
+        leaves = _named_arrays(tree, (jax.Array, np.ndarray, np.generic))
+        arrays = {name: _to_numpy(leaf) for name, leaf in leaves.items()}
+        for name, array in arrays.items():
+            if jnp.issubdtype(array.dtype, jnp.inexact) and not (finite := np.isfinite(array)).all():
+                raise ValueError(
+                    f"expected finite values at step {step}, got {finite.size - finite.sum()} of {finite.size} NaN or "
+                    f"infinite in leaf {name!r}; nothing was saved, the earlier checkpoints are as they were"
+                )
+        if not isinstance(meta, dict):
+            raise TypeError(f"expected meta as a dict of JSON values, got {type(meta).__name__}")
+        record = _as_json({"leaves": {name: _describe(leaves[name], arrays[name]) for name in leaves}, "meta": meta})
+        ocp = _import_orbax()
+        items = {"record": ocp.args.JsonSave({"crc32": _json_checksum(record), "record": record})}
+        # Orbax refuses empty arrays and empty trees; the record says all there is to say about those.
+        if filled := {name: array for name, array in arrays.items() if array.size}:
+            items["leaves"] = ocp.args.PyTreeSave(filled)
+
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._set_damaged_aside()
+        try:
+            with self._open(cleanup_tmp_directories=True) as manager:
+                # Without force Orbax may decide not to save, and only returns False.
+                manager.save(step, args=ocp.args.Composite(**items), force=True)
+        except Exception as error:  # Orbax raises whatever its parts raise, ValueError for a full disk.
+            raise CheckpointError(
+                f"expected to save in {self.directory}, got {_explain(step, error)}; the earlier checkpoints are "
+                "still there, make sure of space and permission"
+            ) from error
+
+    def restore(self, like: Any) -> Restored:
+        """Reads the newest checkpoint whose every leaf passes its checksum.
+
+        Args:
+          like: a pytree of arrays or `jax.ShapeDtypeStruct`s with the expected structure; values are not read.
+
+        Returns:
+          The checkpoint, its leaves as jax arrays on the default device that share no memory, with the reasons
+          for which newer checkpoints were passed over.
+
+        Raises:
+          FileNotFoundError: the directory holds no checkpoint.
+          CheckpointError: it does, and every one is damaged; all reasons are given.
+          ValueError: the newest readable checkpoint has other leaves, shapes or dtypes than `like`; they are listed.
+          TypeError: a leaf of `like` has no shape and dtype.
+        """
+        expected = _named_arrays(like, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct))
+        skipped: list[str] = []
+        with self._open() as manager:
+            for step, record in self._records(manager, skipped):
+                if differences := _differences(expected, record["leaves"]):
+                    raise ValueError(
+                        f"expected the leaves of this model and its options, got others in checkpoint {step} of "
+                        f"{self.directory}; restore with those it was saved with:\n  " + "\n  ".join(differences)
+                    )
+                try:
+                    arrays = _read_arrays(manager, step, expected, record["leaves"])
+                except Exception as error:  # Orbax raises whatever its parts raise, bare Exception included.
+                    skipped.append(_explain(step, error))
+                    self._damaged.add(step)
+                    continue
+                leaves = [_to_jax(arrays[name], record["leaves"][name]) for name in expected]
+                tree = jax.tree.unflatten(jax.tree.structure(like), leaves)
+                return Restored(step, tree, record["meta"], tuple(skipped))
+        raise self._none_usable(skipped)
+
+    def read_meta(self) -> tuple[int, dict[str, Any]]:
+        """Reads step and meta of the newest checkpoint whose record is sound, without looking at its arrays.
+
+        Returns:
+          The step and the JSON values saved with it.
+
+        Raises:
+          FileNotFoundError: the directory holds no checkpoint.
+          CheckpointError: no record is sound.
+        """
+        skipped: list[str] = []
+        with self._open() as manager:
+            for step, record in self._records(manager, skipped):
+                return step, record["meta"]
+        raise self._none_usable(skipped)
+
+    def _open(self, **options: Any) -> Any:
+        """Opens Orbax's manager, which reads the directory anew and must be closed."""
+        ocp = _import_orbax()
+        handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        leaf_handler = _leaf_handler()
+        handlers.add("leaves", ocp.args.PyTreeSave, leaf_handler)
+        handlers.add("leaves", ocp.args.PyTreeRestore, leaf_handler)
+        return ocp.CheckpointManager(
+            self.directory,
+            handler_registry=handlers,
+            options=ocp.CheckpointManagerOptions(
+                create=False,
+                enable_async_checkpointing=False,
+                preservation_policy=ocp.checkpoint_managers.LatestN(self.keep),
+                # Several threads wait 0.1 s for each other per deleted checkpoint.
+                num_deletion_threads=1,
+                lightweight_initialize=True,
+                **options,
+            ),
+        )
+
+    def _records(self, manager: Any, skipped: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yields step and record, newest first; explains in `skipped` the records that are not sound."""
+        steps = sorted(manager.all_steps(), reverse=True)
+        if not steps:
+            raise FileNotFoundError(
+                f"expected checkpoints in {self.directory}, got none; save one first or give the directory of a run"
+            )
+        for step in steps:
+            try:
+                record = _read_record(manager, step)
+            except Exception as error:  # Orbax raises whatever its parts raise, bare Exception included.
+                skipped.append(_explain(step, error))
+                self._damaged.add(step)
+            else:
+                yield step, record
+
+    def _none_usable(self, skipped: list[str]) -> CheckpointError:
+        return CheckpointError(
+            f"expected a usable checkpoint in {self.directory}, got only damaged ones; restore the files from a copy "
+            "or start again in another directory:\n  " + "\n  ".join(skipped)
+        )
+
+    def _check_step(self, step: int) -> None:
+        if step < 0:
+            raise ValueError(f"expected a step of 0 or more, got {step}")
+        latest = max(set(self.steps()) - self._damaged, default=None)
+        if latest is not None and step <= latest:
+            raise ValueError(
+                f"expected a step larger than {latest}, the latest checkpoint in {self.directory}, got {step}; "
+                "resume from that checkpoint or use another directory"
+            )
+
+    def _set_damaged_aside(self) -> None:
+        # Renamed, not deleted: a disk that could not be read for a moment looks like damage.
+        for step in self._damaged:
+            folder = self.directory / str(step)
+            aside = folder.with_suffix(".damaged")
+            if folder.exists():
+                shutil.rmtree(aside, ignore_errors=True)
+                folder.rename(aside)
+        self._damaged.clear()
+
+
+def _import_orbax() -> ModuleType:
+    try:
+        import orbax.checkpoint as ocp
+    except ImportError as error:
+        raise ImportError("checkpoints need orbax-checkpoint; pip install 'jaxcnn[cli]'") from error
+    return ocp
+
+
+def _named_arrays(tree: Any, kinds: tuple[type, ...]) -> dict[str, Any]:
+    """Lists the leaves by name and refuses those that would not come back as they are."""
+    leaves = named_leaves(tree)
+    if len(leaves) != len(jax.tree.leaves(tree)):
+        raise ValueError("expected a name of its own for every leaf, got two alike; take '/' out of the keys")
+    for name, leaf in leaves.items():
+        if not isinstance(leaf, kinds):
+            raise TypeError(
+                f"expected an array in leaf {name!r}, got {leaf!r}; keep plain values in meta or use jnp.asarray"
+            )
+        try:
+            dtype = jax.eval_shape(lambda x: x, leaf).dtype
+        except TypeError:
+            dtype = None
+        if dtype != leaf.dtype:
+            raise ValueError(
+                f"expected a dtype that JAX holds in leaf {name!r}, got {leaf.dtype}; cast it"
+                + (f" to {dtype} or set jax_enable_x64" if dtype else "")
+            )
+    return leaves
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _to_numpy(leaf: Any) -> np.ndarray:
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+
+
+def _to_jax(array: np.ndarray, description: Mapping[str, Any]) -> jax.Array:
+    # A copy, where jax.device_put may borrow NumPy's memory, which a donating step cannot take over.
+    leaf = jnp.array(array)
+    return jax.random.wrap_key_data(leaf, impl=description["key"]) if "key" in description else leaf
+
+
+def _describe(leaf: Any, array: np.ndarray) -> dict[str, Any]:
+    """Says in JSON what a leaf must be when it comes back."""
+    description = {"dtype": str(leaf.dtype), "shape": list(leaf.shape), "crc32": zlib.crc32(array.tobytes())}
+    if _is_key(leaf):
+        description["key"] = str(jax.random.key_impl(leaf))
+    return description
+
+
+def _differences(expected: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
+    """Lists, one line each, the leaves that are missing, unexpected, or of another shape or dtype."""
+    lines = [f"missing {name!r}" for name in expected if name not in stored]
+    lines += [f"unexpected {name!r}" for name in stored if name not in expected]
+    for name in expected:
+        if name in stored:
+            wanted = f"{expected[name].dtype} {tuple(expected[name].shape)}"
+            found = f"{stored[name]['dtype']} {tuple(stored[name]['shape'])}"
+            if wanted != found:
+                lines.append(f"{name!r} is {found}, expected {wanted}")
+    hidden = len(lines) - _LISTED_DIFFERENCES
+    return lines if hidden <= 0 else [*lines[:_LISTED_DIFFERENCES], f"and {hidden} more"]
+
+
+def _as_json(record: dict[str, Any]) -> dict[str, Any]:
+    """Returns the record as it will be read, so that its checksum can be taken now."""
+    try:
+        return json.loads(json.dumps(record))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"expected JSON values in meta, got one that is not: {error}; convert it first") from error
+
+
+def _json_checksum(record: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(record).encode())
+
+
+def _read_record(manager: Any, step: int) -> dict[str, Any]:
+    ocp = _import_orbax()
+    stored = manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore())).record
+    if _json_checksum(stored["record"]) != stored["crc32"]:
+        raise CheckpointError("the record of the leaves and meta does not match its checksum")
+    return stored["record"]
+
+
+def _read_arrays(
+    manager: Any, step: int, expected: Mapping[str, Any], stored: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Reads the arrays of one checkpoint and compares each with what was saved."""
+    ocp = _import_orbax()
+    arrays = {}
+    if any(leaf.size for leaf in expected.values()):
+        arrays = manager.restore(step, args=ocp.args.Composite(leaves=ocp.args.PyTreeRestore())).leaves
+    for name, leaf in expected.items():
+        plain = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+        if not leaf.size:
+            arrays[name] = np.empty(plain.shape, plain.dtype)
+        array = arrays[name]
+        if array.shape != plain.shape or array.dtype != plain.dtype:
+            raise CheckpointError(f"leaf {name!r} came back as {array.dtype} {array.shape}")
+        if zlib.crc32(array.tobytes()) != stored[name]["crc32"]:
+            raise CheckpointError(f"leaf {name!r} does not match its checksum")
+    return arrays
+
+
+def _leaf_handler() -> Any:
+    """Makes the Orbax handler that reads and writes the leaves, all of them NumPy arrays."""
+    ocp = _import_orbax()
+
+    class PatientHandler(ocp.type_handlers.NumpyHandler):
+        """Lets every read end before it reports one that failed.
+
+        Orbax itself closes its event loop at the first failure; the threads of the other reads then print a
+        traceback each.
+        """
+
+        async def deserialize(self, infos: Sequence[Any], args: Sequence[Any] | None = None) -> list[np.ndarray]:
+            read = super().deserialize
+            args = args or [ocp.RestoreArgs()] * len(infos)
+            reads = (read([info], [arg]) for info, arg in zip(infos, args, strict=True))
+            arrays = []
+            for info, result in zip(infos, await asyncio.gather(*reads, return_exceptions=True), strict=True):
+                if isinstance(result, BaseException):
+                    raise CheckpointError(f"leaf {info.name!r} cannot be read: {result}") from result
+                arrays.extend(result)
+            return arrays
+
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (np.ndarray, PatientHandler()),
+        # Never used; Orbax logs a warning where it is missing.
+        (jax.Array, ocp.type_handlers.ArrayHandler()),
+    )
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+
+
+def _explain(step: int, error: Exception) -> str:
+    lines = str(error).splitlines() or [""]
+    kind = "" if isinstance(error, CheckpointError) else f"{type(error).__name__}: "
+    return f"checkpoint {step}: {kind}{lines[0][:200]}"

@@ -1,0 +1,203 @@
+"""The loops around the compiled steps: no files, no printing."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from jaxcnn.training.metrics import Metrics
+from jaxcnn.training.step import TrainState, TrainStep
+from jaxcnn.types import Params, State
+
+
+class TrainingBatches(Protocol):
+    """Endless training data by step, such as `jaxcnn.data.Batches`."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of batches in an epoch."""
+        ...
+
+    def __getitem__(self, step: int) -> tuple[Any, Any]:
+        """Images and labels of a step, a pure function of the step."""
+        ...
+
+
+class Progress(NamedTuple):
+    """Where training stands, as callbacks see it.
+
+    Attributes:
+      step: number of steps done.
+      epoch: the epoch that the last of them belongs to, from 1.
+      train_state: the train state after them. The next step takes its buffers: copy what is to be kept.
+      metrics: sums over the epoch so far. After a step they lack that step, which the device may still be computing;
+        after an epoch they are complete.
+    """
+
+    step: int
+    epoch: int
+    train_state: TrainState
+    metrics: Metrics
+
+
+class Fitted(NamedTuple):
+    """What `fit` returns.
+
+    Attributes:
+      train_state: the train state after the last step.
+      metrics: sums over the epoch that was left unfinished; zeros after a whole epoch.
+      stopped: whether a callback stopped it before the last epoch was done.
+    """
+
+    train_state: TrainState
+    metrics: Metrics
+    stopped: bool
+
+
+Callback = Callable[[Progress], bool | None]
+"""Called with the progress; true stops the training."""
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss became NaN or infinite.
+
+    Attributes:
+      step: the step whose loss it was, from 1.
+    """
+
+    def __init__(self, step: int, loss: float) -> None:
+        super().__init__(
+            f"expected a finite loss, got {loss} at step {step}; "
+            "lower the learning rate, warm it up or clip the gradients"
+        )
+        self.step = step
+
+
+def fit(
+    train_state: TrainState,
+    train_step: TrainStep,
+    batches: TrainingBatches,
+    key: jax.Array,
+    *,
+    epochs: int,
+    on_step: Sequence[Callback] = (),
+    on_epoch: Sequence[Callback] = (),
+    metrics: Metrics | None = None,
+) -> Fitted:
+    """Trains until a number of epochs is done, from wherever the train state stands.
+
+    The loss of each step is looked at while the device computes the next one, so that the device does not wait.
+
+    Args:
+      train_state: the train state to start from; its step says where in the data to go on. It is donated.
+      train_step: as `make_train_step` makes it.
+      batches: training data by step.
+      key: typed random key of the whole run; the step is folded into it.
+      epochs: number of epochs to have done at the end, counted from step 0.
+      on_step: called after each step.
+      on_epoch: called after each epoch, when its last loss is known to be finite.
+      metrics: sums of the epoch that the train state stands in, if it was stopped within one.
+
+    Returns:
+      The train state, and what is needed to go on exactly.
+
+    Raises:
+      NonFiniteLossError: a loss is NaN or infinite.
+    """
+    metrics = metrics or Metrics()
+    pending: tuple[int, Metrics] | None = None
+    step, stopped = int(train_state.step), False
+    while step < epochs * batches.steps_per_epoch and not stopped:
+        images, labels = batches[step]
+        train_state, step_metrics = train_step(train_state, images, labels, key)
+        metrics = _counted(metrics, pending)
+        step, pending = step + 1, (step + 1, step_metrics)
+        epoch = (step - 1) // batches.steps_per_epoch + 1
+        stopped = _any(on_step, Progress(step, epoch, train_state, metrics))
+        if step % batches.steps_per_epoch == 0:
+            metrics, pending = _counted(metrics, pending), None
+            stopped = _any(on_epoch, Progress(step, epoch, train_state, metrics)) or stopped
+            metrics = Metrics()
+    return Fitted(train_state, _counted(metrics, pending), stopped and step < epochs * batches.steps_per_epoch)
+
+
+def evaluate(
+    eval_step: Callable[[Params, State, Any, Any, Any], Metrics],
+    params: Params,
+    state: State,
+    batches: Iterable[tuple[Any, Any, Any]],
+    *,
+    count: int,
+) -> Metrics:
+    """Evaluates a model on every example exactly once.
+
+    Args:
+      eval_step: as `make_eval_step` makes it.
+      params: the model's parameters.
+      state: the model's state.
+      batches: images, labels and mask, such as `jaxcnn.data.eval_batches` yields.
+      count: number of examples that there are.
+
+    Returns:
+      The sums over all examples, as Python numbers.
+
+    Raises:
+      ValueError: the batches held another number of examples.
+    """
+    total = Metrics()
+    for images, labels, mask in batches:
+        total = total.plus(eval_step(params, state, images, labels, mask))
+    if total.examples != count:
+        raise ValueError(f"evaluate expected batches of {count} examples in all, got {total.examples}")
+    return total
+
+
+def predict(
+    predict_step: Callable[[Params, State, Any], jax.Array],
+    params: Params,
+    state: State,
+    images: np.ndarray,
+    *,
+    batch_size: int,
+) -> np.ndarray:
+    """Computes the logits of many images, batch by batch, with one compiled program.
+
+    Args:
+      predict_step: as `make_predict_step` makes it.
+      params: the model's parameters.
+      state: the model's state.
+      images: shape (n, height, width, channels).
+      batch_size: number of images in a batch; the last one is filled up with zeros.
+
+    Returns:
+      Shape (n, num_classes), float32.
+
+    Raises:
+      ValueError: there are no images, or the batch size is not positive.
+    """
+    if len(images) == 0 or batch_size < 1:
+        raise ValueError(f"predict expects images and a positive batch_size, got {images.shape} and {batch_size}")
+    results = []
+    for first in range(0, len(images), batch_size):
+        batch = images[first : first + batch_size]
+        padding = ((0, batch_size - len(batch)), *[(0, 0)] * (images.ndim - 1))
+        results.append(np.asarray(predict_step(params, state, np.pad(batch, padding)))[: len(batch)])
+    return np.concatenate(results)
+
+
+def _counted(metrics: Metrics, pending: tuple[int, Metrics] | None) -> Metrics:
+    """Adds the metrics of a step, waiting for them, and refuses a loss that is not finite."""
+    if pending is None:
+        return metrics
+    step, step_metrics = pending
+    mean = step_metrics.mean_loss()
+    if not math.isfinite(mean):
+        raise NonFiniteLossError(step, mean)
+    return metrics.plus(step_metrics)
+
+
+def _any(callbacks: Sequence[Callback], progress: Progress) -> bool:
+    """Calls all callbacks, and says whether any of them wants to stop."""
+    return any([bool(callback(progress)) for callback in callbacks])

@@ -1,0 +1,57 @@
+"""Metrics as sums and counts, so that batches of any size add up exactly."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Metrics(NamedTuple):
+    """Sums over examples: of a batch on the device, of an epoch as Python numbers.
+
+    Attributes:
+      loss: sum of the losses.
+      correct: number of examples whose largest logit is that of their label.
+      examples: number of examples.
+    """
+
+    loss: jax.Array | float = 0.0
+    correct: jax.Array | int = 0
+    examples: jax.Array | int = 0
+
+    def plus(self, other: "Metrics") -> "Metrics":
+        """Adds the sums of other examples, as Python numbers; waits for the device."""
+        return Metrics(
+            float(self.loss) + float(other.loss),
+            int(self.correct) + int(other.correct),
+            int(self.examples) + int(other.examples),
+        )
+
+    def mean_loss(self) -> float:
+        """The loss of the mean example; NaN if there is none."""
+        return float(self.loss) / int(self.examples) if self.examples else float("nan")
+
+    def accuracy(self) -> float:
+        """The share of correct examples, in [0, 1]; NaN if there is none."""
+        return int(self.correct) / int(self.examples) if self.examples else float("nan")
+
+
+def batch_metrics(losses: jax.Array, logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> Metrics:
+    """Sums up a batch.
+
+    Where several logits are largest, the first of them is the prediction.
+
+    Args:
+      losses: shape (batch,).
+      logits: shape (batch, num_classes).
+      labels: shape (batch,), integers.
+      mask: shape (batch,), bools: which examples count; all if None.
+
+    Returns:
+      The sums, as arrays on the device: loss float32, correct and examples int32.
+    """
+    mask = jnp.ones(labels.shape, bool) if mask is None else mask
+    correct = (jnp.argmax(logits, axis=1) == labels) & mask
+    return Metrics(
+        jnp.sum(jnp.where(mask, losses, 0)), jnp.sum(correct, dtype=jnp.int32), jnp.sum(mask, dtype=jnp.int32)
+    )
