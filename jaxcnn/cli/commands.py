@@ -1,0 +1,58 @@
+"""Reads the command line and runs the command it names."""
+
+import sys
+from typing import Any
+
+import tyro
+
+from jaxcnn.cli.errors import CommandError
+from jaxcnn.cli.options import Command, Evaluate, Predict, Summary, Train
+
+_DESCRIPTION = "jaxcnn: train, evaluate and look into convolutional networks in JAX."
+
+
+def run(arguments: list[str]) -> int:
+    """Runs a command.
+
+    Args:
+      arguments: the words after `jaxcnn`.
+
+    Returns:
+      The exit status: 0, or 2 after a `CommandError`, or 130 after Ctrl-C.
+    """
+    command: Any = tyro.cli(
+        Command,  # pyright: ignore[reportArgumentType]
+        prog="jaxcnn",
+        description=_DESCRIPTION,
+        args=arguments or ["--help"],
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    try:
+        return _dispatch(command, arguments)
+    except CommandError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped at once; the last checkpoint is as it was", file=sys.stderr)
+        return 130
+
+
+def _dispatch(command: Train | Evaluate | Predict | Summary, arguments: list[str]) -> int:
+    # Each command loads only what it needs: a summary must not wait for Orbax.
+    match command:
+        case Train():
+            from jaxcnn.cli.train import train
+
+            return train(command, arguments[1:])
+        case Evaluate():
+            from jaxcnn.cli.evaluate import evaluate
+
+            return evaluate(command)
+        case Predict():
+            from jaxcnn.cli.predict import predict
+
+            return predict(command)
+        case Summary():
+            from jaxcnn.cli.summary import summary
+
+            return summary(command)

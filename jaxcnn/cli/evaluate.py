@@ -1,0 +1,36 @@
+"""`jaxcnn evaluate`."""
+
+from jaxcnn import data, training
+from jaxcnn.cli import trained
+from jaxcnn.cli.errors import CommandError
+from jaxcnn.cli.options import Evaluate
+
+
+def evaluate(options: Evaluate) -> int:
+    """Evaluates the best epoch of a run on every example of a split, and prints loss and accuracy.
+
+    Args:
+      options: which run and which split.
+
+    Returns:
+      The exit status, 0.
+
+    Raises:
+      CommandError: the run cannot be read.
+    """
+    if options.batch_size < 1:
+        raise CommandError(f"--batch-size expects a number at least 1, got {options.batch_size}")
+    run = trained.load(options.run)
+    dataset: data.Dataset = getattr(run.splits, options.split)
+    metrics = training.evaluate(
+        training.make_eval_step(run.model, dtype=run.dtype),
+        run.params,
+        run.state,
+        data.eval_batches(dataset, options.batch_size),
+        count=len(dataset.labels),
+    )
+    print(
+        f"epoch {run.epoch}, {options.split}: accuracy {metrics.accuracy():.2%} "
+        f"({int(metrics.correct)} of {int(metrics.examples)}), loss {metrics.mean_loss():.4f}"
+    )
+    return 0

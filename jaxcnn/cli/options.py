@@ -1,0 +1,99 @@
+"""The options of the commands, each command one frozen dataclass."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Train:
+    """Trains a classifier, keeps the epoch that is best on the validation set, and tests that one once.
+
+    With no options: LeNet-5 on scikit-learn's handwritten digits, in about half a minute on two CPU cores. Ctrl-C stops
+    after the step with a checkpoint; a second Ctrl-C stops at once.
+    """
+
+    model: str = "lenet5"
+    """Name of the model; `jaxcnn summary` lists them."""
+    data: str = "digits"
+    """Name of the data set, or an .npz file with arrays `images` (n, height, width[, channels]) and `labels` (n,)."""
+    epochs: int = 40
+    """Number of times that the training set is gone through."""
+    batch_size: int = 64
+    """Images in a step; the last images of an epoch that do not fill a batch wait for the next one."""
+    optimizer: str = "adamw"
+    """Name of the optimizer: adam, adamw, lion, rmsprop or sgd (with Nesterov momentum 0.9)."""
+    learning_rate: float = 2e-3
+    """Largest learning rate of the schedule."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls from its largest value after the warm-up."""
+    warmup_epochs: float = 3.0
+    """Epochs in which the learning rate rises from zero."""
+    weight_decay: float = 1e-2
+    """Weight decay of the kernels; biases and scales have none."""
+    clip_norm: float | None = None
+    """Largest norm of the whole gradient; longer ones are scaled down."""
+    label_smoothing: float = 0.0
+    """Weight of the uniform distribution in the targets, in [0, 1)."""
+    augment: str = "affine"
+    """Augmentation of the training images: affine (turn, scale, shear, shift), crop-flip (for photographs) or none."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of the computation; parameters and the loss are always float32."""
+    seed: int = 0
+    """Draws the initial parameters, the order of the images, the augmentation and the dropout."""
+    split_seed: int = 0
+    """Draws the split into training, validation and test set (60, 20 and 20 % of each class)."""
+    checkpoint_epochs: int = 10
+    """Epochs between two checkpoints."""
+    run_dir: Path | None = None
+    """Folder of the run; a new one under runs/ if not given."""
+    resume: bool = False
+    """Go on with the run in --run-dir, exactly as if it had not been stopped; its options are taken from there."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluates the best epoch of a run on every example of a split."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    split: Literal["test", "validation", "train"] = "test"
+    """Which part of the data; the training set without augmentation."""
+    batch_size: int = 256
+    """Images in a batch."""
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Says what a run's model sees in image files: PNG or JPEG, grey or colour, of any size."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    images: tyro.conf.Positional[tuple[Path, ...]]
+    """Image files."""
+    top: int = 3
+    """Number of classes to print for each image."""
+    invert: bool = False
+    """Exchange light and dark: for dark ink on light paper, where the model was trained on light ink."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Prints a model layer by layer: path, kind, output shape, parameters, multiply-adds and receptive field."""
+
+    model: tyro.conf.Positional[str] = ""
+    """Name of the model; without one, the models are listed."""
+    image_shape: tuple[int, int, int] | None = None
+    """Height, width and channels of the image; those that the model was made for if not given."""
+    num_classes: int | None = None
+    """Number of classes; those that the model was made for if not given."""
+
+
+Command = (
+    Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Predict, tyro.conf.subcommand("predict")]
+    | Annotated[Summary, tyro.conf.subcommand("summary")]
+)

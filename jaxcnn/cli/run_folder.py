@@ -1,0 +1,188 @@
+"""The folder of a run: its options, its metrics and where its checkpoints and pictures are."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxcnn.cli.errors import CommandError, reported
+from jaxcnn.cli.options import Train
+
+_PLACE = ("run_dir", "resume")
+"""Options that say where a run is, not what it is."""
+
+
+class RunFolder:
+    """An existing folder of a run.
+
+    Args:
+      path: the folder.
+
+    Raises:
+      CommandError: it is not the folder of a run, or its config.json cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        config = path / "config.json"
+        if not config.is_file():
+            raise CommandError(
+                f"expected the folder of a run, with a config.json, got {path}; `jaxcnn train` makes one"
+            )
+        with reported(json.JSONDecodeError, UnicodeDecodeError, OSError):
+            self.config: dict[str, Any] = json.loads(config.read_text())
+        known = {field.name for field in dataclasses.fields(Train)} - set(_PLACE)
+        if set(self.config.get("options", {})) != known:
+            raise CommandError(f"expected the options {sorted(known)} in {config}; was it written by another version?")
+
+    @classmethod
+    def create(cls, path: Path, options: Train, arguments: list[str], fingerprint: str) -> "RunFolder":
+        """Makes the folder of a new run.
+
+        Args:
+          path: where; it must be new or empty.
+          options: what to train.
+          arguments: the words of the command line, for the record.
+          fingerprint: checksum of the data.
+
+        Returns:
+          The folder.
+
+        Raises:
+          CommandError: something is there already.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            what = "holds a run already" if (path / "config.json").is_file() else "is not empty"
+            raise CommandError(
+                f"expected a new folder for the run, but {path} {what}; "
+                "choose another --run-dir, or go on with the run in it by --resume"
+            )
+        with reported(OSError):
+            path.mkdir(parents=True, exist_ok=True)
+            config = {
+                "options": option_values(options),
+                "command": ["jaxcnn", "train", *arguments],
+                "data_fingerprint": fingerprint,
+                "commit": _commit(),
+                "versions": _versions(),
+                "devices": [device.device_kind for device in jax.devices()],
+                "platform": platform.platform(),
+            }
+            write_text(path / "config.json", json.dumps(config, indent=2) + "\n")
+        return cls(path)
+
+    @property
+    def options(self) -> Train:
+        """The options that the run was started with."""
+        return Train(**self.config["options"], run_dir=self.path)
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Reads metrics.jsonl: one dict for each epoch done."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        with reported(json.JSONDecodeError, UnicodeDecodeError, OSError):
+            return [json.loads(line) for line in path.read_text().splitlines()]
+
+    def append_metrics(self, row: dict[str, Any]) -> None:
+        """Adds a line to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def keep_metrics(self, epochs: int) -> list[dict[str, Any]]:
+        """Drops the lines of epochs that a resumed run will do again.
+
+        Args:
+          epochs: number of epochs that are done.
+
+        Returns:
+          The lines that are left.
+        """
+        rows = [row for row in self.metrics() if row["epoch"] <= epochs]
+        write_text(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        return rows
+
+    def result(self) -> dict[str, Any] | None:
+        """Reads result.json, which a finished run has."""
+        path = self.path / "result.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Writes result.json."""
+        write_text(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+
+
+def option_values(options: Train) -> dict[str, Any]:
+    """Lists the options that say what a run is.
+
+    Args:
+      options: the options of a training.
+
+    Returns:
+      Their values by name.
+    """
+    return {name: value for name, value in dataclasses.asdict(options).items() if name not in _PLACE}
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all.
+
+    Args:
+      path: the file; an older one is replaced.
+      text: its contents.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def versions_differ(folder: RunFolder) -> list[str]:
+    """Lists what was another version when a run was started.
+
+    Args:
+      folder: the folder of the run.
+
+    Returns:
+      A line such as "jax 0.10.2, now 0.12.0" for each.
+    """
+    now = _versions()
+    return [
+        f"{name} {was}, now {now.get(name)}" for name, was in folder.config["versions"].items() if now.get(name) != was
+    ]
+
+
+def _versions() -> dict[str, str]:
+    packages = ("jaxcnn", "jax", "jaxlib", "optax", "numpy", "orbax-checkpoint", "scikit-learn")
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+def _commit() -> str | None:
+    """Names the commit of the sources if they are a git checkout, with "+changes" if files differ from it."""
+    root = Path(sys.modules["jaxcnn"].__file__ or "").parent
+    git = ["git", "-C", str(root)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changes = subprocess.run(
+            [*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+changes" if changes else "")

@@ -1,0 +1,403 @@
+"""`jaxcnn train`."""
+
+import dataclasses
+import functools
+import signal
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+from jaxcnn import data
+from jaxcnn.cli import names
+from jaxcnn.cli.display import Display, Stopwatch, make_display
+from jaxcnn.cli.errors import CommandError, reported
+from jaxcnn.cli.options import Train
+from jaxcnn.cli.run_folder import RunFolder, option_values, versions_differ
+from jaxcnn.inspection import figures
+from jaxcnn.layers import Sequential, count_parameters
+from jaxcnn.training import (
+    Metrics,
+    NonFiniteLossError,
+    Progress,
+    TrainState,
+    cross_entropy,
+    evaluate,
+    fit,
+    init_train_state,
+    make_eval_step,
+    make_predict_step,
+    make_train_step,
+    predict,
+)
+from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
+
+EVAL_BATCH_SIZE = 256
+
+
+class Experiment(NamedTuple):
+    """What the options of a training stand for.
+
+    Attributes:
+      splits: the data, split.
+      fingerprint: checksum of the data before the split.
+      batches: the training set by step.
+      model: gives logits.
+      schedule: learning rate by step.
+      optimizer: follows the schedule.
+      dtype: dtype of the computation.
+    """
+
+    splits: data.Splits
+    fingerprint: str
+    batches: data.Batches
+    model: Sequential
+    schedule: optax.Schedule
+    optimizer: optax.GradientTransformation
+    dtype: Any
+
+
+class Best(NamedTuple):
+    """The best epoch so far, by accuracy on the validation set and then by loss.
+
+    Attributes:
+      epoch: its number, from 1; 0 if there is none yet.
+      accuracy: on the validation set.
+      loss: on the validation set.
+      params: its parameters.
+      state: its state.
+    """
+
+    epoch: int
+    accuracy: float
+    loss: float
+    params: Any
+    state: Any
+
+
+def set_up(options: Train) -> Experiment:
+    """Reads and splits the data, and builds the model and the optimizer.
+
+    Args:
+      options: the options of a training.
+
+    Returns:
+      What they stand for.
+
+    Raises:
+      CommandError: a name is unknown, or the data do not fit.
+    """
+    everything = names.load_data(options.data)
+    with reported(ValueError):
+        splits = data.split(everything, seed=options.split_seed)
+        batches = data.Batches(splits.train, options.batch_size, seed=options.seed)
+    checksum = zlib.crc32(everything.labels.tobytes(), zlib.crc32(everything.images.tobytes()))
+    model = names.build_model(options.model, len(everything.class_names), everything.images.shape[1:])
+    steps = batches.steps_per_epoch
+    schedule = names.build_schedule(
+        options.schedule, options.learning_rate, round(options.warmup_epochs * steps), options.epochs * steps
+    )
+    optimizer = names.build_optimizer(
+        options.optimizer, schedule, weight_decay=options.weight_decay, clip_norm=options.clip_norm
+    )
+    return Experiment(splits, f"{checksum:08x}", batches, model, schedule, optimizer, jnp.dtype(options.precision))
+
+
+def checkpoint_tree(train_state: TrainState, params: Any, state: Any) -> dict[str, Any]:
+    """Arranges what a checkpoint holds.
+
+    Args:
+      train_state: where training stands.
+      params: parameters of the best epoch so far.
+      state: state of the best epoch so far.
+
+    Returns:
+      The tree to save, or to restore into.
+    """
+    return {"train_state": train_state, "best": {"params": params, "state": state}}
+
+
+def train(options: Train, arguments: list[str]) -> int:
+    """Trains a model in a run folder, from the start or from where it was stopped.
+
+    Args:
+      options: what to train.
+      arguments: the words of the command line after `train`, to tell which options were given.
+
+    Returns:
+      The exit status: 0 when the run is finished or was stopped by Ctrl-C.
+
+    Raises:
+      CommandError: the options, the data or the folder do not allow it, or the training diverged.
+    """
+    folder = None
+    if options.resume:
+        folder = _folder_to_resume(options)
+        options = _resumed_options(folder, arguments)
+        if result := folder.result():
+            print(f"the run in {folder.path} is finished already")
+            _print_result(folder.path, result)
+            return 0
+    _check(options)
+    experiment = set_up(options)
+    if folder is None:
+        path = options.run_dir or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{options.model}-{options.seed}"
+        folder = RunFolder.create(path, options, arguments, experiment.fingerprint)
+    elif folder.config["data_fingerprint"] != experiment.fingerprint:
+        raise CommandError(f"expected the data that the run in {folder.path} was started with, got others")
+    return _Run(options, experiment, folder).go()
+
+
+class _Run:
+    """One training: what callbacks share."""
+
+    def __init__(self, options: Train, experiment: Experiment, folder: RunFolder) -> None:
+        self.options, self.experiment, self.folder = options, experiment, folder
+        loss = functools.partial(cross_entropy, label_smoothing=options.label_smoothing)
+        self.train_step = make_train_step(
+            experiment.model,
+            experiment.optimizer,
+            loss=loss,
+            augment=names.choose("augmentation", options.augment, names.AUGMENTATIONS),
+            dtype=experiment.dtype,
+        )
+        self.eval_step = make_eval_step(experiment.model, dtype=experiment.dtype)
+        self.checkpoints = Checkpoints(folder.checkpoints)
+        self.rows: list[dict[str, Any]] = []
+        self.stopwatch = Stopwatch(options.batch_size)
+        self.rate = 0.0
+        self.interrupted = False
+
+    def go(self) -> int:
+        """Trains, then tests and draws."""
+        init_key, self.train_key = jax.random.split(jax.random.key(self.options.seed))
+        train_state = init_train_state(self.experiment.model, self.experiment.optimizer, init_key)
+        # Copies, since the train state is donated to the first step.
+        self.best = Best(0, -1.0, 0.0, *jax.tree.map(jnp.copy, (train_state.params, train_state.state)))
+        metrics = Metrics()
+        if self.options.resume:
+            train_state, metrics = self._restore(train_state)
+        elif self.folder.checkpoints.exists():
+            raise CommandError(f"expected a new folder for the run, got checkpoints in {self.folder.path}")
+        self.display = make_display(self.options.epochs, self.experiment.batches.steps_per_epoch, int(train_state.step))
+        with _interruptible(self._interrupt), self.display:
+            self._announce(self.display)
+            with reported(NonFiniteLossError, CheckpointError):
+                fitted = self._fit(train_state, metrics)
+            if fitted.stopped:
+                self._save(fitted.train_state, fitted.metrics)
+        if fitted.stopped:
+            self._draw_curves()
+            print(f"stopped after step {int(fitted.train_state.step)}, with a checkpoint; go on with:")
+            print(f"  jaxcnn train --run-dir {self.folder.path} --resume")
+            return 0
+        self._finish()
+        return 0
+
+    def _fit(self, train_state: TrainState, metrics: Metrics) -> Any:
+        try:
+            return fit(
+                train_state,
+                self.train_step,
+                self.experiment.batches,
+                self.train_key,
+                epochs=self.options.epochs,
+                on_step=[self._on_step],
+                on_epoch=[self._on_epoch],
+                metrics=metrics,
+            )
+        except NonFiniteLossError as error:
+            latest = self.checkpoints.latest_step()
+            kept = "there is no checkpoint yet" if latest is None else f"the checkpoint of step {latest} is kept"
+            error.args = (f"{error}; {kept} in {self.folder.path}",)
+            raise
+
+    def _on_step(self, progress: Progress) -> bool:
+        self.rate = self.stopwatch.step()
+        self.display.step(progress.step, progress.epoch, progress.metrics, self.rate)
+        return self.interrupted
+
+    def _on_epoch(self, progress: Progress) -> bool:
+        params, state = progress.train_state.params, progress.train_state.state
+        measured = self._evaluate(params, state, self.experiment.splits.validation)
+        accuracy, loss = measured.accuracy(), measured.mean_loss()
+        improved = (accuracy, -loss) > (self.best.accuracy, -self.best.loss)
+        if improved:
+            self.best = Best(progress.epoch, accuracy, loss, *jax.tree.map(jnp.copy, (params, state)))
+        row = {
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "train_loss": progress.metrics.mean_loss(),
+            "train_accuracy": progress.metrics.accuracy(),
+            "validation_loss": loss,
+            "validation_accuracy": accuracy,
+            "learning_rate": float(jnp.asarray(self.experiment.schedule(progress.step - 1))),
+            "images_per_second": round(self.rate, 1),
+        }
+        self.rows.append(row)
+        self.folder.append_metrics(row)
+        self.display.epoch(row, improved)
+        if progress.epoch % self.options.checkpoint_epochs == 0 or progress.epoch == self.options.epochs:
+            self._save(progress.train_state, Metrics())
+        self.stopwatch.restart()
+        return self.interrupted
+
+    def _evaluate(self, params: Any, state: Any, dataset: data.Dataset) -> Metrics:
+        size = min(EVAL_BATCH_SIZE, len(dataset.labels))
+        return evaluate(self.eval_step, params, state, data.eval_batches(dataset, size), count=len(dataset.labels))
+
+    def _save(self, train_state: TrainState, metrics: Metrics) -> None:
+        step = int(train_state.step)
+        if step == self.checkpoints.latest_step():
+            return
+        meta = {
+            "metrics": metrics._asdict(),
+            "best": {"epoch": self.best.epoch, "accuracy": self.best.accuracy, "loss": self.best.loss},
+        }
+        with reported(ValueError, CheckpointError):
+            self.checkpoints.save(step, checkpoint_tree(train_state, self.best.params, self.best.state), meta)
+
+    def _restore(self, train_state: TrainState) -> tuple[TrainState, Metrics]:
+        with reported(FileNotFoundError, CheckpointError, ValueError):
+            restored = self.checkpoints.restore(checkpoint_tree(train_state, self.best.params, self.best.state))
+        for reason in restored.skipped:
+            print(f"skipped a damaged checkpoint: {reason}")
+        best = restored.tree["best"]
+        self.best = Best(**restored.meta["best"], params=best["params"], state=best["state"])
+        self.rows = self.folder.keep_metrics(restored.step // self.experiment.batches.steps_per_epoch)
+        for difference in versions_differ(self.folder):
+            print(f"note: {difference}; the numbers may differ in their last digits from a run without a stop")
+        print(f"going on after step {restored.step}")
+        return restored.tree["train_state"], Metrics(**restored.meta["metrics"])
+
+    def _announce(self, display: Display) -> None:
+        splits, options = self.experiment.splits, self.options
+        display.note(
+            f"{options.model}, {count_parameters(self.experiment.model):,} parameters, on {options.data}: "
+            f"{len(splits.train.labels):,} training, {len(splits.validation.labels):,} validation and "
+            f"{len(splits.test.labels):,} test images of {'x'.join(map(str, splits.train.images.shape[1:]))}, "
+            f"{len(splits.train.class_names)} classes"
+        )
+        display.note(f"run folder {self.folder.path}; Ctrl-C stops with a checkpoint")
+
+    def _interrupt(self) -> None:
+        self.interrupted = True
+
+    def _finish(self) -> None:
+        test = self.experiment.splits.test
+        logits = predict(
+            make_predict_step(self.experiment.model, dtype=self.experiment.dtype),
+            self.best.params,
+            self.best.state,
+            test.images,
+            batch_size=min(EVAL_BATCH_SIZE, len(test.labels)),
+        )
+        predictions = logits.argmax(1)
+        probabilities = np.asarray(jax.nn.softmax(logits))
+        result = {
+            "best_epoch": self.best.epoch,
+            "validation_accuracy": self.best.accuracy,
+            "validation_loss": self.best.loss,
+            "test_accuracy": float(np.mean(predictions == test.labels)),
+            "test_loss": float(optax.softmax_cross_entropy_with_integer_labels(logits, test.labels).mean()),
+            "test_correct": int(np.sum(predictions == test.labels)),
+            "test_images": len(test.labels),
+        }
+        self._draw_curves()
+        figures.plot_confusion(test.labels, predictions, test.class_names, self.folder.path / "confusion.png")
+        figures.plot_mistakes(
+            test.images, test.labels, predictions, probabilities, test.class_names, self.folder.path / "mistakes.png"
+        )
+        self.folder.write_result(result)
+        _print_result(self.folder.path, result)
+
+    def _draw_curves(self) -> None:
+        if not self.rows:
+            return
+        note = None if self.options.augment == "none" else "augmented images, before each step's update"
+        figures.plot_curves(self.rows, self.folder.path / "curves.png", best_epoch=self.best.epoch, train_note=note)
+
+
+@contextmanager
+def _interruptible(interrupt: Any) -> Iterator[None]:
+    """Turns the first Ctrl-C (or a polite kill) into a call; the second one stops at once."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        interrupt()
+        print("\nstopping after this step; Ctrl-C again stops at once", flush=True)
+        for kind in kinds:
+            signal.signal(kind, previous[kind])
+
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    previous = {kind: signal.signal(kind, handle) for kind in kinds}
+    try:
+        yield
+    finally:
+        for kind in kinds:
+            signal.signal(kind, previous[kind])
+
+
+def _check(options: Train) -> None:
+    """Refuses options that make no sense, before anything is made."""
+    names.choose("optimizer", options.optimizer, names.OPTIMIZERS)
+    names.choose("augmentation", options.augment, names.AUGMENTATIONS)
+    for name, valid, expected in (
+        ("epochs", options.epochs >= 1, "at least 1"),
+        ("batch_size", options.batch_size >= 1, "at least 1"),
+        ("learning_rate", options.learning_rate > 0, "above 0"),
+        ("warmup_epochs", options.warmup_epochs >= 0, "at least 0"),
+        ("weight_decay", options.weight_decay >= 0, "at least 0"),
+        ("clip_norm", options.clip_norm is None or options.clip_norm > 0, "above 0"),
+        ("label_smoothing", 0 <= options.label_smoothing < 1, "in [0, 1)"),
+        ("seed", options.seed >= 0, "at least 0"),
+        ("split_seed", options.split_seed >= 0, "at least 0"),
+        ("checkpoint_epochs", options.checkpoint_epochs >= 1, "at least 1"),
+    ):
+        if not valid:
+            raise CommandError(f"--{name.replace('_', '-')} expects a number {expected}, got {getattr(options, name)}")
+
+
+def _folder_to_resume(options: Train) -> RunFolder:
+    if options.run_dir is None:
+        raise CommandError("--resume expects the folder of the run to go on with: --run-dir FOLDER")
+    return RunFolder(options.run_dir)
+
+
+def _resumed_options(folder: RunFolder, arguments: list[str]) -> Train:
+    """Takes the options of the run, and refuses others given on the command line."""
+    stored = folder.options
+    given: Train = tyro.cli(
+        Train,
+        prog="jaxcnn train",
+        args=arguments,
+        default=stored,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    before, now = option_values(stored), option_values(given)
+    changed = [
+        f"--{name.replace('_', '-')} {before[name]} to {now[name]}" for name in before if before[name] != now[name]
+    ]
+    if changed:
+        raise CommandError(
+            f"--resume goes on with a run as it was started and cannot change {', '.join(changed)}; "
+            "leave these options out, or start a new run"
+        )
+    return given
+
+
+def _print_result(folder: Path, result: dict[str, Any]) -> None:
+    wrong = result["test_images"] - result["test_correct"]
+    print(
+        f"best epoch {result['best_epoch']}: validation accuracy {result['validation_accuracy']:.2%}\n"
+        f"test accuracy {result['test_accuracy']:.2%}, {wrong} of {result['test_images']} wrong\n"
+        f"pictures and checkpoints: {folder}"
+    )

@@ -1,0 +1,65 @@
+"""The model of a run, as its best epoch left it."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxcnn import data
+from jaxcnn.cli.errors import CommandError, reported
+from jaxcnn.cli.run_folder import RunFolder
+from jaxcnn.cli.train import checkpoint_tree, set_up
+from jaxcnn.layers import Sequential
+from jaxcnn.training import init_train_state
+from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
+
+
+class Trained(NamedTuple):
+    """A model with the parameters of its best epoch.
+
+    Attributes:
+      model: gives logits.
+      params: its parameters.
+      state: its state.
+      epoch: the best epoch.
+      splits: the data that it was trained, chosen and tested on.
+      dtype: dtype of the computation.
+    """
+
+    model: Sequential
+    params: Any
+    state: Any
+    epoch: int
+    splits: data.Splits
+    dtype: Any
+
+
+def load(run: Path) -> Trained:
+    """Reads the best epoch of a run from its newest sound checkpoint.
+
+    Args:
+      run: folder of the run.
+
+    Returns:
+      The model, ready to use.
+
+    Raises:
+      CommandError: it is not the folder of a run, its data are others now, or no epoch of it was saved.
+    """
+    folder = RunFolder(run)
+    experiment = set_up(folder.options)
+    if folder.config["data_fingerprint"] != experiment.fingerprint:
+        raise CommandError(f"expected the data that the run in {run} was trained on, got others; were they changed?")
+    with reported(FileNotFoundError, CheckpointError, ValueError):
+        checkpoints = Checkpoints(folder.checkpoints)
+        like = jax.eval_shape(
+            lambda key: init_train_state(experiment.model, experiment.optimizer, key), jax.random.key(0)
+        )
+        restored = checkpoints.restore(checkpoint_tree(like, like.params, like.state))
+    for reason in restored.skipped:
+        print(f"skipped a damaged checkpoint: {reason}")
+    epoch = restored.meta["best"]["epoch"]
+    if epoch == 0:
+        raise CommandError(f"expected a run with at least one whole epoch, got {run}, stopped before; resume it first")
+    best = restored.tree["best"]
+    return Trained(experiment.model, best["params"], best["state"], epoch, experiment.splits, experiment.dtype)
