@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+# Where JAX shows functions whose own module is private.
 _PUBLIC_HOMES = ("jax.nn", "jax.numpy", "jax.lax", "jax.nn.initializers")
 
 
@@ -44,7 +45,7 @@ class Partial:
     function: Callable[..., Any]
     options: tuple[tuple[str, Any], ...]
 
-    def __init__(self, function: Callable[..., Any], **options: Any) -> None:
+    def __init__(self, function: Callable[..., Any], /, **options: Any) -> None:
         if not callable(function):
             raise TypeError(f"{type(self).__name__} expects a function, got {function!r}")
         for name, option in options.items():
@@ -79,7 +80,9 @@ def describe(value: Any) -> str:
     name = getattr(value, "__qualname__", None)
     if not callable(value) or name is None:
         return repr(value)
-    for home in _PUBLIC_HOMES:
+    parts = value.__module__.split(".")
+    parents = [".".join(parts[: i + 1]) for i in range(len(parts))]
+    for home in (*_PUBLIC_HOMES, *parents):
         if getattr(sys.modules.get(home), name, None) is value:
             return f"{home}.{name}"
     return f"{value.__module__}.{name}"

@@ -1,6 +1,5 @@
 """`jaxcnn train`."""
 
-import dataclasses
 import functools
 import signal
 import time

@@ -11,7 +11,7 @@ At zero strength every one of them is the identity.
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.ops.check import check_image
+from jaxcnn.values import Partial
 
 
 def shift(key: jax.Array, image: jax.Array, max_shift: int, *, fill: float = 0.0) -> jax.Array:
@@ -301,8 +302,7 @@ def elastic(key: jax.Array, image: jax.Array, *, alpha: float, sigma: float, fil
     return _sample(image, rows[:, None] + down, columns[None, :] + right, fill)
 
 
-@dataclasses.dataclass(frozen=True, init=False, repr=False)
-class Step:
+class Step(Partial):
     """One augmentation with its options: a hashable value that is called as `step(key, image)`.
 
         Step(random_crop, padding=4, border="reflect")
@@ -310,15 +310,12 @@ class Step:
     Args:
       function: called as function(key, image, **options); defined at the top of a module, since a
         lambda or a nested function differs from its own twin and would be compiled anew each time.
-      options: keyword arguments of the function, hashable.
+      **options: keyword arguments of the function, hashable.
 
     Raises:
       ValueError: `function` is not defined at the top of a module.
       TypeError: the function does not take these options, or one cannot be hashed.
     """
-
-    function: Callable[..., jax.Array]
-    options: tuple[tuple[str, Hashable], ...]
 
     def __init__(self, function: Callable[..., jax.Array], /, **options: Any):
         if "<" in getattr(function, "__qualname__", "<"):
@@ -329,20 +326,7 @@ class Step:
         except TypeError as error:
             known, given = list(signature.parameters)[2:], list(options)
             raise TypeError(f"{function.__name__} takes the options {known}, got {given}: {error}") from None
-        ordered = tuple(sorted(options.items()))
-        try:
-            hash(ordered)
-        except TypeError:
-            raise TypeError(f"Step expects hashable options (numbers, strings, tuples), got {options}") from None
-        object.__setattr__(self, "function", function)
-        object.__setattr__(self, "options", ordered)
-
-    def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
-        """Applies the function to one image."""
-        return self.function(key, image, **dict(self.options))
-
-    def __repr__(self) -> str:
-        return f"Step({', '.join([self.function.__name__, *(f'{name}={value!r}' for name, value in self.options)])})"
+        super().__init__(function, **options)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -1,8 +1,6 @@
 """Layers around functions without parameters."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +10,6 @@ from jaxcnn.types import Params, State
 from jaxcnn.values import Partial, Value
 
 
-@dataclass(frozen=True, init=False, repr=False)
 class Function(Stateless, Partial):
     """A function of one array as a layer: `Function(jax.nn.relu)`, `Function(jax.nn.gelu, approximate=False)`.
 
@@ -26,9 +23,6 @@ class Function(Stateless, Partial):
     Raises:
       TypeError: the function is not callable, or an option cannot be hashed.
     """
-
-    def __init__(self, function: Callable[..., Any], **options: Any) -> None:
-        Partial.__init__(self, function, **options)
 
     def apply(
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None

@@ -80,7 +80,7 @@ def make_train_step(
       dtype: dtype of the computation, such as `jnp.bfloat16`; parameters, moments and the loss stay float32.
 
     Returns:
-      A function of the train state, images (batch, height, width, channels), labels (batch,) and a typed key, that gives
+      A function of train state, images (batch, height, width, channels), labels (batch,) and a typed key, that gives
       the new train state and the metrics of the batch: summed losses, correct and examples, before the update and on
       the augmented images.
     """

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
+import jaxcnn
 from jaxcnn.data import (
     Composition,
     Step,
@@ -436,8 +437,8 @@ def test_a_step_is_a_value():
     assert hash(step) == hash(twin)
     assert step != Step(random_crop, padding=3, border="edge")
     assert step != Step(shift, max_shift=4)
-    assert repr(step) == "Step(random_crop, border='edge', padding=4)"
-    assert eval(repr(step)) == step
+    assert repr(step) == "Step(jaxcnn.data.random_crop, border='edge', padding=4)"
+    assert eval(repr(step), {"Step": Step, "jaxcnn": jaxcnn}) == step
     assert pickle.loads(pickle.dumps(step)) == step
     with pytest.raises(dataclasses.FrozenInstanceError):
         step.options = ()
@@ -449,8 +450,8 @@ def test_a_composition_is_a_value():
     assert chain == compose(Step(shift, max_shift=2), compose(Step(flip)))
     assert hash(chain) == hash(compose(Step(shift, max_shift=2), compose(Step(flip))))
     assert chain != compose(Step(flip), Step(shift, max_shift=2))
-    assert repr(chain) == "compose(Step(shift, max_shift=2), compose(Step(flip)))"
-    assert eval(repr(chain)) == chain
+    assert repr(chain) == "compose(Step(jaxcnn.data.shift, max_shift=2), compose(Step(jaxcnn.data.flip)))"
+    assert eval(repr(chain), {"compose": compose, "Step": Step, "jaxcnn": jaxcnn}) == chain
     assert pickle.loads(pickle.dumps(chain)) == chain
 
 
@@ -493,7 +494,7 @@ def test_a_failure_names_its_step(key):
     chain = compose(Step(flip), Step(cutout, size=50))
     with pytest.raises(ValueError, match="cutout expects size") as caught:
         chain(key, jnp.zeros((7, 9, 3)))
-    assert caught.value.__notes__ == ["in augmentation step 1: Step(cutout, size=50)"]
+    assert caught.value.__notes__ == ["in augmentation step 1: Step(jaxcnn.data.cutout, size=50)"]
 
 
 def test_an_option_that_the_function_lacks_is_refused():
