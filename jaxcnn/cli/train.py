@@ -311,12 +311,12 @@ class _Run:
             "test_correct": int(np.sum(predictions == test.labels)),
             "test_images": len(test.labels),
         }
+        self.folder.write_result(result)
         self._draw_curves()
         figures.plot_confusion(test.labels, predictions, test.class_names, self.folder.path / "confusion.png")
         figures.plot_mistakes(
             test.images, test.labels, predictions, probabilities, test.class_names, self.folder.path / "mistakes.png"
         )
-        self.folder.write_result(result)
         _print_result(self.folder.path, result)
 
     def _draw_curves(self) -> None:
