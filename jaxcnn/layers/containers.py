@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 
 import jax
 
@@ -175,9 +176,10 @@ def _split(key: jax.Array | None, n: int, train: bool) -> list:
 def _check_layer(name: str, layer: Layer) -> None:
     if "/" in name or not name:
         raise ValueError(f"expected a layer name without '/', which separates the names of a path, got {name!r}")
-    if isinstance(layer, type) or not isinstance(layer, Layer):
+    if isinstance(layer, type) or not isinstance(layer, Layer) or "train" not in signature(layer.apply).parameters:
         raise TypeError(
-            f"expected {name!r} to be a layer, with init and apply, got {layer!r}; wrap a function in Function"
+            f"expected {name!r} to be a layer, with init(key) and apply(params, state, x, *, train, key=None), "
+            f"got {layer!r}; wrap a function in Function, a linen module in jaxcnn.interop.flax.from_linen"
         )
 
 
