@@ -6,6 +6,7 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.ops.check import is_int
 from jaxcnn.types import Params, Shape
 
 
@@ -97,5 +98,5 @@ def check_positive(layer: str, name: str, value: int) -> None:
     Raises:
       ValueError: the size is not a positive int.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not is_int(value) or value < 1:
         raise ValueError(f"{layer} expects {name} to be an int of at least 1, got {value!r}")

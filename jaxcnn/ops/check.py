@@ -4,6 +4,7 @@ from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Size: TypeAlias = int | tuple[int, int]
 """(height, width), or one int for both."""
@@ -13,6 +14,18 @@ Sides: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 
 Padding: TypeAlias = Literal["VALID", "SAME"] | int | Sides
 """No border; as much as keeps ceil(size / strides); the same on all sides; or each side by itself."""
+
+
+def at_least_float32(dtype: Any) -> Any:
+    """Chooses the dtype to sum in.
+
+    Args:
+      dtype: a floating-point dtype.
+
+    Returns:
+      float64 for float64, float32 for all others.
+    """
+    return jnp.float64 if dtype == jnp.float64 else jnp.float32
 
 
 def check_floating(op: str, x: jax.Array) -> None:
@@ -65,8 +78,8 @@ def as_pair(name: str, value: Any, *, minimum: int = 1) -> tuple[int, int]:
     Raises:
       ValueError: anything else.
     """
-    pair = (value, value) if _is_int(value) else value
-    if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(_is_int(v) and v >= minimum for v in pair)):
+    pair = (value, value) if is_int(value) else value
+    if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(is_int(v) and v >= minimum for v in pair)):
         raise ValueError(f"{name} expects an int or a pair of ints, each at least {minimum}, got {value!r}")
     return int(pair[0]), int(pair[1])
 
@@ -85,14 +98,14 @@ def as_padding(value: Any) -> Literal["VALID", "SAME"] | Sides:
     """
     if isinstance(value, str) and value in ("VALID", "SAME"):
         return "VALID" if value == "VALID" else "SAME"
-    if _is_int(value) and int(value) >= 0:
+    if is_int(value) and int(value) >= 0:
         side = (int(value), int(value))
         return side, side
     if (
         isinstance(value, tuple | list)
         and len(value) == 2
         and all(isinstance(side, tuple | list) and len(side) == 2 for side in value)
-        and all(_is_int(v) and v >= 0 for side in value for v in side)
+        and all(is_int(v) and v >= 0 for side in value for v in side)
     ):
         (top, bottom), (left, right) = value
         return (int(top), int(bottom)), (int(left), int(right))
@@ -112,7 +125,7 @@ def check_rate(op: str, rate: float) -> None:
     Raises:
       ValueError: `rate` is outside [0, 1).
     """
-    if not 0 <= rate < 1:
+    if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 <= rate < 1:
         raise ValueError(f"{op} expects a rate (the probability of dropping) in [0, 1), got {rate!r}")
 
 
@@ -126,12 +139,12 @@ def check_epsilon(op: str, epsilon: float) -> None:
     Raises:
       ValueError: `epsilon` is negative or not finite.
     """
-    if not 0 <= epsilon < float("inf"):
+    if not isinstance(epsilon, int | float) or not 0 <= epsilon < float("inf"):
         raise ValueError(f"{op} expects a finite epsilon of at least 0, got {epsilon!r}")
 
 
 def check_vector(op: str, name: str, vector: jax.Array | None, channels: int) -> None:
-    """Refuses a per-channel vector of another length.
+    """Refuses a per-channel vector of another length, or not of floating point.
 
     Args:
       op: name of the calling function, for the message.
@@ -141,10 +154,22 @@ def check_vector(op: str, name: str, vector: jax.Array | None, channels: int) ->
 
     Raises:
       ValueError: the shape is another.
+      TypeError: it is not floating point.
     """
-    if vector is not None and vector.shape != (channels,):
+    if vector is None:
+        return
+    check_floating(f"{op}, {name}", vector)
+    if vector.shape != (channels,):
         raise ValueError(f"{op} expects a {name} of shape ({channels},), one for each channel, got {vector.shape}")
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def is_int(value: Any) -> bool:
+    """Tells whether a value is a Python or NumPy int, and not a bool.
+
+    Args:
+      value: anything.
+
+    Returns:
+      Whether it counts things.
+    """
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

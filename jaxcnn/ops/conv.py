@@ -12,7 +12,7 @@ from jaxcnn.ops.arithmetic import (
     padding_sides,
     transpose_padding_sides,
 )
-from jaxcnn.ops.check import Padding, Sides, Size, as_pair, check_image, check_vector
+from jaxcnn.ops.check import Padding, Sides, Size, as_pair, check_floating, check_image, check_vector, is_int
 
 Border: TypeAlias = Literal["zeros", "edge", "reflect", "circular"]
 """What padded pixels hold: zeros; the nearest pixel; the image mirrored at its outermost pixels; the opposite side."""
@@ -132,15 +132,16 @@ def _check_kernel(op: str, x: jax.Array, kernel: jax.Array, bias: jax.Array | No
         raise ValueError(
             f"{op} expects a kernel of shape (height, width, in_channels / groups, out_channels), got {kernel.shape}"
         )
+    check_floating(f"{op}, kernel", kernel)
     in_channels, out_channels = x.shape[2], kernel.shape[3]
-    if not isinstance(groups, int) or groups < 1 or in_channels % groups or out_channels % groups:
+    if not is_int(groups) or groups < 1 or in_channels % groups or out_channels % groups:
         raise ValueError(
             f"{op} expects groups to divide the {in_channels} input and {out_channels} output channels, got {groups!r}"
         )
     if kernel.shape[2] != in_channels // groups:
         raise ValueError(
             f"{op} expects an image of {kernel.shape[2] * groups} channels (a kernel of shape {kernel.shape}, "
-            f"{groups} groups), got {in_channels} (an image of shape {x.shape})"
+            f"groups={groups}), got {in_channels} (an image of shape {x.shape})"
         )
     check_vector(op, "bias", bias, out_channels)
 
@@ -149,7 +150,7 @@ def _pad_border(x: jax.Array, sides: Sides, border: Border) -> tuple[jax.Array, 
     """Writes out a border that is not zero; leaves zeros to the convolution."""
     if border == "zeros":
         return x, sides
-    if border not in _PAD_MODES:
+    if border not in tuple(_PAD_MODES):
         raise ValueError(f"border expects 'zeros', 'edge', 'reflect' or 'circular', got {border!r}")
     for size, side in zip(x.shape[:2], sides, strict=True):
         most = {"edge": max(side), "reflect": size - 1, "circular": size}[border]

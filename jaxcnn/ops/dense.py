@@ -31,6 +31,7 @@ def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax
             "put Flatten or a global pooling before it if this is an image"
         )
     check_floating("dense", x)
+    check_floating("dense, kernel", kernel)
     check_vector("dense", "bias", bias, kernel.shape[1])
     y = jnp.matmul(x, kernel.astype(x.dtype))
     return y if bias is None else y + bias.astype(x.dtype)

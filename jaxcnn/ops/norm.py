@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcnn.ops.check import check_epsilon, check_floating, check_image, check_vector
+from jaxcnn.ops.check import at_least_float32, check_epsilon, check_floating, check_image, check_vector, is_int
 
 
 def batch_moments(x: jax.Array, axis_name: str, *, shift: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
@@ -27,8 +27,11 @@ def batch_moments(x: jax.Array, axis_name: str, *, shift: jax.Array | None = Non
       ValueError: there is no axis of that name, or `x` has neither one nor three axes.
       TypeError: `x` is not floating point.
     """
-    _check_channels_last("batch_moments", x)
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    if x.ndim != 1:
+        check_image("batch_moments", x)
+    check_floating("batch_moments", x)
+    check_vector("batch_moments", "shift", shift, x.shape[-1])
+    dtype = at_least_float32(x.dtype)
     origin = jnp.zeros((), dtype) if shift is None else lax.stop_gradient(shift).astype(dtype)
     centred = x.astype(dtype) - origin
     pixels = tuple(range(x.ndim - 1))
@@ -90,11 +93,8 @@ def normalize(
       ValueError: the shapes do not fit together, or epsilon is negative.
       TypeError: `x` is not floating point.
     """
-    check_floating("normalize", x)
-    check_epsilon("normalize", epsilon)
-    for name, vector in (("mean", mean), ("var", var), ("scale", scale), ("bias", bias)):
-        check_vector("normalize", name, vector, x.shape[-1])
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    _check_affine("normalize", x, epsilon, mean=mean, var=var, scale=scale, bias=bias)
+    dtype = at_least_float32(x.dtype)
     factor = lax.rsqrt(var.astype(dtype) + jnp.asarray(epsilon, dtype))
     if scale is not None:
         factor = factor * scale.astype(dtype)
@@ -131,12 +131,10 @@ def group_norm(
       TypeError: `x` is not floating point.
     """
     check_image("group_norm", x)
-    check_epsilon("group_norm", epsilon)
+    _check_affine("group_norm", x, epsilon, scale=scale, bias=bias)
     height, width, channels = x.shape
-    if num_groups < 1 or channels % num_groups:
+    if not is_int(num_groups) or num_groups < 1 or channels % num_groups:
         raise ValueError(f"group_norm expects groups that divide the {channels} channels, got {num_groups!r}")
-    for name, vector in (("scale", scale), ("bias", bias)):
-        check_vector("group_norm", name, vector, channels)
     grouped = x.reshape(height, width, num_groups, channels // num_groups)
     return _scale_and_shift(_standardize(grouped, (0, 1, 3), epsilon).reshape(x.shape), scale, bias).astype(x.dtype)
 
@@ -159,10 +157,7 @@ def layer_norm(
       ValueError: the shapes do not fit together.
       TypeError: `x` is not floating point.
     """
-    check_floating("layer_norm", x)
-    check_epsilon("layer_norm", epsilon)
-    for name, vector in (("scale", scale), ("bias", bias)):
-        check_vector("layer_norm", name, vector, x.shape[-1])
+    _check_affine("layer_norm", x, epsilon, scale=scale, bias=bias)
     return _scale_and_shift(_standardize(x, (-1,), epsilon), scale, bias).astype(x.dtype)
 
 
@@ -178,7 +173,7 @@ def local_response_norm(
     Args:
       x: image, shape (height, width, channels), floating point.
       size: number of neighbouring channels, at least 1.
-      alpha: weight of their mean square.
+      alpha: weight of their mean square, at least 0.
       beta: exponent.
       k: added to the weighted mean square; positive.
 
@@ -186,15 +181,18 @@ def local_response_norm(
       Same shape and dtype as `x`; computed in at least float32.
 
     Raises:
-      ValueError: `x` is not one image, the size is not a positive int, or k is not positive.
+      ValueError: `x` is not one image, the size is not a positive int, k is not positive or alpha is negative.
       TypeError: `x` is not floating point.
     """
     check_image("local_response_norm", x)
-    if size < 1:
+    if not is_int(size) or size < 1:
         raise ValueError(f"local_response_norm expects a size of at least 1 channel, got {size!r}")
-    if not k > 0:
-        raise ValueError(f"local_response_norm expects a positive k, which keeps it from dividing by zero, got {k!r}")
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    if not (0 < k < np.inf and 0 <= alpha < np.inf):
+        raise ValueError(
+            "local_response_norm expects a positive k and an alpha of at least 0, which keep it from dividing by zero, "
+            f"got k={k!r}, alpha={alpha!r}"
+        )
+    wide = x.astype(at_least_float32(x.dtype))
     below = size // 2
     energy = lax.reduce_window(
         jnp.square(wide), 0.0, lax.add, (1, 1, size), (1, 1, 1), ((0, 0), (0, 0), (below, size - 1 - below))
@@ -202,16 +200,18 @@ def local_response_norm(
     return (wide / (k + alpha / size * energy) ** beta).astype(x.dtype)
 
 
-def _check_channels_last(op: str, x: jax.Array) -> None:
-    if x.ndim == 1:
-        check_floating(op, x)
-    else:
-        check_image(op, x)
+def _check_affine(op: str, x: jax.Array, epsilon: float, **vectors: jax.Array | None) -> None:
+    check_floating(op, x)
+    check_epsilon(op, epsilon)
+    if x.ndim == 0:
+        raise ValueError(f"{op} expects an array of shape (..., channels), got a scalar")
+    for name, vector in vectors.items():
+        check_vector(op, name, vector, x.shape[-1])
 
 
 def _standardize(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:
     """Brings `x` to mean zero and variance one over the axes, in at least float32."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.astype(at_least_float32(x.dtype))
     centred = x - jnp.mean(x, axes, keepdims=True)
     var = jnp.mean(jnp.square(centred), axes, keepdims=True)
     return centred * lax.rsqrt(var + jnp.asarray(epsilon, x.dtype))

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxcnn.ops import lowering
 from jaxcnn.ops.arithmetic import padding_sides, pool_output_size
-from jaxcnn.ops.check import Padding, Sides, Size, as_pair, check_image
+from jaxcnn.ops.check import Padding, Sides, Size, as_pair, at_least_float32, check_image
 
 
 def max_pool(
@@ -37,8 +37,8 @@ def max_pool(
       ValueError: `x` is not one image, or the window or padding does not fit it.
       TypeError: `x` is not floating point.
     """
-    window, strides, sides, _ = _windows("max_pool", x, window_shape, strides, padding, ceil_mode)
-    return lowering.window_max(x, window, strides, sides)
+    window, strides, sides, output_shape = _windows("max_pool", x, window_shape, strides, padding, ceil_mode)
+    return lowering.window_max(x, window, strides, sides, output_shape)
 
 
 def max_pool_with_indices(
@@ -71,16 +71,7 @@ def max_pool_with_indices(
     )
     height, width, _ = x.shape
     places = jnp.arange(height * width, dtype=jnp.int32).reshape(height, width, 1)
-    padded = jnp.pad(x, (*sides, (0, 0)), constant_values=-jnp.inf)
-    # -1 marks the border, so that a window of -inf values still finds its first pixel inside the image.
-    padded_places = jnp.pad(places, (*sides, (0, 0)), constant_values=-1)
-    values = lowering.window_slices(padded, window, strides, output_shape)
-    indices = lowering.window_slices(padded_places, window, strides, output_shape)
-    best, where = values[0], jnp.broadcast_to(indices[0], values[0].shape)
-    for value, index in zip(values[1:], indices[1:], strict=True):
-        better = (value > best) | ((where < 0) & (index >= 0))
-        best, where = jnp.where(better, value, best), jnp.where(better, index, where)
-    return best, where
+    return lowering.window_argmax(x, jnp.broadcast_to(places, x.shape), window, strides, sides, output_shape)
 
 
 def max_unpool(y: jax.Array, indices: jax.Array, output_shape: Size) -> jax.Array:
@@ -109,7 +100,8 @@ def max_unpool(y: jax.Array, indices: jax.Array, output_shape: Size) -> jax.Arra
         raise TypeError(f"max_unpool expects integer indices, got {indices.dtype}")
     channels = y.shape[2]
     flat = jnp.zeros((height * width, channels), y.dtype)
-    place = indices.reshape(-1, channels)
+    # NumPy's negative indices count from the end: they are sent beyond it, to be dropped.
+    place = jnp.where(indices < 0, height * width, indices).reshape(-1, channels)
     channel = jnp.broadcast_to(jnp.arange(channels, dtype=place.dtype), place.shape)
     return flat.at[place, channel].set(y.reshape(-1, channels), mode="drop").reshape(height, width, channels)
 
@@ -136,7 +128,7 @@ def avg_pool(
         count, each window is divided by its pixels inside the image (TensorFlow's "SAME").
 
     Returns:
-      Shape (out_height, out_width, channels), in the dtype of `x`.
+      Shape (out_height, out_width, channels), in the dtype of `x`; summed in at least float32.
 
     Raises:
       ValueError: `x` is not one image, or the window or padding does not fit it.
@@ -148,8 +140,9 @@ def avg_pool(
         _counted(x.shape[axis], window[axis], strides[axis], named[axis], output_shape[axis], count_include_pad)
         for axis in (0, 1)
     )
-    counts = jnp.asarray(rows[:, None, None] * columns[None, :, None], x.dtype)
-    return lowering.window_sum(x, window, strides, sides) / counts
+    dtype = at_least_float32(x.dtype)
+    counts = jnp.asarray(rows[:, None, None] * columns[None, :, None], dtype)
+    return (lowering.window_sum(x.astype(dtype), window, strides, sides) / counts).astype(x.dtype)
 
 
 def global_avg_pool(x: jax.Array) -> jax.Array:
@@ -166,7 +159,7 @@ def global_avg_pool(x: jax.Array) -> jax.Array:
       TypeError: `x` is not floating point.
     """
     check_image("global_avg_pool", x)
-    return jnp.mean(x, axis=(0, 1), dtype=jnp.promote_types(x.dtype, jnp.float32)).astype(x.dtype)
+    return jnp.mean(x.astype(at_least_float32(x.dtype)), axis=(0, 1)).astype(x.dtype)
 
 
 def global_max_pool(x: jax.Array) -> jax.Array:

@@ -25,7 +25,8 @@ def resize(
     Args:
       x: image, shape (height, width, channels), floating point.
       output_shape: (height, width) of the output, in pixels.
-      method: "bilinear", "bicubic" or "nearest" (torch's "nearest": the pixel at floor(i scale)).
+      method: "bilinear", "bicubic" or "nearest": the pixel at floor(i scale), exactly; torch, which rounds the scale to
+        float32, is a pixel off at a few sizes such as 2 to 82.
       antialias: widen the filter when shrinking, so that every input pixel counts; no effect when enlarging by
         "bilinear". Not for "nearest".
 

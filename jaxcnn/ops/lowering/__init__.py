@@ -5,6 +5,6 @@ for sizes, one image without a batch axis.
 """
 
 from jaxcnn.ops.lowering.convolution import convolve
-from jaxcnn.ops.lowering.pooling import window_max, window_slices, window_sum
+from jaxcnn.ops.lowering.pooling import window_argmax, window_max, window_sum
 
-__all__ = ["convolve", "window_max", "window_slices", "window_sum"]
+__all__ = ["convolve", "window_argmax", "window_max", "window_sum"]
