@@ -38,6 +38,14 @@ def _equations(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:
 
 def _work(equation: core.JaxprEqn) -> int:
     shapes = [variable.aval.shape for variable in (*equation.invars, *equation.outvars)]  # pyright: ignore[reportAttributeAccessIssue]
+    if equation.primitive.name in ("jaxcnn_convolve", "jaxcnn_input_gradient", "jaxcnn_kernel_gradient"):
+        # Of the image, the kernel and the output, each pixel of the output meets one tap after the other of the kernel.
+        image, kernel, output = {
+            "jaxcnn_convolve": shapes,
+            "jaxcnn_input_gradient": (shapes[2], shapes[1], shapes[0]),
+            "jaxcnn_kernel_gradient": (shapes[0], shapes[2], shapes[1]),
+        }[equation.primitive.name]
+        return prod(output) * prod(kernel[:3])
     if equation.primitive.name == "conv_general_dilated":
         image, kernel, output = shapes
         layout = equation.params["dimension_numbers"]

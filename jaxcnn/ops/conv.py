@@ -62,9 +62,8 @@ def conv(
     sides = padding_sides(size, window, strides, padding, dilation)
     conv_output_size(size, window, strides=strides, padding=sides, dilation=dilation)
     x, sides = _pad_border(x, sides, border)
-    y = lowering.convolve(
-        x, kernel.astype(x.dtype), strides=strides, padding=sides, kernel_dilation=dilation, groups=groups
-    )
+    geometry = lowering.Geometry(strides, sides, dilation, groups)
+    y = lowering.convolve(x[None], kernel.astype(x.dtype), geometry)[0]
     return y if bias is None else y + bias.astype(x.dtype)
 
 
@@ -108,22 +107,14 @@ def conv_transpose(
     strides, dilation = as_pair("strides", strides), as_pair("dilation", dilation)
     output_padding = as_pair("output_padding", output_padding, minimum=0)
     size, window = (x.shape[0], x.shape[1]), (kernel.shape[0], kernel.shape[1])
-    conv_transpose_output_size(
+    output_size = conv_transpose_output_size(
         size, window, strides=strides, padding=padding, output_padding=output_padding, dilation=dilation
     )
-    sides = transpose_padding_sides(padding)
-    (top, bottom), (left, right) = (
-        (d * (k - 1) - before, d * (k - 1) - after + extra)
-        for d, k, (before, after), extra in zip(dilation, window, sides, output_padding, strict=True)
-    )
-    y = lowering.convolve(
-        x,
-        jnp.flip(kernel.astype(x.dtype), (0, 1)),
-        padding=((top, bottom), (left, right)),
-        input_dilation=strides,
-        kernel_dilation=dilation,
-        groups=groups,
-    )
+    (top, bottom), (left, right) = transpose_padding_sides(padding)
+    # The output padding takes back what the padding cuts off, and goes beyond it as zeros.
+    sides = (top, bottom - output_padding[0]), (left, right - output_padding[1])
+    geometry = lowering.Geometry(strides, sides, dilation, groups)
+    y = lowering.input_gradient(x[None], _turned(kernel.astype(x.dtype), groups), geometry, output_size)[0]
     return y if bias is None else y + bias.astype(x.dtype)
 
 
@@ -144,6 +135,13 @@ def _check_kernel(op: str, x: jax.Array, kernel: jax.Array, bias: jax.Array | No
             f"groups={groups}), got {in_channels} (an image of shape {x.shape})"
         )
     check_vector(op, "bias", bias, out_channels)
+
+
+def _turned(kernel: jax.Array, groups: int) -> jax.Array:
+    """Exchanges inputs and outputs of each group: the kernel of the convolution that `conv_transpose` transposes."""
+    height, width, channels, outputs = kernel.shape
+    grouped = kernel.reshape(height, width, channels, groups, outputs // groups)
+    return grouped.transpose(0, 1, 4, 3, 2).reshape(height, width, outputs // groups, groups * channels)
 
 
 def _pad_border(x: jax.Array, sides: Sides, border: Border) -> tuple[jax.Array, Sides]:

@@ -1,10 +1,20 @@
 """How the ops run: the seam between what an op means (`jaxcnn.ops`) and the program XLA is given.
 
 The functions here take arguments that the ops have checked and brought to one form: paddings in pixels, pairs
-for sizes, one image without a batch axis.
+for sizes. Convolutions take a batch of images, since that is what their programs are chosen for; a `jax.vmap` over
+them joins it.
 """
 
-from jaxcnn.ops.lowering.convolution import convolve
+from jaxcnn.ops.lowering.convolution import convolve, input_gradient, kernel_gradient
+from jaxcnn.ops.lowering.geometry import Geometry
 from jaxcnn.ops.lowering.pooling import window_argmax, window_max, window_sum
 
-__all__ = ["convolve", "window_argmax", "window_max", "window_sum"]
+__all__ = [
+    "Geometry",
+    "convolve",
+    "input_gradient",
+    "kernel_gradient",
+    "window_argmax",
+    "window_max",
+    "window_sum",
+]

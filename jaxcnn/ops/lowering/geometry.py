@@ -1,0 +1,36 @@
+"""The sizes and options of a convolution, as a value that primitives carry."""
+
+from dataclasses import dataclass, replace
+
+from jaxcnn.ops.check import Sides
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a kernel moves over an image.
+
+    Attributes:
+      strides: step of the kernel, (vertical, horizontal).
+      padding: zeros on each side, ((top, bottom), (left, right)); negative numbers cut pixels off.
+      dilation: distance between neighbouring taps, (vertical, horizontal).
+      groups: number of channel groups.
+    """
+
+    strides: tuple[int, int] = (1, 1)
+    padding: Sides = ((0, 0), (0, 0))
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    def times_groups(self, factor: int) -> "Geometry":
+        """Returns the same with so many times the groups."""
+        return replace(self, groups=self.groups * factor)
+
+    def output_size(self, size: tuple[int, int], kernel_size: tuple[int, int]) -> tuple[int, int]:
+        """Computes (height, width) of the output, for images and a kernel of given sizes."""
+        height, width = (
+            (size[axis] + sum(self.padding[axis]) - self.dilation[axis] * (kernel_size[axis] - 1) - 1)
+            // self.strides[axis]
+            + 1
+            for axis in (0, 1)
+        )
+        return height, width
