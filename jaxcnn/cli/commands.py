@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped at once; the last checkpoint is as it was", file=sys.stderr)
+        print("\nstopped at once; checkpoints are as they were", file=sys.stderr)
         return 130
 
 

@@ -66,7 +66,7 @@ class BarDisplay:
             "",
             total=epochs * steps_per_epoch,
             completed=first_step,
-            epoch=1,
+            epoch=min(first_step // steps_per_epoch + 1, epochs),
             training="compiling",
             validation="",
             rate="",
@@ -148,7 +148,7 @@ class Stopwatch:
     """
 
     def __init__(self, batch_size: int) -> None:
-        self._batch_size = batch_size
+        self._batch_size, self._rate = batch_size, 0.0
         self.restart()
 
     def restart(self) -> None:
@@ -159,11 +159,13 @@ class Stopwatch:
         """Counts a step.
 
         Returns:
-          Images per second of the epoch so far; 0 until its second step.
+          Images per second of the epoch so far; on its first step those of the epoch before, or 0.
         """
         now = time.monotonic()
         if self._steps == 0:
             self._since = now
         self._steps += 1
         seconds = now - self._since
-        return self._batch_size * (self._steps - 1) / seconds if seconds > 0 else 0.0
+        if seconds > 0:
+            self._rate = self._batch_size * (self._steps - 1) / seconds
+        return self._rate

@@ -18,6 +18,6 @@ def reported(*kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        layers = [note for note in getattr(error, "__notes__", []) if note.startswith("in layer ")]
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        raise CommandError("\n".join([str(text), *layers])) from error
+        # JAX's own notes are about tracebacks, which are not shown here.
+        places = [note for note in getattr(error, "__notes__", []) if note.startswith("in ")]
+        raise CommandError("\n".join([str(error), *places])) from error

@@ -93,11 +93,10 @@ def load_data(name: str) -> data.Dataset:
     if name not in DATA and (name.endswith(".npz") or Path(name).exists()):
         with reported(ValueError, OSError, TypeError):
             return data.load_npz(name)
-    reader = choose("data set", name, {**DATA, "FILE.npz": None})
-    if reader is None:
-        raise CommandError("FILE.npz stands for the path of a file with arrays `images` and `labels`")
+    if name not in DATA:
+        raise CommandError(unknown("data set", name, [*DATA, "FILE.npz"]))
     with reported(ImportError):
-        return reader()
+        return DATA[name]()
 
 
 def build_model(name: str, num_classes: int, image_shape: Shape) -> Sequential:

@@ -57,7 +57,7 @@ class Train:
 class Evaluate:
     """Evaluates the best epoch of a run on every example of a split."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
     split: Literal["test", "validation", "train"] = "test"
     """Which part of the data; the training set without augmentation."""
@@ -69,9 +69,9 @@ class Evaluate:
 class Predict:
     """Says what a run's model sees in image files: PNG or JPEG, grey or colour, of any size."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
-    images: tyro.conf.Positional[tuple[Path, ...]]
+    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE ...")]
     """Image files."""
     top: int = 3
     """Number of classes to print for each image."""
@@ -83,7 +83,7 @@ class Predict:
 class Summary:
     """Prints a model layer by layer: path, kind, output shape, parameters, multiply-adds and receptive field."""
 
-    model: tyro.conf.Positional[str] = ""
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")] = ""
     """Name of the model; without one, the models are listed."""
     image_shape: tuple[int, int, int] | None = None
     """Height, width and channels of the image; those that the model was made for if not given."""

@@ -78,8 +78,7 @@ def read_image(path: Path, shape: Shape) -> np.ndarray:
         raise CommandError(
             f"expected a PNG or JPEG image in {path}, got a file that cannot be read: {error}"
         ) from error
-    pixels = _on_ground(pixels.reshape(*pixels.shape[:2], channels), height / width)
-    return np.clip(np.asarray(ops.resize(jax.numpy.asarray(pixels), (height, width), antialias=True)), 0, 1)
+    return _fit(pixels.reshape(*pixels.shape[:2], channels), height, width)
 
 
 def _pixels(image: Image.Image, mode: str) -> np.ndarray:
@@ -94,14 +93,15 @@ def _pixels(image: Image.Image, mode: str) -> np.ndarray:
     return np.asarray(image.convert(mode), np.float32) / 255
 
 
-def _on_ground(pixels: np.ndarray, aspect: float) -> np.ndarray:
-    """Widens an image to the aspect height / width with the median colour of its border."""
-    height, width, _ = pixels.shape
-    more_rows = max(round(width * aspect) - height, 0)
-    more_columns = max(round(height / aspect) - width, 0)
+def _fit(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes an image to fit into a height and width, on a ground of the median colour of its border."""
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    ground = np.empty((height + more_rows, width + more_columns, pixels.shape[2]), np.float32)
+    ground = np.empty((height, width, pixels.shape[2]), np.float32)
     ground[:] = np.median(border, axis=0)
-    top, left = more_rows // 2, more_columns // 2
-    ground[top : top + height, left : left + width] = pixels
+    # Resized first: the ground around a very long picture would not fit into memory.
+    scale = min(height / pixels.shape[0], width / pixels.shape[1])
+    rows, columns = (max(round(size * scale), 1) for size in pixels.shape[:2])
+    top, left = (height - rows) // 2, (width - columns) // 2
+    fitted = ops.resize(jax.numpy.asarray(pixels), (rows, columns), antialias=True)
+    ground[top : top + rows, left : left + columns] = np.clip(fitted, 0, 1)
     return ground

@@ -36,10 +36,15 @@ class RunFolder:
             raise CommandError(
                 f"expected the folder of a run, with a config.json, got {path}; `jaxcnn train` makes one"
             )
-        with reported(json.JSONDecodeError, UnicodeDecodeError, OSError):
+        try:
             self.config: dict[str, Any] = json.loads(config.read_text())
+            options = set(self.config["options"])
+        except (ValueError, OSError, TypeError, KeyError) as error:
+            raise CommandError(
+                f"expected the options of a run in {config}, got a file that cannot be read: {error!r}"
+            ) from error
         known = {field.name for field in dataclasses.fields(Train)} - set(_PLACE)
-        if set(self.config.get("options", {})) != known:
+        if options != known:
             raise CommandError(f"expected the options {sorted(known)} in {config}; was it written by another version?")
 
     @classmethod
@@ -93,8 +98,14 @@ class RunFolder:
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return []
-        with reported(json.JSONDecodeError, UnicodeDecodeError, OSError):
-            return [json.loads(line) for line in path.read_text().splitlines()]
+        rows = []
+        for line in path.read_text().splitlines():
+            # Whoever was killed while writing left half a line, and nothing after it.
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return rows
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Adds a line to metrics.jsonl."""

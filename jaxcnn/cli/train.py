@@ -1,6 +1,9 @@
 """`jaxcnn train`."""
 
+import dataclasses
 import functools
+import math
+import shlex
 import signal
 import time
 import zlib
@@ -100,7 +103,12 @@ def set_up(options: Train) -> Experiment:
         splits = data.split(everything, seed=options.split_seed)
         batches = data.Batches(splits.train, options.batch_size, seed=options.seed)
     checksum = zlib.crc32(everything.labels.tobytes(), zlib.crc32(everything.images.tobytes()))
-    model = names.build_model(options.model, len(everything.class_names), everything.images.shape[1:])
+    shape = everything.images.shape[1:]
+    model = names.build_model(options.model, len(everything.class_names), shape)
+    augment = names.choose("augmentation", options.augment, names.AUGMENTATIONS)
+    if augment is not None:
+        with reported(ValueError):
+            jax.eval_shape(augment, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
     steps = batches.steps_per_epoch
     schedule = names.build_schedule(
         options.schedule, options.learning_rate, round(options.warmup_epochs * steps), options.epochs * steps
@@ -147,6 +155,8 @@ def train(options: Train, arguments: list[str]) -> int:
             _print_result(folder.path, result)
             return 0
     _check(options)
+    if options.data not in names.DATA and Path(options.data).exists():
+        options = dataclasses.replace(options, data=str(Path(options.data).absolute()))
     experiment = set_up(options)
     if folder is None:
         path = options.run_dir or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{options.model}-{options.seed}"
@@ -172,6 +182,7 @@ class _Run:
         self.eval_step = make_eval_step(experiment.model, dtype=experiment.dtype)
         self.checkpoints = Checkpoints(folder.checkpoints)
         self.rows: list[dict[str, Any]] = []
+        self.saved_step: int | None = None
         self.stopwatch = Stopwatch(options.batch_size)
         self.rate = 0.0
         self.interrupted = False
@@ -184,7 +195,7 @@ class _Run:
         self.best = Best(0, -1.0, 0.0, *jax.tree.map(jnp.copy, (train_state.params, train_state.state)))
         metrics = Metrics()
         if self.options.resume:
-            train_state, metrics = self._restore(train_state)
+            train_state, metrics = self._restore(train_state, metrics)
         elif self.folder.checkpoints.exists():
             raise CommandError(f"expected a new folder for the run, got checkpoints in {self.folder.path}")
         self.display = make_display(self.options.epochs, self.experiment.batches.steps_per_epoch, int(train_state.step))
@@ -197,7 +208,7 @@ class _Run:
         if fitted.stopped:
             self._draw_curves()
             print(f"stopped after step {int(fitted.train_state.step)}, with a checkpoint; go on with:")
-            print(f"  jaxcnn train --run-dir {self.folder.path} --resume")
+            print(f"  jaxcnn train --run-dir {shlex.quote(str(self.folder.path))} --resume")
             return 0
         self._finish()
         return 0
@@ -229,6 +240,8 @@ class _Run:
         params, state = progress.train_state.params, progress.train_state.state
         measured = self._evaluate(params, state, self.experiment.splits.validation)
         accuracy, loss = measured.accuracy(), measured.mean_loss()
+        if not math.isfinite(loss):
+            raise NonFiniteLossError(progress.step, loss)
         improved = (accuracy, -loss) > (self.best.accuracy, -self.best.loss)
         if improved:
             self.best = Best(progress.epoch, accuracy, loss, *jax.tree.map(jnp.copy, (params, state)))
@@ -256,7 +269,8 @@ class _Run:
 
     def _save(self, train_state: TrainState, metrics: Metrics) -> None:
         step = int(train_state.step)
-        if step == self.checkpoints.latest_step():
+        # Not `latest_step`, which may be a damaged checkpoint that a resumed run has to save again.
+        if step == self.saved_step:
             return
         meta = {
             "metrics": metrics._asdict(),
@@ -264,12 +278,18 @@ class _Run:
         }
         with reported(ValueError, CheckpointError):
             self.checkpoints.save(step, checkpoint_tree(train_state, self.best.params, self.best.state), meta)
+        self.saved_step = step
 
-    def _restore(self, train_state: TrainState) -> tuple[TrainState, Metrics]:
+    def _restore(self, train_state: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:
+        if self.checkpoints.latest_step() is None:
+            print("there is no checkpoint yet: starting again")
+            self.folder.keep_metrics(0)
+            return train_state, metrics
         with reported(FileNotFoundError, CheckpointError, ValueError):
             restored = self.checkpoints.restore(checkpoint_tree(train_state, self.best.params, self.best.state))
         for reason in restored.skipped:
             print(f"skipped a damaged checkpoint: {reason}")
+        self.saved_step = restored.step
         best = restored.tree["best"]
         self.best = Best(**restored.meta["best"], params=best["params"], state=best["state"])
         self.rows = self.folder.keep_metrics(restored.step // self.experiment.batches.steps_per_epoch)
@@ -314,8 +334,10 @@ class _Run:
         self.folder.write_result(result)
         self._draw_curves()
         figures.plot_confusion(test.labels, predictions, test.class_names, self.folder.path / "confusion.png")
+        # Images of other channels than grey or colour are drawn as their mean.
+        drawn = test.images if test.images.shape[3] in (1, 3) else test.images.mean(axis=3, keepdims=True)
         figures.plot_mistakes(
-            test.images, test.labels, predictions, probabilities, test.class_names, self.folder.path / "mistakes.png"
+            drawn, test.labels, predictions, probabilities, test.class_names, self.folder.path / "mistakes.png"
         )
         _print_result(self.folder.path, result)
 
@@ -331,10 +353,11 @@ def _interruptible(interrupt: Any) -> Iterator[None]:
     """Turns the first Ctrl-C (or a polite kill) into a call; the second one stops at once."""
 
     def handle(number: int, frame: FrameType | None) -> None:
-        interrupt()
-        print("\nstopping after this step; Ctrl-C again stops at once", flush=True)
+        # First of all, so that a second one stops at once even while this one is answered.
         for kind in kinds:
             signal.signal(kind, previous[kind])
+        interrupt()
+        print("\nstopping after this step; Ctrl-C again stops at once", flush=True)
 
     kinds = (signal.SIGINT, signal.SIGTERM)
     previous = {kind: signal.signal(kind, handle) for kind in kinds}
@@ -353,11 +376,11 @@ def _check(options: Train) -> None:
         ("epochs", options.epochs >= 1, "at least 1"),
         ("batch_size", options.batch_size >= 1, "at least 1"),
         ("learning_rate", options.learning_rate > 0, "above 0"),
-        ("warmup_epochs", options.warmup_epochs >= 0, "at least 0"),
+        ("warmup_epochs", 0 <= options.warmup_epochs < math.inf, "at least 0, and finite"),
         ("weight_decay", options.weight_decay >= 0, "at least 0"),
         ("clip_norm", options.clip_norm is None or options.clip_norm > 0, "above 0"),
         ("label_smoothing", 0 <= options.label_smoothing < 1, "in [0, 1)"),
-        ("seed", options.seed >= 0, "at least 0"),
+        ("seed", 0 <= options.seed < 2**63, "at least 0 and below 2**63"),
         ("split_seed", options.split_seed >= 0, "at least 0"),
         ("checkpoint_epochs", options.checkpoint_epochs >= 1, "at least 1"),
     ):

@@ -147,7 +147,7 @@ def load_npz(path: str | os.PathLike[str]) -> Dataset:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive}
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path!r} holds an array that cannot be read ({error}); write the file again") from error
     for name in ("images", "labels"):
         if name not in arrays:

@@ -11,10 +11,11 @@ A layer of your own joins in by registering its formulas:
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import singledispatch
-from math import prod
+from math import floor, prod
 from typing import NamedTuple
 
 import jax
@@ -36,12 +37,18 @@ from jaxcnn.types import Layer, Shape
 class Span(NamedTuple):
     """What one row (or column) of output pixels sees of the input, along one axis.
 
-    Output pixel i sees the `size` input pixels from `start + i * stride` on; those beyond the border are padding.
+    Output pixel i sees the input pixels from `start + i * stride` to `start + i * stride + extent`; those beyond the
+    border are padding. Behind a transposed convolution these are fractions, and the whole numbers between them count.
     """
 
-    size: int
+    extent: Fraction
     stride: Fraction
     start: Fraction
+
+    @property
+    def size(self) -> int:
+        """Largest number of input pixels that an output pixel sees."""
+        return floor(self.extent) + 1
 
 
 @dataclass(frozen=True)
@@ -70,16 +77,15 @@ class ReceptiveField:
 class Window(NamedTuple):
     """What one output pixel of a layer sees of the layer's own input, along one axis.
 
-    Output pixel i sees the `size` input pixels from `start + i * stride` on, `dilation` apart.
+    Output pixel i sees the input pixels from `start + i * stride` to `start + i * stride + extent`.
     """
 
-    size: int
+    extent: Fraction = Fraction(0)
     stride: Fraction = Fraction(1)
     start: Fraction = Fraction(0)
-    dilation: int = 1
 
 
-POINT = Window(1)
+POINT = Window()
 """Each output pixel sees the input pixel at its own place."""
 
 
@@ -109,9 +115,7 @@ def arithmetic(layer: Layer, input_shape: Shape) -> list[Row]:
       TypeError: a layer's formulas are not known; register them.
       ValueError: the shapes do not fit together; a note names the layer.
     """
-    pixel = Span(1, Fraction(1), Fraction(0))
-    field = ReceptiveField(pixel, pixel) if len(input_shape) == 3 else _whole(input_shape)
-    return list(_walk(layer, tuple(input_shape), field, "", tuple(input_shape)))
+    return list(_walk(layer, tuple(input_shape), _pixel(input_shape), "", tuple(input_shape)))
 
 
 def receptive_field(layer: Layer, input_shape: Shape) -> ReceptiveField:
@@ -122,13 +126,15 @@ def receptive_field(layer: Layer, input_shape: Shape) -> ReceptiveField:
       input_shape: (height, width, channels) of one image.
 
     Returns:
-      The field of the last layer.
+      The field of the last layer, a pixel if there is none. Behind a transposed convolution that is dilated, so that
+      its taps may miss pixels, or that undoes strides before it, the size is an upper bound.
 
     Raises:
       TypeError: a layer's formulas are not known; register them.
       ValueError: the shapes do not fit together.
     """
-    return arithmetic(layer, input_shape)[-1].receptive_field
+    rows = arithmetic(layer, input_shape)
+    return rows[-1].receptive_field if rows else _pixel(input_shape)
 
 
 def count_parameters(layer: Layer) -> int:
@@ -206,7 +212,7 @@ def _(layer: Sequential, shape: Shape) -> Shape:
 
 @output_shape.register
 def _(layer: Residual, shape: Shape) -> Shape:
-    return output_shape(layer.body, shape)
+    return _same_shape(output_shape(layer.body, shape), output_shape(layer.shortcut, shape))
 
 
 @output_shape.register
@@ -322,7 +328,8 @@ def _(layer: Conv, shape: Shape) -> tuple[Window, Window]:
     kernel, strides, dilation = _pairs(layer.kernel_size, layer.strides, layer.dilation)
     sides = ops.padding_sides((shape[0], shape[1]), kernel, strides, layer.padding, dilation)
     vertical, horizontal = (
-        Window(kernel[axis], Fraction(strides[axis]), Fraction(-sides[axis][0]), dilation[axis]) for axis in (0, 1)
+        Window(Fraction(dilation[axis] * (kernel[axis] - 1)), Fraction(strides[axis]), Fraction(-sides[axis][0]))
+        for axis in (0, 1)
     )
     return vertical, horizontal
 
@@ -331,11 +338,10 @@ def _(layer: Conv, shape: Shape) -> tuple[Window, Window]:
 def _(layer: ConvTranspose, shape: Shape) -> tuple[Window, Window]:
     kernel, strides, dilation = _pairs(layer.kernel_size, layer.strides, layer.dilation)
     sides = transpose_padding_sides(layer.padding)
-    # Output o collects input i where o = stride i + dilation tap - padding for some tap: a run of inputs, of which
-    # the widest counts.
+    # Output o collects input i where o = stride i + dilation tap - padding for some tap.
     vertical, horizontal = (
         Window(
-            size=(dilation[axis] * (kernel[axis] - 1)) // strides[axis] + 1,
+            extent=Fraction(dilation[axis] * (kernel[axis] - 1), strides[axis]),
             stride=Fraction(1, strides[axis]),
             start=Fraction(sides[axis][0] - dilation[axis] * (kernel[axis] - 1), strides[axis]),
         )
@@ -350,7 +356,9 @@ def _(layer: MaxPool | AvgPool, shape: Shape) -> tuple[Window, Window]:
     window = as_pair("window_shape", layer.window_shape)
     strides = window if layer.strides is None else as_pair("strides", layer.strides)
     sides = ops.padding_sides((shape[0], shape[1]), window, strides, layer.padding)
-    vertical, horizontal = (Window(window[axis], Fraction(strides[axis]), Fraction(-sides[axis][0])) for axis in (0, 1))
+    vertical, horizontal = (
+        Window(Fraction(window[axis] - 1), Fraction(strides[axis]), Fraction(-sides[axis][0])) for axis in (0, 1)
+    )
     return vertical, horizontal
 
 
@@ -358,7 +366,7 @@ def _(layer: MaxPool | AvgPool, shape: Shape) -> tuple[Window, Window]:
 def _(layer: AdaptiveAvgPool, shape: Shape) -> tuple[Window, Window]:
     output = as_pair("output_shape", layer.output_shape)
     vertical, horizontal = (
-        Window(max(-(-(i + 1) * size // n) - i * size // n for i in range(n)), Fraction(size, n))
+        Window(Fraction(max(-(-(i + 1) * size // n) - i * size // n for i in range(n)) - 1), Fraction(size, n))
         for size, n in zip(shape, output, strict=False)
     )
     return vertical, horizontal
@@ -421,16 +429,15 @@ def _walk(layer: Layer, shape: Shape, field: ReceptiveField, path: str, image: S
         body = list(_walk(layer.body, shape, field, path, image))
         around = list(_walk(layer.shortcut, shape, field, f"{path}/shortcut".lstrip("/"), image))
         ends = [rows[-1].receptive_field if rows else field for rows in (body, around)]
+        with _located(path):
+            _same_shape(*(rows[-1].output_shape if rows else shape for rows in (body, around)))
         *rows, last = [*body, *around]
         yield from rows
         yield last._replace(receptive_field=_union(ends[0], ends[1], image))
         return
-    try:
+    with _located(path):
         out = output_shape(layer, shape)
         work, seen = multiply_adds(layer, shape), windows(layer, shape)
-    except (TypeError, ValueError) as error:
-        error.add_note(f"in layer {path!r}")
-        raise
     if field.whole or seen is None or len(out) != 3:
         field = _whole(image)
     else:
@@ -438,11 +445,26 @@ def _walk(layer: Layer, shape: Shape, field: ReceptiveField, path: str, image: S
     yield Row(path, layer, out, count_parameters(layer), work, field)
 
 
+@contextmanager
+def _located(path: str) -> Iterator[None]:
+    """Says in a note on an error which layer it is about."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        error.add_note(f"in layer {path!r}")
+        raise
+
+
+def _same_shape(body: Shape, shortcut: Shape) -> Shape:
+    if body != shortcut:
+        raise ValueError(f"Residual expects body and shortcut to give the same shape, got {body} and {shortcut}")
+    return body
+
+
 def _through(span: Span, window: Window) -> Span:
     """Widens a span by a window over the pixels that have it."""
-    reach = window.dilation * (window.size - 1)
     return Span(
-        size=span.size + int(reach * span.stride),
+        extent=span.extent + window.extent * span.stride,
         stride=span.stride * window.stride,
         start=span.start + window.start * span.stride,
     )
@@ -454,16 +476,21 @@ def _union(one: ReceptiveField, other: ReceptiveField, image: Shape) -> Receptiv
 
     def join(a: Span, b: Span) -> Span:
         start = min(a.start, b.start)
-        return Span(int(max(a.start + a.size, b.start + b.size) - start), a.stride, start)
+        return Span(max(a.start + a.extent, b.start + b.extent) - start, a.stride, start)
 
     return ReceptiveField(join(one.height, other.height), join(one.width, other.width))
 
 
 def _whole(image: Shape) -> ReceptiveField:
     height, width = (image[0], image[1]) if len(image) == 3 else (1, 1)
-    return ReceptiveField(
-        Span(height, Fraction(height), Fraction(0)), Span(width, Fraction(width), Fraction(0)), whole=True
-    )
+    vertical, horizontal = (Span(Fraction(n - 1), Fraction(n), Fraction(0)) for n in (height, width))
+    return ReceptiveField(vertical, horizontal, whole=True)
+
+
+def _pixel(image: Shape) -> ReceptiveField:
+    """Returns the field of the image itself."""
+    pixel = Span(Fraction(0), Fraction(1), Fraction(0))
+    return ReceptiveField(pixel, pixel) if len(image) == 3 else _whole(image)
 
 
 def _image(layer: str, channels: int | None, shape: Shape) -> tuple[int, int]:

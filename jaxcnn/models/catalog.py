@@ -6,6 +6,7 @@ from typing import NamedTuple
 from jaxcnn.layers import Sequential
 from jaxcnn.models import lenet, perceptron, resnet, small
 from jaxcnn.types import Shape
+from jaxcnn.values import Partial
 
 
 class Entry(NamedTuple):
@@ -39,6 +40,11 @@ CATALOG: dict[str, Entry] = {
     "resnet50": Entry(resnet.resnet50, _IMAGENET, 1000, _ANY_SIZE),
     "resnet101": Entry(resnet.resnet101, _IMAGENET, 1000, _ANY_SIZE),
     "resnet152": Entry(resnet.resnet152, _IMAGENET, 1000, _ANY_SIZE),
+    "resnet18_cifar": Entry(Partial(resnet.resnet18, stem="cifar"), _CIFAR, 10, _ANY_SIZE),
+    "resnet34_cifar": Entry(Partial(resnet.resnet34, stem="cifar"), _CIFAR, 10, _ANY_SIZE),
+    "resnet50_cifar": Entry(Partial(resnet.resnet50, stem="cifar"), _CIFAR, 10, _ANY_SIZE),
+    "resnet101_cifar": Entry(Partial(resnet.resnet101, stem="cifar"), _CIFAR, 10, _ANY_SIZE),
+    "resnet152_cifar": Entry(Partial(resnet.resnet152, stem="cifar"), _CIFAR, 10, _ANY_SIZE),
     "resnet20": Entry(resnet.resnet20, _CIFAR, 10, _ANY_SIZE),
     "resnet32": Entry(resnet.resnet32, _CIFAR, 10, _ANY_SIZE),
     "resnet44": Entry(resnet.resnet44, _CIFAR, 10, _ANY_SIZE),

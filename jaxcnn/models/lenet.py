@@ -158,6 +158,7 @@ class Subsampling(Value):
         """Halves one image (height, width, channels)."""
         del train, key
         check_names("Subsampling parameters", params, ("scale", "bias"))
+        output_shape(self, x.shape)
         sums = 4 * ops.avg_pool(x, 2)
         return sums * params["scale"].astype(x.dtype) + params["bias"].astype(x.dtype), state
 
@@ -234,6 +235,8 @@ class Gaussian(Value):
 
 @output_shape.register
 def _(layer: Subsampling, shape: Shape) -> Shape:
+    if shape[2:] != (layer.channels,):
+        raise ValueError(f"Subsampling expects an image of {layer.channels} channels, got shape {shape}")
     return output_shape(MaxPool(2), shape)
 
 

@@ -25,6 +25,7 @@ from jaxcnn.layers import (
 )
 from jaxcnn.layers.arithmetic import Window, multiply_adds, windows
 from jaxcnn.layers.initializers import he_normal_fan_out
+from jaxcnn.layers.parameters import check_positive
 from jaxcnn.layers.stateless import Stateless
 from jaxcnn.types import Layer, Params, Shape, State
 from jaxcnn.values import Value
@@ -249,11 +250,21 @@ class ZeroPadShortcut(Stateless, Value):
     out_channels: int
     strides: int
 
+    def __post_init__(self) -> None:
+        check_positive("ZeroPadShortcut", "in_channels", self.in_channels)
+        check_positive("ZeroPadShortcut", "strides", self.strides)
+        if self.out_channels < self.in_channels:
+            raise ValueError(
+                f"ZeroPadShortcut expects at least as many output channels as the {self.in_channels} of the input, "
+                f"got {self.out_channels}"
+            )
+
     def apply(
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
     ) -> tuple[jax.Array, State]:
         """Shrinks and pads one image (height, width, in_channels)."""
         del params, train, key
+        output_shape(self, x.shape)
         taken = x[:: self.strides, :: self.strides]
         return jnp.pad(taken, ((0, 0), (0, 0), (0, self.out_channels - self.in_channels))), state
 

@@ -131,9 +131,9 @@ class Checkpoints:
         if filled := {name: array for name, array in arrays.items() if array.size}:
             items["leaves"] = ocp.args.PyTreeSave(filled)
 
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._set_damaged_aside()
         try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._set_damaged_aside()
             with self._open(cleanup_tmp_directories=True) as manager:
                 # Without force Orbax may decide not to save, and only returns False.
                 manager.save(step, args=ocp.args.Composite(**items), force=True)

@@ -154,7 +154,7 @@ def _split_groups(y: jax.Array, batch: int) -> jax.Array:
     return jnp.moveaxis(y.reshape(*y.shape[:-1], batch, y.shape[-1] // batch), -2, 0)
 
 
-def _fold_kernel_inputs(kernel: jax.Array, axis: int, groups: int) -> jax.Array:
+def _fold_kernel_inputs(kernel: jax.Array, axis: int) -> jax.Array:
     """Moves a batch axis of a kernel into its input channels: (height, width, batch * in, out)."""
     kernel = jnp.moveaxis(kernel, axis, 2)
     height, width, batch, channels, outputs = kernel.shape
@@ -183,7 +183,7 @@ def _batch_input_gradient(operands: Any, axes: Any, *, geometry: Geometry, input
         return _split_images(input_gradient(dy, kernel, geometry, input_size), batch), 0
     batch = kernel.shape[kernel_axis]
     if dy_axis is None:
-        dx = input_gradient(dy, _fold_kernel_inputs(kernel, kernel_axis, groups), geometry, input_size)
+        dx = input_gradient(dy, _fold_kernel_inputs(kernel, kernel_axis), geometry, input_size)
         return _split_channels(dx, batch, groups), 0
     folded = geometry.times_groups(batch)
     dx = input_gradient(_fold_groups(dy, dy_axis), _fold_groups(kernel, kernel_axis), folded, input_size)

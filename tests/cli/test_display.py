@@ -1,0 +1,199 @@
+import fcntl
+import io
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+import time
+
+import pytest
+
+from jaxcnn.cli import display
+from jaxcnn.cli.display import BarDisplay, LineDisplay, Stopwatch, make_display
+from jaxcnn.training import Metrics
+
+ROW = {
+    "epoch": 3,
+    "train_loss": 0.51239,
+    "train_accuracy": 0.8125,
+    "validation_accuracy": 0.7503,
+    "validation_loss": 0.6789,
+    "images_per_second": 12345.6,
+}
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def open_terminal(monkeypatch):
+    """Makes standard output a terminal of 80 columns whose characters can be read."""
+
+    def open_terminal():
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stdout", terminal)
+        monkeypatch.setenv("COLUMNS", "80")
+        monkeypatch.setenv("TERM", "xterm-256color")
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        return terminal
+
+    return open_terminal
+
+
+def lines(drawn):
+    """What was drawn, without colours: every line that stood there for a moment."""
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\n", re.sub(r"\x1b\[[0-9;]*m", "", drawn))
+    return [line for line in re.split(r"[\r\n]+", plain) if line.strip()]
+
+
+BAR = re.compile(
+    r"epoch +(?P<epoch>\d+)/(?P<epochs>\d+) [━╸╺]+ +loss (?P<loss>\d\.\d{3}) train (?P<train>\d+\.\d)% "
+    r"val (?P<val>\d+\.\d)% (?P<rate>[\d,]+) img/s (?P<left>\d\d:\d\d)"
+)
+
+
+def test_a_terminal_gets_a_bar_and_anything_else_lines(open_terminal, monkeypatch):
+    open_terminal()
+    assert isinstance(make_display(3, 5, 0), BarDisplay)
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert isinstance(make_display(3, 5, 0), LineDisplay)
+
+
+def test_the_bar_shows_epoch_loss_accuracies_images_per_second_and_time_left(open_terminal):
+    terminal = open_terminal()
+    with BarDisplay(4, 5, 0) as bar:
+        bar.step(11, 3, Metrics(30.0, 48, 64), 9876.5)
+        bar.epoch(ROW, best=False)
+        bar.step(20, 4, Metrics(32.0, 48, 64), 9876.5)
+    last = lines(terminal.getvalue())[-1]
+    found = BAR.search(last)
+    assert found, last
+    assert found.groupdict() == {
+        "epoch": "4",
+        "epochs": "4",
+        "loss": "0.500",
+        "train": "75.0",
+        "val": "75.0",
+        "rate": "9,876",
+        "left": "00:00",
+    }
+
+
+def test_the_bar_never_exceeds_the_terminal_and_gives_the_cursor_back(open_terminal):
+    terminal = open_terminal()
+    with BarDisplay(400, 50, 0) as bar:
+        bar.note("a line that is longer than the terminal " * 4)
+        bar.step(50, 100, Metrics(6400.0, 64, 64), 1_234_567.0)
+        bar.epoch({**ROW, "validation_accuracy": 1.0}, best=True)
+    assert max(map(len, lines(terminal.getvalue()))) <= 80
+    assert terminal.getvalue().count("\x1b[?25l") == terminal.getvalue().count("\x1b[?25h") == 1
+
+
+def test_a_new_best_epoch_gets_a_line_of_its_own_above_the_bar(open_terminal):
+    terminal = open_terminal()
+    with BarDisplay(4, 5, 0) as bar:
+        bar.epoch(ROW, best=False)
+        assert not any("best so far" in line for line in lines(terminal.getvalue()))
+        bar.epoch(ROW, best=True)
+    assert "best so far: epoch   3, validation 75.03%, loss 0.6789" in lines(terminal.getvalue())
+
+
+def test_a_note_is_printed_as_it_is(open_terminal):
+    terminal = open_terminal()
+    with BarDisplay(4, 5, 0) as bar:
+        bar.note("runs/[bold]7 [red]")
+    assert "runs/[bold]7 [red]" in lines(terminal.getvalue())
+
+
+@pytest.mark.parametrize(("first", "share"), [(0, 0.0), (10, 0.5)])
+def test_a_resumed_bar_starts_where_the_training_stands(open_terminal, first, share):
+    open_terminal()
+    with BarDisplay(4, 5, first) as bar:
+        task = bar._progress.tasks[0]
+        assert task.percentage == 100 * share
+
+
+def test_elsewhere_each_epoch_is_a_plain_line(capsys, monkeypatch):
+    clock = iter([100.0, 103.0, 107.0])
+    monkeypatch.setattr(display.time, "monotonic", lambda: next(clock))
+    with LineDisplay(5) as printed:
+        printed.note("[bold]a note")
+        printed.step(11, 3, Metrics(), 0.0)
+        printed.epoch(ROW, best=True)
+        printed.epoch({**ROW, "epoch": 4}, best=False)
+    # Resumed in the third epoch, which took 3 s; with the fourth it is 3.5 s an epoch, and one is left.
+    assert capsys.readouterr().out == (
+        "[bold]a note\n"
+        "epoch   3/5  loss 0.5124  train  81.25%  validation  75.03%  12,346 images/s  6 s left  best so far\n"
+        "epoch   4/5  loss 0.5124  train  81.25%  validation  75.03%  12,346 images/s  4 s left\n"
+    )
+
+
+def test_the_stopwatch_keeps_its_rate_over_the_first_step_of_an_epoch_and_leaves_out_what_lies_between(monkeypatch):
+    clock = iter([10.0, 12.0, 13.0, 50.0, 50.5])
+    monkeypatch.setattr(display.time, "monotonic", lambda: next(clock))
+    stopwatch = Stopwatch(64)
+    assert [stopwatch.step(), stopwatch.step(), stopwatch.step()] == [0.0, 64 / 2, 2 * 64 / 3]
+    stopwatch.restart()
+    assert [stopwatch.step(), stopwatch.step()] == [2 * 64 / 3, 64 / 0.5]
+
+
+def test_two_steps_at_the_same_moment_have_no_rate(monkeypatch):
+    monkeypatch.setattr(display.time, "monotonic", lambda: 1.0)
+    stopwatch = Stopwatch(64)
+    assert [stopwatch.step(), stopwatch.step()] == [0.0, 0.0]
+
+
+# A new session takes the terminal as its own, so that Ctrl-C typed there reaches it as a signal.
+IN_TERMINAL = (
+    "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from jaxcnn.cli import main; sys.exit(main())"
+)
+
+
+def test_in_a_real_terminal_the_bar_is_drawn_and_ctrl_c_stops_with_a_checkpoint(words, environment, tmp_path, saved):
+    run = tmp_path / "run"
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_TERMINAL, *map(str, words(run, "--epochs", 10**6, "--augment", "none"))],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment | {"TERM": "xterm-256color"},
+        start_new_session=True,
+    )
+    os.close(theirs)
+    drawn, deadline, typed = b"", time.monotonic() + 120, False
+    try:
+        while time.monotonic() < deadline:
+            try:
+                read = os.read(ours, 65536)
+            except OSError:  # how Linux tells that the other side is closed
+                break
+            if not read:
+                break
+            drawn += read
+            if not typed and BAR.search("\n".join(lines(drawn[-20_000:].decode(errors="ignore")))):
+                os.write(ours, b"\x03")
+                typed = True
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    shown = lines(drawn.decode().replace("^C", ""))  # which the terminal itself echoes
+    frames = [found for line in shown if (found := BAR.search(line))]
+    assert frames[-1]["epochs"] == "1000000"
+    assert sum("best so far: epoch" in line for line in shown) >= 1
+    assert max(len(line) for line in shown if line.startswith("epoch ")) <= 100
+    assert any(line.startswith("stopping after this step; Ctrl-C again stops at once") for line in shown)
+    stopped = re.fullmatch(r"stopped after step (\d+), with a checkpoint; go on with:", shown[-2])
+    assert stopped, shown[-3:]
+    assert shown[-1] == f"  jaxcnn train --run-dir {run} --resume"
+    assert drawn.decode().rindex("\x1b[?25h") > drawn.decode().rindex("\x1b[?25l")  # the cursor is back
+    assert saved(run).step == int(stopped[1])

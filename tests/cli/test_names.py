@@ -1,0 +1,246 @@
+import math
+import re
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxcnn.cli import main, names
+from jaxcnn.cli.errors import CommandError, reported
+from jaxcnn.models.catalog import CATALOG
+
+PARAMS = {"conv": {"kernel": jnp.full(3, 2.0), "bias": jnp.full(3, 2.0)}, "norm": {"scale": jnp.full(3, 2.0)}}
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "nearest", "known"),
+    [
+        (["train", "--model", "lenet"], "model 'lenet'", "lenet5", CATALOG),
+        (["train", "--model", "ResNet18"], "model 'ResNet18'", "resnet18", CATALOG),
+        (["summary", "resnet-50"], "model 'resnet-50'", "resnet50", CATALOG),
+        (["train", "--data", "digit"], "data set 'digit'", "digits", ["digits", "FILE.npz"]),
+        (["train", "--optimizer", "adamwd"], "optimizer 'adamwd'", "adamw", names.OPTIMIZERS),
+        (["train", "--augment", "afine"], "augmentation 'afine'", "affine", names.AUGMENTATIONS),
+    ],
+)
+def test_an_unknown_name_lists_the_known_ones_and_the_nearest(
+    jaxcnn, tmp_path, monkeypatch, words, kind, nearest, known
+):
+    monkeypatch.chdir(tmp_path)
+    done = jaxcnn(*words)
+    assert done.status == 2
+    assert done.err == f"error: unknown {kind}; did you mean {nearest}?\nknown: {', '.join(known)}\n"
+    assert list(tmp_path.iterdir()) == []  # no folder of a run that never was
+
+
+@pytest.mark.parametrize("option", ["--model", "--data", "--optimizer", "--augment"])
+def test_a_name_that_resembles_none_gets_no_guess(jaxcnn, option):
+    done = jaxcnn("train", option, "qqqqqq")
+    assert done.status == 2
+    assert re.fullmatch(r"error: unknown [a-z ]+ 'qqqqqq'\nknown: .+\n", done.err)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian"], r"Available subcommands: train, evaluate, predict, summary"),
+        (["train", "--modle", "mlp"], r"Perhaps you meant:\s+--model"),
+        (["train", "--schedule", "cos"], r"invalid choice 'cos' .* Expected one of \('cosine', 'linear', 'constant'\)"),
+        (["train", "--epochs", "many"], r"--epochs"),
+        (["evaluate"], r"required"),
+    ],
+)
+def test_words_that_are_no_command_or_option_say_what_there_is(jaxcnn, words, message):
+    done = jaxcnn(*words)
+    assert done.status == 2
+    text = re.sub(r"[│╭╮╰╯─\s]+", " ", done.out + done.err)
+    assert re.search(message, text)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], []])
+def test_help_lists_the_commands(jaxcnn, words):
+    done = jaxcnn(*words)
+    assert done.status == 0
+    for command in ("train", "evaluate", "predict", "summary"):
+        assert f"• {command} " in done.out
+
+
+@pytest.mark.parametrize(
+    ("command", "mentioned"),
+    [
+        ("train", ["--model", "--resume", "--run-dir", "(default: lenet5)", *names.OPTIMIZERS, *names.AUGMENTATIONS]),
+        ("evaluate", ["Folder of the run", "--split {test,validation,train}", "--batch-size"]),
+        ("predict", ["Folder of the run", "--top", "--invert", "PNG or JPEG"]),
+        ("summary", ["Name of the model", "--image-shape", "--num-classes"]),
+    ],
+)
+def test_help_of_a_command_explains_its_options(jaxcnn, command, mentioned):
+    done = jaxcnn(command, "--help")
+    assert done.status == 0
+    for word in mentioned:
+        assert word in done.out
+
+
+def test_the_words_of_the_process_are_taken_where_none_are_given(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["jaxcnn", "summary", "nonsense"])
+    assert main() == 2
+    assert "unknown model 'nonsense'" in capsys.readouterr().err
+
+
+def test_without_the_packages_of_the_command_line_it_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    for module in ("commands", "options"):
+        monkeypatch.delitem(sys.modules, f"jaxcnn.cli.{module}", raising=False)
+    monkeypatch.delattr("jaxcnn.cli.commands", raising=False)
+    assert main(["summary"]) == 2
+    assert capsys.readouterr().err == "error: the command line needs tyro: pip install 'jaxcnn[cli]'\n"
+
+
+def test_errors_of_the_user_lose_their_traceback_but_not_the_layer_they_came_from():
+    error = ValueError("expected a kernel")
+    error.add_note("in layer 'stage1/conv'")
+    with pytest.raises(CommandError, match=r"^expected a kernel\nin layer 'stage1/conv'$"), reported(ValueError):
+        raise error
+    with pytest.raises(ZeroDivisionError), reported(ValueError):
+        raise ZeroDivisionError
+
+
+def test_the_digits_have_a_name():
+    digits = names.load_data("digits")
+    assert digits.images.shape == (1797, 32, 32, 1)
+
+
+def test_an_npz_file_is_data_too(npz, digits8):
+    data = names.load_data(str(npz))
+    np.testing.assert_array_equal(np.round(data.images[..., 0] * 255).astype(np.uint8), digits8[0])
+    np.testing.assert_array_equal(data.labels, digits8[1])
+
+
+def arrays(**changes):
+    images = np.zeros((30, 8, 8), np.uint8)
+    return {"images": images, "labels": np.arange(30) % 3, **changes}
+
+
+def without(name):
+    return {key: value for key, value in arrays().items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no file '.*bad.npz'; expected an .npz file with 'images' and 'labels'"),
+        (b"", "'.*bad.npz' is not an .npz file; write one with numpy.savez"),
+        (b"PK\x03\x04 and nothing more", "'.*bad.npz' is not an .npz file; write one with numpy.savez"),
+        (without("images"), r"'.*bad.npz' has no array 'images', it has \['labels'\]; add it with numpy.savez"),
+        (without("labels"), r"'.*bad.npz' has no array 'labels', it has \['images'\]; add it with numpy.savez"),
+        (arrays(labels=np.arange(29) % 3), "images and labels must be as many, got 30 images and 29 labels"),
+        (arrays(labels=np.arange(30) % 3 + 1), "cannot count the classes: 3 different labels lie between 1 and 3"),
+        (
+            arrays(labels=np.arange(30) % 3, class_names=np.array(["a", "b"])),
+            r"labels must be in \[0, 2\), got 2 at index 2; number the classes from 0, or name them all",
+        ),
+        (
+            arrays(labels=np.arange(30) % 3 - 1, class_names=np.array(["a", "b"])),
+            r"labels must be in \[0, 2\), got -1 at index 0",
+        ),
+        (arrays(labels=np.arange(30) % 3 / 2), "labels must be integers, got float64"),
+        (
+            arrays(images=np.zeros((0, 8, 8), np.uint8), labels=np.zeros(0, int)),
+            "images must hold at least one example",
+        ),
+        (arrays(images=np.full((30, 8, 8), 7.0)), r"floating point images must be in \[0, 1\], got values from 7 to 7"),
+        (arrays(images=np.full((30, 8, 8), np.nan)), "images must be finite, but image 0 holds nan"),
+        (arrays(labels=np.arange(30) // 28), "split needs at least 3 examples of every class, .* got 2 of class '1'"),
+    ],
+)
+def test_data_that_cannot_be_used_are_refused_before_a_run_is_made(jaxcnn, tmp_path, content, message):
+    path, run = tmp_path / "bad.npz", tmp_path / "run"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        np.savez(path, **content)
+    done = jaxcnn("train", "--model", "mlp", "--batch-size", 4, "--data", path, "--run-dir", run)
+    assert done.status == 2
+    assert re.match(f"error: {message}", done.err)
+    assert not run.exists()
+
+
+def test_a_cut_npz_file_is_refused(jaxcnn, npz, tmp_path):
+    whole = npz.read_bytes()
+    cut = tmp_path / "cut.npz"
+    cut.write_bytes(whole[: len(whole) // 2] + whole[len(whole) // 2 + 100 :])
+    done = jaxcnn("train", "--data", cut)
+    assert done.status == 2
+    assert re.match(r"error: '.*cut.npz' (holds an array that cannot be read|is not an .npz file)", done.err)
+
+
+def test_the_word_for_a_file_is_no_file(jaxcnn, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = jaxcnn("train", "--data", "FILE.npz")
+    assert done.status == 2
+    assert "there is no file 'FILE.npz'" in done.err
+
+
+def test_a_model_that_cannot_take_the_images_is_refused(jaxcnn, words, tmp_path):
+    done = jaxcnn(*words(tmp_path / "run", "--model", "lenet5"))
+    assert done.status == 2
+    assert "expected a kernel that fits the padded image of 2x2 pixels, got one that spans 5x5" in done.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", names.OPTIMIZERS)
+def test_every_optimizer_decays_kernels_only(name):
+    schedule = optax.constant_schedule(0.1)
+    grown = {}
+    for decay in (0.0, 0.5):
+        optimizer = names.build_optimizer(name, schedule, weight_decay=decay, clip_norm=None)
+        gradients = {"conv": {"kernel": jnp.ones(3), "bias": jnp.ones(3)}, "norm": {"scale": jnp.ones(3)}}
+        state, params = optimizer.init(PARAMS), PARAMS
+        for _ in range(2):
+            updates, state = optimizer.update(gradients, state, params)
+            params = optax.apply_updates(params, updates)
+        grown[decay] = params
+    for name in ("conv/bias", "norm/scale"):
+        layer, leaf = name.split("/")
+        np.testing.assert_array_equal(grown[0.0][layer][leaf], grown[0.5][layer][leaf])
+    assert not np.allclose(grown[0.0]["conv"]["kernel"], grown[0.5]["conv"]["kernel"], rtol=1e-7)
+
+
+def test_sgd_has_nesterov_momentum():
+    optimizer = names.build_optimizer("sgd", optax.constant_schedule(0.1), weight_decay=0.5, clip_norm=None)
+    state, params = optimizer.init(PARAMS), PARAMS
+    expected, trace = 2.0, 0.0
+    for _ in range(3):
+        gradients = {"conv": {"kernel": jnp.ones(3), "bias": jnp.ones(3)}, "norm": {"scale": jnp.ones(3)}}
+        updates, state = optimizer.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+        gradient = 1.0 + 0.5 * expected
+        trace = gradient + 0.9 * trace
+        expected -= 0.1 * (gradient + 0.9 * trace)
+    np.testing.assert_allclose(params["conv"]["kernel"], expected, rtol=1e-6)
+
+
+def test_the_norm_that_is_clipped_is_that_of_the_whole_gradient():
+    optimizer = names.build_optimizer("sgd", optax.constant_schedule(1.0), weight_decay=0.0, clip_norm=1.5)
+    gradients = {"conv": {"kernel": jnp.ones(3), "bias": jnp.ones(3)}, "norm": {"scale": jnp.full(3, -1.0)}}
+    updates, _ = optimizer.update(gradients, optimizer.init(PARAMS), PARAMS)
+    np.testing.assert_allclose(updates["conv"]["kernel"], -1.9 * 1.5 / 3, rtol=1e-6)  # the norm is 3
+    np.testing.assert_allclose(updates["norm"]["scale"], 1.9 * 1.5 / 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize("warmup", [0, 5])
+def test_the_learning_rate_rises_then_falls(kind, warmup):
+    schedule = names.build_schedule(kind, 0.4, warmup, 20)
+    for step in range(21):
+        progress = (step - warmup) / (20 - warmup)
+        after = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress, "constant": 1.0}[kind]
+        expected = 0.4 * (step / warmup if step < warmup else after)
+        assert float(schedule(step)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_training_that_is_all_warm_up_only_rises():
+    schedule = names.build_schedule("cosine", 0.4, 40, 20)
+    assert [float(schedule(step)) for step in (0, 10, 20)] == pytest.approx([0.0, 0.1, 0.2])

@@ -1,0 +1,303 @@
+import re
+import struct
+import tracemalloc
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxcnn import data
+from jaxcnn.cli import predict
+from jaxcnn.cli.errors import CommandError
+
+
+def some_pixels(height=8, width=8, channels=()):
+    return np.random.default_rng(0).integers(0, 256, (height, width, *channels), dtype=np.uint8)
+
+
+def save(path, image, **options):
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path, **options)
+    return path
+
+
+def raw_png(path, rows, bits, kind):
+    """Writes a PNG from the bytes of its rows, for the kinds that Pillow cannot write."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    height, samples = rows.shape[0], {0: 1, 2: 3, 4: 2, 6: 4}[kind]
+    header = struct.pack(">IIBBBBB", rows.shape[1] // samples, height, bits, kind, 0, 0, 0)
+    scanlines = b"".join(b"\0" + row.astype(f">u{bits // 8}").tobytes() for row in rows)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(scanlines)) + chunk(b"IEND", b"")
+    )
+    return path
+
+
+@pytest.fixture
+def png(tmp_path):
+    return tmp_path / "image.png"
+
+
+def test_a_grey_image_of_the_right_size_is_read_exactly(png):
+    pixels = some_pixels()
+    image = predict.read_image(save(png, pixels), (8, 8, 1))
+    assert image.dtype == np.float32
+    np.testing.assert_array_equal(image[..., 0], pixels.astype(np.float32) / 255)
+
+
+def test_a_colour_image_of_the_right_size_is_read_exactly(png):
+    pixels = some_pixels(8, 8, (3,))
+    np.testing.assert_array_equal(predict.read_image(save(png, pixels), (8, 8, 3)), pixels.astype(np.float32) / 255)
+
+
+def test_a_grey_image_gives_a_colour_model_three_equal_channels(png):
+    pixels = some_pixels()
+    image = predict.read_image(save(png, pixels), (8, 8, 3))
+    np.testing.assert_array_equal(image, np.repeat(pixels[..., None], 3, axis=2).astype(np.float32) / 255)
+
+
+def test_a_colour_image_gives_a_grey_model_its_luma(png):
+    pixels = some_pixels(8, 8, (3,))
+    image = predict.read_image(save(png, pixels), (8, 8, 1))
+    # ITU-R 601-2, as Pillow documents it.
+    np.testing.assert_allclose(image[..., 0], pixels @ [0.299, 0.587, 0.114] / 255, atol=1.01 / 255)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_transparent_pixels_are_white(png, channels):
+    pixels = some_pixels(8, 8, (4,))
+    pixels[..., 3] = np.where(np.arange(8) < 4, 0, 255)
+    image = predict.read_image(save(png, pixels), (8, 8, channels))
+    opaque = predict.read_image(save(png, pixels[..., :3]), (8, 8, channels))
+    np.testing.assert_array_equal(image[:, :4], 1)
+    np.testing.assert_array_equal(image[:, 4:], opaque[:, 4:])
+
+
+def test_half_transparent_pixels_are_blended_with_white(png):
+    pixels = np.zeros((8, 8, 4), np.uint8)
+    pixels[..., 3] = 64
+    np.testing.assert_allclose(predict.read_image(save(png, pixels), (8, 8, 1)), 191 / 255, atol=1.01 / 255)
+
+
+def test_grey_with_transparency_is_blended_too(png):
+    grey, alpha = some_pixels(), np.where(np.arange(64).reshape(8, 8) % 2, 255, 0).astype(np.uint8)
+    save(png, Image.merge("LA", [Image.fromarray(grey), Image.fromarray(alpha)]))
+    image = predict.read_image(png, (8, 8, 1))
+    np.testing.assert_array_equal(image[..., 0], np.where(alpha == 255, grey, 255).astype(np.float32) / 255)
+
+
+@pytest.mark.parametrize("transparent", [False, True])
+def test_a_palette_is_looked_up(png, transparent):
+    places = np.arange(64, dtype=np.uint8).reshape(8, 8) % 4
+    colours = np.array([[255, 0, 0], [0, 200, 0], [10, 20, 30], [255, 255, 255]], np.uint8)
+    image = Image.fromarray(places).convert("P")
+    image.putdata(places.ravel().tolist())
+    image.putpalette(colours.ravel().tolist())
+    expected = colours[places]
+    if transparent:
+        expected = np.where(places[..., None] == 1, 255, expected)
+    save(png, image, **({"transparency": 1} if transparent else {}))
+    with Image.open(png) as file:
+        assert file.mode == "P"
+    np.testing.assert_array_equal(predict.read_image(png, (8, 8, 3)), expected.astype(np.float32) / 255)
+
+
+def test_black_and_white_is_0_and_1(png):
+    bits = some_pixels() > 127
+    np.testing.assert_array_equal(predict.read_image(save(png, Image.fromarray(bits)), (8, 8, 1))[..., 0], bits)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bit_grey_is_scaled_not_clipped(png, channels):
+    pixels = np.random.default_rng(0).integers(0, 65536, (8, 8)).astype(np.uint16)
+    image = predict.read_image(raw_png(png, pixels, 16, 0), (8, 8, channels))
+    for channel in range(channels):
+        np.testing.assert_allclose(image[..., channel], pixels / 65535, atol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "samples"), [(2, 3), (4, 2), (6, 4)])
+def test_16_bit_colour_and_transparency_are_read_to_8_bits(png, kind, samples):
+    pixels = np.random.default_rng(0).integers(0, 65536, (8, 8, samples)).astype(np.uint16)
+    if kind in (4, 6):
+        pixels[..., -1] = 65535
+    image = predict.read_image(raw_png(png, pixels.reshape(8, -1), 16, kind), (8, 8, 3))
+    colours = pixels[..., :3] if samples > 2 else pixels[..., :1]
+    np.testing.assert_allclose(image, np.broadcast_to(colours / 65535, (8, 8, 3)), atol=1.01 / 255)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_jpeg_is_read(tmp_path, mode):
+    ramp = np.linspace(0, 255, 32).astype(np.uint8)
+    image = Image.fromarray(np.repeat(np.add.outer(ramp // 2, ramp // 2)[..., None], 3, axis=2)).convert(mode)
+    read = predict.read_image(save(tmp_path / "image.jpg", image, quality=95), (32, 32, 1))
+    np.testing.assert_allclose(read[..., 0], np.add.outer(ramp // 2, ramp // 2) / 255, atol=0.03)
+
+
+def test_a_picture_is_turned_as_its_camera_noted(tmp_path):
+    pixels = np.tile(np.repeat(np.array([0, 255], np.uint8), 8), (16, 1))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    read = predict.read_image(save(tmp_path / "image.jpg", pixels, quality=95, exif=exif), (16, 16, 1))
+    np.testing.assert_allclose(read[:8], 0, atol=0.05)
+    np.testing.assert_allclose(read[8:], 1, atol=0.05)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 8), (500, 20), (20, 500), (1000, 1000)])
+@pytest.mark.parametrize("grey", [0, 100, 255])
+def test_an_even_image_of_any_size_stays_even(png, size, grey):
+    image = predict.read_image(save(png, np.full(size, grey, np.uint8)), (8, 12, 1))
+    assert image.shape == (8, 12, 1)
+    np.testing.assert_allclose(image, grey / 255, atol=1e-6)
+
+
+def test_a_picture_of_another_aspect_stands_in_the_middle_of_its_own_ground(png):
+    # A white square on dark ground, left in a wide picture; the dark rows above and below are new.
+    pixels = np.full((8, 24), 51, np.uint8)
+    pixels[2:6, 3:9] = 255
+    image = predict.read_image(save(png, pixels), (24, 24, 1))[..., 0]
+    expected = np.full((24, 24), 0.2)
+    expected[10:14, 3:9] = 1
+    np.testing.assert_allclose(image, expected, atol=1e-6)
+    image = predict.read_image(save(png, pixels.T.copy()), (24, 24, 1))[..., 0]
+    np.testing.assert_allclose(image, expected.T, atol=1e-6)
+
+
+def test_a_large_picture_is_averaged_down_not_sampled(png):
+    # Two columns of every eight are white, and lie just where samples would be taken.
+    pixels = np.tile(np.array([0, 0, 0, 255, 255, 0, 0, 0], np.uint8), (64, 8))
+    image = predict.read_image(save(png, pixels), (8, 8, 1))[:, 1:-1]
+    np.testing.assert_allclose(image, 0.25, atol=0.02)
+
+
+def test_a_larger_digit_keeps_its_shape(png, digits8):
+    pixels = digits8[0][0]
+    image = predict.read_image(save(png, np.kron(pixels, np.ones((16, 16), np.uint8))), (8, 8, 1))
+    assert np.corrcoef(image.ravel(), pixels.ravel())[0, 1] > 0.97
+
+
+def test_a_very_long_picture_does_not_fill_the_memory(png):
+    # 1 x 10,000 pixels: a square around it would hold 100 million.
+    line = np.zeros((1, 10_000), np.uint8)
+    line[:, 5_000:] = 255
+    save(png, line)
+    tracemalloc.start()
+    image = predict.read_image(png, (8, 8, 1))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert image.shape == (8, 8, 1)
+    assert peak < 50e6
+
+
+def test_a_model_of_other_channels_has_no_image_files(png):
+    with pytest.raises(CommandError, match="predict reads images of 1 or 3 channels, but the model wants 2"):
+        predict.read_image(save(png, some_pixels()), (8, 8, 2))
+
+
+def answer(line):
+    """Splits "image.png  7 98.1%  1 1.2%" into the name and the classes with their percents."""
+    name, *classes = re.split(r"  +", line)
+    return name, [(c.split(" ")[0], float(c.split(" ")[1].rstrip("%"))) for c in classes]
+
+
+def test_saved_digits_get_the_classes_that_the_arrays_get(jaxcnn, finished, saved, npz, tmp_path):
+    test = data.split(data.load_npz(npz), seed=0).test
+    leaves = saved(finished).leaves
+    arrays = {name: np.frombuffer(content, dtype).reshape(shape) for name, (dtype, shape, content) in leaves.items()}
+    y = test.images.reshape(60, -1)
+    for name in ("dense1", "dense2", "head"):
+        y = y @ arrays[f"best/params/{name}/kernel"] + arrays[f"best/params/{name}/bias"]
+        y = y if name == "head" else np.maximum(y, 0)
+    probabilities = np.exp(y) / np.exp(y).sum(1, keepdims=True)
+
+    files = [
+        save(tmp_path / f"{k}.png", np.round(image[..., 0] * 255).astype(np.uint8))
+        for k, image in enumerate(test.images)
+    ]
+    done = jaxcnn("predict", finished, *files)
+    assert done.status == 0
+    lines = done.out.splitlines()
+    assert len(lines) == 60
+    for file, line, expected in zip(files, lines, probabilities, strict=True):
+        name, classes = answer(line)
+        assert name == str(file)
+        assert [c for c, _ in classes] == [str(k) for k in np.argsort(-expected)[:3]]
+        assert [p for _, p in classes] == pytest.approx(np.sort(100 * expected)[::-1][:3], abs=0.051)
+
+
+@pytest.mark.parametrize(("top", "shown"), [(1, 1), (10, 10), (99, 10)])
+def test_top_says_how_many_classes_are_printed(jaxcnn, finished, png, top, shown):
+    done = jaxcnn("predict", finished, save(png, some_pixels()), "--top", top)
+    _, classes = answer(done.out.rstrip("\n"))
+    assert len(classes) == shown
+    percents = [percent for _, percent in classes]
+    assert percents == sorted(percents, reverse=True)
+    if shown == 10:
+        assert sum(percents) == pytest.approx(100, abs=0.5)
+
+
+def test_inverting_exchanges_light_and_dark(jaxcnn, finished, digits8, tmp_path):
+    light = save(tmp_path / "light.png", digits8[0][0])
+    dark = save(tmp_path / "dark.png", 255 - digits8[0][0])
+    plain, inverted = jaxcnn("predict", finished, light), jaxcnn("predict", finished, dark, "--invert")
+    assert answer(plain.out.strip())[1] == answer(inverted.out.strip())[1]
+    assert answer(jaxcnn("predict", finished, dark).out.strip())[1] != answer(plain.out.strip())[1]
+
+
+def test_the_names_of_the_classes_are_printed(jaxcnn, words, no_pictures, digits8, tmp_path):
+    names = np.array([f"digit-{k}" for k in range(10)])
+    np.savez(tmp_path / "named.npz", images=digits8[0], labels=digits8[1], class_names=names)
+    options = ["--data", tmp_path / "named.npz", "--epochs", 1, "--augment", "none"]
+    jaxcnn(*words(tmp_path / "run", *options))
+    done = jaxcnn("predict", tmp_path / "run", save(tmp_path / "image.png", digits8[0][0]), "--top", 10)
+    assert sorted(name for name, _ in answer(done.out.strip())[1]) == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "expected an image file, but there is no {path}"),
+        (b"", "expected an image in {path}, got an empty file"),
+        (
+            b"\x89PNG\r\n\x1a\n and nothing more",
+            "expected a PNG or JPEG image in {path}, got a file that cannot be read: ",
+        ),
+        (b"hello", "expected a PNG or JPEG image in {path}, got a file that cannot be read: "),
+        ("cut", "expected a PNG or JPEG image in {path}, got a file that cannot be read: "),
+        ("flipped", "expected a PNG or JPEG image in {path}, got a file that cannot be read: "),
+        ("folder", "expected a PNG or JPEG image in {path}, got a file that cannot be read: "),
+    ],
+)
+def test_a_file_that_is_no_image_is_named(jaxcnn, finished, png, content, message):
+    good = save(png.with_name("good.png"), some_pixels(64, 64))
+    whole = good.read_bytes()
+    if content == "folder":
+        png.mkdir()
+    elif content == "cut":
+        png.write_bytes(whole[: len(whole) // 2])
+    elif content == "flipped":
+        png.write_bytes(whole[:100] + bytes([whole[100] ^ 0xFF]) + whole[101:])
+    elif content is not None:
+        png.write_bytes(content)
+    done = jaxcnn("predict", finished, good, png)
+    assert done.status == 2
+    assert done.err.startswith("error: " + message.format(path=png))
+    assert done.out == ""
+
+
+def test_no_images_and_no_classes_are_refused(jaxcnn, finished, png):
+    assert jaxcnn("predict", finished).err == (
+        "error: predict expects image files, got none: jaxcnn predict RUN image.png ...\n"
+    )
+    assert jaxcnn("predict", finished, png, "--top", 0).err == "error: --top expects a number at least 1, got 0\n"
+
+
+def test_a_folder_that_is_no_run_is_refused(jaxcnn, tmp_path):
+    done = jaxcnn("predict", tmp_path, Path("image.png"))
+    assert done.status == 2
+    assert done.err == (
+        f"error: expected the folder of a run, with a config.json, got {tmp_path}; `jaxcnn train` makes one\n"
+    )

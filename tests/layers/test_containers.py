@@ -1,0 +1,367 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcnn import batched, trees
+from jaxcnn.layers import (
+    BatchNorm,
+    Conv,
+    Dense,
+    Dropout,
+    Function,
+    GlobalAvgPool,
+    Initializer,
+    Residual,
+    Sequential,
+    identity,
+)
+
+
+def double(x):
+    return 2 * x
+
+
+def add(x, *, amount):
+    return x + amount
+
+
+DOUBLE, NEGATE, RELU = Function(double), Function(jnp.negative), Function(jax.nn.relu)
+VECTOR = jnp.array([-1.0, 0.0, 3.0])
+
+
+def run(layer, x, **options):
+    params, state = layer.init(jax.random.key(0))
+    return layer.apply(params, state, x, **{"train": False, **options})
+
+
+def places(caught):
+    """Returns the notes of the containers: jax adds one of its own where it shortens the traceback."""
+    return [note for note in caught.value.__notes__ if note.startswith("in layer")]
+
+
+def block(in_channels, out_channels):
+    return Sequential(conv1=Conv(in_channels, out_channels), norm1=BatchNorm(out_channels))
+
+
+def nested():
+    return Sequential(
+        stem=Conv(3, 4),
+        stage1=Sequential(block0=Residual(block(4, 4)), block1=Residual(block(4, 8), Sequential(conv=Conv(4, 8, 1)))),
+        pool=GlobalAvgPool(),
+        head=Dense(8, 2),
+    )
+
+
+# Sequential
+
+
+def test_layers_apply_in_the_order_they_are_written():
+    np.testing.assert_array_equal(run(Sequential(a=Function(add, amount=1), b=DOUBLE), VECTOR)[0], [0, 2, 8])
+    np.testing.assert_array_equal(run(Sequential(b=DOUBLE, a=Function(add, amount=1)), VECTOR)[0], [-1, 1, 7])
+
+
+def test_no_layers_change_nothing():
+    y, state = run(Sequential(), VECTOR)
+    np.testing.assert_array_equal(y, VECTOR)
+    assert state == {}
+
+
+def test_parameters_and_state_are_nested_by_name(key):
+    params, state = nested().init(key)
+    assert {name: leaf.shape for name, leaf in trees.named_leaves(params).items()} == {
+        "head/bias": (2,),
+        "head/kernel": (8, 2),
+        "stage1/block0/conv1/bias": (4,),
+        "stage1/block0/conv1/kernel": (3, 3, 4, 4),
+        "stage1/block0/norm1/bias": (4,),
+        "stage1/block0/norm1/scale": (4,),
+        "stage1/block1/conv1/bias": (8,),
+        "stage1/block1/conv1/kernel": (3, 3, 4, 8),
+        "stage1/block1/norm1/bias": (8,),
+        "stage1/block1/norm1/scale": (8,),
+        "stage1/block1/shortcut/conv/bias": (8,),
+        "stage1/block1/shortcut/conv/kernel": (1, 1, 4, 8),
+        "stem/bias": (4,),
+        "stem/kernel": (3, 3, 3, 4),
+    }
+    assert {name: leaf.shape for name, leaf in trees.named_leaves(state).items()} == {
+        "stage1/block0/norm1/mean": (4,),
+        "stage1/block0/norm1/var": (4,),
+        "stage1/block1/norm1/mean": (8,),
+        "stage1/block1/norm1/var": (8,),
+    }
+    assert params["pool"] == state["pool"] == {}
+    assert params["stage1"]["block0"]["shortcut"] == state["stage1"]["block0"]["shortcut"] == {}
+
+
+def test_each_layer_reads_its_own_parameters():
+    model = Sequential(a=Dense(2, 2), b=RELU, c=Dense(2, 1))
+    params = {
+        "a": {"kernel": jnp.array([[1.0, 0.0], [1.0, -1.0]]), "bias": jnp.array([0.0, 1.0])},
+        "b": {},
+        "c": {"kernel": jnp.array([[10.0], [100.0]]), "bias": jnp.array([1000.0])},
+    }
+    y, _ = model.apply(params, {"a": {}, "b": {}, "c": {}}, jnp.array([3.0, 4.0]), train=False)
+    # a: (3 + 4, 1 - 4), of which the relu leaves (7, 0).
+    np.testing.assert_array_equal(y, [1070])
+
+
+def test_state_is_updated_under_the_name_of_its_layer():
+    model = Sequential(first=BatchNorm(1, decay=0.0, epsilon=0.0), double=DOUBLE, last=BatchNorm(1, decay=0.0))
+    params, state = model.init(jax.random.key(0))
+    _, new_state = batched(model)(params, state, jnp.array([[1.0], [5.0]]), train=True)
+    # Normalised to -1 and 1, then doubled: the mean is 0 and the variance of two values 2 (-2)^2 / 1 = 8.
+    np.testing.assert_allclose(new_state["first"]["mean"], [3])
+    np.testing.assert_allclose(new_state["first"]["var"], [8])
+    np.testing.assert_allclose(new_state["last"]["mean"], [0], atol=1e-6)
+    np.testing.assert_allclose(new_state["last"]["var"], [8], rtol=1e-5)
+    assert new_state["double"] == {}
+
+
+def test_equal_layers_are_drawn_with_different_keys(key):
+    params, _ = Sequential(a=Dense(3, 3), b=Sequential(a=Dense(3, 3), c=Residual(Dense(3, 3), Dense(3, 3)))).init(key)
+    kernels = [leaf for name, leaf in trees.named_leaves(params).items() if name.endswith("kernel")]
+    assert len(kernels) == 4
+    assert len({kernel.tobytes() for kernel in map(np.asarray, kernels)}) == 4
+
+
+def test_a_layer_added_at_the_end_leaves_the_other_parameters_as_they_were(key):
+    short, _ = Sequential(a=Dense(3, 3), b=Dense(3, 3)).init(key)
+    long, _ = Sequential(a=Dense(3, 3), b=Dense(3, 3), c=Dense(3, 1)).init(key)
+    for name in short:
+        np.testing.assert_array_equal(short[name]["kernel"], long[name]["kernel"])
+
+
+def test_layers_drop_with_different_keys(key):
+    drop = Dropout(0.5)
+    model = Residual(Sequential(a=drop), Sequential(b=Sequential(c=drop, d=drop)))
+    params, state = model.init(key)
+    ones = jnp.ones(1000)
+    y, _ = model.apply(params, state, ones, train=True, key=key)
+    # The body keeps half of the values as 2, the shortcut a quarter of them as 4, each on its own.
+    shares = {float(value): float(np.mean(np.asarray(y) == value)) for value in (0, 2, 4, 6)}
+    for value, expected in {0: 3 / 8, 2: 3 / 8, 4: 1 / 8, 6: 1 / 8}.items():
+        assert abs(shares[value] - expected) < 5 * np.sqrt(expected * (1 - expected) / 1000)
+
+
+def test_body_and_shortcut_drop_with_different_keys(key):
+    layer = Residual(Dropout(0.5), Dropout(0.5))
+    y, _ = layer.apply(*layer.init(key), jnp.ones(100), train=True, key=key)
+    assert set(np.unique(y)) == {0, 2, 4}
+
+
+def test_replace_gives_a_copy_with_another_layer():
+    model = nested()
+    backbone = model.replace(head=identity)
+    assert backbone["head"] == identity
+    assert backbone.names == model.names
+    assert model == nested()
+    assert backbone["stage1"] == model["stage1"]
+
+
+def test_replace_of_the_head_leaves_the_other_parameters_as_they_were(key):
+    params, _ = nested().init(key)
+    other, _ = nested().replace(head=Dense(8, 5)).init(key)
+    assert other["head"]["kernel"].shape == (8, 5)
+    for name, leaf in trees.named_leaves(params).items():
+        if not name.startswith("head"):
+            np.testing.assert_array_equal(leaf, trees.named_leaves(other)[name])
+
+
+def test_replace_refuses_unknown_names():
+    with pytest.raises(ValueError, match=r"replace expects names among \('a', 'b'\), got 'c', 'd'"):
+        Sequential(a=DOUBLE, b=RELU).replace(c=RELU, a=RELU, d=RELU)
+
+
+def test_replace_refuses_what_is_no_layer():
+    with pytest.raises(TypeError, match="expected 'a' to be a layer"):
+        Sequential(a=DOUBLE).replace(a=jax.nn.relu)
+
+
+def test_layers_are_found_by_path():
+    model = nested()
+    assert model["stem"] == Conv(3, 4)
+    assert model["stage1/block0/conv1"] == Conv(4, 4)
+    assert model["stage1/block0/shortcut"] == identity
+    assert model["stage1/block1/shortcut/conv"] == Conv(4, 8, 1)
+
+
+def test_a_path_that_leads_nowhere_is_refused():
+    with pytest.raises(KeyError, match=r"expected one of the layers \('block0', 'block1'\), got 'block2'"):
+        nested()["stage1/block2/conv1"]
+
+
+def test_names_are_in_order():
+    assert nested().names == ("stem", "stage1", "pool", "head")
+
+
+def test_the_order_of_layers_makes_a_difference():
+    assert Sequential(a=DOUBLE, b=RELU) != Sequential(b=RELU, a=DOUBLE)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "/"])
+def test_a_name_that_would_break_paths_is_refused(name):
+    with pytest.raises(ValueError, match=f"expected a layer name without '/', .* got '{name}'"):
+        Sequential(**{name: RELU})
+
+
+@pytest.mark.parametrize("value", [jax.nn.relu, Conv, None, 3])
+def test_what_is_no_layer_is_refused(value):
+    with pytest.raises(TypeError, match=r"expected 'a' to be a layer, .* wrap a function in Function"):
+        Sequential(a=value)
+    with pytest.raises(TypeError, match="expected 'body' to be a layer"):
+        Residual(value)
+    with pytest.raises(TypeError, match="expected 'shortcut' to be a layer"):
+        Residual(RELU, value)
+
+
+@pytest.mark.parametrize("tree", [{}, {"a": {}, "c": {}}, {"a": {}, "b": {}, "c": {}}, [{}, {}], None])
+def test_parameters_and_state_of_another_model_are_refused(tree):
+    model, own = Sequential(a=DOUBLE, b=RELU), {"a": {}, "b": {}}
+    with pytest.raises(ValueError, match=r"Sequential parameters: expected a dict of the names \('a', 'b'\), got"):
+        model.apply(tree, own, VECTOR, train=False)
+    with pytest.raises(ValueError, match=r"Sequential state: expected .* was it made by this layer's init\?"):
+        model.apply(own, tree, VECTOR, train=False)
+
+
+def test_a_short_model_prints_on_one_line():
+    assert repr(Sequential(conv=Conv(3, 4), relu=RELU)) == "Sequential(conv=Conv(3, 4), relu=Function(jax.nn.relu))"
+    assert repr(Sequential()) == "Sequential()"
+
+
+def test_a_long_model_prints_a_layer_a_line():
+    inner = Sequential(**{f"dense{i}": Dense(1234567, 1234567) for i in range(3)})
+    assert repr(Sequential(a=inner, relu=RELU)) == (
+        "Sequential(\n"
+        "    a=Sequential(\n"
+        "        dense0=Dense(1234567, 1234567),\n"
+        "        dense1=Dense(1234567, 1234567),\n"
+        "        dense2=Dense(1234567, 1234567),\n"
+        "    ),\n"
+        "    relu=Function(jax.nn.relu),\n"
+        ")"
+    )
+
+
+# Residual
+
+
+def test_the_shortcut_is_added_and_the_sum_activated():
+    np.testing.assert_array_equal(run(Residual(DOUBLE), VECTOR)[0], [-3, 0, 9])
+    np.testing.assert_array_equal(run(Residual(DOUBLE, NEGATE), VECTOR)[0], [-1, 0, 3])
+    np.testing.assert_array_equal(run(Residual(DOUBLE, activation=RELU), VECTOR)[0], [0, 0, 9])
+
+
+def test_body_and_shortcut_read_their_own_parameters():
+    params = {"kernel": jnp.full((1, 1), 2.0), "bias": jnp.ones(1), "shortcut": {"kernel": jnp.full((1, 1), 10.0)}}
+    layer = Residual(Dense(1, 1), Dense(1, 1, use_bias=False))
+    y, _ = layer.apply(params, {"shortcut": {}}, jnp.array([3.0]), train=False)
+    np.testing.assert_array_equal(y, [2 * 3 + 1 + 10 * 3])
+
+
+def test_body_and_shortcut_keep_their_own_state():
+    layer = Residual(BatchNorm(1, decay=0.0), Sequential(double=DOUBLE, norm=BatchNorm(1, decay=0.0)))
+    params, state = layer.init(jax.random.key(0))
+    _, new_state = batched(layer)(params, state, jnp.array([[1.0], [5.0]]), train=True)
+    np.testing.assert_allclose(new_state["mean"], [3])
+    np.testing.assert_allclose(new_state["shortcut"]["norm"]["mean"], [6])
+    assert set(new_state) == {"mean", "var", "shortcut"}
+
+
+def test_different_shapes_of_body_and_shortcut_are_refused():
+    with pytest.raises(
+        ValueError, match=r"body and shortcut to give the same shape, got \(5, 5, 8\) and \(5, 5, 4\); project the"
+    ):
+        run(Residual(Conv(4, 8)), jnp.ones((5, 5, 4)))
+
+
+def test_shapes_that_only_broadcast_are_refused():
+    with pytest.raises(ValueError, match=r"got \(5, 5, 1\) and \(5, 5, 4\)"):
+        run(Residual(Conv(4, 1)), jnp.ones((5, 5, 4)))
+
+
+def test_an_activation_that_is_no_function_layer_is_refused():
+    with pytest.raises(TypeError, match="Residual expects its activation to be a Function, got Dropout"):
+        Residual(RELU, activation=Dropout(0.5))
+
+
+def test_a_body_that_takes_the_name_of_the_shortcut_is_refused():
+    with pytest.raises(ValueError, match="a body without a layer named 'shortcut'"):
+        Residual(Sequential(shortcut=RELU))
+
+
+def test_parameters_without_a_shortcut_are_refused():
+    with pytest.raises(ValueError, match=r"Residual parameters: expected a dict with the name 'shortcut', got \(\)"):
+        Residual(RELU).apply({}, {"shortcut": {}}, VECTOR, train=False)
+    with pytest.raises(ValueError, match=r"Residual state: expected a dict with the name 'shortcut', got \(\)"):
+        Residual(RELU).apply({"shortcut": {}}, {}, VECTOR, train=False)
+
+
+def test_a_residual_prints_what_differs_from_the_default():
+    assert repr(Residual(Conv(4, 4))) == "Residual(body=Conv(4, 4))"
+    assert repr(Residual(RELU, Conv(3, 4), RELU)) == (
+        "Residual(body=Function(jax.nn.relu), shortcut=Conv(3, 4), activation=Function(jax.nn.relu))"
+    )
+
+
+# Notes on errors, names for profilers
+
+
+def broken_at(path):
+    """Returns the nested model with a layer for other channels at a path."""
+    wrong = Conv(5, 4)
+    return {
+        "stem": nested().replace(stem=wrong),
+        "stage1/block0/conv1": nested().replace(
+            stage1=nested()["stage1"].replace(block0=Residual(block(4, 4).replace(conv1=wrong)))
+        ),
+        "stage1/block0/shortcut/conv": nested().replace(
+            stage1=nested()["stage1"].replace(block0=Residual(block(4, 4), Sequential(conv=wrong)))
+        ),
+    }[path]
+
+
+@pytest.mark.parametrize("path", ["stem", "stage1/block0/conv1", "stage1/block0/shortcut/conv"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_error_says_in_which_layer(key, path, compiled):
+    model = broken_at(path)
+    params, state = model.init(key)
+    call = jax.jit(batched(model), static_argnames="train") if compiled else batched(model)
+    with pytest.raises(ValueError, match="conv expects an image of 5 channels") as caught:
+        call(params, state, jnp.ones((2, 5, 5, 3)), train=False)
+    assert places(caught) == [f"in layer '{path}'"]
+
+
+def test_an_error_in_init_says_in_which_layer(key):
+    # zeros draws an array itself, where Initializer expects a function that makes an initializer.
+    broken = Dense(3, 3, kernel_init=Initializer(jax.nn.initializers.zeros))
+    with pytest.raises(TypeError) as caught:
+        Sequential(a=Residual(RELU, Sequential(b=broken))).init(key)
+    assert places(caught) == ["in layer 'a/shortcut/b'"]
+
+
+def test_an_error_of_a_random_layer_without_a_key_says_in_which_layer():
+    with pytest.raises(ValueError, match=r"Dropout draws random numbers in training .* pass key=") as caught:
+        run(Sequential(a=Sequential(drop=Dropout(0.5))), VECTOR, train=True)
+    assert places(caught) == ["in layer 'a/drop'"]
+
+
+def test_other_notes_on_an_error_stay():
+    def fail(x):
+        error = RuntimeError("no")
+        error.add_note("because")
+        raise error
+
+    with pytest.raises(RuntimeError, match="no") as caught:
+        run(Sequential(a=Sequential(b=Function(fail))), VECTOR)
+    assert caught.value.__notes__ == ["because", "in layer 'a/b'"]
+
+
+def test_profilers_see_the_names_of_the_layers(key):
+    model = nested()
+    params, state = model.init(key)
+    program = jax.jit(model.apply, static_argnames="train").lower(params, state, jnp.ones((5, 5, 3)), train=False)
+    text = program.as_text(debug_info=True)
+    for path in ("stem", "stage1/block0/conv1", "stage1/block1/shortcut/conv", "head"):
+        assert f"/{path}/" in text

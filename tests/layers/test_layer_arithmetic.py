@@ -1,0 +1,431 @@
+import math
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcnn import trees
+from jaxcnn.inspection import count_multiply_adds, gradient_support
+from jaxcnn.layers import (
+    AdaptiveAvgPool,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Dropout,
+    DropPath,
+    Flatten,
+    Function,
+    GlobalAvgPool,
+    GlobalMaxPool,
+    GroupNorm,
+    LayerNorm,
+    MaxPool,
+    Residual,
+    Sequential,
+    arithmetic,
+    count_parameters,
+    identity,
+    multiply_adds,
+    output_shape,
+    receptive_field,
+)
+from jaxcnn.layers.arithmetic import ReceptiveField, Span, Window, windows
+from jaxcnn.layers.stateless import Stateless
+
+RELU = Function(jax.nn.relu)
+
+# The road that is compared with: tracing for shapes and work, gradients for receptive fields.
+
+
+def traced(layer, shape):
+    """Returns the output shape, the number of parameters and the multiply-adds that tracing finds."""
+    params, state = jax.eval_shape(layer.init, jax.random.key(0))
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    def forward(params, state, x):
+        return layer.apply(params, state, x, train=False)[0]
+
+    work = count_multiply_adds(forward, params, state, x)
+    return jax.eval_shape(forward, params, state, x).shape, trees.count(params), work
+
+
+def check_by_tracing(layer, shape):
+    rows = arithmetic(layer, shape)
+    expected_shape, parameters, work = traced(layer, shape)
+    assert output_shape(layer, shape) == rows[-1].output_shape == expected_shape
+    assert count_parameters(layer) == sum(row.parameters for row in rows) == parameters
+    assert multiply_adds(layer, shape) == sum(row.multiply_adds for row in rows) == work
+
+
+def extent(support):
+    """Returns (first, length) of the marked pixels, (vertical, horizontal)."""
+    ends = [np.flatnonzero(support.any(axis)) for axis in (1, 0)]
+    return [(int(pixels[0]), int(pixels[-1] - pixels[0]) + 1) for pixels in ends]
+
+
+def check_by_gradients(layer, shape):
+    """Compares the field of the middle output pixel, which must lie inside the image, with its gradient's support."""
+    params, state = layer.init(jax.random.key(0, impl="rbg"))
+    field = receptive_field(layer, shape)
+    middle = [size // 2 for size in output_shape(layer, shape)[:2]]
+    expected = [
+        (span.start + i * span.stride, span.size) for i, span in zip(middle, (field.height, field.width), strict=True)
+    ]
+    for (first, length), size in zip(expected, shape[:2], strict=True):
+        assert first >= 0
+        assert first + length <= size
+    assert extent(gradient_support(layer, params, state, shape)) == expected
+
+
+# Random stacks of layers
+
+
+def random_layer(rng, channels):
+    """Draws a layer and its output channels."""
+
+    def pair(high):
+        return tuple(rng.integers(1, high + 1, 2).tolist())
+
+    kind = rng.choice(["conv", "depthwise", "pool", "residual"])
+    if kind == "residual":
+        strides = pair(2)
+        out = int(rng.choice([channels, 6]))
+        body = Sequential(
+            conv1=Conv(channels, 4, 3, strides, padding=1), relu=RELU, conv2=Conv(4, out, 3, padding=1, use_bias=False)
+        )
+        if strides == (1, 1) and out == channels:
+            return Residual(body), out
+        return Residual(body, Conv(channels, out, 1, strides), RELU), out
+    strides = pair(2)
+    if kind == "pool":
+        pool = MaxPool if rng.random() < 0.5 else AvgPool
+        padding = ("VALID", "SAME", 1)[rng.integers(3)]
+        return pool(tuple(rng.integers(2, 4, 2).tolist()), strides, padding, ceil_mode=bool(rng.integers(2))), channels
+    kernel_size, dilation = pair(3), pair(2)
+    sides = tuple(map(tuple, rng.integers(0, 3, (2, 2)).tolist()))
+    padding = ("VALID", "SAME", 1, sides)[rng.integers(4)]
+    groups, out = (1, int(rng.choice([4, 6]))) if kind == "conv" else (channels, 2 * channels)
+    return Conv(channels, out, kernel_size, strides, padding, dilation, groups, use_bias=bool(rng.integers(2))), out
+
+
+def random_stack(seed):
+    """Draws up to three layers, with pointwise ones between, that leave some pixels of 48x44."""
+    rng = np.random.default_rng(seed)
+    channels, layers = 4, {}
+    for i in range(rng.integers(1, 4)):
+        layers[f"layer{i}"], channels = random_layer(rng, channels)
+        layers[f"norm{i}"] = (identity, BatchNorm(channels), Dropout(0.5))[rng.integers(3)]
+        layers[f"relu{i}"] = RELU
+    return Sequential(**layers)
+
+
+STACK_SHAPE = (48, 44, 4)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_stacks_agree_with_tracing(seed):
+    check_by_tracing(random_stack(seed), STACK_SHAPE)
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_random_stacks_agree_with_gradients(seed):
+    check_by_gradients(random_stack(seed), STACK_SHAPE)
+
+
+# One layer of each kind
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (AvgPool(3, 2, 1), (9, 8, 3)),
+        (BatchNorm(3), (4, 5, 3)),
+        (Conv(3, 8, (3, 5), (2, 1), ((1, 0), (2, 2)), (1, 2)), (9, 10, 3)),
+        (Conv(6, 4, 3, groups=2, use_bias=False), (9, 10, 6)),
+        (ConvTranspose(3, 4, 3, 2, 1, output_padding=1), (5, 6, 3)),
+        (ConvTranspose(4, 6, (2, 4), (3, 2), groups=2, dilation=2), (5, 6, 4)),
+        (Dense(7, 5), (7,)),
+        (Dense(3, 5, use_bias=False), (4, 6, 3)),
+        (Dropout(0.5), (4, 5, 3)),
+        (DropPath(0.5), (7,)),
+        (Flatten(), (4, 5, 3)),
+        (Function(jnp.transpose, axes=(2, 0, 1)), (4, 5, 3)),
+        (GlobalAvgPool(), (4, 5, 3)),
+        (GlobalMaxPool(), (4, 5, 3)),
+        (GroupNorm(6, 2), (4, 5, 6)),
+        (LayerNorm(6), (4, 5, 6)),
+        (MaxPool((2, 3), ceil_mode=True), (9, 8, 3)),
+        (Residual(Conv(3, 3)), (4, 5, 3)),
+        (Residual(Sequential(a=Conv(3, 8), b=RELU), Conv(3, 8, 1)), (4, 5, 3)),
+        (Sequential(flatten=Flatten(), dense=Dense(60, 5)), (4, 5, 3)),
+    ],
+    ids=lambda value: repr(value) if not isinstance(value, tuple) else "",
+)
+def test_layers_agree_with_tracing(layer, shape):
+    check_by_tracing(layer, shape)
+
+
+def test_an_adaptive_pool_has_a_shape_and_no_kernel():
+    # It runs as two matrix products, which tracing counts; the arithmetic counts kernels.
+    layer = AdaptiveAvgPool((3, 2))
+    assert traced(layer, (7, 8, 4))[:2] == (output_shape(layer, (7, 8, 4)), 0) == ((3, 2, 4), 0)
+    assert multiply_adds(layer, (7, 8, 4)) == 0
+
+
+def test_a_transposed_convolution_of_stride_one_counts_each_stamp():
+    layer = ConvTranspose(2, 3, 3, 1)
+    assert multiply_adds(layer, (4, 5, 2)) == 4 * 5 * 9 * 2 * 3
+    assert traced(layer, (4, 5, 2))[2] == 4 * 5 * 9 * 2 * 3
+
+
+# Golden numbers
+
+
+def test_work_of_a_convolution_counts_every_tap_at_every_output():
+    # 112 x 112 outputs of 64 filters of 7 x 7 x 3.
+    assert multiply_adds(Conv(3, 64, 7, 2, 3), (224, 224, 3)) == 112 * 112 * 64 * 7 * 7 * 3 == 118_013_952
+
+
+def test_a_depthwise_separable_convolution_costs_what_the_paper_says():
+    # Howard et al. 2017, section 3.1: D_K^2 M D_F^2 + M N D_F^2.
+    layer = Sequential(depthwise=Conv(32, 32, 3, groups=32), pointwise=Conv(32, 64, 1))
+    assert multiply_adds(layer, (14, 14, 32)) == 9 * 32 * 14**2 + 32 * 64 * 14**2
+
+
+@pytest.mark.parametrize(
+    ("layers", "size", "stride", "start"),
+    [
+        ([Conv(1, 1, 3)], 3, 1, -1),
+        ([Conv(1, 1, 3, 2, "VALID")], 3, 2, 0),
+        ([Conv(1, 1, 3, dilation=4, padding="VALID")], 9, 1, 0),
+        # Two 3x3 see 5x5, three see 7x7 (Simonyan & Zisserman 2015, section 2.3).
+        ([Conv(1, 1, 3)] * 2, 5, 1, -2),
+        ([Conv(1, 1, 3)] * 3, 7, 1, -3),
+        # Dilations 1, 2, 4 double the field: 2^(i + 2) - 1 (Yu & Koltun 2016, section 2).
+        ([Conv(1, 1, 3, dilation=2**i) for i in range(3)], 15, 1, -7),
+        # r_0 = sum over l of (k_l - 1) prod of strides before, + 1 (Araujo et al. 2019, equation 2).
+        ([Conv(1, 1, 7, 2, 3), MaxPool(3, 2, 1), Conv(1, 1, 3, padding=1)], 7 + 2 * 2 + 4 * 2, 4, -3 - 2 - 4),
+        ([AvgPool(2), AvgPool(2), Conv(1, 1, 3, padding=1)], 4 + 4 * 2, 4, -4),
+    ],
+)
+def test_receptive_fields_follow_the_formulas(layers, size, stride, start):
+    field = receptive_field(Sequential(**{f"layer{i}": layer for i, layer in enumerate(layers)}), (64, 64, 1))
+    assert field == ReceptiveField(
+        Span(Fraction(size - 1), Fraction(stride), Fraction(start)),
+        Span(Fraction(size - 1), Fraction(stride), Fraction(start)),
+    )
+    assert field.size == (size, size)
+    assert str(field) == f"{size}x{size}"
+
+
+def test_the_axes_of_a_field_are_height_and_width():
+    field = receptive_field(Conv(1, 1, (3, 5), (1, 2), ((1, 0), (2, 2))), (16, 16, 1))
+    assert (field.height, field.width) == (
+        Span(Fraction(2), Fraction(1), Fraction(-1)),
+        Span(Fraction(4), Fraction(2), Fraction(-2)),
+    )
+    assert str(field) == "3x5"
+
+
+def test_a_residual_sees_what_body_and_shortcut_see():
+    wide = Residual(Conv(1, 1, (5, 1)), Conv(1, 1, (1, 3)))
+    assert receptive_field(wide, (16, 16, 1)).size == (5, 3)
+    # The shortcut reaches two pixels further up, the body one further down.
+    skewed = Residual(Conv(1, 1, 2, padding=((0, 1), (0, 1))), Conv(1, 1, 3, padding=((2, 0), (2, 0))))
+    assert receptive_field(skewed, (16, 16, 1)).height == Span(Fraction(3), Fraction(1), Fraction(-2))
+    check_by_gradients(skewed, (16, 16, 1))
+
+
+@pytest.mark.parametrize(
+    "layer", [GlobalAvgPool(), GlobalMaxPool(), GroupNorm(1, 1), Flatten(), Function(jnp.sum, axis=(0, 1))], ids=repr
+)
+def test_some_layers_see_the_whole_image(layer):
+    field = receptive_field(Sequential(conv=Conv(1, 1, 3, 2), layer=layer), (12, 16, 1))
+    assert field.whole
+    assert field.size == (12, 16)
+    assert str(field) == "all"
+
+
+def test_what_has_seen_the_whole_image_sees_it_ever_after():
+    layer = Sequential(norm=GroupNorm(1, 1), conv=Conv(1, 1, 3))
+    assert [row.receptive_field.whole for row in arithmetic(layer, (12, 16, 1))] == [True, True]
+    assert receptive_field(Residual(Conv(1, 1), GroupNorm(1, 1)), (12, 16, 1)).whole
+
+
+@pytest.mark.parametrize(
+    "layer", [BatchNorm(4), LayerNorm(4), Dense(4, 4), RELU, Dropout(0.5), DropPath(0.5)], ids=repr
+)
+def test_pointwise_layers_see_one_pixel(layer):
+    assert receptive_field(layer, (12, 16, 4)) == ReceptiveField(*[Span(Fraction(0), Fraction(1), Fraction(0))] * 2)
+
+
+def test_an_adaptive_pool_that_divides_the_image_is_an_average_pool():
+    check_by_gradients(AdaptiveAvgPool((4, 3)), (12, 15, 1))
+    assert receptive_field(AdaptiveAvgPool((4, 3)), (12, 15, 1)) == receptive_field(AvgPool((3, 5)), (12, 15, 1))
+
+
+def test_an_adaptive_pool_counts_its_widest_window():
+    # 7 pixels in 3 windows: 0 to 2, 2 to 4 and 4 to 6; 8 pixels in 3: 0 to 2, 2 to 5, 5 to 7.
+    assert receptive_field(AdaptiveAvgPool(3), (7, 8, 1)).size == (3, 4)
+
+
+# Transposed convolutions: neighbouring output pixels see different numbers of input pixels.
+
+
+def fields_along_rows(layer, shape):
+    """Returns (first, length) of the input rows that each output row sees, None where it sees nothing."""
+    params, state = layer.init(jax.random.key(0))
+    positive = jax.tree.map(jnp.abs, params)
+    linear = jax.jit(jax.jacobian(lambda x: jnp.sum(layer.apply(positive, state, x, train=False)[0], (1, 2))))
+    support = np.asarray(linear(jnp.ones(shape)) != 0).any((2, 3))
+    places = [np.flatnonzero(row) for row in support]
+    return [(int(p[0]), int(p[-1] - p[0]) + 1) if p.size else None for p in places]
+
+
+def widest(seen):
+    """Returns the length of the longest field of the rows in the middle, which no border cuts short."""
+    return max(field[1] for field in seen[len(seen) // 4 : -len(seen) // 4] if field is not None)
+
+
+def check_transposed(layer, shape=(13, 3, 1)):
+    span = receptive_field(layer, shape).height
+    seen = fields_along_rows(layer, shape)
+    assert span.size == widest(seen)
+    for i, field in enumerate(seen):
+        if field is not None:
+            assert field[0] >= max(math.ceil(span.start + i * span.stride), 0)
+            assert sum(field) <= math.floor(span.start + i * span.stride) + span.size + (span.stride.denominator > 1)
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("strides", [1, 2, 3])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_transposed_convolution_sees_what_gradients_see(kernel, strides, padding):
+    if padding < kernel:
+        check_transposed(ConvTranspose(1, 1, kernel, strides, padding))
+
+
+def test_a_dilated_transposed_convolution_sees_what_gradients_see():
+    check_transposed(ConvTranspose(1, 1, 3, 2, dilation=2))
+    check_transposed(ConvTranspose(1, 1, 3, 1, dilation=3))
+    check_transposed(ConvTranspose(1, 1, 3, 2, dilation=3))
+
+
+def test_of_a_transposed_convolution_whose_taps_miss_pixels_the_field_is_an_upper_bound():
+    layer, shape = ConvTranspose(1, 1, 3, 3, dilation=2), (7, 3, 1)
+    assert widest(fields_along_rows(layer, shape)) == 1 < receptive_field(layer, shape).height.size == 2
+
+
+def test_layers_after_a_transposed_convolution_see_what_gradients_see():
+    check_transposed(Sequential(a=ConvTranspose(1, 1, 2, 2), b=Conv(1, 1, 3)))
+
+
+def test_between_strides_and_a_transposed_convolution_the_field_is_an_upper_bound():
+    layer, shape = Sequential(a=Conv(1, 1, 3, 2), b=ConvTranspose(1, 1, 4, 2, 1), c=Conv(1, 1, 3)), (25, 3, 1)
+    assert widest(fields_along_rows(layer, shape)) == 7 < receptive_field(layer, shape).height.size == 8
+
+
+@pytest.mark.parametrize("kernel", [2, 4])
+def test_an_even_kernel_after_a_transposed_convolution_sees_what_gradients_see(kernel):
+    check_transposed(Sequential(a=ConvTranspose(1, 1, kernel, 2), b=Conv(1, 1, 2, padding="VALID")))
+
+
+# Rows, and layers of one's own
+
+
+def test_rows_list_the_layers_in_order_of_use():
+    model = Sequential(
+        stem=Conv(3, 4, 3, 2),
+        block=Residual(Sequential(conv=Conv(4, 4), relu=RELU), Conv(4, 4, 1, use_bias=False)),
+        pool=GlobalAvgPool(),
+        head=Dense(4, 2),
+    )
+    rows = arithmetic(model, (8, 8, 3))
+    assert [(row.path, row.layer, row.output_shape, row.parameters, row.multiply_adds) for row in rows] == [
+        ("stem", Conv(3, 4, 3, 2), (4, 4, 4), 3 * 9 * 4 + 4, 16 * 9 * 3 * 4),
+        ("block/conv", Conv(4, 4), (4, 4, 4), 4 * 9 * 4 + 4, 16 * 9 * 4 * 4),
+        ("block/relu", RELU, (4, 4, 4), 0, 0),
+        ("block/shortcut", Conv(4, 4, 1, use_bias=False), (4, 4, 4), 16, 16 * 16),
+        ("pool", GlobalAvgPool(), (4,), 0, 0),
+        ("head", Dense(4, 2), (2,), 10, 8),
+    ]
+    assert [str(row.receptive_field) for row in rows] == ["3x3", "7x7", "7x7", "7x7", "all", "all"]
+
+
+def test_a_single_layer_has_one_row_without_a_path():
+    (row,) = arithmetic(Dense(3, 2), (3,))
+    assert (row.path, row.output_shape, row.receptive_field.whole) == ("", (2,), True)
+
+
+class Halve(Stateless):
+    """A layer that no formula is known of."""
+
+    def apply(self, params, state, x, *, train, key=None):
+        return x[::2, ::2], state
+
+
+@pytest.mark.parametrize("formula", [output_shape, multiply_adds, windows])
+def test_a_layer_without_formulas_is_refused_with_what_to_do(formula):
+    with pytest.raises(
+        TypeError, match=rf"the {formula.__name__} of Halve is not known; .*arithmetic\.{formula.__name__}\.register"
+    ):
+        formula(Halve(), (4, 4, 3))
+
+
+def test_a_layer_without_formulas_is_named():
+    with pytest.raises(TypeError, match="the output_shape of Halve is not known") as caught:
+        arithmetic(Sequential(a=Residual(RELU, Sequential(halve=Halve()))), (4, 4, 3))
+    assert caught.value.__notes__ == ["in layer 'a/shortcut/halve'"]
+
+
+def test_a_layer_joins_in_by_its_formulas():
+    class Shrink(Halve):
+        """The same, known."""
+
+    output_shape.register(Shrink, lambda layer, shape: (-(-shape[0] // 2), -(-shape[1] // 2), shape[2]))
+    multiply_adds.register(Shrink, lambda layer, shape: 7)
+    windows.register(Shrink, lambda layer, shape: (Window(stride=Fraction(2)), Window(stride=Fraction(2))))
+    model = Sequential(conv=Conv(3, 3), shrink=Shrink(), last=Conv(3, 3))
+    assert output_shape(model, (9, 8, 3)) == traced(model, (9, 8, 3))[0]
+    assert multiply_adds(model, (8, 8, 3)) == 64 * 81 + 7 + 16 * 81
+    check_by_gradients(model, (16, 16, 3))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "message"),
+    [
+        (Conv(3, 4), (8, 8, 4), r"Conv expects one image of shape \(height, width, 3\), got \(8, 8, 4\)"),
+        (Conv(3, 4), (8,), r"Conv expects one image of shape \(height, width, 3\), got \(8,\)"),
+        (ConvTranspose(3, 4), (8, 8, 4), r"ConvTranspose expects one image of shape \(height, width, 3\)"),
+        (Conv(3, 4, 9, padding="VALID"), (8, 8, 3), "a kernel that fits the padded image of 8x8 .* spans 9x9"),
+        (Dense(3, 4), (8, 8, 4), r"Dense expects 3 features on the last axis, got shape \(8, 8, 4\)"),
+        (BatchNorm(3), (8, 8, 4), r"BatchNorm expects 3 channels on the last axis, got shape \(8, 8, 4\)"),
+        (GroupNorm(4, 2), (8, 8, 2), r"GroupNorm expects 4 channels on the last axis, got shape \(8, 8, 2\)"),
+        (LayerNorm(3), (8,), r"LayerNorm expects 3 channels on the last axis, got shape \(8,\)"),
+        (MaxPool(2), (8,), r"MaxPool expects one image of shape \(height, width, channels\), got \(8,\)"),
+        (AvgPool(9), (8, 8, 3), r"a window of \(9, 9\) for an image of \(8, 8\)"),
+        (GlobalAvgPool(), (8,), "GlobalAvgPool expects one image"),
+        (GlobalMaxPool(), (8,), "GlobalMaxPool expects one image"),
+        (AdaptiveAvgPool(2), (8,), "AdaptiveAvgPool expects one image"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused_where_they_do_not(layer, shape, message):
+    with pytest.raises(ValueError, match=message):
+        output_shape(layer, shape)
+    with pytest.raises(ValueError, match=message) as caught:
+        arithmetic(Sequential(a=Sequential(b=layer)), shape)
+    assert caught.value.__notes__ == ["in layer 'a/b'"]
+
+
+@pytest.mark.parametrize("formula", [arithmetic, output_shape])
+def test_a_residual_of_different_shapes_is_refused(formula):
+    with pytest.raises(ValueError, match=r"the same shape, got \(8, 8, 4\) and \(8, 8, 3\)"):
+        formula(Residual(Conv(3, 4)), (8, 8, 3))
+
+
+def test_no_layers_see_one_pixel():
+    assert receptive_field(Sequential(), (8, 8, 3)).size == (1, 1)

@@ -1,0 +1,78 @@
+import jax
+import pytest
+
+from jaxcnn.layers import (
+    BatchNorm,
+    Conv,
+    Dense,
+    Flatten,
+    Function,
+    GlobalAvgPool,
+    Residual,
+    Sequential,
+    identity,
+    summary,
+)
+
+MODEL = Sequential(
+    stem=Conv(3, 64, 3, 2),
+    relu=Function(jax.nn.relu),
+    block=Residual(Sequential(conv=Conv(64, 64, use_bias=False), norm=BatchNorm(64))),
+    pool=GlobalAvgPool(),
+    head=Dense(64, 10),
+)
+
+TABLE = """\
+path            kind           output shape  parameters  multiply-adds  receptive field
+---------------------------------------------------------------------------------------
+stem            Conv               16x16x64       1,792        442,368              3x3
+relu            relu               16x16x64                                         3x3
+block/conv      Conv               16x16x64      36,864      9,437,184              7x7
+block/norm      BatchNorm          16x16x64         128                             7x7
+block/shortcut  identity           16x16x64                                         7x7
+pool            GlobalAvgPool            64                                         all
+head            Dense                    10         650            640              all
+---------------------------------------------------------------------------------------
+total                                    10      39,434      9,880,192"""
+
+
+def test_the_table_lists_the_layers_and_their_sums():
+    assert str(summary(MODEL, (32, 32, 3))) == TABLE
+
+
+def test_totals_are_numbers_too():
+    table = summary(MODEL, (32, 32, 3))
+    assert table.input_shape == (32, 32, 3)
+    assert table.parameters == 3 * 9 * 64 + 64 + 64 * 9 * 64 + 2 * 64 + 64 * 10 + 10
+    assert table.multiply_adds == 16 * 16 * (3 * 9 * 64 + 64 * 9 * 64) + 64 * 10
+    assert table.totals() == ("total", "", "10", "39,434", "9,880,192", "")
+    assert all(len(cells) == len(table.HEADINGS) for cells in table.cells())
+
+
+def test_a_summary_is_a_value():
+    assert summary(MODEL, (32, 32, 3)) == summary(MODEL, (32, 32, 3))
+    assert summary(MODEL, (32, 32, 3)) != summary(MODEL, (64, 64, 3))
+
+
+def test_a_model_without_layers_has_a_table_without_rows():
+    table = summary(Sequential(), (4, 5, 3))
+    assert table.rows == ()
+    assert table.totals() == ("total", "", "4x5x3", "0", "0", "")
+
+
+def test_a_single_layer_has_a_row_without_a_path():
+    (cells,) = summary(Flatten(), (4, 5, 3)).cells()
+    assert cells == ("", "Flatten", "60", "", "", "all")
+
+
+def test_functions_are_listed_by_their_own_names():
+    model = Sequential(a=Function(jax.nn.gelu, approximate=False), b=identity)
+    assert [cells[1] for cells in summary(model, (4,)).cells()] == ["gelu", "identity"]
+
+
+def test_shapes_that_do_not_fit_are_refused_where_they_do_not():
+    with pytest.raises(
+        ValueError, match=r"Conv expects one image of shape \(height, width, 3\), got \(8, 8, 1\)"
+    ) as caught:
+        summary(MODEL, (8, 8, 1))
+    assert caught.value.__notes__ == ["in layer 'stem'"]

@@ -1,0 +1,146 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+from jaxcnn import models
+from jaxcnn.layers import Dense, arithmetic, count_parameters, identity, output_shape
+from jaxcnn.models import catalog, mlp, small_cnn
+
+
+def parameters_by_layer(model, image_shape):
+    return {row.path: row.parameters for row in arithmetic(model, image_shape) if row.parameters}
+
+
+def test_small_cnn_has_its_parameters():
+    assert parameters_by_layer(small_cnn(), (32, 32, 3)) == {
+        "conv1": 896,
+        "conv2": 18_496,
+        "conv3": 36_928,
+        "dense": 524_416,
+        "head": 1290,
+    }
+    assert count_parameters(small_cnn()) == 582_026
+
+
+def test_small_cnn_has_its_maps():
+    shapes = {row.path: row.output_shape for row in arithmetic(small_cnn(), (32, 32, 3))}
+    assert [shapes[name] for name in ("conv1", "pool1", "conv2", "pool2", "conv3", "flatten", "dense", "head")] == [
+        (32, 32, 32),
+        (16, 16, 32),
+        (16, 16, 64),
+        (8, 8, 64),
+        (8, 8, 64),
+        (4096,),
+        (128,),
+        (10,),
+    ]
+
+
+def test_mlp_has_its_parameters():
+    layers = parameters_by_layer(mlp(), (32, 32, 1))
+    assert layers == {"dense1": 1024 * 256 + 256, "dense2": 256 * 128 + 128, "head": 128 * 10 + 10}
+    assert [row.path for row in arithmetic(mlp(), (32, 32, 1))] == [
+        "flatten",
+        "dense1",
+        "relu1",
+        "dense2",
+        "relu2",
+        "head",
+    ]
+
+
+def test_mlp_without_hidden_layers_is_a_linear_classifier(key):
+    model = mlp(3, in_channels=2, image_size=(2, 5), hidden=())
+    params, state = model.init(key)
+    x = np.random.default_rng(0).normal(size=(2, 5, 2)).astype(np.float32)
+    y, _ = model.apply(params, state, jnp.asarray(x), train=False)
+    expected = x.ravel() @ np.asarray(params["head"]["kernel"]) + np.asarray(params["head"]["bias"])
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_mlp_computes_relu_between_its_layers(key):
+    model = mlp(3, image_size=4, hidden=(5,))
+    params, state = model.init(key)
+    x = np.random.default_rng(0).normal(size=(4, 4, 1)).astype(np.float32)
+    y, _ = model.apply(params, state, jnp.asarray(x), train=False)
+    hidden = np.maximum(x.ravel() @ np.asarray(params["dense1"]["kernel"]), 0)
+    np.testing.assert_allclose(y, hidden @ np.asarray(params["head"]["kernel"]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("float64")
+def test_small_cnn_computes_what_its_layers_say():
+    model = small_cnn(3, in_channels=2, image_size=8)
+    rng = np.random.default_rng(0)
+    params, state = jax.eval_shape(model.init, jax.random.key(0))
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), params)
+    x = rng.normal(size=(8, 8, 2))
+    y, _ = model.apply(params, state, jnp.asarray(x), train=False)
+    for name in ("conv1", "conv2", "conv3"):
+        x = np.maximum(reference.conv(x, params[name]["kernel"], params[name]["bias"]), 0)
+        x = x if name == "conv3" else reference.max_pool(x, 2)
+    hidden = np.maximum(x.ravel() @ params["dense"]["kernel"] + params["dense"]["bias"], 0)
+    np.testing.assert_allclose(y, hidden @ params["head"]["kernel"] + params["head"]["bias"], rtol=1e-9)
+
+
+@pytest.mark.parametrize("build", [mlp, small_cnn])
+@pytest.mark.parametrize("image_size", [20, (12, 28)])
+def test_images_of_other_sizes_need_another_model(build, image_size):
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    model = build(7, in_channels=2, image_size=image_size)
+    assert output_shape(model, (height, width, 2)) == (7,)
+    with pytest.raises(ValueError, match="features on the last axis"):
+        output_shape(build(7, in_channels=2), (height, width, 2))
+
+
+@pytest.mark.parametrize("build", [mlp, small_cnn])
+@pytest.mark.parametrize("image_size", [0, -1, (32,), 3.5])
+def test_sizes_that_are_none_are_refused(build, image_size):
+    with pytest.raises(ValueError, match="image_size expects an int or a pair of ints, each at least 1, got"):
+        build(image_size=image_size)
+
+
+@pytest.mark.parametrize("build", [mlp, small_cnn])
+def test_no_classes_are_refused(build):
+    with pytest.raises(ValueError, match="Dense expects out_features to be an int of at least 1, got 0"):
+        build(0)
+
+
+def test_the_head_can_be_replaced():
+    assert output_shape(small_cnn().replace(head=identity), (32, 32, 3)) == (128,)
+    assert small_cnn(10).replace(head=Dense(128, 5)) == small_cnn(5)
+
+
+def test_hidden_layers_start_for_relu(key):
+    # Variance 2 / fan_in (He et al. 2015), and 1 / fan_in for the head.
+    params, _ = small_cnn().init(key)
+    for name, fan_in, gain in (("conv2", 9 * 32, 2), ("dense", 4096, 2), ("head", 128, 1)):
+        kernel = np.asarray(params[name]["kernel"])
+        assert abs(kernel.var() * fan_in / gain - 1) < 5 * np.sqrt(2 / kernel.size)
+
+
+@pytest.mark.parametrize("name", catalog.CATALOG)
+def test_the_catalog_says_what_each_model_was_made_for(name):
+    entry = catalog.CATALOG[name]
+    model = catalog.build(name, entry.num_classes, entry.image_shape)
+    if name.endswith("_cifar"):
+        assert model == getattr(models, name.removesuffix("_cifar"))(10, stem="cifar")
+    else:
+        assert model == entry.build() == getattr(models, name)()
+    assert output_shape(model, entry.image_shape) == (entry.num_classes,)
+
+
+@pytest.mark.parametrize("name", [name for name, entry in catalog.CATALOG.items() if entry.takes])
+def test_the_catalog_builds_for_other_images(name):
+    assert output_shape(catalog.build(name, 7, (40, 36, 2)), (40, 36, 2)) == (7,)
+
+
+def test_the_catalog_refuses_images_that_a_model_cannot_take():
+    with pytest.raises(ValueError, match=r"lenet5_1998 expects images of shape \(32, 32, 1\), got \(28, 28, 1\)"):
+        catalog.build("lenet5_1998", 10, (28, 28, 1))
+
+
+def test_the_catalog_refuses_unknown_models():
+    with pytest.raises(KeyError, match="resnet19"):
+        catalog.build("resnet19", 10, (32, 32, 3))

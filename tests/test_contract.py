@@ -1,0 +1,413 @@
+"""The laws that every layer and every model obeys, whatever it computes."""
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import pkgutil
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxcnn
+from jaxcnn import batched, layers, models
+from jaxcnn.layers import (
+    AdaptiveAvgPool,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Dropout,
+    DropPath,
+    Flatten,
+    Function,
+    GlobalAvgPool,
+    GlobalMaxPool,
+    GroupNorm,
+    Initializer,
+    LayerNorm,
+    MaxPool,
+    Residual,
+    Sequential,
+    identity,
+)
+from jaxcnn.models import catalog
+from jaxcnn.models.lenet import C3_TABLE, Gaussian, Subsampling, TableConv
+from jaxcnn.models.resnet import ZeroPadShortcut, bottleneck_block
+from jaxcnn.values import Partial
+
+HE_NORMAL = Initializer(jax.nn.initializers.he_normal)
+RELU = Function(jax.nn.relu)
+
+# Each layer is built anew by every call, so that equality is never identity.
+LAYERS = {
+    AdaptiveAvgPool: [
+        ((6, 5, 4), lambda: AdaptiveAvgPool(3)),
+        ((6, 5, 4), lambda: AdaptiveAvgPool((2, 7))),
+    ],
+    AvgPool: [
+        ((6, 5, 4), lambda: AvgPool()),
+        ((6, 5, 4), lambda: AvgPool(3, strides=(2, 1), padding="SAME", count_include_pad=False)),
+        ((6, 5, 4), lambda: AvgPool((2, 3), padding=((1, 0), (0, 2)), ceil_mode=True)),
+    ],
+    BatchNorm: [
+        ((6, 5, 4), lambda: BatchNorm(4)),
+        ((4,), lambda: BatchNorm(4, decay=0.5, epsilon=1e-3, unbiased=False)),
+        ((6, 5, 4), lambda: BatchNorm(4, use_scale=False, bias_init=jax.nn.initializers.ones)),
+        ((6, 5, 4), lambda: BatchNorm(4, use_bias=False, scale_init=Initializer(jax.nn.initializers.normal))),
+        ((6, 5, 4), lambda: BatchNorm(4, use_scale=False, use_bias=False)),
+    ],
+    Conv: [
+        ((6, 5, 4), lambda: Conv(4, 6)),
+        ((6, 5, 4), lambda: Conv(4, 6, (3, 2), 2, "VALID", use_bias=False)),
+        ((6, 5, 4), lambda: Conv(4, 6, strides=(1, 2), padding=((1, 0), (2, 1)), dilation=2, groups=2)),
+        ((6, 5, 4), lambda: Conv(4, 4, 5, padding=2, groups=4, border="reflect", kernel_init=HE_NORMAL)),
+        ((6, 5, 4), lambda: Conv(4, 6, border="circular", bias_init=jax.nn.initializers.ones)),
+    ],
+    ConvTranspose: [
+        ((6, 5, 4), lambda: ConvTranspose(4, 6)),
+        ((6, 5, 4), lambda: ConvTranspose(4, 6, 3, (2, 3), 1, output_padding=(1, 2), groups=2)),
+        ((6, 5, 4), lambda: ConvTranspose(4, 6, (3, 2), 1, dilation=2, use_bias=False, kernel_init=HE_NORMAL)),
+    ],
+    Dense: [
+        ((7,), lambda: Dense(7, 3)),
+        ((6, 5, 4), lambda: Dense(4, 3, use_bias=False)),
+        ((7,), lambda: Dense(7, 3, kernel_init=HE_NORMAL, bias_init=jax.nn.initializers.ones)),
+    ],
+    DropPath: [
+        ((6, 5, 4), lambda: DropPath(0.5)),
+        ((7,), lambda: DropPath(0.0)),
+    ],
+    Dropout: [
+        ((6, 5, 4), lambda: Dropout(0.5)),
+        ((7,), lambda: Dropout(0.0)),
+    ],
+    Flatten: [((6, 5, 4), lambda: Flatten())],
+    Function: [
+        ((6, 5, 4), lambda: Function(jax.nn.relu)),
+        ((7,), lambda: Function(jax.nn.gelu, approximate=False)),
+        ((6, 5, 4), lambda: Function(jnp.transpose, axes=(1, 0, 2))),
+        ((6, 5, 4), lambda: Function(identity.function)),
+    ],
+    GlobalAvgPool: [((6, 5, 4), lambda: GlobalAvgPool())],
+    GlobalMaxPool: [((6, 5, 4), lambda: GlobalMaxPool())],
+    GroupNorm: [
+        ((6, 5, 32), lambda: GroupNorm(32)),
+        ((6, 5, 4), lambda: GroupNorm(4, 2, epsilon=1e-3, use_bias=False)),
+        ((6, 5, 4), lambda: GroupNorm(4, 4, use_scale=False)),
+    ],
+    LayerNorm: [
+        ((6, 5, 4), lambda: LayerNorm(4)),
+        ((7,), lambda: LayerNorm(7, epsilon=1e-3, use_scale=False)),
+        ((6, 5, 4), lambda: LayerNorm(4, use_bias=False, scale_init=Initializer(jax.nn.initializers.normal))),
+    ],
+    MaxPool: [
+        ((6, 5, 4), lambda: MaxPool()),
+        ((6, 5, 4), lambda: MaxPool(3, strides=(2, 1), padding="SAME")),
+        ((6, 5, 4), lambda: MaxPool((2, 3), padding=1, ceil_mode=True)),
+    ],
+    Residual: [
+        ((6, 5, 4), lambda: Residual(Conv(4, 4))),
+        ((6, 5, 4), lambda: Residual(Sequential(conv=Conv(4, 6), drop=DropPath(0.5)), Conv(4, 6, 1), RELU)),
+        ((6, 5, 4), lambda: bottleneck_block(4, 8, 2)),
+    ],
+    Sequential: [
+        ((6, 5, 4), lambda: Sequential()),
+        ((6, 5, 4), lambda: Sequential(conv=Conv(4, 6, use_bias=False), norm=BatchNorm(6), drop=Dropout(0.5))),
+        ((6, 5, 4), lambda: Sequential(a=Sequential(a=Conv(4, 6), b=RELU), b=Sequential(), pool=GlobalAvgPool())),
+    ],
+    Gaussian: [((7,), lambda: Gaussian(7, 3))],
+    Subsampling: [((6, 4, 4), lambda: Subsampling(4))],
+    TableConv: [
+        ((6, 5, 6), lambda: TableConv(6, C3_TABLE)),
+        ((6, 5, 3), lambda: TableConv(3, ((2,), (0, 1)))),
+    ],
+    ZeroPadShortcut: [((6, 5, 4), lambda: ZeroPadShortcut(4, 6, 2))],
+}
+
+DEEP = {"resnet32", "resnet34", "resnet44", "resnet50", "resnet56", "resnet101", "resnet110", "resnet152"}
+
+BATCH = 4
+
+
+class Subject:
+    """A layer or model under test, with what several laws need and only one of them should compute."""
+
+    def __init__(self, build, input_shape, is_model):
+        self.build, self.is_model, self.traces = build, is_model, Counter()
+        self.layer = build()
+        # Any typed key will do; XLA compiles this kind for CPU some three times faster than the default one.
+        self.init_key = jax.random.key(0, impl="rbg")
+        self.params, self.state = self.layer.init(self.init_key)
+        # Distinct values of both signs: ties have no one maximum, and a relu of negative numbers has no gradient.
+        self.images = jnp.asarray(np.random.default_rng(0).normal(size=(BATCH, *input_shape)), jnp.float32)
+        self.key = jax.random.key(2)
+        # As a caller would: the layer is a static argument, so that an equal one finds the compiled program.
+        self.step = jax.jit(self._step, static_argnums=0)
+        self.forward = jax.jit(self._forward, static_argnums=0, static_argnames="train")
+
+    def _step(self, layer, params, state, images, key):
+        self.traces["step"] += 1
+
+        def loss(params):
+            outputs, new_state = batched(layer)(params, state, images, train=True, key=key)
+            # No two outputs weigh the same: the plain sum of normalised values does not change at all.
+            weights = np.cos(np.arange(outputs.size)).reshape(outputs.shape)
+            return jnp.sum(outputs * jnp.asarray(weights, outputs.dtype)), (outputs, new_state)
+
+        gradients, (outputs, new_state) = jax.grad(loss, has_aux=True)(params)
+        return outputs, new_state, gradients
+
+    def _forward(self, layer, params, state, images, key, *, train):
+        self.traces["train" if train else "eval"] += 1
+        return batched(layer)(params, state, images, train=train, key=key)
+
+    @functools.cached_property
+    def trained(self):
+        """Outputs, new state and gradients of a training step."""
+        return self.step(self.layer, self.params, self.state, self.images, self.key)
+
+    @property
+    def used_state(self):
+        """A state other than the initial one, where there is one."""
+        return self.trained[1]
+
+    @property
+    def mixes_images(self):
+        """Whether an image's result in training depends on the others by design."""
+        return bool(jax.tree.leaves(self.state)) and any(
+            not np.array_equal(new, old)
+            for new, old in zip(jax.tree.leaves(self.used_state), jax.tree.leaves(self.state), strict=True)
+        )
+
+    def results(self, dtype, *, train, key):
+        """The outputs and the state for images of a dtype, as shapes and dtypes."""
+        images = jax.ShapeDtypeStruct(self.images.shape, dtype)
+        run = functools.partial(batched(self.layer), train=train)
+        return jax.eval_shape(lambda p, s, x, k: run(p, s, x, key=k), self.params, self.state, images, key)
+
+
+def subjects():
+    for kind, cases in LAYERS.items():
+        for i, (shape, build) in enumerate(cases):
+            yield pytest.param((build, shape, False), id=f"{kind.__name__}-{i}")
+    for name, entry in catalog.CATALOG.items():
+        # The same model functions with another stem, which the tests of the models look at.
+        if name.endswith("_cifar"):
+            continue
+        shape = (32, 32, entry.image_shape[2])
+        build = functools.partial(catalog.build, name, 10, shape)
+        yield pytest.param((build, shape, True), id=name, marks=[pytest.mark.slow] if name in DEEP else [])
+
+
+@pytest.fixture(scope="module", params=subjects())
+def subject(request):
+    return Subject(*request.param)
+
+
+def assert_close(actual, expected, tolerance=1e-4):
+    """Compares trees of arrays; the largest value of each array sets the scale."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for got, want in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        want = np.asarray(want, np.float64)
+        np.testing.assert_allclose(np.asarray(got, np.float64), want, atol=tolerance * (np.abs(want).max() + 1e-6))
+
+
+def assert_same(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for got, want in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def kinds(tree):
+    """The shape and dtype of every leaf, and whether it is weakly typed, which would make a jitted step trace again."""
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), tree)
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+def test_a_batch_gives_what_a_loop_over_its_images_gives(subject, train):
+    if train and subject.mixes_images:
+        pytest.skip("in training, batch norm makes each image depend on the others")
+    state, keys = subject.used_state, jax.random.split(subject.key, BATCH)
+    outputs, _ = subject.forward(subject.layer, subject.params, state, subject.images, subject.key, train=train)
+    loop = [
+        subject.layer.apply(subject.params, state, image, train=train, key=key)[0]
+        for image, key in zip(subject.images, keys, strict=True)
+    ]
+    assert_close(outputs, np.stack(loop))
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+def test_jit_changes_nothing(subject, train):
+    if subject.is_model:
+        pytest.skip("a model is compared eagerly image by image, by the law above")
+    state = subject.used_state
+    jitted = subject.forward(subject.layer, subject.params, state, subject.images, subject.key, train=train)
+    eager = batched(subject.layer)(subject.params, state, subject.images, train=train, key=subject.key)
+    assert_close(jitted, eager)
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+def test_apply_is_pure(subject, train):
+    if train and subject.is_model and subject.mixes_images:
+        pytest.skip("the parts of the model are layers of the table")
+    if train and subject.mixes_images:
+        run, x = functools.partial(batched(subject.layer), train=True), subject.images
+    else:
+        run, x = functools.partial(subject.layer.apply, train=train), subject.images[0]
+    # Drawn anew, since the laws before this one may have left their traces in the others.
+    arguments = (*subject.layer.init(subject.init_key), x)
+    before, values = jax.tree.map(lambda leaf: leaf, arguments), jax.tree.map(np.array, arguments)
+    first, second = run(*arguments, key=subject.key), run(*arguments, key=subject.key)
+    assert jax.tree.structure(arguments) == jax.tree.structure(before)
+    assert all(now is then for now, then in zip(jax.tree.leaves(arguments), jax.tree.leaves(before), strict=True))
+    assert_same(arguments, values)
+    assert_same(first, second)
+
+
+def test_init_is_pure(subject):
+    assert_same(subject.layer.init(subject.init_key), (subject.params, subject.state))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=lambda dtype: dtype.__name__)
+def test_state_keeps_its_names_shapes_and_dtypes(subject, dtype):
+    _, new_state = subject.results(dtype, train=True, key=subject.key)
+    assert kinds(new_state) == kinds(subject.state)
+
+
+def test_evaluation_returns_the_state_unchanged(subject):
+    _, state = subject.forward(
+        subject.layer, subject.params, subject.used_state, subject.images, subject.key, train=False
+    )
+    assert_same(state, subject.used_state)
+
+
+def test_evaluation_ignores_batch_mates_and_key(subject):
+    forward = functools.partial(subject.forward, subject.layer, subject.params, subject.used_state, train=False)
+    outputs, _ = forward(subject.images, subject.key)
+    others = subject.images.at[1:].multiply(-3.0).at[1:].add(5.0)
+    np.testing.assert_array_equal(forward(others, jax.random.key(9))[0][0], outputs[0])
+
+
+def test_equal_constructions_are_equal_and_hash_equal(subject):
+    again = subject.build()
+    assert again is not subject.layer
+    assert again == subject.layer
+    assert hash(again) == hash(subject.layer)
+
+
+def test_repr_is_the_constructor(subject):
+    names = {name: getattr(layers, name) for name in layers.__all__}
+    names |= {kind.__name__: kind for kind in model_layers()}
+    again = eval(repr(subject.layer), {"jax": jax, "jaxcnn": jaxcnn, **names})
+    assert again == subject.layer
+    assert hash(again) == hash(subject.layer)
+
+
+def test_it_is_a_frozen_layer_value(subject):
+    assert isinstance(subject.layer, jaxcnn.Layer)
+    for field in dataclasses.fields(subject.layer):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(subject.layer, field.name, None)
+
+
+def test_no_two_leaves_share_an_array(subject):
+    leaves = jax.tree.leaves((subject.params, subject.state))
+    assert len({id(leaf) for leaf in leaves}) == len(leaves)
+    assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)
+
+
+def test_leaves_are_float32_arrays(subject):
+    for leaf in jax.tree.leaves((subject.params, subject.state)):
+        assert isinstance(leaf, jax.Array)
+        assert (leaf.dtype, leaf.weak_type) == (jnp.float32, False)
+
+
+def test_params_and_state_have_the_same_nesting(subject):
+    def nesting(tree):
+        return {name: nesting(inner) for name, inner in tree.items() if isinstance(inner, dict)}
+
+    assert nesting(subject.params) == nesting(subject.state)
+
+
+def test_the_gradient_is_finite_and_reaches_every_parameter(subject):
+    _, _, gradients = subject.trained
+    assert kinds(gradients) == kinds(subject.params)
+    for name, gradient in jaxcnn.trees.named_leaves(gradients).items():
+        assert np.isfinite(gradient).all(), name
+        # A unit of a deep network may be dead; a single layer has no excuse.
+        assert (np.any if subject.is_model else np.all)(np.asarray(gradient) != 0), name
+
+
+def test_a_second_call_does_not_retrace(subject):
+    for layer, state in ((subject.layer, subject.state), (subject.build(), subject.used_state)):
+        subject.step(layer, subject.params, state, subject.images, subject.key)
+        subject.forward(layer, subject.params, state, subject.images, subject.key, train=False)
+    assert (subject.traces["step"], subject.traces["eval"]) == (1, 1)
+
+
+def test_bfloat16_in_gives_bfloat16_out(subject):
+    for train, key in ((False, None), (True, subject.key)):
+        outputs, _ = subject.results(jnp.bfloat16, train=train, key=key)
+        assert outputs.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+def test_bfloat16_computes_the_same_up_to_its_precision(subject, train):
+    if subject.is_model:
+        pytest.skip("rounding adds up with the depth; the parts of the model are layers of the table")
+    run = functools.partial(subject.forward, subject.layer, subject.params, subject.used_state, train=train)
+    # Rounded before, so that both see the same numbers.
+    rounded = subject.images.astype(jnp.bfloat16)
+    outputs, state = run(rounded, subject.key)
+    expected, expected_state = run(rounded.astype(jnp.float32), subject.key)
+    assert_close(outputs, expected, 0.03)
+    assert_close(state, expected_state, 0.03)
+
+
+def test_init_maps_over_keys(subject):
+    keys = jax.random.split(jax.random.key(3), 2)
+    ensemble = jax.eval_shape(jax.vmap(subject.layer.init), keys)
+    assert kinds(ensemble) == jax.tree.map(
+        lambda leaf: ((2, *leaf.shape), leaf.dtype, leaf.weak_type), (subject.params, subject.state)
+    )
+
+
+def test_other_options_make_another_layer():
+    built = [build() for cases in LAYERS.values() for _, build in cases]
+    assert len(set(built)) == len(built)
+    assert len({catalog.build(name, 10, (32, 32, e.image_shape[2])) for name, e in catalog.CATALOG.items()}) == len(
+        catalog.CATALOG
+    )
+
+
+def is_layer_class(value):
+    return inspect.isclass(value) and callable(getattr(value, "init", None)) and callable(getattr(value, "apply", None))
+
+
+def model_layers():
+    """Finds the layers that models bring along."""
+    for module in pkgutil.iter_modules(models.__path__, "jaxcnn.models."):
+        for value in vars(importlib.import_module(module.name)).values():
+            if is_layer_class(value) and value.__module__ == module.name:
+                yield value
+
+
+def test_every_layer_is_under_test():
+    public = {value for value in (getattr(layers, name) for name in layers.__all__) if is_layer_class(value)}
+    assert set(LAYERS) == public | set(model_layers())
+    assert all(isinstance(build(), kind) for kind, cases in LAYERS.items() for _, build in cases)
+
+
+def test_every_model_is_in_the_catalog():
+    takes_depth = {"cifar_resnet"}
+    assert {name.removesuffix("_cifar") for name in catalog.CATALOG} == set(models.__all__) - takes_depth
+    for name, entry in catalog.CATALOG.items():
+        function = getattr(models, name.removesuffix("_cifar"))
+        assert entry.build == (Partial(function, stem="cifar") if name.endswith("_cifar") else function)
+        assert set(entry.takes) == {"in_channels", "image_size"} & set(inspect.signature(function).parameters)
+    assert set(catalog.CATALOG) >= DEEP

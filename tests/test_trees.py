@@ -1,0 +1,100 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxcnn import trees
+
+TREE = {
+    "stage1": {"block0": {"conv1": {"kernel": 1, "bias": 2}, "relu": {}}},
+    "head": {"kernel": 3, "bias": 4},
+    "extra": (5, [6]),
+}
+
+NAMED = {
+    "extra/0": 5,
+    "extra/1/0": 6,
+    "head/bias": 4,
+    "head/kernel": 3,
+    "stage1/block0/conv1/bias": 2,
+    "stage1/block0/conv1/kernel": 1,
+}
+
+
+def test_leaves_are_named_by_their_paths():
+    assert trees.named_leaves(TREE) == NAMED
+
+
+def test_leaves_are_named_in_the_order_of_jax():
+    assert list(trees.named_leaves(TREE).values()) == jax.tree.leaves(TREE)
+
+
+@pytest.mark.parametrize(("tree", "expected"), [({}, {}), ({"a": {}}, {}), (7, {"": 7})])
+def test_trees_without_names_have_none(tree, expected):
+    assert trees.named_leaves(tree) == expected
+
+
+def test_labels_follow_the_one_rule_that_matches():
+    labels = trees.label_by_name(TREE, {".*/bias": "plain", ".*/kernel": "decayed", "extra/.*": 0})
+    assert labels == {
+        "stage1": {"block0": {"conv1": {"kernel": "decayed", "bias": "plain"}, "relu": {}}},
+        "head": {"kernel": "decayed", "bias": "plain"},
+        "extra": (0, [0]),
+    }
+
+
+def test_labels_partition_an_optimizer():
+    params = {"body": {"kernel": jnp.ones(2)}, "head": {"kernel": jnp.ones(3)}}
+    labels = trees.label_by_name(params, {"body/.*": "frozen", "head/.*": "trained"})
+    optimizer = optax.partition({"frozen": optax.set_to_zero(), "trained": optax.sgd(0.5)}, labels)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    np.testing.assert_array_equal(updates["body"]["kernel"], np.zeros(2))
+    np.testing.assert_array_equal(updates["head"]["kernel"], np.full(3, -0.5))
+
+
+def test_a_rule_must_match_the_whole_path():
+    with pytest.raises(ValueError, match=r"'head/kernel' matches no rule"):
+        trees.label_by_name({"head": {"kernel": 1}}, {"head": "a"})
+    with pytest.raises(ValueError, match=r"rule 'head' matches no leaf"):
+        trees.label_by_name({"head": {"kernel": 1}}, {"head": "a", "head/kernel": "b"})
+
+
+def test_every_fault_of_the_rules_is_listed():
+    with pytest.raises(ValueError, match="expected every leaf to match exactly one rule") as caught:
+        trees.label_by_name(TREE, {"head/.*": 1, ".*/bias": 2, "tail/.*": 3})
+    lines = [line.strip() for line in str(caught.value).splitlines()[1:]]
+    assert lines == [
+        "'extra/0' matches no rule",
+        "'extra/1/0' matches no rule",
+        "'head/bias' matches ['head/.*', '.*/bias']",
+        "'stage1/block0/conv1/kernel' matches no rule",
+        "rule 'tail/.*' matches no leaf",
+    ]
+
+
+def test_a_mask_marks_the_leaves_whose_whole_path_matches():
+    assert trees.mask_by_name(TREE, ".*kernel") == {
+        "stage1": {"block0": {"conv1": {"kernel": True, "bias": False}, "relu": {}}},
+        "head": {"kernel": True, "bias": False},
+        "extra": (False, [False]),
+    }
+
+
+def test_a_mask_chooses_what_optax_decays():
+    params = {"conv": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}}
+    optimizer = optax.add_decayed_weights(0.1, mask=lambda params: trees.mask_by_name(params, ".*kernel"))
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    np.testing.assert_allclose(updates["conv"]["kernel"], 0.1)
+    np.testing.assert_array_equal(updates["conv"]["bias"], 0)
+
+
+def test_a_mask_that_marks_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"expected pattern 'kernel' to match a leaf, got none of \['a/kernel'\]"):
+        trees.mask_by_name({"a": {"kernel": 1}}, "kernel")
+
+
+def test_count_adds_up_the_sizes():
+    assert trees.count({"a": jnp.zeros((2, 3)), "b": [jnp.zeros(4), jnp.zeros(())]}) == 6 + 4 + 1
+    assert trees.count({"a": jax.ShapeDtypeStruct((5, 7), jnp.float32)}) == 35
+    assert trees.count({}) == trees.count({"relu": {}}) == 0

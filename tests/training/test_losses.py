@@ -1,0 +1,69 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcnn.training import cross_entropy
+
+
+def reference(logits, labels, smoothing):
+    """The definition, one example and one class at a time, in float64."""
+    losses = []
+    for row, label in zip(np.asarray(logits, np.float64), labels, strict=True):
+        log_probabilities = row - row.max() - np.log(np.sum(np.exp(row - row.max())))
+        target = [smoothing / len(row) + (1 - smoothing) * (k == label) for k in range(len(row))]
+        losses.append(-sum(t * p for t, p in zip(target, log_probabilities, strict=True)))
+    return np.array(losses)
+
+
+def some_logits(examples=7, classes=5, scale=3.0):
+    return np.random.default_rng(0).normal(size=(examples, classes)).astype(np.float32) * np.float32(scale)
+
+
+LABELS = np.array([0, 1, 2, 3, 4, 0, 2], np.int32)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5, 0.99])
+@pytest.mark.parametrize("scale", [0.0, 3.0, 300.0])
+def test_is_the_cross_entropy_against_the_smoothed_labels(smoothing, scale):
+    logits = some_logits(scale=scale)
+    losses = cross_entropy(jnp.asarray(logits), jnp.asarray(LABELS), label_smoothing=smoothing)
+    assert losses.shape == (7,)
+    np.testing.assert_allclose(losses, reference(logits, LABELS, smoothing), rtol=1e-5, atol=1e-6)
+
+
+def test_a_uniform_guess_costs_the_logarithm_of_the_classes():
+    losses = cross_entropy(jnp.zeros((2, 10)), jnp.array([3, 9]))
+    np.testing.assert_allclose(losses, np.log(10), rtol=1e-6)
+
+
+def test_the_gradient_is_the_softmax_minus_the_target():
+    logits, smoothing = some_logits(), 0.1
+    gradient = jax.grad(lambda x: jnp.sum(cross_entropy(x, jnp.asarray(LABELS), label_smoothing=smoothing)))(
+        jnp.asarray(logits)
+    )
+    exponentials = np.exp(np.asarray(logits, np.float64))
+    target = smoothing / 5 + (1 - smoothing) * np.eye(5)[LABELS]
+    np.testing.assert_allclose(gradient, exponentials / exponentials.sum(1, keepdims=True) - target, atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_half_precision_logits_are_summed_in_float32(smoothing):
+    logits = jnp.asarray(some_logits(), jnp.bfloat16)
+    losses = cross_entropy(logits, jnp.asarray(LABELS), label_smoothing=smoothing)
+    assert losses.dtype == jnp.float32
+    np.testing.assert_allclose(losses, reference(logits.astype(jnp.float32), LABELS, smoothing), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("logits_shape", "labels_shape"), [((5,), ()), ((2, 3, 4), (2, 3)), ((2, 3), (3,)), ((2, 3), (2, 1))]
+)
+def test_refuses_shapes_that_do_not_fit(logits_shape, labels_shape):
+    with pytest.raises(ValueError, match=r"expects logits \(batch, num_classes\) and labels \(batch,\), got \("):
+        cross_entropy(jnp.zeros(logits_shape), jnp.zeros(labels_shape, jnp.int32))
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0, float("nan")])
+def test_refuses_a_smoothing_that_is_no_share(smoothing):
+    with pytest.raises(ValueError, match=rf"expects a label_smoothing in \[0, 1\), got {smoothing}"):
+        cross_entropy(jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32), label_smoothing=smoothing)

@@ -1,0 +1,59 @@
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcnn.training import Metrics, batch_metrics
+
+
+def test_sums_up_a_batch():
+    random = np.random.default_rng(0)
+    losses, logits = random.uniform(size=9).astype(np.float32), random.normal(size=(9, 4)).astype(np.float32)
+    labels = random.integers(0, 4, 9).astype(np.int32)
+    metrics = batch_metrics(jnp.asarray(losses), jnp.asarray(logits), jnp.asarray(labels))
+    assert float(metrics.loss) == pytest.approx(sum(map(float, losses)), rel=1e-6)
+    assert int(metrics.correct) == sum(max(range(4), key=row.__getitem__) == k for row, k in zip(logits, labels))  # noqa: B905
+    assert int(metrics.examples) == 9
+    assert (metrics.loss.dtype, metrics.correct.dtype, metrics.examples.dtype) == (jnp.float32, jnp.int32, jnp.int32)
+
+
+def test_examples_outside_the_mask_do_not_count_even_with_a_loss_that_is_not_finite():
+    losses = jnp.array([1.0, jnp.nan, 2.0, jnp.inf])
+    logits = jnp.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    metrics = batch_metrics(losses, logits, jnp.array([0, 0, 1, 1]), jnp.array([True, False, True, False]))
+    assert tuple(map(float, metrics)) == (3.0, 1.0, 2.0)
+
+
+def test_of_several_largest_logits_the_first_is_the_prediction():
+    metrics = batch_metrics(jnp.zeros(2), jnp.array([[1.0, 2.0, 2.0], [1.0, 2.0, 2.0]]), jnp.array([1, 2]))
+    assert int(metrics.correct) == 1
+
+
+@pytest.mark.parametrize("sizes", [(20,), (1,) * 20, (7, 7, 6), (1, 19), (16, 4)])
+def test_batches_of_any_size_add_up_exactly(sizes):
+    # Eighths are exact in float32, so that nothing but a wrong weight can move the sums.
+    random = np.random.default_rng(1)
+    losses = random.integers(0, 100, 20) / np.float32(8)
+    logits, labels = random.normal(size=(20, 3)).astype(np.float32), random.integers(0, 3, 20)
+    total, first = Metrics(), 0
+    for size in sizes:
+        part = slice(first, first + size)
+        total, first = (
+            total.plus(batch_metrics(*map(jnp.asarray, (losses[part], logits[part], labels[part])))),
+            part.stop,
+        )
+    assert total == Metrics(float(losses.sum()), int(np.sum(logits.argmax(1) == labels)), 20)
+    assert total.mean_loss() == float(losses.sum()) / 20
+    assert total.accuracy() == np.mean(logits.argmax(1) == labels)
+
+
+def test_a_sum_is_kept_in_python_numbers_so_that_long_epochs_lose_nothing():
+    total = Metrics(2.0**30, 2**40, 2**41).plus(Metrics(jnp.float32(0.25), jnp.int32(1), jnp.int32(2)))
+    assert total == Metrics(2.0**30 + 0.25, 2**40 + 1, 2**41 + 2)
+    assert [type(value) for value in total] == [float, int, int]
+
+
+def test_without_examples_there_is_no_mean():
+    assert math.isnan(Metrics().mean_loss())
+    assert math.isnan(Metrics().accuracy())

@@ -1,0 +1,357 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxcnn import trees
+from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, Flatten, Function, Sequential
+from jaxcnn.ops import dropout
+from jaxcnn.training import (
+    TrainState,
+    cross_entropy,
+    init_train_state,
+    make_eval_step,
+    make_predict_step,
+    make_train_step,
+)
+
+MODEL = Sequential(
+    conv=Conv(2, 3),
+    norm=BatchNorm(3),
+    relu=Function(jax.nn.relu),
+    drop=Dropout(0.4),
+    flatten=Flatten(),
+    head=Dense(4 * 4 * 3, 3),
+)
+LINEAR = Sequential(flatten=Flatten(), head=Dense(4 * 4 * 2, 3))
+
+
+def some_batch(examples=6, seed=0):
+    random = np.random.default_rng(seed)
+    images = random.uniform(size=(examples, 4, 4, 2)).astype(np.float32)
+    return images, (np.arange(examples) % 3).astype(np.int32)
+
+
+def add_noise(key, image):
+    return image + 0.5 * jax.random.normal(key, image.shape)
+
+
+def copy(tree):
+    return jax.tree.map(jnp.copy, tree)
+
+
+def assert_close(actual, expected, **tolerance):
+    jax.tree.map(functools.partial(np.testing.assert_allclose, **tolerance), actual, expected)
+
+
+@pytest.fixture
+def standard_promotion():
+    """For optimizers of Optax that mix the step count with floats."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def assert_equal(actual, expected):
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+@jax.jit
+def noisy_by_hand(key, images):
+    """The augmented images of a step, one by one."""
+    augment_key, _ = jax.random.split(key)
+    return jax.lax.map(lambda each: add_noise(*each), (jax.random.split(augment_key, len(images)), images))
+
+
+def forward_by_hand(params, images, keys):
+    """MODEL in training, written out: logits, and the moments of the batch that batch norm saw."""
+    y = jax.lax.conv_general_dilated(
+        images, params["conv"]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    y = y + params["conv"]["bias"]
+    mean, var = jnp.mean(y, (0, 1, 2)), jnp.var(y, (0, 1, 2))
+    y = (y - mean) / jnp.sqrt(var + 1e-5) * params["norm"]["scale"] + params["norm"]["bias"]
+    y = jnp.maximum(y, 0)
+    y = jax.lax.map(lambda each: dropout(jax.random.split(each[0], 6)[3], each[1], 0.4), (keys, y))
+    return y.reshape(len(y), -1) @ params["head"]["kernel"] + params["head"]["bias"], (mean, var)
+
+
+@jax.jit
+@functools.partial(jax.value_and_grad, has_aux=True)
+def gradients_by_hand(params, noisy, labels, step_key):
+    _, model_key = jax.random.split(step_key)
+    logits, moments = forward_by_hand(params, noisy, jax.random.split(model_key, len(noisy)))
+    exponentials = jnp.exp(logits)
+    probabilities = exponentials / jnp.sum(exponentials, 1, keepdims=True)
+    return -jnp.mean(jnp.log(probabilities[jnp.arange(len(noisy)), labels])), (logits, moments)
+
+
+def test_a_step_is_augment_forward_backward_update_written_out_by_hand():
+    images, labels = some_batch()
+    key, rate, momentum = jax.random.key(7), 0.1, 0.9
+    optimizer = optax.sgd(rate, momentum=momentum, nesterov=True)
+    train_state = init_train_state(MODEL, optimizer, jax.random.key(1))
+    params, moments = copy(train_state.params), {"mean": np.zeros(3), "var": np.ones(3)}
+    trace = jax.tree.map(jnp.zeros_like, params)
+    train_step = make_train_step(MODEL, optimizer, augment=add_noise)
+
+    for step in range(3):
+        train_state, metrics = train_step(train_state, images, labels, key)
+
+        step_key = jax.random.fold_in(key, step)
+        noisy = noisy_by_hand(step_key, jnp.asarray(images))
+        (loss, (logits, (mean, var))), gradients = gradients_by_hand(params, noisy, labels, step_key)
+        trace = jax.tree.map(lambda g, t: g + momentum * t, gradients, trace)
+        params = jax.tree.map(lambda p, g, t: p - rate * (g + momentum * t), params, gradients, trace)
+        count = 6 * 4 * 4
+        moments = {
+            "mean": 0.9 * moments["mean"] + 0.1 * np.asarray(mean),
+            "var": 0.9 * moments["var"] + 0.1 * np.asarray(var) * count / (count - 1),
+        }
+        assert float(metrics.loss) == pytest.approx(6 * float(loss), rel=1e-5)
+        assert int(metrics.correct) == np.sum(np.argmax(logits, 1) == labels)
+        assert int(metrics.examples) == 6
+        assert int(train_state.step) == step + 1
+        assert_close(train_state.params, params, rtol=2e-5, atol=2e-6)
+        assert_close(train_state.state["norm"], moments, rtol=1e-5, atol=1e-6)
+
+
+def test_a_fresh_train_state_stands_at_step_0_and_shares_no_arrays():
+    optimizer = optax.adamw(1e-3)
+    train_state = init_train_state(MODEL, optimizer, jax.random.key(0))
+    assert train_state.step.dtype == jnp.int32
+    assert int(train_state.step) == 0
+    params, state = MODEL.init(jax.random.key(0))
+    assert_equal(train_state, TrainState(np.int32(0), params, state, optimizer.init(params)))
+    addresses = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(train_state)]
+    assert len(set(addresses)) == len(addresses)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_the_old_train_state_is_donated_and_nothing_else():
+    images, labels = map(jnp.asarray, some_batch())
+    key = jax.random.key(1)
+    before = init_train_state(MODEL, optax.adam(1e-3), jax.random.key(0))
+    after, metrics = make_train_step(MODEL, optax.adam(1e-3))(before, images, labels, key)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((after, metrics, images, labels, key)))
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_augmentation_is_traced_into_the_step_once_and_nothing_is_traced_again():
+    seen = []
+
+    def augment(key, image):
+        seen.append(("augment", image))
+        return image + jax.random.normal(key, image.shape)
+
+    def loss(logits, labels):
+        seen.append(("loss", logits))
+        return cross_entropy(logits, labels)
+
+    images, labels = some_batch()
+    before = images.copy()
+    optimizer = optax.adamw(optax.cosine_decay_schedule(1e-2, 10))
+    train_step = make_train_step(MODEL, optimizer, loss=loss, augment=augment)
+    train_state, losses = init_train_state(MODEL, optimizer, jax.random.key(0)), []
+    for _ in range(4):
+        train_state, metrics = train_step(train_state, images, labels, jax.random.key(1))
+        losses.append(float(metrics.loss))
+        assert [name for name, _ in seen] == ["augment", "loss"]
+    assert all(isinstance(value, jax.core.Tracer) for _, value in seen)
+    assert seen[0][1].shape == (4, 4, 2)  # one image: the step maps it over the batch
+    np.testing.assert_array_equal(images, before)
+    assert len(set(losses)) == 4
+
+
+@pytest.mark.parametrize("random_part", ["augmentation", "dropout"])
+def test_the_same_key_draws_other_numbers_at_each_step_and_the_same_at_the_same_step(random_part):
+    images, labels = some_batch()
+    model = MODEL if random_part == "dropout" else LINEAR
+    still = optax.sgd(0.0)
+    train_step = make_train_step(model, still, augment=add_noise if random_part == "augmentation" else None)
+
+    def losses(key, first=0, steps=3):
+        train_state = init_train_state(model, still, jax.random.key(0))._replace(step=jnp.int32(first))
+        result = []
+        for _ in range(steps):
+            train_state, metrics = train_step(train_state, images, labels, key)
+            result.append(float(metrics.loss))
+        return result
+
+    drawn = losses(jax.random.key(1))
+    assert len(set(drawn)) == 3
+    assert losses(jax.random.key(1)) == drawn
+    assert losses(jax.random.key(1), first=2, steps=1) == pytest.approx(drawn[2:], rel=1e-5)
+    assert set(losses(jax.random.key(2))).isdisjoint(drawn)
+
+
+def test_every_image_of_a_batch_is_augmented_by_its_own_numbers():
+    first, _ = some_batch(1)
+    images, labels = np.repeat(first, 6, axis=0), np.zeros(6, np.int32)
+    still = optax.sgd(0.0)
+    seen = []
+
+    def loss(logits, labels):
+        jax.debug.callback(lambda x: seen.append(np.asarray(x)), logits)
+        return cross_entropy(logits, labels)
+
+    train_step = make_train_step(LINEAR, still, loss=loss, augment=add_noise)
+    jax.block_until_ready(
+        train_step(init_train_state(LINEAR, still, jax.random.key(0)), images, labels, jax.random.key(1))
+    )
+    jax.effects_barrier()
+    assert len(np.unique(seen[0][:, 0])) == 6
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32():
+    images, labels = some_batch()
+    dtypes = {}
+
+    def record(x):
+        dtypes["activations"] = x.dtype
+        return x
+
+    def loss(logits, labels):
+        dtypes["logits"] = logits.dtype
+        return cross_entropy(logits, labels)
+
+    def augment(key, image):
+        dtypes["augmented"] = image.dtype
+        return image
+
+    model = MODEL.replace(relu=Function(record))
+    optimizer = optax.adamw(1e-3)
+    states, losses = {}, {}
+    for dtype in (jnp.float32, jnp.bfloat16):
+        train_step = make_train_step(model, optimizer, loss=loss, augment=augment, dtype=dtype)
+        train_state = init_train_state(model, optimizer, jax.random.key(0))
+        states[dtype], metrics = train_step(train_state, images, labels, jax.random.key(1))
+        assert metrics.loss.dtype == jnp.float32
+        losses[dtype] = float(metrics.loss)
+        assert dtypes == {"activations": dtype, "logits": jnp.float32, "augmented": jnp.float32}
+    floating = [
+        leaf.dtype for leaf in jax.tree.leaves(states[jnp.bfloat16]) if jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
+    assert set(floating) == {jnp.dtype("float32")}
+    assert losses[jnp.bfloat16] != losses[jnp.float32]
+    assert losses[jnp.bfloat16] == pytest.approx(losses[jnp.float32], rel=0.05)
+    assert_close(states[jnp.bfloat16].params, states[jnp.float32].params, atol=2.1e-3)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_the_loss_falls_until_a_tiny_problem_is_learned():
+    images, labels = some_batch(12)
+    optimizer = optax.adam(3e-2)
+    train_step = make_train_step(LINEAR, optimizer)
+    train_state, losses = init_train_state(LINEAR, optimizer, jax.random.key(0)), []
+    for _ in range(150):
+        train_state, metrics = train_step(train_state, images, labels, jax.random.key(1))
+        losses.append(float(metrics.loss) / 12)
+    assert losses[0] > 1.0
+    assert losses[-1] < 0.1
+    assert metrics.accuracy() == 1.0
+
+
+def test_the_loss_that_is_given_is_the_one_that_is_minimised():
+    images, labels = some_batch()
+    smoothed = functools.partial(cross_entropy, label_smoothing=0.3)
+    optimizer = optax.sgd(0.5)
+    before = init_train_state(LINEAR, optimizer, jax.random.key(0))
+    params = copy(before.params)
+    after, metrics = make_train_step(LINEAR, optimizer, loss=smoothed)(before, images, labels, jax.random.key(1))
+    pixels = images.reshape(6, -1)
+    logits = pixels @ np.asarray(params["head"]["kernel"]) + np.asarray(params["head"]["bias"])
+    exponentials = np.exp(logits)
+    probabilities = exponentials / exponentials.sum(1, keepdims=True)
+    target = 0.1 + 0.7 * np.eye(3)[labels]
+    assert float(metrics.loss) == pytest.approx(-np.sum(target * np.log(probabilities)), rel=1e-5)
+    slope = pixels.T @ (probabilities - target) / 6
+    np.testing.assert_allclose(after.params["head"]["kernel"], params["head"]["kernel"] - 0.5 * slope, atol=1e-6)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_frozen_parameters_stay_as_they_are_byte_for_byte():
+    images, labels = some_batch()
+    rules = {"(conv|norm)/.*": "frozen", "head/.*": "trained"}
+    optimizer = optax.partition(
+        {"frozen": optax.set_to_zero(), "trained": optax.adamw(1e-2)},
+        lambda params: trees.label_by_name(params, rules),
+    )
+    train_state = init_train_state(MODEL, optimizer, jax.random.key(0))
+    before = jax.tree.map(np.array, train_state.params)
+    train_step = make_train_step(MODEL, optimizer)
+    for _ in range(3):
+        train_state, _ = train_step(train_state, images, labels, jax.random.key(1))
+    for name, leaf in trees.named_leaves(train_state.params).items():
+        same = np.asarray(leaf).tobytes() == trees.named_leaves(before)[name].tobytes()
+        assert same == (not name.startswith("head/")), name
+    # What is frozen needs no moments: adamw keeps them for the head alone.
+    assert trees.count(train_state.opt_state) == 2 * trees.count(train_state.params["head"]) + 1
+
+
+@functools.cache
+def trained():
+    """MODEL after a few steps, so that its running moments are not those of the start."""
+    images, labels = some_batch(12)
+    optimizer = optax.sgd(0.1)
+    train_step = make_train_step(MODEL, optimizer)
+    train_state = init_train_state(MODEL, optimizer, jax.random.key(0))
+    for _ in range(5):
+        train_state, _ = train_step(train_state, images, labels, jax.random.key(1))
+    return train_state.params, train_state.state
+
+
+def logits_by_hand(params, state, images):
+    """MODEL in evaluation, in NumPy."""
+    params, state = jax.tree.map(np.asarray, (params, state))
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    y = np.zeros((len(images), 4, 4, 3)) + params["conv"]["bias"]
+    for row in range(3):
+        for column in range(3):
+            y += padded[:, row : row + 4, column : column + 4] @ params["conv"]["kernel"][row, column]
+    y = (y - state["norm"]["mean"]) / np.sqrt(state["norm"]["var"] + 1e-5)
+    y = np.maximum(y * params["norm"]["scale"] + params["norm"]["bias"], 0)
+    return y.reshape(len(y), -1) @ params["head"]["kernel"] + params["head"]["bias"]
+
+
+def test_the_eval_step_counts_the_masked_examples_with_running_moments_and_without_dropout():
+    params, state = trained()
+    images, labels = some_batch(8, seed=3)
+    mask = np.array([True, True, False, True, False, True, True, False])
+    metrics = make_eval_step(MODEL)(params, state, images, labels, mask)
+    logits = logits_by_hand(params, state, images)
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(8), labels]
+    assert float(metrics.loss) == pytest.approx(losses[mask].sum(), rel=1e-5)
+    assert int(metrics.correct) == np.sum((logits.argmax(1) == labels)[mask])
+    assert int(metrics.examples) == 5
+
+
+def test_the_eval_step_donates_nothing():
+    params, state = trained()
+    images, labels = some_batch(8, seed=3)
+    eval_step = make_eval_step(MODEL)
+    once = eval_step(params, state, images, labels, np.ones(8, bool))
+    assert_equal(once, eval_step(params, state, images, labels, np.ones(8, bool)))
+
+
+def test_the_predict_step_gives_the_logits():
+    params, state = trained()
+    images, _ = some_batch(8, seed=3)
+    logits = make_predict_step(MODEL)(params, state, images)
+    np.testing.assert_allclose(logits, logits_by_hand(params, state, images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make_step", [make_eval_step, make_predict_step])
+def test_bfloat16_evaluation_returns_float32(make_step):
+    params, state = trained()
+    images, labels = some_batch(8, seed=3)
+    rest = () if make_step is make_predict_step else (labels, np.ones(8, bool))
+    full = jax.tree.leaves(make_step(MODEL)(params, state, images, *rest))[0]
+    half = jax.tree.leaves(make_step(MODEL, dtype=jnp.bfloat16)(params, state, images, *rest))[0]
+    assert half.dtype == jnp.float32
+    assert np.any(np.asarray(half) != np.asarray(full))
+    np.testing.assert_allclose(half, full, rtol=0.05, atol=0.05)
