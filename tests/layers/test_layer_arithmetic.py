@@ -131,7 +131,7 @@ def test_random_stacks_agree_with_tracing(seed):
     check_by_tracing(random_stack(seed), STACK_SHAPE)
 
 
-@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("seed", range(10))
 def test_random_stacks_agree_with_gradients(seed):
     check_by_gradients(random_stack(seed), STACK_SHAPE)
 

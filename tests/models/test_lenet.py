@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,11 +32,11 @@ def shapes_by_layer(model, image_shape=IMAGE):
     return {row.path: row.output_shape for row in arithmetic(model, image_shape)}
 
 
-def draw(layer, key):
-    """Draws parameters, all different, and the state that the layer starts with."""
-    params, state = layer.init(key)
+def draw(layer):
+    """Draws parameters and state by shape, all different."""
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), params), state
+    shapes = jax.eval_shape(layer.init, jax.random.key(0))
+    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), shapes)
 
 
 # LeNet-5 of today
@@ -65,7 +67,7 @@ def test_lenet5_has_its_maps():
 @pytest.mark.usefixtures("float64")
 def test_lenet5_computes_what_its_layers_say(key):
     model = lenet5()
-    params, state = draw(model, key)
+    params, state = draw(model)
     x = np.random.default_rng(1).normal(size=IMAGE)
     y, _ = model.apply(params, state, jnp.asarray(x), train=False)
     for name in ("conv1", "conv2"):
@@ -80,7 +82,7 @@ def test_lenet5_computes_what_its_layers_say(key):
 @pytest.mark.usefixtures("float64")
 def test_lenet5_1998_computes_what_the_paper_says(key):
     model = lenet5_1998(partial_connections=False)
-    params, state = draw(model, key)
+    params, state = draw(model)
     # Small numbers, so that no unit saturates.
     params = jax.tree.map(lambda leaf: 0.1 * leaf, params)
     x = np.random.default_rng(1).normal(size=IMAGE)
@@ -180,7 +182,7 @@ def test_maps_of_c3_see_the_maps_of_the_table(key):
 def test_a_table_convolution_is_a_convolution_of_the_maps_it_sees(key):
     table = ((2,), (0, 1), (2, 0))
     layer = TableConv(3, table)
-    params, state = draw(layer, key)
+    params, state = draw(layer)
     assert params["kernel"].shape == (5, 5, 5)
     x = np.random.default_rng(1).normal(size=(7, 8, 3))
     y, _ = layer.apply(jax.tree.map(jnp.asarray, params), state, jnp.asarray(x), train=False)
@@ -214,7 +216,7 @@ def test_a_table_that_makes_no_sense_is_refused(row):
 @pytest.mark.usefixtures("float64")
 def test_subsampling_weighs_the_sum_of_each_window(key):
     layer = Subsampling(3)
-    params, state = draw(layer, key)
+    params, state = draw(layer)
     x = np.random.default_rng(1).normal(size=(4, 6, 3))
     y, _ = layer.apply(params, state, jnp.asarray(x), train=False)
     sums = x[::2, ::2] + x[1::2, ::2] + x[::2, 1::2] + x[1::2, 1::2]
@@ -283,9 +285,10 @@ def test_the_uniform_initializer_stays_within_its_limits(key):
 @pytest.mark.parametrize("build", [lenet5, lenet5_1998])
 def test_the_head_can_be_replaced(key, build):
     model = build()
-    params, state = model.init(key)
+    params, state = jax.eval_shape(model.init, key)
     params["head"], state["head"] = {}, {}
-    features, _ = model.replace(head=identity).apply(params, state, jnp.ones(IMAGE), train=False)
+    backbone = functools.partial(model.replace(head=identity).apply, train=False)
+    features, _ = jax.eval_shape(backbone, params, state, jax.ShapeDtypeStruct(IMAGE, jnp.float32))
     assert features.shape == (84,)
 
 
@@ -293,4 +296,8 @@ def test_the_head_can_be_replaced(key, build):
 def test_images_of_other_sizes_are_refused(key, build):
     model = build()
     with pytest.raises(ValueError, match=r"features on the last axis, got shape \(.*\); put Flatten or a global"):
-        model.apply(*model.init(key), jnp.ones((36, 36, 1)), train=False)
+        jax.eval_shape(
+            functools.partial(model.apply, train=False),
+            *jax.eval_shape(model.init, key),
+            jax.ShapeDtypeStruct((36, 36, 1), jnp.float32),
+        )

@@ -114,9 +114,8 @@ def test_the_head_can_be_replaced():
 
 def test_hidden_layers_start_for_relu(key):
     # Variance 2 / fan_in (He et al. 2015), and 1 / fan_in for the head.
-    params, _ = small_cnn().init(key)
     for name, fan_in, gain in (("conv2", 9 * 32, 2), ("dense", 4096, 2), ("head", 128, 1)):
-        kernel = np.asarray(params[name]["kernel"])
+        kernel = np.asarray(small_cnn()[name].init(key)[0]["kernel"])
         assert abs(kernel.var() * fan_in / gain - 1) < 5 * np.sqrt(2 / kernel.size)
 
 
