@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxcnn.ops import lowering
 from jaxcnn.ops.check import at_least_float32, check_epsilon, check_floating, check_image, check_vector, is_int
 
 
@@ -32,12 +33,10 @@ def batch_moments(x: jax.Array, axis_name: str, *, shift: jax.Array | None = Non
     check_floating("batch_moments", x)
     check_vector("batch_moments", "shift", shift, x.shape[-1])
     dtype = at_least_float32(x.dtype)
-    origin = jnp.zeros((), dtype) if shift is None else lax.stop_gradient(shift).astype(dtype)
-    centred = x.astype(dtype) - origin
-    pixels = tuple(range(x.ndim - 1))
-    sums = jnp.sum(centred, axis=pixels), jnp.sum(jnp.square(centred), axis=pixels)
+    origin = jnp.zeros(x.shape[-1], dtype) if shift is None else lax.stop_gradient(shift).astype(dtype)
+    sums = lowering.own_moments(_as_pixels(x.astype(dtype)), origin[None])
     count = batch_count(x, axis_name)
-    first, second = (total / count for total in lax.psum(sums, axis_name))
+    first, second = (total[0] / count for total in lax.psum(sums, axis_name))
     # Rounding can make the difference of two nearly equal numbers negative.
     return first + origin, jnp.maximum(second - jnp.square(first), 0)
 
@@ -95,13 +94,22 @@ def normalize(
     """
     _check_affine("normalize", x, epsilon, mean=mean, var=var, scale=scale, bias=bias)
     dtype = at_least_float32(x.dtype)
+    mean = mean.astype(dtype)
     factor = lax.rsqrt(var.astype(dtype) + jnp.asarray(epsilon, dtype))
     if scale is not None:
         factor = factor * scale.astype(dtype)
-    y = (x.astype(dtype) - mean.astype(dtype)) * factor
+    # The mean is taken off as a constant, which is exact where it is large, and again, as zero, for its gradient.
+    origin = lax.stop_gradient(mean)
+    term = (origin - mean) * factor
     if bias is not None:
-        y = y + bias.astype(dtype)
-    return y.astype(x.dtype)
+        term = term + bias.astype(dtype)
+    y = lowering.affine(_as_pixels(x.astype(dtype)), factor[None], term[None], origin[None])
+    return y.reshape(x.shape).astype(x.dtype)
+
+
+def _as_pixels(x: jax.Array) -> jax.Array:
+    """Brings an array (..., channels) to (1, pixels, channels)."""
+    return x.reshape(1, int(np.prod(x.shape[:-1])), x.shape[-1])
 
 
 def group_norm(

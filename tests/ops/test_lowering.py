@@ -12,7 +12,7 @@ from jax import lax
 
 from jaxcnn import ops
 from jaxcnn.ops import lowering
-from jaxcnn.ops.lowering import Geometry, cpu, xla
+from jaxcnn.ops.lowering import Geometry, cpu, native, xla
 
 
 def draw_problem(seed):
@@ -49,8 +49,10 @@ def assert_same(ours, theirs):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("seed", range(60))
-def test_values_and_gradients_are_those_of_xla(seed):
+@pytest.mark.parametrize(("seed", "in_native"), [(n, True) for n in range(60)] + [(n, False) for n in range(20)])
+def test_values_and_gradients_are_those_of_xla(seed, in_native, monkeypatch):
+    if not in_native:
+        monkeypatch.setattr(native, "ready", lambda: False)
     x, kernel, geometry, weights = draw_problem(seed)
 
     def results(convolve):

@@ -5,15 +5,18 @@ for sizes. Convolutions take a batch of images, since that is what their program
 them joins it.
 """
 
+from jaxcnn.ops.lowering.channels import affine, own_moments
 from jaxcnn.ops.lowering.convolution import convolve, input_gradient, kernel_gradient
 from jaxcnn.ops.lowering.geometry import Geometry
 from jaxcnn.ops.lowering.pooling import window_argmax, window_max, window_sum
 
 __all__ = [
     "Geometry",
+    "affine",
     "convolve",
     "input_gradient",
     "kernel_gradient",
+    "own_moments",
     "window_argmax",
     "window_max",
     "window_sum",

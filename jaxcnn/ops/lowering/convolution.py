@@ -7,7 +7,8 @@ Convolution is bilinear in image and kernel, and so are its gradients with respe
 Each one's transposes are the other two, so the set is closed under differentiation of any order and mode. The batch of
 a `jax.vmap` over images folds into the batch axis that the primitives have, so that the gradient of a batch is one
 kernel gradient, not one for each image; a batch of kernels folds into channels or groups. The platform is chosen when a
-program is lowered: on CPU the rules are those of `lowering.cpu`, elsewhere XLA's own convolution and its transposes.
+program is lowered: on CPU the C++ kernels of `lowering.native` and the rules of `lowering.cpu`, elsewhere XLA's own
+convolution and its transposes.
 
 Arrays are (batch, height, width, channels), kernels (height, width, in_channels / groups, out_channels).
 """
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from jaxcnn.ops.lowering import cpu, xla
+from jaxcnn.ops.lowering import cpu, native, xla
 from jaxcnn.ops.lowering.geometry import Geometry
 
 Pair = tuple[int, int]
@@ -208,7 +209,12 @@ def _batch_kernel_gradient(operands: Any, axes: Any, *, geometry: Geometry, kern
 
 
 def _define(
-    primitive: Primitive, batch: Callable[..., Any], general: Callable[..., Any], on_cpu: Callable[..., Any]
+    primitive: Primitive,
+    batch: Callable[..., Any],
+    image_and_kernel: Callable[..., tuple[Any, tuple[int, ...]]],
+    general: Callable[..., Any],
+    on_cpu: Callable[..., Any],
+    in_native: Callable[..., Any],
 ) -> None:
     """Gives a primitive its remaining rules: outside of jit, under vmap, and on each platform."""
 
@@ -216,12 +222,38 @@ def _define(
     def run(*operands: jax.Array, **options: Any) -> jax.Array:
         return primitive.bind(*operands, **options)
 
+    def lower_on_cpu(ctx: Any, *operands: Any, **options: Any) -> Any:
+        image, kernel_shape = image_and_kernel(*ctx.avals_in, **options)
+        takes = native.may_call(ctx) and native.takes(image, kernel_shape, options["geometry"]) and native.ready()
+        return mlir.lower_fun(in_native if takes else on_cpu, multiple_results=False)(ctx, *operands, **options)
+
     primitive.def_impl(run)
     batching.primitive_batchers[primitive] = batch
     mlir.register_lowering(primitive, mlir.lower_fun(general, multiple_results=False))
-    mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=False), platform="cpu")
+    mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")
 
 
-_define(_convolve, _batch_convolve, xla.convolve, cpu.convolve)
-_define(_input_gradient, _batch_input_gradient, xla.input_gradient, cpu.input_gradient)
-_define(_kernel_gradient, _batch_kernel_gradient, xla.kernel_gradient, cpu.kernel_gradient)
+_define(
+    _convolve,
+    _batch_convolve,
+    lambda x, kernel, **_: (x, kernel.shape),
+    xla.convolve,
+    cpu.convolve,
+    native.convolve,
+)
+_define(
+    _input_gradient,
+    _batch_input_gradient,
+    lambda dy, kernel, **_: (dy, kernel.shape),
+    xla.input_gradient,
+    cpu.input_gradient,
+    native.input_gradient,
+)
+_define(
+    _kernel_gradient,
+    _batch_kernel_gradient,
+    lambda x, dy, *, geometry, kernel_size: (x, (*kernel_size, x.shape[3] // geometry.groups, dy.shape[3])),
+    xla.kernel_gradient,
+    cpu.kernel_gradient,
+    native.kernel_gradient,
+)

@@ -1,7 +1,7 @@
-"""Convolution on CPU, where XLA's own operation is fast only for the forward pass of dense kernels.
+"""Convolution on CPU in plain JAX, for what `lowering.native` does not take and where it cannot be built.
 
-Each rule is plain JAX that XLA's CPU compiler turns into matrix products and fused loops. They are chosen by shape
-when a program is lowered; nothing is tried at run time:
+XLA's own operation is fast only for the forward pass of dense kernels. Each rule here is plain JAX that XLA's CPU
+compiler turns into matrix products and fused loops. They are chosen by shape when a program is lowered:
 
     kernel        forward                    input gradient             kernel gradient
     1x1           matrix product             matrix product             matrix product
@@ -46,7 +46,7 @@ def convolve(x: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Arra
         together, dense = geometry.groups // n, replace(geometry, groups=1)
         parts = zip(_split(x, n), _split(kernel, n), strict=True)
         return jnp.concatenate(
-            [convolve(image, _block_diagonal(part, together), geometry=dense) for image, part in parts], axis=-1
+            [convolve(image, block_diagonal(part, together), geometry=dense) for image, part in parts], axis=-1
         )
     return xla.convolve(x, kernel, geometry=geometry)
 
@@ -63,7 +63,7 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, *, geometry: Geometry, inpu
         parts = zip(_split(dy, n), _split(kernel, n), strict=True)
         return jnp.concatenate(
             [
-                input_gradient(gradient, _block_diagonal(part, together), geometry=dense, input_size=input_size)
+                input_gradient(gradient, block_diagonal(part, together), geometry=dense, input_size=input_size)
                 for gradient, part in parts
             ],
             axis=-1,
@@ -84,7 +84,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, *, geometry: Geometry, kernel_s
         parts = zip(_split(x, n), _split(dy, n), strict=True)
         return jnp.concatenate(
             [
-                _diagonal_blocks(kernel_gradient(image, gradient, geometry=dense, kernel_size=kernel_size), together)
+                diagonal_blocks(kernel_gradient(image, gradient, geometry=dense, kernel_size=kernel_size), together)
                 for image, gradient in parts
             ],
             axis=-1,
@@ -221,8 +221,16 @@ def _split(x: jax.Array, bundles: int) -> list[jax.Array]:
     return jnp.split(x, bundles, axis=-1)
 
 
-def _block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
-    """Writes a grouped kernel as a dense one, with zeros between channels of different groups."""
+def block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
+    """Writes a grouped kernel as a dense one, with zeros between channels of different groups.
+
+    Args:
+      kernel: shape (height, width, in_channels / groups, out_channels).
+      groups: number of its groups.
+
+    Returns:
+      Shape (height, width, in_channels, out_channels).
+    """
     height, width, channels, outputs = kernel.shape
     grouped = kernel.reshape(height, width, channels, groups, outputs // groups)
     same = jnp.eye(groups, dtype=kernel.dtype)
@@ -230,8 +238,16 @@ def _block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
     return blocks.reshape(height, width, groups * channels, outputs)
 
 
-def _diagonal_blocks(kernel: jax.Array, groups: int) -> jax.Array:
-    """Undoes `_block_diagonal`."""
+def diagonal_blocks(kernel: jax.Array, groups: int) -> jax.Array:
+    """Undoes `block_diagonal`.
+
+    Args:
+      kernel: shape (height, width, in_channels, out_channels).
+      groups: number of groups.
+
+    Returns:
+      Shape (height, width, in_channels / groups, out_channels).
+    """
     height, width, channels, outputs = kernel.shape
     blocks = kernel.reshape(height, width, groups, channels // groups, groups, outputs // groups)
     diagonal = jnp.stack([blocks[:, :, group, :, group] for group in range(groups)], axis=3)

@@ -1,0 +1,228 @@
+// Convolutions of dense and grouped kernels as matrix products whose rows are read in place.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "gemm.h"
+#include "geometry.h"
+#include "parallel.h"
+
+namespace jaxcnn::dense {
+
+// Pixels that an item of work writes: their inputs fit into the first caches, and a panel of the kernel is read once
+// for all of them.
+inline constexpr int64_t kPixels = 120;
+
+// Brings a kernel (taps, channels, outputs of all groups) into panels: [group][panel][tap][channel][vectors * lanes], or
+// with channels and outputs exchanged.
+template <typename T>
+void pack_kernel(const Geometry& g, const T* kernel, bool exchanged, T* packed, Workers& workers) {
+  const int64_t channels = g.group_channels(), outputs = g.group_outputs(), taps = g.taps();
+  const int64_t depth = exchanged ? outputs : channels, width = exchanged ? channels : outputs;
+  const auto panels = panels_of<T>(width);
+  const int64_t group_size = packed_size<T>(taps * depth, width);
+  workers.for_each(g.groups * taps, [&](int64_t item) {
+    const int64_t group = item / taps, tap = item % taps;
+    const T* from = kernel + tap * channels * g.outputs + group * outputs;
+    for (const Panel& panel : panels) {
+      const int64_t wide = panel.vectors * kLanes<T>;
+      T* to = packed + group * group_size + packed_start<T>(taps * depth, panel) + tap * depth * wide;
+      if (exchanged) {
+        // In square blocks, so that neither side is walked across far apart lines for long.
+        for (int64_t start = 0; start < depth; start += 16) {
+          const int64_t stop = std::min(start + 16, depth);
+          for (int64_t j = 0; j < wide; ++j)
+            for (int64_t k = start; k < stop; ++k)
+              to[k * wide + j] = j < panel.width ? from[(panel.start + j) * g.outputs + k] : T(0);
+        }
+      } else {
+        for (int64_t k = 0; k < depth; ++k) {
+          std::copy_n(from + k * g.outputs + panel.start, panel.width, to + k * wide);
+          std::fill_n(to + k * wide + panel.width, wide - panel.width, T(0));
+        }
+      }
+    }
+  });
+}
+
+// Writes each pixel of `to` as the sum over its taps of a pixel of `from` times the tap's matrix: a convolution where
+// `rows` and `columns` are forward reads, its transpose where they are transposed and the kernel is exchanged.
+template <typename T>
+void gather(const Geometry& g, const Reads& rows, const Reads& columns, const T* from, const T* packed, bool exchanged,
+            T* to, Workers& workers) {
+  const int64_t depth = exchanged ? g.group_outputs() : g.group_channels();
+  const int64_t width = exchanged ? g.group_channels() : g.group_outputs();
+  const int64_t from_stride = exchanged ? g.outputs : g.pixel, to_stride = width * g.groups;
+  const auto panels = panels_of<T>(width);
+  const int64_t group_size = packed_size<T>(g.taps() * depth, width);
+  const std::vector<T> zeros(depth, T(0));
+  for (int64_t row_phase = 0; row_phase < rows.period; ++row_phase) {
+    for (int64_t column_phase = 0; column_phase < columns.period; ++column_phase) {
+      const auto& row_taps = rows.phases[row_phase];
+      const auto& column_taps = columns.phases[column_phase];
+      const int64_t row_count = rows.count(row_phase), column_count = columns.count(column_phase);
+      const int64_t pixels = g.images * row_count * column_count;
+      const int64_t terms = static_cast<int64_t>(row_taps.size() * column_taps.size());
+      std::vector<int32_t> term;
+      for (const auto& row : row_taps)
+        for (const auto& column : column_taps) term.push_back(row.tap * g.columns.taps + column.tap);
+      const int64_t blocks = ceil_div(pixels, kPixels);
+      workers.for_each(g.groups * blocks, [&](int64_t item) {
+        const int64_t group = item % g.groups, start = item / g.groups * kPixels;
+        const int64_t count = std::min(kPixels, pixels - start);
+        std::vector<const T*> sources(terms * kPixels);
+        T* targets[kPixels];
+        T* panel_targets[kPixels];
+        for (int64_t i = 0; i < count; ++i) {
+          const int64_t pixel = start + i, column = pixel % column_count;
+          const int64_t row = pixel / column_count % row_count, image = pixel / column_count / row_count;
+          const int64_t to_row = row * rows.period + row_phase, to_column = column * columns.period + column_phase;
+          targets[i] = to + ((image * rows.to_size + to_row) * columns.to_size + to_column) * to_stride + group * width;
+          int64_t t = 0;
+          for (const auto& row_tap : row_taps) {
+            const int64_t from_row = rows.source(row, row_tap);
+            for (const auto& column_tap : column_taps) {
+              const int64_t from_column = columns.source(column, column_tap);
+              const int64_t at = (image * rows.from_size + from_row) * columns.from_size + from_column;
+              sources[t++ * kPixels + i] =
+                  from_row < 0 || from_column < 0 ? zeros.data() : from + at * from_stride + group * depth;
+            }
+          }
+        }
+        for (const Panel& panel : panels) {
+          for (int64_t i = 0; i < count; ++i) panel_targets[i] = targets[i] + panel.start;
+          multiply_rows<T>(count, terms, depth, sources.data(), kPixels,
+                           packed + group * group_size + packed_start<T>(g.taps() * depth, panel), term.data(),
+                           panel_targets, panel);
+        }
+      });
+    }
+  }
+}
+
+// Few channels leave little to do for each tap. The taps of a row that lie next to each other in memory, with their
+// channels, are then one tap of so many channels; for that the borders have to be there.
+inline bool merges(const Geometry& g) {
+  constexpr int64_t kFewChannels = 8;
+  return g.groups == 1 && g.channels <= kFewChannels && g.columns.taps > 1 && g.columns.dilation == 1;
+}
+
+inline Geometry merged(const Geometry& g) {
+  Geometry m = g;
+  m.rows.size = (g.rows.out_size - 1) * g.rows.stride + (g.rows.taps - 1) * g.rows.dilation + 1;
+  m.columns.size = (g.columns.out_size - 1) * g.columns.stride + g.columns.taps;
+  m.rows.before = m.columns.before = 0;
+  m.columns.taps = 1;
+  m.channels = g.columns.taps * g.channels;
+  return m;
+}
+
+// Copies images with their borders of zeros, as `merged` wants them.
+template <typename T>
+void add_borders(const Geometry& g, const Geometry& m, const T* x, T* to, Workers& workers) {
+  workers.for_each(g.images * m.rows.size, [&](int64_t item) {
+    const int64_t image = item / m.rows.size, row = item % m.rows.size - g.rows.before;
+    T* line = to + item * m.columns.size * g.channels;
+    const int64_t first = std::clamp<int64_t>(g.columns.before, 0, m.columns.size);
+    const int64_t skipped = std::max<int64_t>(0, -g.columns.before);
+    const int64_t count =
+        row < 0 || row >= g.rows.size ? 0 : std::clamp<int64_t>(g.columns.size - skipped, 0, m.columns.size - first);
+    std::fill_n(line, first * g.channels, T(0));
+    std::copy_n(x + ((image * g.rows.size + std::max<int64_t>(row, 0)) * g.columns.size + skipped) * g.channels,
+                count * g.channels, line + first * g.channels);
+    std::fill_n(line + (first + count) * g.channels, (m.columns.size - first - count) * g.channels, T(0));
+  });
+}
+
+template <typename T>
+void convolve(const Geometry& g, const T* x, const T* kernel, T* to, Workers& workers) {
+  if (merges(g)) {
+    const Geometry m = merged(g);
+    Buffer<T> bordered(g.images * m.rows.size * m.columns.size * g.channels);
+    add_borders<T>(g, m, x, bordered.get(), workers);
+    return convolve<T>(m, bordered.get(), kernel, to, workers);
+  }
+  Buffer<T> packed(g.groups * packed_size<T>(g.taps() * g.group_channels(), g.group_outputs()));
+  pack_kernel<T>(g, kernel, false, packed.get(), workers);
+  gather<T>(g, Reads::forward(g.rows), Reads::forward(g.columns), x, packed.get(), false, to, workers);
+}
+
+template <typename T>
+void input_gradient(const Geometry& g, const T* dy, const T* kernel, T* to, Workers& workers) {
+  Buffer<T> packed(g.groups * packed_size<T>(g.taps() * g.group_outputs(), g.group_channels()));
+  pack_kernel<T>(g, kernel, true, packed.get(), workers);
+  gather<T>(g, Reads::transposed(g.rows), Reads::transposed(g.columns), dy, packed.get(), true, to, workers);
+}
+
+// Computes the gradient of the kernel, (taps, group channels, outputs).
+template <typename T>
+void kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers& workers) {
+  if (merges(g)) {
+    const Geometry m = merged(g);
+    Buffer<T> bordered(g.images * m.rows.size * m.columns.size * g.channels);
+    add_borders<T>(g, m, x, bordered.get(), workers);
+    return kernel_gradient<T>(m, bordered.get(), dy, to, workers);
+  }
+  const int64_t channels = g.group_channels(), outputs = g.group_outputs(), size = g.taps() * channels * g.outputs;
+  const Reads rows = Reads::forward(g.rows), columns = Reads::forward(g.columns);
+  const auto panels = panels_of<T>(outputs);
+  // Rows of dy at a time that stay in the cache, with those of x, while all blocks of the kernel are gone through.
+  const int64_t row_bytes = g.columns.out_size * (g.outputs + g.channels * g.columns.stride * g.rows.stride) * sizeof(T);
+  const int64_t chunk = std::max<int64_t>(1, (384 << 10) / std::max<int64_t>(row_bytes, 1));
+  const int64_t all_rows = g.images * g.rows.out_size;
+  const int64_t parts = parts_of(std::min<int64_t>(g.images, ceil_div(all_rows, chunk)), size);
+  // With few parts the channels are split as well.
+  const int64_t slabs = parts >= 4 ? 1 : std::min<int64_t>(ceil_div(channels, kMostRows), 16);
+  const int64_t slab = ceil_div(channels, slabs);
+  Buffer<T> sums(parts == 1 ? 0 : parts * size);
+  T* totals = parts == 1 ? to : sums.get();
+  workers.for_each(parts * slabs * g.groups, [&](int64_t item) {
+    const int64_t part = item / (slabs * g.groups), group = item % g.groups;
+    const int64_t first = item / g.groups % slabs * slab, last = std::min(channels, first + slab);
+    T* total = totals + part * size;
+    for (int64_t tap = 0; tap < g.taps(); ++tap)
+      for (int64_t c = first; c < last; ++c)
+        std::fill_n(total + (tap * channels + c) * g.outputs + group * outputs, outputs, T(0));
+    const int64_t begin = all_rows * part / parts, end = all_rows * (part + 1) / parts;
+    // Gradients of less than a vector of outputs are spread out to whole vectors.
+    const bool narrow = outputs < kLanes<T>;
+    const int64_t line = narrow ? kLanes<T> : g.outputs;
+    Buffer<T> wide(narrow ? chunk * g.columns.out_size * line : 0);
+    std::vector<Run<T>> runs;
+    for (int64_t start = begin; start < end; start += chunk) {
+      const int64_t stop = std::min(start + chunk, end);
+      const T* gradients = dy + start * g.columns.out_size * g.outputs + group * outputs;
+      if (narrow) {
+        for (int64_t i = 0; i < (stop - start) * g.columns.out_size; ++i) {
+          std::copy_n(gradients + i * g.outputs, outputs, wide.get() + i * line);
+          std::fill_n(wide.get() + i * line + outputs, line - outputs, T(0));
+        }
+        gradients = wide.get();
+      }
+      for (const auto& row_tap : rows.phases[0]) {
+        for (const auto& column_tap : columns.phases[0]) {
+          const Inside span = inside(columns, 0, column_tap);
+          runs.clear();
+          for (int64_t row = start; row < stop && span.start < span.stop; ++row) {
+            const int64_t image = row / g.rows.out_size;
+            const int64_t from_row = rows.source(row % g.rows.out_size, row_tap);
+            if (from_row < 0) continue;
+            const int64_t from_column = span.start * columns.step + column_tap.offset;
+            runs.push_back(
+                {x + ((image * g.rows.size + from_row) * g.columns.size + from_column) * g.pixel + group * channels,
+                 gradients + ((row - start) * g.columns.out_size + span.start) * line, span.stop - span.start});
+          }
+          T* tap_total = total + (row_tap.tap * g.columns.taps + column_tap.tap) * channels * g.outputs + group * outputs;
+          for (const Panel& panel : panels)
+            accumulate_columns<T>(runs.data(), static_cast<int64_t>(runs.size()), columns.step * g.pixel, line,
+                                  first, last, panel, tap_total, g.outputs);
+        }
+      }
+    }
+  });
+  if (parts > 1) add_parts(sums.get(), parts, size, to, workers);
+}
+
+}  // namespace jaxcnn::dense

@@ -1,0 +1,197 @@
+"""Which convolutions the C++ kernels take, and by which algorithm.
+
+The choice is made by shape when a program is lowered. Winograd's algorithm replaces 144 multiplications for each tile
+of 4x4 results, input and output channel by 36, and pays for transforming tiles and kernel. What that costs, in
+multiplications, is a table of two numbers that `experiments/convolution_rules.py` measures:
+
+    tile     of each tile, for each of its channels (input and output)      920
+    kernel   of the kernel, for each input and output channel              2600
+"""
+
+import enum
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.ops.lowering.cpu import block_diagonal, diagonal_blocks
+from jaxcnn.ops.lowering.geometry import Geometry
+
+Pair = tuple[int, int]
+
+TILE_COST = 920
+KERNEL_COST = 2600
+
+_VECTOR_BYTES = 64
+"""The widest vectors there are: Winograd's kernels take whole vectors of channels."""
+
+_BUNDLE_CHANNELS = 16
+"""Groups of fewer channels are bundled, as dense kernels with zeros between them, until they fill a vector."""
+
+
+class Algorithm(enum.IntEnum):
+    """The algorithms, numbered as in kernels.cc."""
+
+    DIRECT = 0
+    DEPTHWISE = 1
+    WINOGRAD = 2
+
+
+def may_call(ctx: Any) -> bool:
+    """Says whether a program that is being lowered for CPU may call the C++ kernels.
+
+    It may not where it is exported, since it could then not run without this package, nor where the compiler splits it
+    over devices, since it would gather what a call of a kernel takes.
+
+    Args:
+      ctx: of the lowering.
+    """
+    module = ctx.module_context
+    if module.lowering_parameters.for_export:
+        return False
+    context = module.axis_context
+    if getattr(context, "num_devices", None) == 1:
+        return True
+    return hasattr(context, "manual_axes") and context.manual_axes == frozenset(context.mesh.axis_names)
+
+
+def takes(image: Any, kernel_shape: tuple[int, ...], geometry: Geometry) -> bool:
+    """Says whether the C++ kernels are the way to compute a convolution and its gradients.
+
+    Args:
+      image: shape and dtype of the images, (batch, height, width, channels).
+      kernel_shape: (height, width, in_channels / groups, out_channels).
+      geometry: of the convolution.
+
+    Returns:
+      False for other dtypes than float32 and float64, for shapes that are not known, and for depthwise kernels that
+      `lowering.cpu` has the better rule for.
+    """
+    if not (_is_known(image) and all(isinstance(n, int) and n > 0 for n in kernel_shape)):
+        return False
+    if geometry.groups > 1 and kernel_shape[2] == 1:
+        return kernel_shape[3] == geometry.groups and geometry.groups >= _lanes(image.dtype)
+    return True
+
+
+def sums(image: Any) -> bool:
+    """Says whether the C++ kernels are the way to sum up the pixels of images.
+
+    Args:
+      image: shape and dtype, (images, pixels, channels).
+    """
+    return _is_known(image)
+
+
+def _is_known(image: Any) -> bool:
+    return image.dtype in (jnp.float32, jnp.float64) and all(isinstance(n, int) and n > 0 for n in image.shape)
+
+
+def own_moments(x: jax.Array, shift: jax.Array) -> Sequence[jax.Array]:
+    """See `lowering.channels.own_moments`."""
+    return jax.ffi.ffi_call("jaxcnn_own_moments", _sums(x))(x, shift)
+
+
+def moments(x: jax.Array, y: jax.Array, shift: jax.Array) -> Sequence[jax.Array]:
+    """Sums up y and (x - shift) * y; see `lowering.channels`."""
+    return jax.ffi.ffi_call("jaxcnn_moments", _sums(x))(x, y, shift)
+
+
+def _sums(x: jax.Array) -> list[jax.ShapeDtypeStruct]:
+    return [jax.ShapeDtypeStruct((x.shape[0], x.shape[2]), x.dtype)] * 2
+
+
+def convolve(x: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
+    """See `lowering.convolution.convolve`."""
+    bundled, together = _bundled(geometry, kernel.shape)
+    size = geometry.output_size((x.shape[1], x.shape[2]), (kernel.shape[0], kernel.shape[1]))
+    shape = (x.shape[0], *size, kernel.shape[3])
+    kernel = _bundle(kernel, bundled.groups, together)
+    return _call("jaxcnn_convolve", shape, x, kernel, geometry=bundled, kernel_shape=kernel.shape, pixels=size)
+
+
+def input_gradient(dy: jax.Array, kernel: jax.Array, *, geometry: Geometry, input_size: Pair) -> jax.Array:
+    """See `lowering.convolution.input_gradient`."""
+    bundled, together = _bundled(geometry, kernel.shape)
+    shape = (dy.shape[0], *input_size, kernel.shape[2] * geometry.groups)
+    kernel = _bundle(kernel, bundled.groups, together)
+    return _call(
+        "jaxcnn_input_gradient", shape, dy, kernel, geometry=bundled, kernel_shape=kernel.shape, pixels=input_size
+    )
+
+
+def kernel_gradient(x: jax.Array, dy: jax.Array, *, geometry: Geometry, kernel_size: Pair) -> jax.Array:
+    """See `lowering.convolution.kernel_gradient`."""
+    shape = (*kernel_size, x.shape[3] // geometry.groups, dy.shape[3])
+    bundled, together = _bundled(geometry, shape)
+    wide = (*kernel_size, shape[2] * together, shape[3])
+    dk = _call(
+        "jaxcnn_kernel_gradient", wide, x, dy, geometry=bundled, kernel_shape=wide, pixels=(dy.shape[1], dy.shape[2])
+    )
+    if together == 1:
+        return dk
+    bundles = jnp.split(dk, bundled.groups, axis=-1)
+    return jnp.concatenate([diagonal_blocks(bundle, together) for bundle in bundles], axis=-1)
+
+
+def _call(
+    target: str,
+    shape: tuple[int, ...],
+    *operands: jax.Array,
+    geometry: Geometry,
+    kernel_shape: tuple[int, ...],
+    pixels: Pair,
+) -> jax.Array:
+    images, dtype = operands[0].shape[0], operands[0].dtype
+    result = jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(shape, dtype))
+    return result(
+        *operands,
+        strides=np.array(geometry.strides, np.int64),
+        before=np.array([geometry.padding[0][0], geometry.padding[1][0]], np.int64),
+        dilation=np.array(geometry.dilation, np.int64),
+        groups=np.int64(geometry.groups),
+        algorithm=np.int64(_algorithm(geometry, kernel_shape, images, pixels, dtype)),
+    )
+
+
+def _lanes(dtype: Any) -> int:
+    return _VECTOR_BYTES // jnp.dtype(dtype).itemsize
+
+
+def _algorithm(geometry: Geometry, kernel_shape: tuple[int, ...], images: int, pixels: Pair, dtype: Any) -> Algorithm:
+    *kernel_size, channels, outputs = kernel_shape
+    if geometry.groups >= _lanes(dtype) and channels == 1 and outputs == geometry.groups:
+        return Algorithm.DEPTHWISE
+    fits = (
+        tuple(kernel_size) == (3, 3)
+        and geometry.strides == geometry.dilation == (1, 1)
+        and geometry.groups == 1
+        and channels % _lanes(dtype) == outputs % _lanes(dtype) == 0
+    )
+    if not fits or jax.config.values["jax_default_matmul_precision"] in ("highest", "float32"):
+        return Algorithm.DIRECT
+    tiles = images * math.ceil(pixels[0] / 4) * math.ceil(pixels[1] / 4)
+    matrix = channels * outputs
+    winograd = tiles * (36 * matrix + TILE_COST * (channels + outputs)) + KERNEL_COST * matrix
+    return Algorithm.WINOGRAD if winograd < 9 * images * math.prod(pixels) * matrix else Algorithm.DIRECT
+
+
+def _bundled(geometry: Geometry, kernel_shape: tuple[int, ...]) -> tuple[Geometry, int]:
+    """Chooses how many groups go together."""
+    channels, outputs = kernel_shape[2], kernel_shape[3] // geometry.groups
+    if geometry.groups == 1 or (channels == 1 and outputs == 1):
+        return geometry, 1
+    together = max(1, _BUNDLE_CHANNELS // min(channels, outputs))
+    while geometry.groups % together:
+        together -= 1
+    return replace(geometry, groups=geometry.groups // together), together
+
+
+def _bundle(kernel: jax.Array, groups: int, together: int) -> jax.Array:
+    if together == 1:
+        return kernel
+    return jnp.concatenate([block_diagonal(part, together) for part in jnp.split(kernel, groups, axis=-1)], axis=-1)

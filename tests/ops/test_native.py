@@ -1,0 +1,210 @@
+"""The C++ kernels against XLA: every algorithm, when they are used and when not, and where they cannot be built."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcnn.ops import lowering
+from jaxcnn.ops.lowering import Geometry, native, xla
+from jaxcnn.ops.lowering.native import rules
+
+pytestmark = pytest.mark.skipif(jax.default_backend() != "cpu", reason="the C++ kernels are for CPU")
+
+
+@pytest.fixture(autouse=True)
+def built():
+    if not native.ready():
+        pytest.skip("there is no C++ compiler here")
+
+
+# Images, kernel, geometry: what reaches each branch of the C++ code.
+CASES = {
+    "dense": ((2, 9, 11, 24), (3, 3, 24, 40), Geometry((1, 1), ((1, 1), (1, 1)))),
+    "many channels": ((2, 5, 6, 130), (3, 3, 130, 70), Geometry((1, 1), ((1, 1), (1, 1)))),
+    "one channel": ((3, 12, 13, 1), (5, 5, 1, 6), Geometry((1, 1), ((2, 2), (2, 2)))),
+    "three channels, strided": ((2, 15, 14, 3), (7, 7, 3, 16), Geometry((2, 2), ((3, 3), (3, 3)))),
+    "three channels, cropped": ((2, 15, 14, 3), (3, 4, 3, 5), Geometry((2, 1), ((-1, 2), (-2, -1)))),
+    "three channels, dilated rows": ((2, 15, 14, 3), (3, 3, 3, 5), Geometry((1, 2), ((0, 1), (1, 0)), (3, 1))),
+    "strided": ((2, 9, 10, 17), (3, 3, 17, 33), Geometry((2, 3), ((1, 1), (0, 1)))),
+    "stride beyond the kernel": ((2, 11, 11, 16), (2, 2, 16, 16), Geometry((3, 4))),
+    "dilated": ((1, 12, 12, 8), (3, 2, 8, 16), Geometry((1, 2), ((2, 2), (0, 3)), (2, 3))),
+    "more padding than image": ((2, 3, 2, 9), (3, 3, 9, 10), Geometry((1, 1), ((4, 3), (3, 5)))),
+    "one pixel": ((5, 1, 1, 16), (1, 1, 16, 24), Geometry()),
+    "pointwise, strided": ((2, 7, 8, 24), (1, 1, 24, 20), Geometry((2, 2))),
+    "grouped": ((2, 8, 7, 48), (3, 3, 16, 60), Geometry((1, 1), ((1, 1), (1, 1)), groups=3)),
+    "many small groups": ((2, 8, 7, 48), (3, 3, 4, 24), Geometry((2, 1), ((1, 1), (1, 1)), groups=12)),
+    "groups that no bundle fills": ((2, 6, 7, 21), (3, 3, 3, 14), Geometry((1, 1), ((1, 1), (1, 1)), groups=7)),
+    "depthwise": ((2, 9, 19, 24), (3, 3, 1, 24), Geometry((1, 1), ((1, 1), (1, 1)), groups=24)),
+    "depthwise, no multiple of a vector": ((2, 9, 8, 35), (5, 5, 1, 35), Geometry((1, 1), ((2, 2), (2, 2)), groups=35)),
+    "depthwise, strided": ((2, 10, 17, 16), (3, 3, 1, 16), Geometry((2, 2), ((0, 1), (1, 1)), groups=16)),
+    "depthwise, dilated": ((2, 11, 12, 16), (3, 3, 1, 16), Geometry((1, 1), ((2, 2), (3, 2)), (2, 3), groups=16)),
+    "depthwise, wide": ((1, 12, 23, 16), (2, 9, 1, 16), Geometry((1, 1), ((0, 1), (4, 4)), groups=16)),
+    "winograd": ((8, 17, 14, 64), (3, 3, 64, 48), Geometry((1, 1), ((1, 1), (1, 1)))),
+    "winograd, valid": ((8, 18, 15, 48), (3, 3, 48, 80), Geometry()),
+    "winograd, odd padding": ((8, 14, 15, 64), (3, 3, 64, 64), Geometry((1, 1), ((2, 0), (-1, 3)))),
+}
+
+
+def draw(case, dtype):
+    shape, kernel_shape, geometry = CASES[case]
+    rng = np.random.default_rng(sum(case.encode()))
+    size = geometry.output_size(shape[1:3], kernel_shape[:2])
+    arrays = (shape, kernel_shape, (shape[0], *size, kernel_shape[3]))
+    return *(jnp.asarray(rng.standard_normal(s), dtype) for s in arrays), geometry
+
+
+def three(module, geometry, x, kernel):
+    """Returns a convolution and its two transposes as one function of images, kernel and gradient."""
+
+    @jax.jit
+    def all_three(x_, kernel_, dy):
+        return (
+            module.convolve(x_, kernel_, geometry=geometry),
+            module.input_gradient(dy, kernel_, geometry=geometry, input_size=x.shape[1:3]),
+            module.kernel_gradient(x_, dy, geometry=geometry, kernel_size=kernel.shape[:2]),
+        )
+
+    return all_three
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("case", CASES)
+def test_a_convolution_and_its_gradients_are_those_of_xla(case):
+    x, kernel, dy, geometry = draw(case, jnp.float64)
+    for ours, theirs in zip(
+        three(native, geometry, x, kernel)(x, kernel, dy), three(xla, geometry, x, kernel)(x, kernel, dy), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("case", ["winograd", "winograd, valid", "dense", "depthwise, no multiple of a vector"])
+def test_float32_is_within_its_rounding(case):
+    x, kernel, dy, geometry = draw(case, jnp.float32)
+    ours = three(native, geometry, x, kernel)(x, kernel, dy)
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(np.asarray(a), jnp.float64) for a in (x, kernel, dy)]
+        exact = three(xla, geometry, x, kernel)(*wide)
+    for one, other in zip(ours, exact, strict=True):
+        assert one.dtype == jnp.float32
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
+
+
+def algorithms(case, **options):
+    """Returns the algorithms that the three programs of a case are lowered to."""
+    x, kernel, dy, geometry = draw(case, jnp.float32)
+
+    def program(x, kernel, dy):
+        return (
+            lowering.convolve(x, kernel, geometry),
+            lowering.input_gradient(dy, kernel, geometry, x.shape[1:3]),
+            lowering.kernel_gradient(x, dy, geometry, kernel.shape[:2]),
+        )
+
+    text = jax.jit(program, **options).lower(x, kernel, dy).as_text()
+    return [int(part.split(" ")[0]) for part in text.split("algorithm = ")[1:]]
+
+
+@pytest.mark.parametrize(
+    ("case", "algorithm"),
+    [
+        ("dense", rules.Algorithm.DIRECT),
+        ("depthwise", rules.Algorithm.DEPTHWISE),
+        ("winograd", rules.Algorithm.WINOGRAD),
+        ("strided", rules.Algorithm.DIRECT),
+        ("many small groups", rules.Algorithm.DIRECT),
+    ],
+)
+def test_the_algorithm_is_chosen_by_shape(case, algorithm):
+    assert algorithms(case) == [algorithm] * 3
+
+
+def test_the_highest_precision_forgoes_winograd():
+    with jax.default_matmul_precision("highest"):
+        assert algorithms("winograd") == [rules.Algorithm.DIRECT] * 3
+
+
+@pytest.mark.usefixtures("float64")
+def test_winograd_is_not_chosen_where_the_kernel_costs_more_than_it_saves():
+    few = rules._algorithm(Geometry(), (3, 3, 512, 512), 1, (7, 7), jnp.float32)
+    many = rules._algorithm(Geometry(), (3, 3, 512, 512), 64, (7, 7), jnp.float32)
+    assert (few, many) == (rules.Algorithm.DIRECT, rules.Algorithm.WINOGRAD)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_other_dtypes_go_the_way_of_xla(dtype):
+    x, kernel, _, geometry = draw("dense", dtype)
+    text = jax.jit(lambda x, kernel: lowering.convolve(x, kernel, geometry)).lower(x, kernel).as_text()
+    assert "custom_call" not in text
+
+
+def test_an_exported_program_does_not_need_this_package():
+    x, kernel, _, geometry = draw("dense", jnp.float32)
+    exported = jax.export.export(jax.jit(lambda x, kernel: lowering.convolve(x, kernel, geometry)))(x, kernel)
+    assert "custom_call" not in exported.mlir_module()
+    np.testing.assert_allclose(exported.call(x, kernel), lowering.convolve(x, kernel, geometry), rtol=1e-5, atol=1e-4)
+
+
+def test_a_program_for_several_devices_is_left_to_the_compiler_which_can_split_it():
+    code = """
+import jax, jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxcnn.ops.lowering import Geometry, convolve
+mesh = Mesh(jax.devices(), ("batch",))
+x = jax.ShapeDtypeStruct((8, 9, 9, 16), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("batch")))
+kernel = jax.ShapeDtypeStruct((3, 3, 16, 16), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec()))
+def run(x, kernel): return convolve(x, kernel, Geometry())
+compiled = jax.jit(run).lower(x, kernel).compile().as_text()
+assert "jaxcnn_convolve" not in compiled and "all-gather" not in compiled
+by_hand = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=(PartitionSpec("batch"), PartitionSpec()),
+                                out_specs=PartitionSpec("batch")))
+text = by_hand.lower(x, kernel).compile().as_text()
+assert "jaxcnn_convolve" in text and "all-gather" not in text
+images, numbers = jnp.ones(x.shape), jnp.ones(kernel.shape)
+assert jnp.allclose(by_hand(images, numbers), jax.jit(run)(images, numbers))
+"""
+    run_python(code, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+
+
+def test_the_same_call_gives_the_same_bits():
+    x, kernel, dy, geometry = draw("winograd", jnp.float32)
+    program = three(native, geometry, x, kernel)
+    first = program(x, kernel, dy)
+    for _ in range(3):
+        for one, other in zip(program(x, kernel, dy), first, strict=True):
+            assert np.array_equal(one, other)
+
+
+def test_a_convolution_without_kernels_to_build_is_computed_by_xla_and_says_so(tmp_path):
+    code = """
+import jax.numpy as jnp
+from jaxcnn.ops.lowering import Geometry, convolve, native
+print(float(convolve(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 1)), Geometry())[0, 0, 0, 0]), native.ready())
+"""
+    output, errors = run_python(code, CXX="no-such-compiler", JAXCNN_CACHE_DIR=str(tmp_path))
+    assert output.split() == ["18.0", "False"]
+    assert errors.count("no C++ compiler found (looked for no-such-compiler)") == 1
+    output, errors = run_python(code, CXX="false", JAXCNN_CACHE_DIR=str(tmp_path))
+    assert output.split() == ["18.0", "False"]
+    assert "run without the C++ kernels of jaxcnn" in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+    output, errors = run_python(code, JAXCNN_NATIVE="0", JAXCNN_CACHE_DIR=str(tmp_path / "unused"))
+    assert (output.split(), errors) == (["18.0", "False"], "")
+    assert not (tmp_path / "unused").exists()
+
+
+def run_python(code, **environment):
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
