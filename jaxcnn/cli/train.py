@@ -26,7 +26,7 @@ from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Train
 from jaxcnn.cli.run_folder import RunFolder, option_values, versions_differ
 from jaxcnn.inspection import figures
-from jaxcnn.layers import Sequential, count_parameters
+from jaxcnn.layers import Sequential, count_parameters, output_shape
 from jaxcnn.training import (
     Metrics,
     NonFiniteLossError,
@@ -105,6 +105,13 @@ def set_up(options: Train) -> Experiment:
     checksum = zlib.crc32(everything.labels.tobytes(), zlib.crc32(everything.images.tobytes()))
     shape = everything.images.shape[1:]
     model = names.build_model(options.model, len(everything.class_names), shape)
+    with reported(ValueError):
+        outputs = output_shape(model, shape)
+    if outputs != (len(everything.class_names),):
+        raise CommandError(
+            f"train expects a model that gives one logit for each class, got {options.model}, which gives {outputs}; "
+            "choose a classifier"
+        )
     augment = names.choose("augmentation", options.augment, names.AUGMENTATIONS)
     if augment is not None:
         with reported(ValueError):

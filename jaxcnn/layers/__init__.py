@@ -8,14 +8,16 @@ from jaxcnn.layers.arithmetic import (
     receptive_field,
 )
 from jaxcnn.layers.batched import Batched, batched
-from jaxcnn.layers.containers import Residual, Sequential
+from jaxcnn.layers.containers import Concat, Gate, Residual, Sequential
 from jaxcnn.layers.conv import Conv, ConvTranspose
 from jaxcnn.layers.dense import Dense
+from jaxcnn.layers.fold import fold_batch_norm
 from jaxcnn.layers.function import Flatten, Function, identity
 from jaxcnn.layers.initializers import Initializer
 from jaxcnn.layers.norm import BatchNorm, GroupNorm, LayerNorm
 from jaxcnn.layers.pool import AdaptiveAvgPool, AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool
 from jaxcnn.layers.regularize import Dropout, DropPath
+from jaxcnn.layers.scale import LayerScale
 from jaxcnn.layers.summary import summary
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "AvgPool",
     "BatchNorm",
     "Batched",
+    "Concat",
     "Conv",
     "ConvTranspose",
     "Dense",
@@ -30,17 +33,20 @@ __all__ = [
     "Dropout",
     "Flatten",
     "Function",
+    "Gate",
     "GlobalAvgPool",
     "GlobalMaxPool",
     "GroupNorm",
     "Initializer",
     "LayerNorm",
+    "LayerScale",
     "MaxPool",
     "Residual",
     "Sequential",
     "arithmetic",
     "batched",
     "count_parameters",
+    "fold_batch_norm",
     "identity",
     "multiply_adds",
     "output_shape",

@@ -10,11 +10,11 @@ A layer of your own joins in by registering its formulas:
     def _(layer: MyLayer, shape): ...
 """
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import singledispatch
 from math import floor, prod
 from typing import NamedTuple
 
@@ -22,13 +22,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn import ops, trees
-from jaxcnn.layers.containers import Residual, Sequential
+from jaxcnn.layers.containers import Concat, Gate, Residual, Sequential, check_weights, joined_shape
 from jaxcnn.layers.conv import Conv, ConvTranspose
 from jaxcnn.layers.dense import Dense
 from jaxcnn.layers.function import Flatten, Function
 from jaxcnn.layers.norm import BatchNorm, GroupNorm, LayerNorm
 from jaxcnn.layers.pool import AdaptiveAvgPool, AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool
 from jaxcnn.layers.regularize import Dropout, DropPath
+from jaxcnn.layers.scale import LayerScale
 from jaxcnn.ops.arithmetic import transpose_padding_sides
 from jaxcnn.ops.check import Size, as_pair
 from jaxcnn.types import Layer, Shape
@@ -108,8 +109,9 @@ def arithmetic(layer: Layer, input_shape: Shape) -> list[Row]:
       input_shape: (height, width, channels) of one image, or (features,).
 
     Returns:
-      A row for each layer that is not a container. The receptive field is that of the layer's output pixels in the
-      input of the whole model; of a vector, it is the whole image.
+      A row for each layer that is not a container, and one for each `Concat` or `Gate`, behind those inside of it. The
+      receptive field is that of the layer's output pixels in the input of the whole model; of a vector, it is the whole
+      image.
 
     Raises:
       TypeError: a layer's formulas are not known; register them.
@@ -149,7 +151,7 @@ def count_parameters(layer: Layer) -> int:
     return trees.count(jax.eval_shape(layer.init, jax.random.key(0))[0])
 
 
-@singledispatch
+@functools.singledispatch
 def output_shape(layer: Layer, shape: Shape) -> Shape:
     """Computes the shape of a layer's result.
 
@@ -167,7 +169,7 @@ def output_shape(layer: Layer, shape: Shape) -> Shape:
     raise TypeError(_unknown("output_shape", layer))
 
 
-@singledispatch
+@functools.singledispatch
 def multiply_adds(layer: Layer, shape: Shape) -> int:
     """Counts the multiplications, each with its addition, of a layer's kernels for one image.
 
@@ -186,7 +188,7 @@ def multiply_adds(layer: Layer, shape: Shape) -> int:
     raise TypeError(_unknown("multiply_adds", layer))
 
 
-@singledispatch
+@functools.singledispatch
 def windows(layer: Layer, shape: Shape) -> tuple[Window, Window] | None:
     """Says what one output pixel of a layer sees of the layer's own input.
 
@@ -213,6 +215,17 @@ def _(layer: Sequential, shape: Shape) -> Shape:
 @output_shape.register
 def _(layer: Residual, shape: Shape) -> Shape:
     return _same_shape(output_shape(layer.body, shape), output_shape(layer.shortcut, shape))
+
+
+@output_shape.register
+def _(layer: Concat, shape: Shape) -> Shape:
+    return joined_shape({name: output_shape(branch, shape) for name, branch in layer.layers})
+
+
+@output_shape.register
+def _(layer: Gate, shape: Shape) -> Shape:
+    check_weights(output_shape(layer.body, shape), shape)
+    return shape
 
 
 @output_shape.register
@@ -247,7 +260,8 @@ def _(layer: Dense, shape: Shape) -> Shape:
 @output_shape.register(BatchNorm)
 @output_shape.register(GroupNorm)
 @output_shape.register(LayerNorm)
-def _(layer: BatchNorm | GroupNorm | LayerNorm, shape: Shape) -> Shape:
+@output_shape.register(LayerScale)
+def _(layer: BatchNorm | GroupNorm | LayerNorm | LayerScale, shape: Shape) -> Shape:
     if not shape or shape[-1] != layer.channels:
         raise ValueError(
             f"{type(layer).__name__} expects {layer.channels} channels on the last axis, got shape {shape}"
@@ -305,6 +319,16 @@ def _(layer: Sequential, shape: Shape) -> int:
 @multiply_adds.register
 def _(layer: Residual, shape: Shape) -> int:
     return multiply_adds(layer.body, shape) + multiply_adds(layer.shortcut, shape)
+
+
+@multiply_adds.register
+def _(layer: Concat, shape: Shape) -> int:
+    return sum(multiply_adds(branch, shape) for _, branch in layer.layers)
+
+
+@multiply_adds.register
+def _(layer: Gate, shape: Shape) -> int:
+    return multiply_adds(layer.body, shape)
 
 
 @multiply_adds.register
@@ -375,6 +399,7 @@ def _(layer: AdaptiveAvgPool, shape: Shape) -> tuple[Window, Window]:
 @windows.register(Dense)
 @windows.register(BatchNorm)
 @windows.register(LayerNorm)
+@windows.register(LayerScale)
 @windows.register(Dropout)
 @windows.register(DropPath)
 def _(layer: Layer, shape: Shape) -> tuple[Window, Window]:
@@ -412,6 +437,7 @@ for _kind in (
     GlobalMaxPool,
     GroupNorm,
     LayerNorm,
+    LayerScale,
     MaxPool,
 ):
     multiply_adds.register(_kind)(_no_kernel)
@@ -434,6 +460,25 @@ def _walk(layer: Layer, shape: Shape, field: ReceptiveField, path: str, image: S
         *rows, last = [*body, *around]
         yield from rows
         yield last._replace(receptive_field=_union(ends[0], ends[1], image))
+        return
+    if isinstance(layer, Concat):
+        ends = {}
+        for name, branch in layer.layers:
+            rows = list(_walk(branch, shape, field, f"{path}/{name}".lstrip("/"), image))
+            yield from rows
+            ends[name] = (rows[-1].output_shape, rows[-1].receptive_field) if rows else (shape, field)
+        with _located(path):
+            joined = joined_shape({name: end for name, (end, _) in ends.items()})
+        seen = functools.reduce(functools.partial(_union, image=image), (end for _, end in ends.values()))
+        yield Row(path, layer, joined, 0, 0, seen)
+        return
+    if isinstance(layer, Gate):
+        rows = list(_walk(layer.body, shape, field, path, image))
+        yield from rows
+        weights, seen = (rows[-1].output_shape, rows[-1].receptive_field) if rows else (shape, field)
+        with _located(path):
+            check_weights(weights, shape)
+        yield Row(path, layer, shape, 0, 0, _union(field, seen, image))
         return
     with _located(path):
         out = output_shape(layer, shape)

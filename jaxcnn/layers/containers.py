@@ -1,34 +1,25 @@
 """The only layers that contain layers: they thread parameters, state, keys, names and notes on errors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
+from typing import Self
 
 import jax
+import jax.numpy as jnp
 
 from jaxcnn.layers.function import Function, identity
 from jaxcnn.layers.parameters import check_names
-from jaxcnn.types import Layer, Params, State
+from jaxcnn.types import Layer, Params, Shape, State
 from jaxcnn.values import Value
 
 _NOTE = "in layer "
 
 
 @dataclass(frozen=True, init=False, repr=False)
-class Sequential:
-    """Layers in a row, each with its name: `Sequential(conv=Conv(3, 64), relu=Function(jax.nn.relu))`.
-
-    Parameters and state are dicts of the layers' names. Keys are split in the declared order, so that a layer added at
-    the end leaves the initial parameters of the others as they were.
-
-    Args:
-      **layers: the layers by name, in order of use. A name has no "/", which separates the names of a path.
-
-    Raises:
-      TypeError: something is not a layer.
-      ValueError: a name contains "/".
-    """
+class _NamedLayers:
+    """What layers that hold others by name share."""
 
     layers: tuple[tuple[str, Layer], ...]
 
@@ -38,7 +29,7 @@ class Sequential:
         object.__setattr__(self, "layers", tuple(layers.items()))
 
     def __repr__(self) -> str:
-        return _call("Sequential", [f"{name}={layer!r}" for name, layer in self.layers])
+        return _call(type(self).__name__, [f"{name}={layer!r}" for name, layer in self.layers])
 
     def __getitem__(self, name: str) -> Layer:
         """Returns the layer of that name; a path such as "stage1/block0" goes into layers of layers."""
@@ -50,10 +41,10 @@ class Sequential:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the layers, in order of use."""
+        """The names of the layers, in the declared order."""
         return tuple(name for name, _ in self.layers)
 
-    def replace(self, **layers: Layer) -> "Sequential":
+    def replace(self, **layers: Layer) -> Self:
         """Returns a copy with other layers under names that are there.
 
         Args:
@@ -69,7 +60,7 @@ class Sequential:
         unknown = [name for name in layers if name not in self.names]
         if unknown:
             raise ValueError(f"replace expects names among {self.names}, got {', '.join(map(repr, unknown))}")
-        return Sequential(**{**dict(self.layers), **layers})
+        return type(self)(**{**dict(self.layers), **layers})
 
     def init(self, key: jax.Array) -> tuple[Params, State]:
         """Draws parameters and state of all layers, under their names."""
@@ -80,18 +71,67 @@ class Sequential:
                 params[name], state[name] = layer.init(layer_key)
         return params, state
 
+    def _keys(self, params: Params, state: State, key: jax.Array | None, train: bool) -> list:
+        """Refuses the parameters and state of another model; gives each layer a key."""
+        check_names(f"{type(self).__name__} parameters", params, self.names)
+        check_names(f"{type(self).__name__} state", state, self.names)
+        return _split(key, len(self.layers), train)
+
+
+class Sequential(_NamedLayers):
+    """Layers in a row, each with its name: `Sequential(conv=Conv(3, 64), relu=Function(jax.nn.relu))`.
+
+    Parameters and state are dicts of the layers' names. Keys are split in the declared order, so that a layer added at
+    the end leaves the initial parameters of the others as they were.
+
+    Args:
+      **layers: the layers by name, in order of use. A name has no "/", which separates the names of a path.
+
+    Raises:
+      TypeError: something is not a layer.
+      ValueError: a name contains "/".
+    """
+
     def apply(
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
     ) -> tuple[jax.Array, State]:
         """Applies the layers one after the other to one image."""
-        check_names("Sequential parameters", params, self.names)
-        check_names("Sequential state", state, self.names)
         new_state = {}
-        keys = _split(key, len(self.layers), train)
-        for (name, layer), layer_key in zip(self.layers, keys, strict=True):
+        for (name, layer), layer_key in zip(self.layers, self._keys(params, state, key, train), strict=True):
             with _named(name):
                 x, new_state[name] = layer.apply(params[name], state[name], x, train=train, key=layer_key)
         return x, new_state
+
+
+class Concat(_NamedLayers):
+    """Branches side by side, each with its name: `Concat(narrow=Conv(64, 32, 1), wide=Conv(64, 32, 5))`.
+
+    Every branch is given the same image; their results are put together along the last axis, the channels, in the
+    declared order (Szegedy et al. 2015, section 4). Parameters, state and keys are as in `Sequential`.
+
+    Args:
+      **branches: the layers by name, at least one. A name has no "/", which separates the names of a path.
+
+    Raises:
+      TypeError: something is not a layer.
+      ValueError: a name contains "/", or there is no branch.
+    """
+
+    def __init__(self, **branches: Layer) -> None:
+        if not branches:
+            raise ValueError("Concat expects at least one branch, got none; the layer identity changes nothing")
+        super().__init__(**branches)
+
+    def apply(
+        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
+    ) -> tuple[jax.Array, State]:
+        """Applies every branch to one image, and joins the results; they are equal in height and width."""
+        results, new_state = {}, {}
+        for (name, branch), branch_key in zip(self.layers, self._keys(params, state, key, train), strict=True):
+            with _named(name):
+                results[name], new_state[name] = branch.apply(params[name], state[name], x, train=train, key=branch_key)
+        joined_shape({name: y.shape for name, y in results.items()})
+        return jnp.concatenate(list(results.values()), axis=-1), new_state
 
 
 @dataclass(frozen=True, repr=False)
@@ -115,7 +155,7 @@ class Residual(Value):
         _check_layer("shortcut", self.shortcut)
         if not isinstance(self.activation, Function):
             raise TypeError(f"Residual expects its activation to be a Function, got {self.activation!r}")
-        if isinstance(self.body, Sequential) and "shortcut" in self.body.names:
+        if isinstance(self.body, _NamedLayers) and "shortcut" in self.body.names:
             raise ValueError("Residual expects a body without a layer named 'shortcut', the name of its own shortcut")
 
     def __repr__(self) -> str:
@@ -162,6 +202,79 @@ class Residual(Value):
                 "project the shortcut with a 1x1 convolution of the same strides"
             )
         return self.activation(y + around), {**body_state, "shortcut": shortcut_state}
+
+
+@dataclass(frozen=True, repr=False)
+class Gate(Value):
+    """A layer whose result weighs its own input: x * body(x).
+
+    A body that gives one number for each channel makes it a squeeze-and-excitation (Hu et al. 2018, equation 4).
+    Parameters and state are those of the body.
+
+    Attributes:
+      body: gives the weights, (channels,) or (height, width, 1) or as many as `x` has: what spreads to its shape.
+    """
+
+    body: Layer
+
+    def __post_init__(self) -> None:
+        _check_layer("body", self.body)
+
+    def __repr__(self) -> str:
+        return _call("Gate", [repr(self.body)])
+
+    def __getitem__(self, name: str) -> Layer:
+        """Returns the layer of that name of the body, or of that path into it."""
+        return self.body[name]  # pyright: ignore[reportIndexIssue]
+
+    def init(self, key: jax.Array) -> tuple[Params, State]:
+        """Draws parameters and state of the body."""
+        return self.body.init(key)
+
+    def apply(
+        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
+    ) -> tuple[jax.Array, State]:
+        """Weighs one image by what the body makes of it."""
+        weights, state = self.body.apply(params, state, x, train=train, key=key)
+        check_weights(weights.shape, x.shape)
+        return x * weights, state
+
+
+def check_weights(weights: Shape, shape: Shape) -> None:
+    """Refuses weights that a `Gate` cannot spread over its input.
+
+    Args:
+      weights: shape of what the body returned.
+      shape: shape of the input.
+
+    Raises:
+      ValueError: `weights` does not broadcast to `shape`.
+    """
+    sizes = zip(weights[::-1], shape[::-1], strict=False)
+    if len(weights) > len(shape) or any(weight not in (1, size) for weight, size in sizes):
+        raise ValueError(f"Gate expects a body whose result spreads to the shape of its input {shape}, got {weights}")
+
+
+def joined_shape(shapes: Mapping[str, Shape]) -> Shape:
+    """Computes the shape of what a `Concat` returns.
+
+    Args:
+      shapes: the shape of each branch's result, by its name.
+
+    Returns:
+      The common shape, with the sum of the channels.
+
+    Raises:
+      ValueError: the shapes differ in more than the last axis, or have none.
+    """
+    if len({shape[:-1] for shape in shapes.values()}) > 1 or () in shapes.values():
+        got = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(
+            f"Concat expects branches that differ in channels only, got {got}; "
+            "give them the same strides, and a padding that keeps the size"
+        )
+    *size, _ = next(iter(shapes.values()))
+    return (*size, sum(shape[-1] for shape in shapes.values()))
 
 
 def _without_shortcut(tree: dict) -> dict:

@@ -14,7 +14,7 @@ class Summary:
 
     Attributes:
       input_shape: shape of the input, (height, width, channels) or (features,).
-      rows: one for each layer that is not a container.
+      rows: one for each layer that is not a container, and one for each `Concat` or `Gate`.
     """
 
     input_shape: Shape

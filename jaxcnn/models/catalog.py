@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from jaxcnn.layers import Sequential
-from jaxcnn.models import lenet, perceptron, resnet, small
+from jaxcnn.models import convnext, lenet, mobilenet, perceptron, resnet, small, u_net
 from jaxcnn.types import Shape
 from jaxcnn.values import Partial
 
@@ -40,6 +40,18 @@ CATALOG: dict[str, Entry] = {
     "resnet50": Entry(resnet.resnet50, _IMAGENET, 1000, _ANY_SIZE),
     "resnet101": Entry(resnet.resnet101, _IMAGENET, 1000, _ANY_SIZE),
     "resnet152": Entry(resnet.resnet152, _IMAGENET, 1000, _ANY_SIZE),
+    "resnext50_32x4d": Entry(resnet.resnext50_32x4d, _IMAGENET, 1000, _ANY_SIZE),
+    "resnext101_32x8d": Entry(resnet.resnext101_32x8d, _IMAGENET, 1000, _ANY_SIZE),
+    "resnext101_64x4d": Entry(resnet.resnext101_64x4d, _IMAGENET, 1000, _ANY_SIZE),
+    "wide_resnet50_2": Entry(resnet.wide_resnet50_2, _IMAGENET, 1000, _ANY_SIZE),
+    "wide_resnet101_2": Entry(resnet.wide_resnet101_2, _IMAGENET, 1000, _ANY_SIZE),
+    "mobilenet_v2": Entry(mobilenet.mobilenet_v2, _IMAGENET, 1000, _ANY_SIZE),
+    "mobilenet_v3_large": Entry(mobilenet.mobilenet_v3_large, _IMAGENET, 1000, _ANY_SIZE),
+    "mobilenet_v3_small": Entry(mobilenet.mobilenet_v3_small, _IMAGENET, 1000, _ANY_SIZE),
+    "convnext_tiny": Entry(convnext.convnext_tiny, _IMAGENET, 1000, _ANY_SIZE),
+    "convnext_small": Entry(convnext.convnext_small, _IMAGENET, 1000, _ANY_SIZE),
+    "convnext_base": Entry(convnext.convnext_base, _IMAGENET, 1000, _ANY_SIZE),
+    "convnext_large": Entry(convnext.convnext_large, _IMAGENET, 1000, _ANY_SIZE),
     "resnet18_cifar": Entry(Partial(resnet.resnet18, stem="cifar"), _CIFAR, 10, _ANY_SIZE),
     "resnet34_cifar": Entry(Partial(resnet.resnet34, stem="cifar"), _CIFAR, 10, _ANY_SIZE),
     "resnet50_cifar": Entry(Partial(resnet.resnet50, stem="cifar"), _CIFAR, 10, _ANY_SIZE),
@@ -50,6 +62,7 @@ CATALOG: dict[str, Entry] = {
     "resnet44": Entry(resnet.resnet44, _CIFAR, 10, _ANY_SIZE),
     "resnet56": Entry(resnet.resnet56, _CIFAR, 10, _ANY_SIZE),
     "resnet110": Entry(resnet.resnet110, _CIFAR, 10, _ANY_SIZE),
+    "unet": Entry(u_net.unet, (128, 128, 3), 2, _ANY_SIZE),
 }
 
 

@@ -1,9 +1,12 @@
-"""Residual networks: ResNet-18 to -152 for ImageNet, or with a stem for small images, and ResNet-20 to -110 for CIFAR.
+"""Residual networks: ResNet, ResNeXt and Wide ResNet for ImageNet or small images, and ResNet-20 to -110 for CIFAR.
 
-Source: He, Zhang, Ren & Sun, "Deep residual learning for image recognition", 2016. The bottleneck has its stride on the
-3x3 convolution, as torchvision does ("v1.5"), and all padding is symmetric, so that published weights fit.
+Source: He, Zhang, Ren & Sun, "Deep residual learning for image recognition", 2016; Xie, Girshick, Dollár, Tu & He,
+"Aggregated residual transformations for deep neural networks", 2017; Zagoruyko & Komodakis, "Wide residual networks",
+2016. The bottleneck has its stride on the 3x3 convolution, as torchvision does ("v1.5"), and all padding is symmetric,
+so that published weights fit.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -71,6 +74,65 @@ def resnet152(
     return resnet(bottleneck_block, (3, 8, 36, 3), num_classes, in_channels, stem, zero_init_residual)
 
 
+def resnext50_32x4d(
+    num_classes: int = 1000, *, in_channels: int = 3, stem: Stem = "imagenet", zero_init_residual: bool = False
+) -> Sequential:
+    """Builds ResNeXt-50: bottlenecks of 32 groups of 4 channels; 25,028,904 parameters. See `resnet`."""
+    return resnet(
+        bottleneck_block, (3, 4, 6, 3), num_classes, in_channels, stem, zero_init_residual, groups=32, width_per_group=4
+    )
+
+
+def resnext101_32x8d(
+    num_classes: int = 1000, *, in_channels: int = 3, stem: Stem = "imagenet", zero_init_residual: bool = False
+) -> Sequential:
+    """Builds ResNeXt-101: bottlenecks of 32 groups of 8 channels; 88,791,336 parameters. See `resnet`."""
+    return resnet(
+        bottleneck_block,
+        (3, 4, 23, 3),
+        num_classes,
+        in_channels,
+        stem,
+        zero_init_residual,
+        groups=32,
+        width_per_group=8,
+    )
+
+
+def resnext101_64x4d(
+    num_classes: int = 1000, *, in_channels: int = 3, stem: Stem = "imagenet", zero_init_residual: bool = False
+) -> Sequential:
+    """Builds ResNeXt-101: bottlenecks of 64 groups of 4 channels; 83,455,272 parameters. See `resnet`."""
+    return resnet(
+        bottleneck_block,
+        (3, 4, 23, 3),
+        num_classes,
+        in_channels,
+        stem,
+        zero_init_residual,
+        groups=64,
+        width_per_group=4,
+    )
+
+
+def wide_resnet50_2(
+    num_classes: int = 1000, *, in_channels: int = 3, stem: Stem = "imagenet", zero_init_residual: bool = False
+) -> Sequential:
+    """Builds Wide ResNet-50-2: bottlenecks twice as wide; 68,883,240 parameters. See `resnet`."""
+    return resnet(
+        bottleneck_block, (3, 4, 6, 3), num_classes, in_channels, stem, zero_init_residual, width_per_group=128
+    )
+
+
+def wide_resnet101_2(
+    num_classes: int = 1000, *, in_channels: int = 3, stem: Stem = "imagenet", zero_init_residual: bool = False
+) -> Sequential:
+    """Builds Wide ResNet-101-2: bottlenecks twice as wide; 126,886,696 parameters. See `resnet`."""
+    return resnet(
+        bottleneck_block, (3, 4, 23, 3), num_classes, in_channels, stem, zero_init_residual, width_per_group=128
+    )
+
+
 def resnet20(num_classes: int = 10, *, in_channels: int = 3) -> Sequential:
     """Builds the CIFAR ResNet of 20 layers; 269,722 parameters. See `cifar_resnet`."""
     return cifar_resnet(20, num_classes, in_channels)
@@ -103,8 +165,11 @@ def resnet(
     in_channels: int,
     stem: Stem,
     zero_init_residual: bool,
+    *,
+    groups: int = 1,
+    width_per_group: int = 64,
 ) -> Sequential:
-    """Builds a residual network of four stages (He et al. 2016, table 1).
+    """Builds a residual network of four stages (He et al. 2016, table 1; Xie et al. 2017, table 1).
 
     Args:
       block: `basic_block` or `bottleneck_block`.
@@ -114,13 +179,26 @@ def resnet(
       stem: "imagenet" for images of some 224 pixels, "cifar" for some 32.
       zero_init_residual: whether each block starts as its shortcut, by a zero scale in its last batch norm (Goyal et
         al. 2017, section 5.1).
+      groups: number of channel groups of each 3x3 convolution; other than 1 only with `bottleneck_block`.
+      width_per_group: channels of each of these groups in stage 1, which double with every stage; other than 64 only
+        with `bottleneck_block`.
 
     Returns:
       The model: stem, stage1 to stage4, pool, head; parameters are named like `stage1/block0/conv1/kernel`.
 
     Raises:
-      ValueError: the stem is unknown.
+      ValueError: the stem is unknown, or the block has no groups.
     """
+    if block is bottleneck_block:
+        block = functools.partial(block, groups=groups, width_per_group=width_per_group)
+        expansion = 4
+    elif (groups, width_per_group) == (1, 64):
+        expansion = 1
+    else:
+        raise ValueError(
+            f"resnet expects groups=1 and width_per_group=64 with a block other than bottleneck_block, "
+            f"got {groups} and {width_per_group}"
+        )
     if stem not in ("imagenet", "cifar"):
         raise ValueError(f"stem expects 'imagenet' or 'cifar', got {stem!r}")
     if stem == "imagenet":
@@ -134,7 +212,7 @@ def resnet(
         first = Sequential(conv=_conv(in_channels, 64, 3), norm=BatchNorm(64), relu=_relu)
     stages, channels = {}, 64
     for i, blocks in enumerate(stage_sizes):
-        out_channels = 64 * 2**i * (4 if block is bottleneck_block else 1)
+        out_channels = 64 * 2**i * expansion
         stages[f"stage{i + 1}"] = _stage(block, blocks, channels, out_channels, 1 if i == 0 else 2, zero_init_residual)
         channels = out_channels
     return Sequential(stem=first, **stages, pool=GlobalAvgPool(), head=Dense(channels, num_classes))
@@ -209,25 +287,40 @@ def bottleneck_block(
     *,
     shortcut: Layer | None = None,
     zero_init_residual: bool = False,
+    groups: int = 1,
+    width_per_group: int = 64,
 ) -> Residual:
     """Builds a 1x1, a 3x3 and a 1x1 convolution and a way around them (He et al. 2016, figure 5, right).
 
+    With groups it is the block of ResNeXt (Xie et al. 2017, figure 3c).
+
     Args:
       in_channels: channels of the input.
-      out_channels: channels of the output; the 3x3 convolution has a quarter of them.
+      out_channels: channels of the output; the 3x3 convolution has a quarter of them times groups * width_per_group /
+        64, which is groups * width_per_group for 256.
       strides: strides of the 3x3 convolution and of the shortcut.
       shortcut: the way around; if None, the identity, or a 1x1 convolution where the shape changes (option B).
       zero_init_residual: whether the last batch norm starts with a zero scale.
+      groups: number of channel groups of the 3x3 convolution.
+      width_per_group: channels of each group where the output has 256.
 
     Returns:
       The block, with layers conv1, norm1, relu1, conv2, norm2, relu2, conv3, norm3 and shortcut.
+
+    Raises:
+      ValueError: the width of a group would be no whole number.
     """
-    width = out_channels // 4
+    if out_channels // 4 * width_per_group % 64:
+        raise ValueError(
+            "bottleneck_block expects out_channels / 4 * width_per_group to be a multiple of 64, "
+            f"got out_channels={out_channels} and width_per_group={width_per_group}"
+        )
+    width = out_channels // 4 * width_per_group // 64 * groups
     body = Sequential(
         conv1=_conv(in_channels, width, 1),
         norm1=BatchNorm(width),
         relu1=_relu,
-        conv2=_conv(width, width, 3, strides),
+        conv2=_conv(width, width, 3, strides, groups),
         norm2=BatchNorm(width),
         relu2=_relu,
         conv3=_conv(width, out_channels, 1),
@@ -288,13 +381,14 @@ def _as_conv(layer: ZeroPadShortcut) -> Conv:
     return Conv(layer.in_channels, layer.out_channels, 1, layer.strides)
 
 
-def _conv(in_channels: int, out_channels: int, kernel_size: int, strides: int = 1) -> Conv:
+def _conv(in_channels: int, out_channels: int, kernel_size: int, strides: int = 1, groups: int = 1) -> Conv:
     return Conv(
         in_channels,
         out_channels,
         kernel_size,
         strides,
         padding=kernel_size // 2,
+        groups=groups,
         use_bias=False,
         kernel_init=he_normal_fan_out,
     )

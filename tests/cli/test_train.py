@@ -251,6 +251,16 @@ def test_numbers_that_are_too_large_are_refused(jaxcnn, words, tmp_path, option,
     assert not (tmp_path / "run").exists()
 
 
+def test_a_model_that_is_no_classifier_is_refused(jaxcnn, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "squares.npz"
+    np.savez(data, images=np.zeros((40, 16, 16, 3), np.float32), labels=np.arange(40) % 2)
+    done = jaxcnn("train", "--model", "unet", "--data", str(data), "--batch-size", "4", "--augment", "none")
+    assert done.status == 2
+    assert re.match(r"error: train expects .* one logit for each class, got unet, which gives \(16, 16, 2\)", done.err)
+    assert list(tmp_path.iterdir()) == [data]
+
+
 def test_a_batch_larger_than_the_data_is_refused(jaxcnn, words, tmp_path):
     done = jaxcnn(*words(tmp_path / "run", "--batch-size", 181))
     assert done.status == 2

@@ -6,10 +6,12 @@ import pytest
 from jaxcnn import batched, trees
 from jaxcnn.layers import (
     BatchNorm,
+    Concat,
     Conv,
     Dense,
     Dropout,
     Function,
+    Gate,
     GlobalAvgPool,
     Initializer,
     Residual,
@@ -303,6 +305,180 @@ def test_a_residual_prints_what_differs_from_the_default():
     assert repr(Residual(RELU, Conv(3, 4), RELU)) == (
         "Residual(body=Function(jax.nn.relu), shortcut=Conv(3, 4), activation=Function(jax.nn.relu))"
     )
+
+
+# Concat
+
+
+def test_results_are_joined_along_the_channels_in_the_declared_order():
+    x = np.random.default_rng(0).normal(size=(3, 2, 2)).astype(np.float32)
+    y, state = run(Concat(skip=identity, double=DOUBLE, negate=NEGATE), jnp.asarray(x))
+    expected = np.empty((3, 2, 6), np.float32)
+    for row, column in np.ndindex(3, 2):
+        a, b = x[row, column]
+        expected[row, column] = [a, b, 2 * a, 2 * b, -a, -b]
+    np.testing.assert_array_equal(y, expected)
+    assert state == {"skip": {}, "double": {}, "negate": {}}
+    np.testing.assert_array_equal(run(Concat(double=DOUBLE, skip=identity), VECTOR)[0], [-2, 0, 6, -1, 0, 3])
+
+
+def test_branches_may_have_different_channels():
+    y, _ = run(Concat(a=Conv(2, 3), b=Sequential(conv=Conv(2, 1, 1)), c=Sequential()), jnp.ones((4, 5, 2)))
+    assert y.shape == (4, 5, 6)
+
+
+def test_one_branch_is_that_branch():
+    np.testing.assert_array_equal(run(Concat(only=DOUBLE), VECTOR)[0], [-2, 0, 6])
+
+
+def test_each_branch_reads_its_own_parameters():
+    model = Concat(a=Dense(1, 1), b=Dense(1, 1, use_bias=False))
+    params = {"a": {"kernel": jnp.full((1, 1), 2.0), "bias": jnp.ones(1)}, "b": {"kernel": jnp.full((1, 1), 10.0)}}
+    y, _ = model.apply(params, {"a": {}, "b": {}}, jnp.array([3.0]), train=False)
+    np.testing.assert_array_equal(y, [7, 30])
+
+
+def test_each_branch_keeps_its_own_state():
+    model = Concat(a=BatchNorm(1, decay=0.0), b=Sequential(double=DOUBLE, norm=BatchNorm(1, decay=0.0)))
+    params, state = model.init(jax.random.key(0))
+    _, new_state = batched(model)(params, state, jnp.array([[1.0], [5.0]]), train=True)
+    np.testing.assert_allclose(new_state["a"]["mean"], [3])
+    np.testing.assert_allclose(new_state["b"]["norm"]["mean"], [6])
+    assert set(new_state) == {"a", "b"}
+
+
+def test_branches_draw_and_drop_with_different_keys(key):
+    params, _ = Concat(a=Dense(3, 3), b=Dense(3, 3)).init(key)
+    assert not np.array_equal(params["a"]["kernel"], params["b"]["kernel"])
+    model = Concat(a=Dropout(0.5), b=Dropout(0.5))
+    y, _ = model.apply(*model.init(key), jnp.ones(100), train=True, key=key)
+    assert not np.array_equal(y[:100], y[100:])
+
+
+def test_branches_are_found_replaced_and_named_as_layers_are():
+    model = Concat(skip=identity, deeper=Sequential(conv=Conv(3, 4)))
+    assert model.names == ("skip", "deeper")
+    assert model["deeper/conv"] == Conv(3, 4)
+    other = model.replace(deeper=RELU)
+    assert other == Concat(skip=identity, deeper=RELU)
+    with pytest.raises(ValueError, match=r"replace expects names among \('skip', 'deeper'\), got 'body'"):
+        model.replace(body=RELU)
+
+
+def test_branches_side_by_side_are_not_layers_in_a_row():
+    assert Concat(a=DOUBLE, b=RELU) != Sequential(a=DOUBLE, b=RELU)
+    assert Concat(a=DOUBLE, b=RELU) != Concat(b=RELU, a=DOUBLE)
+    assert Concat(a=DOUBLE, b=RELU) == Concat(a=DOUBLE, b=RELU)
+    assert repr(Concat(a=RELU, b=Conv(3, 4))) == "Concat(a=Function(jax.nn.relu), b=Conv(3, 4))"
+
+
+@pytest.mark.parametrize(
+    ("branch", "shape"),
+    [(Conv(2, 3, strides=2), r"\(3, 3, 3\)"), (Conv(2, 2, (2, 1), padding="VALID"), r"\(5, 6, 2\)")],
+)
+def test_branches_of_different_sizes_are_refused(branch, shape):
+    message = rf"differ in channels only, got skip \(6, 6, 2\), b {shape}; give them the same strides, and a padding"
+    with pytest.raises(ValueError, match=message) as caught:
+        run(Sequential(a=Sequential(join=Concat(skip=identity, b=branch))), jnp.ones((6, 6, 2)))
+    assert places(caught) == ["in layer 'a/join'"]
+
+
+def test_a_map_beside_a_vector_is_refused():
+    with pytest.raises(ValueError, match=r"got a \(6, 6, 2\), b \(2,\); give"):
+        run(Concat(a=identity, b=GlobalAvgPool()), jnp.ones((6, 6, 2)))
+    with pytest.raises(ValueError, match=r"got a \(\); give"):
+        run(Concat(a=Function(jnp.sum)), VECTOR)
+
+
+def test_an_error_in_a_branch_says_in_which_branch():
+    with pytest.raises(ValueError, match="conv expects an image of 5 channels") as caught:
+        run(Sequential(join=Concat(skip=identity, b=Sequential(conv=Conv(5, 4)))), jnp.ones((6, 6, 2)))
+    assert places(caught) == ["in layer 'join/b/conv'"]
+
+
+def test_no_branches_are_refused():
+    with pytest.raises(ValueError, match="Concat expects at least one branch, got none"):
+        Concat()
+
+
+def test_branches_that_are_no_layers_are_refused():
+    with pytest.raises(TypeError, match="expected 'a' to be a layer"):
+        Concat(a=jax.nn.relu)
+    with pytest.raises(ValueError, match=r"expected a layer name without '/', .* got 'a/b'"):
+        Concat(**{"a/b": RELU})
+
+
+@pytest.mark.parametrize("tree", [{}, {"a": {}, "c": {}}, None])
+def test_parameters_and_state_of_other_branches_are_refused(tree):
+    model, own = Concat(a=DOUBLE, b=RELU), {"a": {}, "b": {}}
+    with pytest.raises(ValueError, match=r"Concat parameters: expected a dict of the names \('a', 'b'\), got"):
+        model.apply(tree, own, VECTOR, train=False)
+    with pytest.raises(ValueError, match=r"Concat state: expected .* was it made by this layer's init\?"):
+        model.apply(own, tree, VECTOR, train=False)
+
+
+def test_branches_of_a_body_that_take_the_name_of_the_shortcut_are_refused():
+    with pytest.raises(ValueError, match="a body without a layer named 'shortcut'"):
+        Residual(Concat(shortcut=RELU))
+
+
+# Gate
+
+
+def test_a_gate_weighs_every_channel_by_what_all_pixels_say():
+    x = np.random.default_rng(0).normal(size=(3, 2, 4)).astype(np.float32)
+    y, state = run(Gate(Sequential(pool=GlobalAvgPool(), double=DOUBLE)), jnp.asarray(x))
+    expected = np.empty_like(x)
+    for channel in range(4):
+        expected[..., channel] = x[..., channel] * 2 * x[..., channel].mean()
+    np.testing.assert_allclose(y, expected, rtol=1e-5)
+    assert state == {"pool": {}, "double": {}}
+
+
+def test_a_gate_may_weigh_pixels_or_single_values():
+    x = np.random.default_rng(0).normal(size=(3, 2, 4)).astype(np.float32)
+    y, _ = run(Gate(Function(jnp.max, axis=2, keepdims=True)), jnp.asarray(x))
+    np.testing.assert_allclose(y, x * x.max(2)[:, :, None])
+    np.testing.assert_allclose(run(Gate(NEGATE), jnp.asarray(x))[0], -x * x)
+    np.testing.assert_array_equal(run(Gate(DOUBLE), VECTOR)[0], [2, 0, 18])
+
+
+def test_a_gate_has_the_parameters_and_the_state_of_its_body(key):
+    body = Sequential(dense=Dense(1, 1), norm=BatchNorm(1, decay=0.0))
+    layer = Gate(body)
+    params, state = layer.init(key)
+    for mine, its in zip(jax.tree.leaves((params, state)), jax.tree.leaves(body.init(key)), strict=True):
+        np.testing.assert_array_equal(mine, its)
+    params["dense"] = {"kernel": jnp.full((1, 1), 2.0), "bias": jnp.ones(1)}
+    _, new_state = batched(layer)(params, state, jnp.array([[1.0], [5.0]]), train=True)
+    np.testing.assert_allclose(new_state["norm"]["mean"], [7])
+
+
+def test_the_body_of_a_gate_draws_from_the_key(key):
+    y, _ = Gate(Dropout(0.5)).apply({}, {}, jnp.ones(100), train=True, key=key)
+    assert set(np.unique(y)) == {0, 2}
+
+
+@pytest.mark.parametrize(
+    ("body", "weights"),
+    [
+        (Sequential(pool=GlobalAvgPool(), dense=Dense(4, 3)), r"\(3,\)"),
+        (Conv(4, 4, strides=2), r"\(2, 3, 4\)"),
+        (Function(jnp.expand_dims, axis=0), r"\(1, 4, 6, 4\)"),
+    ],
+)
+def test_weights_that_do_not_spread_are_refused(body, weights):
+    with pytest.raises(ValueError, match=rf"spreads to the shape of its input \(4, 6, 4\), got {weights}") as caught:
+        run(Sequential(a=Gate(body)), jnp.ones((4, 6, 4)))
+    assert places(caught) == ["in layer 'a'"]
+
+
+def test_layers_of_a_gate_are_found_and_printed():
+    layer = Gate(Sequential(pool=GlobalAvgPool(), dense=Dense(4, 4)))
+    assert Sequential(a=layer)["a/dense"] == Dense(4, 4)
+    assert repr(layer) == "Gate(Sequential(pool=GlobalAvgPool(), dense=Dense(4, 4)))"
+    with pytest.raises(TypeError, match="expected 'body' to be a layer"):
+        Gate(jax.nn.relu)
 
 
 # Notes on errors, names for profilers

@@ -12,6 +12,7 @@ from jaxcnn.layers import (
     AdaptiveAvgPool,
     AvgPool,
     BatchNorm,
+    Concat,
     Conv,
     ConvTranspose,
     Dense,
@@ -19,10 +20,12 @@ from jaxcnn.layers import (
     DropPath,
     Flatten,
     Function,
+    Gate,
     GlobalAvgPool,
     GlobalMaxPool,
     GroupNorm,
     LayerNorm,
+    LayerScale,
     MaxPool,
     Residual,
     Sequential,
@@ -144,6 +147,8 @@ def test_random_stacks_agree_with_gradients(seed):
     [
         (AvgPool(3, 2, 1), (9, 8, 3)),
         (BatchNorm(3), (4, 5, 3)),
+        (Concat(a=Conv(3, 8), b=identity, c=Sequential(a=Conv(3, 4, 5), b=RELU)), (9, 10, 3)),
+        (Concat(a=Dense(7, 3), b=Sequential()), (7,)),
         (Conv(3, 8, (3, 5), (2, 1), ((1, 0), (2, 2)), (1, 2)), (9, 10, 3)),
         (Conv(6, 4, 3, groups=2, use_bias=False), (9, 10, 6)),
         (ConvTranspose(3, 4, 3, 2, 1, output_padding=1), (5, 6, 3)),
@@ -154,11 +159,16 @@ def test_random_stacks_agree_with_gradients(seed):
         (DropPath(0.5), (7,)),
         (Flatten(), (4, 5, 3)),
         (Function(jnp.transpose, axes=(2, 0, 1)), (4, 5, 3)),
+        (Gate(Sequential(pool=GlobalAvgPool(), a=Dense(3, 2), b=Dense(2, 3))), (4, 5, 3)),
+        (Gate(Conv(3, 1)), (4, 5, 3)),
+        (Residual(Gate(Sequential())), (7,)),
         (GlobalAvgPool(), (4, 5, 3)),
         (GlobalMaxPool(), (4, 5, 3)),
         (GroupNorm(6, 2), (4, 5, 6)),
         (LayerNorm(6), (4, 5, 6)),
+        (LayerScale(6), (4, 5, 6)),
         (MaxPool((2, 3), ceil_mode=True), (9, 8, 3)),
+        (Residual(Concat(a=Conv(3, 1), b=Conv(3, 2, 1))), (4, 5, 3)),
         (Residual(Conv(3, 3)), (4, 5, 3)),
         (Residual(Sequential(a=Conv(3, 8), b=RELU), Conv(3, 8, 1)), (4, 5, 3)),
         (Sequential(flatten=Flatten(), dense=Dense(60, 5)), (4, 5, 3)),
@@ -240,6 +250,20 @@ def test_a_residual_sees_what_body_and_shortcut_see():
     check_by_gradients(skewed, (16, 16, 1))
 
 
+def test_branches_side_by_side_see_together_what_each_of_them_sees():
+    wide = Concat(a=Conv(1, 1, (5, 1)), b=Conv(1, 2, (1, 3)), c=identity)
+    assert receptive_field(wide, (16, 16, 1)).size == (5, 3)
+    skewed = Concat(
+        up=Conv(1, 1, 3, padding=((2, 0), (2, 0))), here=Sequential(), down=Conv(1, 1, 3, padding=((0, 2), (0, 2)))
+    )
+    assert receptive_field(skewed, (16, 16, 1)).height == Span(Fraction(4), Fraction(1), Fraction(-2))
+    check_by_gradients(skewed, (16, 16, 1))
+    check_by_gradients(
+        Sequential(a=Conv(1, 2, 3, 2, 1), b=Concat(c=Conv(2, 1), d=MaxPool(3, 1, 1)), e=Conv(3, 1)), (32, 32, 1)
+    )
+    assert receptive_field(Concat(a=Conv(1, 1), b=Sequential(c=GroupNorm(1, 1))), (16, 16, 1)).whole
+
+
 @pytest.mark.parametrize(
     "layer", [GlobalAvgPool(), GlobalMaxPool(), GroupNorm(1, 1), Flatten(), Function(jnp.sum, axis=(0, 1))], ids=repr
 )
@@ -257,7 +281,7 @@ def test_what_has_seen_the_whole_image_sees_it_ever_after():
 
 
 @pytest.mark.parametrize(
-    "layer", [BatchNorm(4), LayerNorm(4), Dense(4, 4), RELU, Dropout(0.5), DropPath(0.5)], ids=repr
+    "layer", [BatchNorm(4), LayerNorm(4), LayerScale(4), Dense(4, 4), RELU, Dropout(0.5), DropPath(0.5)], ids=repr
 )
 def test_pointwise_layers_see_one_pixel(layer):
     assert receptive_field(layer, (12, 16, 4)) == ReceptiveField(*[Span(Fraction(0), Fraction(1), Fraction(0))] * 2)
@@ -356,6 +380,22 @@ def test_rows_list_the_layers_in_order_of_use():
     assert [str(row.receptive_field) for row in rows] == ["3x3", "7x7", "7x7", "7x7", "all", "all"]
 
 
+def test_branches_have_a_row_of_their_own_where_they_are_joined():
+    join = Concat(skip=identity, deeper=Sequential(conv=Conv(4, 2), relu=RELU))
+    rows = arithmetic(Sequential(stem=Conv(3, 4, 3, 2), join=join, head=Conv(6, 2, 1)), (8, 8, 3))
+    assert [
+        (row.path, row.output_shape, row.parameters, row.multiply_adds, str(row.receptive_field)) for row in rows
+    ] == [
+        ("stem", (4, 4, 4), 3 * 9 * 4 + 4, 16 * 9 * 3 * 4, "3x3"),
+        ("join/skip", (4, 4, 4), 0, 0, "3x3"),
+        ("join/deeper/conv", (4, 4, 2), 4 * 9 * 2 + 2, 16 * 9 * 4 * 2, "7x7"),
+        ("join/deeper/relu", (4, 4, 2), 0, 0, "7x7"),
+        ("join", (4, 4, 6), 0, 0, "7x7"),
+        ("head", (4, 4, 2), 14, 16 * 6 * 2, "7x7"),
+    ]
+    assert rows[4].layer == join
+
+
 def test_a_single_layer_has_one_row_without_a_path():
     (row,) = arithmetic(Dense(3, 2), (3,))
     assert (row.path, row.output_shape, row.receptive_field.whole) == ("", (2,), True)
@@ -405,6 +445,7 @@ def test_a_layer_joins_in_by_its_formulas():
         (Dense(3, 4), (8, 8, 4), r"Dense expects 3 features on the last axis, got shape \(8, 8, 4\)"),
         (BatchNorm(3), (8, 8, 4), r"BatchNorm expects 3 channels on the last axis, got shape \(8, 8, 4\)"),
         (GroupNorm(4, 2), (8, 8, 2), r"GroupNorm expects 4 channels on the last axis, got shape \(8, 8, 2\)"),
+        (LayerScale(3), (8,), r"LayerScale expects 3 channels on the last axis, got shape \(8,\)"),
         (LayerNorm(3), (8,), r"LayerNorm expects 3 channels on the last axis, got shape \(8,\)"),
         (MaxPool(2), (8,), r"MaxPool expects one image of shape \(height, width, channels\), got \(8,\)"),
         (AvgPool(9), (8, 8, 3), r"a window of \(9, 9\) for an image of \(8, 8\)"),
@@ -425,6 +466,37 @@ def test_shapes_that_do_not_fit_are_refused_where_they_do_not(layer, shape, mess
 def test_a_residual_of_different_shapes_is_refused(formula):
     with pytest.raises(ValueError, match=r"the same shape, got \(8, 8, 4\) and \(8, 8, 3\)"):
         formula(Residual(Conv(3, 4)), (8, 8, 3))
+
+
+def test_a_gate_has_a_row_behind_those_of_its_body():
+    gate = Gate(Sequential(conv=Conv(4, 1, 5, padding=((0, 4), (2, 2))), sigmoid=Function(jax.nn.sigmoid)))
+    rows = arithmetic(Sequential(stem=Conv(3, 4, 3, 2), gate=gate), (16, 16, 3))
+    assert [
+        (row.path, row.output_shape, row.parameters, row.multiply_adds, str(row.receptive_field)) for row in rows
+    ] == [
+        ("stem", (8, 8, 4), 3 * 9 * 4 + 4, 64 * 9 * 3 * 4, "3x3"),
+        ("gate/conv", (8, 8, 1), 25 * 4 + 1, 64 * 25 * 4, "11x11"),
+        ("gate/sigmoid", (8, 8, 1), 0, 0, "11x11"),
+        ("gate", (8, 8, 4), 0, 0, "11x11"),
+    ]
+    check_by_gradients(Gate(Conv(1, 1, 3, padding=1)), (16, 16, 1))
+    assert receptive_field(Gate(GlobalAvgPool()), (16, 16, 1)).whole
+
+
+@pytest.mark.parametrize("formula", [arithmetic, output_shape])
+def test_weights_that_do_not_spread_are_refused(formula):
+    message = r"spreads to the shape of its input \(8, 8, 3\), got \(4, 4, 3\)"
+    with pytest.raises(ValueError, match=message) as caught:
+        formula(Sequential(gate=Gate(MaxPool(2))), (8, 8, 3))
+    assert formula is output_shape or caught.value.__notes__ == ["in layer 'gate'"]
+
+
+@pytest.mark.parametrize("formula", [arithmetic, output_shape])
+def test_branches_of_different_sizes_are_refused(formula):
+    message = r"Concat expects branches that differ in channels only, got a \(8, 8, 3\), b \(4, 4, 3\); give"
+    with pytest.raises(ValueError, match=message) as caught:
+        formula(Sequential(join=Concat(a=identity, b=MaxPool(2))), (8, 8, 3))
+    assert formula is output_shape or caught.value.__notes__ == ["in layer 'join'"]
 
 
 def test_no_layers_see_one_pixel():

@@ -21,8 +21,13 @@ from jaxcnn.models import (
     resnet101,
     resnet110,
     resnet152,
+    resnext50_32x4d,
+    resnext101_32x8d,
+    resnext101_64x4d,
+    wide_resnet50_2,
+    wide_resnet101_2,
 )
-from jaxcnn.models.resnet import ZeroPadShortcut, basic_block, bottleneck_block
+from jaxcnn.models.resnet import ZeroPadShortcut, basic_block, bottleneck_block, resnet
 
 IMAGENET = [resnet18, resnet34, resnet50, resnet101, resnet152]
 by_name = {"ids": lambda value: getattr(value, "__name__", None)}
@@ -36,6 +41,11 @@ by_name = {"ids": lambda value: getattr(value, "__name__", None)}
         (resnet50, 25_557_032),
         (resnet101, 44_549_160),
         (resnet152, 60_192_808),
+        (resnext50_32x4d, 25_028_904),
+        (resnext101_32x8d, 88_791_336),
+        (resnext101_64x4d, 83_455_272),
+        (wide_resnet50_2, 68_883_240),
+        (wide_resnet101_2, 126_886_696),
         (resnet20, 269_722),
         (resnet32, 464_154),
         (resnet44, 658_586),
@@ -50,14 +60,25 @@ def test_parameters_are_as_many_as_published(build, parameters):
 
 @pytest.mark.parametrize(
     ("build", "gigas"),
-    [(resnet18, 1.814), (resnet34, 3.664), (resnet50, 4.089), (resnet101, 7.801), (resnet152, 11.514)],
+    [
+        (resnet18, 1.814),
+        (resnet34, 3.664),
+        (resnet50, 4.089),
+        (resnet101, 7.801),
+        (resnet152, 11.514),
+        (resnext50_32x4d, 4.230),
+        (resnext101_32x8d, 16.414),
+        (resnext101_64x4d, 15.460),
+        (wide_resnet50_2, 11.398),
+        (wide_resnet101_2, 22.753),
+    ],
     **by_name,
 )
 def test_work_is_as_much_as_torchvision_publishes(build, gigas):
     assert round(sum(row.multiply_adds for row in arithmetic(build(), (224, 224, 3))) / 1e9, 3) == gigas
 
 
-@pytest.mark.parametrize("build", [resnet18, resnet50, resnet20], **by_name)
+@pytest.mark.parametrize("build", [resnet18, resnet50, resnet20, resnext50_32x4d], **by_name)
 def test_work_and_shape_agree_with_tracing(build):
     model, image = build(), jax.ShapeDtypeStruct((65, 64, 3), jnp.float32)
     params, state = jax.eval_shape(model.init, jax.random.key(0))
@@ -181,6 +202,54 @@ def test_a_bottleneck_has_its_stride_on_the_middle_convolution():
         (1, 1),
         (2, 2),
     ]
+
+
+@pytest.mark.parametrize(
+    ("build", "groups", "width"),
+    [
+        (resnet50, 1, 64),
+        (resnext50_32x4d, 32, 128),
+        (resnext101_32x8d, 32, 256),
+        (resnext101_64x4d, 64, 256),
+        (wide_resnet50_2, 1, 128),
+        (wide_resnet101_2, 1, 128),
+    ],
+    **by_name,
+)
+def test_groups_and_width_double_the_middle_of_a_bottleneck_with_every_stage(build, groups, width):
+    model = build()
+    for i in range(4):
+        block = model[f"stage{i + 1}/block1"]
+        assert [block[name].out_channels for name in ("conv1", "conv2", "conv3")] == [
+            width * 2**i,
+            width * 2**i,
+            256 * 2**i,
+        ]
+        assert [block[name].groups for name in ("conv1", "conv2", "conv3")] == [1, groups, 1]
+
+
+def test_a_grouped_kernel_has_the_channels_of_one_group():
+    params, _ = jax.eval_shape(resnext50_32x4d().init, jax.random.key(0))
+    assert params["stage1"]["block0"]["conv2"]["kernel"].shape == (3, 3, 4, 128)
+    assert params["stage4"]["block2"]["conv2"]["kernel"].shape == (3, 3, 32, 1024)
+
+
+@pytest.mark.parametrize(("groups", "width_per_group"), [(32, 4), (1, 128)])
+def test_groups_without_a_bottleneck_are_refused(groups, width_per_group):
+    with pytest.raises(
+        ValueError, match=rf"groups=1 and width_per_group=64 .* other than .*, got {groups} and {width_per_group}"
+    ):
+        resnet(basic_block, (2, 2), 10, 3, "cifar", False, groups=groups, width_per_group=width_per_group)
+
+
+def test_a_width_of_a_group_that_is_no_whole_number_is_refused():
+    with pytest.raises(ValueError, match="multiple of 64, got out_channels=32 and width_per_group=4"):
+        bottleneck_block(16, 32, groups=4, width_per_group=4)
+
+
+def test_no_groups_are_refused():
+    with pytest.raises(ValueError, match="out_channels to be an int of at least 1, got 0"):
+        bottleneck_block(64, 256, groups=0)
 
 
 @pytest.mark.parametrize("block", [basic_block, bottleneck_block], **by_name)

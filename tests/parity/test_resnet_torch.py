@@ -1,24 +1,11 @@
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from torch_peer import check_evaluation, check_training, nn, torch
 
-from jaxcnn import batched, trees
 from jaxcnn.models import cifar_resnet, resnet18
 from jaxcnn.models.resnet import bottleneck_block, resnet
 
-torch = pytest.importorskip("torch")
-nn = torch.nn
-
 pytestmark = pytest.mark.usefixtures("float64")
-
-
-@pytest.fixture(autouse=True)
-def one_torch_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # The networks once more, written from the paper; modules are named as in jaxcnn, so that weights go by name.
@@ -40,12 +27,12 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    def __init__(self, inputs, outputs, stride, shortcut):
+    def __init__(self, inputs, outputs, stride, shortcut, groups=1, width_per_group=64):
         super().__init__()
-        width = outputs // 4
+        width = groups * (outputs * width_per_group // 256)
         self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
         self.norm1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, groups=groups, bias=False)
         self.norm2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
         self.norm3 = nn.BatchNorm2d(outputs)
@@ -126,96 +113,17 @@ NETWORKS = {
     ),
 }
 
-LEAF_NAMES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("check", [check_evaluation, check_training])
+def test_a_resnet_is_that_of_torch(name, check):
+    build, build_peer, size = NETWORKS[name]
+    check(build(), build_peer(), np.random.default_rng(1).normal(size=(2, *size, 3)))
 
 
-def draw(model, seed=0):
-    """Draws parameters and moments, so that no scale is one and no mean zero."""
-    rng = np.random.default_rng(seed)
-
-    def leaf(path, spec):
-        name = path[-1].key
-        if name == "kernel":
-            return rng.normal(size=spec.shape) / np.sqrt(np.prod(spec.shape[:-1]))
-        return rng.uniform(0.5, 1.5, spec.shape) if name in ("scale", "var") else 0.1 * rng.normal(size=spec.shape)
-
-    return jax.tree_util.tree_map_with_path(leaf, jax.eval_shape(model.init, jax.random.key(0)))
-
-
-def torch_layout(leaf):
-    """Turns a kernel of jaxcnn into torch's order of axes."""
-    leaf = np.asarray(leaf)
-    return {4: lambda: leaf.transpose(3, 2, 0, 1), 2: lambda: leaf.T, 1: lambda: leaf}[leaf.ndim]()
-
-
-def torch_name(path):
-    *parents, leaf = path.split("/")
-    return ".".join([*parents, LEAF_NAMES[leaf]])
-
-
-def load(module, params, state):
-    """Copies parameters and moments into the module, and checks that none is left over on either side."""
-    tensors = {torch_name(path): leaf for tree in (params, state) for path, leaf in trees.named_leaves(tree).items()}
-    own = {name for name in module.state_dict() if not name.endswith("num_batches_tracked")}
-    assert set(tensors) == own
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(torch_layout(leaf))) for name, leaf in tensors.items()}
-    module.double().load_state_dict(tensors, strict=False)
-
-
-def assert_agree(name, actual, expected):
-    """Compares arrays; the largest value sets the scale, for a gradient may have values near zero."""
-    tolerance = 1e-9 * np.abs(expected).max() + 1e-12
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance, err_msg=name)
-
-
-@pytest.fixture(scope="module", params=NETWORKS)
-def network(request):
-    build, build_peer, size = NETWORKS[request.param]
-    model, peer = build(), build_peer()
-    params, state = draw(model)
-    rng = np.random.default_rng(1)
-    images, labels = rng.normal(size=(2, *size, 3)), np.array([3, 7])
-    load(peer, params, state)
-    return model, peer, params, state, images, labels
-
-
-def test_a_resnet_evaluates_as_in_torch(network):
-    model, peer, params, state, images, _ = network
-    logits, new_state = jax.jit(lambda p, s, x: batched(model)(p, s, x, train=False))(params, state, images)
-    load(peer, params, state)
-    peer.eval()
-    expected = peer(torch.from_numpy(images).permute(0, 3, 1, 2)).detach().numpy()
-    assert_agree("logits", logits, expected)
-    for name, leaf in trees.named_leaves(new_state).items():
-        np.testing.assert_array_equal(leaf, trees.named_leaves(state)[name])
-
-
-def test_a_resnet_trains_as_in_torch(network):
-    model, peer, params, state, images, labels = network
-
-    @jax.jit
-    def step(params, state, images):
-        def loss(params):
-            logits, new_state = batched(model)(params, state, images, train=True)
-            picked = jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels]
-            return -jnp.mean(picked), (logits, new_state)
-
-        return jax.grad(loss, has_aux=True)(params)
-
-    gradients, (logits, new_state) = step(params, state, images)
-    load(peer, params, state)
-    peer.train()
-    peer.zero_grad()
-    expected = peer(torch.from_numpy(images).permute(0, 3, 1, 2))
-    nn.functional.cross_entropy(expected, torch.from_numpy(labels)).backward()
-    assert_agree("logits", logits, expected.detach().numpy())
-    for name, leaf in trees.named_leaves(new_state).items():
-        assert_agree(name, leaf, peer.get_buffer(torch_name(name)).numpy())
-    for name, leaf in trees.named_leaves(gradients).items():
-        assert_agree(name, torch_layout(leaf), peer.get_parameter(torch_name(name)).grad.numpy())
+@pytest.mark.parametrize(("groups", "width_per_group"), [(4, 8), (1, 128)])
+@pytest.mark.parametrize("check", [check_evaluation, check_training])
+def test_a_grouped_or_wide_bottleneck_is_that_of_torch(groups, width_per_group, check):
+    block = bottleneck_block(8, 64, 2, groups=groups, width_per_group=width_per_group)
+    peer = Bottleneck(8, 64, 2, Projection, groups, width_per_group)
+    check(block, peer, np.random.default_rng(1).normal(size=(2, 7, 8, 8)))

@@ -1,0 +1,92 @@
+"""U-Net: one logit for each class at each pixel.
+
+Source: Ronneberger, Fischer & Brox, "U-Net: convolutional networks for biomedical image segmentation", 2015. Unlike
+there, convolutions are padded, so that the map of logits is as large as the image, and followed by batch norm.
+"""
+
+import jax
+
+from jaxcnn.layers import (
+    BatchNorm,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Function,
+    Initializer,
+    MaxPool,
+    Sequential,
+    identity,
+)
+from jaxcnn.layers.parameters import check_positive
+from jaxcnn.ops.check import check_image
+
+_he_normal = Initializer(jax.nn.initializers.he_normal)
+_relu = Function(jax.nn.relu)
+
+
+def unet(num_classes: int = 2, *, in_channels: int = 3, width: int = 64, depth: int = 4) -> Sequential:
+    """Builds a U-Net (Ronneberger et al. 2015, figure 1); 31,037,698 parameters.
+
+    Each level below the first has half the height and width of the one above, and twice its channels.
+
+    Args:
+      num_classes: number of logits of each pixel.
+      in_channels: channels of the image.
+      width: channels of the first level.
+      depth: number of levels below the first. The image's height and width are multiples of 2**depth.
+
+    Returns:
+      The model: check, level0, head. Each level has encode, join and decode; the level below is inside of join, so that
+      parameters are named like `level0/join/deeper/level1/encode/conv1/kernel`. An image (height, width, in_channels)
+      gives a map of logits, shape (height, width, num_classes).
+
+    Raises:
+      ValueError: the width or the depth is not a positive int.
+    """
+    check_positive("unet", "width", width)
+    check_positive("unet", "depth", depth)
+    level = _convolutions(width * 2 ** (depth - 1), width * 2**depth)
+    for i in reversed(range(depth)):
+        channels = width * 2**i
+        up = ConvTranspose(2 * channels, channels, 2, 2)
+        deeper = Sequential(pool=MaxPool(2), **{f"level{i + 1}": level}, up=up)
+        level = Sequential(
+            encode=_convolutions(width * 2 ** (i - 1) if i > 0 else in_channels, channels),
+            join=Concat(skip=identity, deeper=deeper),
+            decode=_convolutions(2 * channels, channels),
+        )
+    return Sequential(check=Function(check_size, depth=depth), level0=level, head=Conv(width, num_classes, 1))
+
+
+def check_size(x: jax.Array, *, depth: int) -> jax.Array:
+    """Refuses an image that cannot be halved as often as a U-Net does.
+
+    Args:
+      x: one image, shape (height, width, channels).
+      depth: how often the U-Net halves it.
+
+    Returns:
+      The image.
+
+    Raises:
+      ValueError: `x` is not one image, or its height or width is no multiple of 2**depth.
+    """
+    check_image("unet", x)
+    height, width, _ = x.shape
+    if height % 2**depth or width % 2**depth:
+        raise ValueError(
+            f"unet expects a height and a width that are multiples of {2**depth}, since it halves the image "
+            f"{depth} times, got {height}x{width}; pad, crop or resize the image, or build it with a smaller depth"
+        )
+    return x
+
+
+def _convolutions(in_channels: int, out_channels: int) -> Sequential:
+    return Sequential(
+        conv1=Conv(in_channels, out_channels, 3, padding=1, use_bias=False, kernel_init=_he_normal),
+        norm1=BatchNorm(out_channels),
+        relu1=_relu,
+        conv2=Conv(out_channels, out_channels, 3, padding=1, use_bias=False, kernel_init=_he_normal),
+        norm2=BatchNorm(out_channels),
+        relu2=_relu,
+    )

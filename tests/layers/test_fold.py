@@ -1,0 +1,394 @@
+import dataclasses
+from math import prod
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcnn import Layer, batched, trees
+from jaxcnn.layers import (
+    AvgPool,
+    BatchNorm,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Flatten,
+    Function,
+    Gate,
+    Residual,
+    Sequential,
+    fold_batch_norm,
+    identity,
+)
+from jaxcnn.models import catalog
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+RELU = Function(jax.nn.relu)
+
+# The others are deep or wide, or one of these with another stem.
+QUICK = {"lenet5", "lenet5_1998", "mlp", "resnet20", "small_cnn"}
+
+KINDS = {
+    "conv": (Conv(6, 8), (5, 4, 6)),
+    "conv without bias": (Conv(6, 8, (3, 2), 2, padding=1, border="reflect", use_bias=False), (5, 4, 6)),
+    "grouped": (Conv(6, 8, groups=2), (5, 4, 6)),
+    "depthwise": (Conv(6, 12, groups=6, use_bias=False), (5, 4, 6)),
+    # As many outputs as inputs, and then as many taps: a wrong axis of the kernel is not seen by its size.
+    "square": (Conv(3, 3), (5, 4, 3)),
+    "transposed": (ConvTranspose(6, 8), (5, 4, 6)),
+    "transposed, square": (ConvTranspose(3, 3, 3, 1), (5, 4, 3)),
+    "transposed, grouped": (ConvTranspose(6, 9, (3, 2), 2, output_padding=1, groups=3, use_bias=False), (5, 4, 6)),
+    "dense": (Dense(6, 8, use_bias=False), (6,)),
+    "dense on pixels": (Dense(6, 6), (5, 4, 6)),
+}
+
+
+def calibrated(model, dtype=np.float64, seed=0):
+    """Draws parameters and moments as training might leave them: none of them is 0 or 1."""
+    random = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name = path[-1].key
+        if name in ("var", "scale"):
+            return random.uniform(0.5, 2.0, leaf.shape).astype(dtype)
+        size = 1 / np.sqrt(prod(leaf.shape[:-1])) if name == "kernel" else 0.5
+        return (size * random.standard_normal(leaf.shape)).astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(model.init, jax.random.key(0)))
+
+
+def run(model, params, state, images):
+    return jax.jit(lambda *trees: batched(model)(*trees, images, train=False)[0])(params, state)
+
+
+def some_images(shape, dtype=np.float64):
+    return np.random.default_rng(1).standard_normal((2, *shape)).astype(dtype)
+
+
+def assert_same_results(model, folded, images, tolerance=1e-11):
+    """Compares the results of models with their parameters and states; the largest one sets the scale."""
+    expected = np.asarray(run(*model, images), np.float64)
+    actual = np.asarray(run(*folded, images), np.float64)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+    assert np.ptp(expected) > 0
+
+
+def nested():
+    """Batch norms at the end, in the middle and at the start of what surrounds them, and in every container."""
+    body = Sequential(
+        conv1=Conv(4, 6, use_bias=False),
+        norm1=BatchNorm(6),
+        relu=RELU,
+        conv2=Sequential(depthwise=Conv(6, 6, groups=6), pointwise=Conv(6, 8, 1)),
+        norm2=BatchNorm(8),
+    )
+    branches = Concat(
+        skip=identity, conv=Sequential(conv=Conv(8, 3, use_bias=False), norm=BatchNorm(3)), norm=BatchNorm(8)
+    )
+    return Sequential(
+        stem=Conv(3, 4, use_bias=False),
+        after=Sequential(norm=BatchNorm(4), relu=RELU),
+        block=Residual(body, Sequential(conv=Conv(4, 8, 1), norm=BatchNorm(8)), RELU),
+        branches=branches,
+        norm=BatchNorm(19),
+        up=ConvTranspose(19, 5),
+        only=Sequential(norm=BatchNorm(5)),
+        flatten=Flatten(),
+        dense=Dense(12 * 10 * 5, 4, use_bias=False),
+        norm_again=BatchNorm(4),
+        head=Dense(4, 2),
+    )
+
+
+@pytest.mark.parametrize(("layer", "shape"), list(KINDS.values()), ids=list(KINDS))
+def test_a_convolution_takes_in_the_batch_norm_behind_it(layer, shape):
+    channels = layer.out_features if isinstance(layer, Dense) else layer.out_channels
+    model = Sequential(first=layer, norm=BatchNorm(channels, epsilon=0.1), relu=RELU)
+    params, state = calibrated(model)
+    folded = fold_batch_norm(model, params, state)
+    assert folded[0] == Sequential(first=dataclasses.replace(layer, use_bias=True), relu=RELU)
+    assert folded[2] == {"first": {}, "relu": {}}
+    assert_same_results((model, params, state), folded, some_images(shape), 1e-14)
+
+
+def test_what_is_inside_of_a_gate_is_folded():
+    model = Gate(Sequential(conv=Conv(4, 4, 1, use_bias=False), norm=BatchNorm(4)))
+    params, state = calibrated(model)
+    folded = fold_batch_norm(model, params, state)
+    assert folded[0] == Gate(Sequential(conv=Conv(4, 4, 1)))
+    assert_same_results((model, params, state), folded, some_images((5, 4, 4)), 1e-14)
+
+
+def test_kernel_and_bias_are_those_of_the_formula():
+    model = Sequential(conv=Conv(2, 3, (1, 2)), norm=BatchNorm(3, epsilon=0.25))
+    params, state = calibrated(model)
+    _, folded, _ = fold_batch_norm(model, params, state)
+    for o in range(3):
+        factor = params["norm"]["scale"][o] / np.sqrt(state["norm"]["var"][o] + 0.25)
+        kernel = factor * params["conv"]["kernel"][:, :, :, o]
+        bias = factor * (params["conv"]["bias"][o] - state["norm"]["mean"][o]) + params["norm"]["bias"][o]
+        np.testing.assert_allclose(folded["conv"]["kernel"][:, :, :, o], kernel, rtol=1e-14)
+        np.testing.assert_allclose(folded["conv"]["bias"][o], bias, rtol=1e-13)
+
+
+@pytest.mark.parametrize("use_scale", [True, False], ids=["scale", "no scale"])
+@pytest.mark.parametrize("use_bias", [True, False], ids=["bias", "no bias"])
+def test_a_batch_norm_may_have_no_scale_and_no_bias(use_scale, use_bias):
+    model = Sequential(conv=Conv(2, 3, use_bias=False), norm=BatchNorm(3, use_scale=use_scale, use_bias=use_bias))
+    params, state = calibrated(model)
+    assert_same_results((model, params, state), fold_batch_norm(model, params, state), some_images((4, 4, 2)), 1e-14)
+
+
+def test_two_batch_norms_in_a_row_are_both_taken_in():
+    model = Sequential(conv=Conv(2, 3), norm1=BatchNorm(3), norm2=BatchNorm(3))
+    params, state = calibrated(model)
+    folded = fold_batch_norm(model, params, state)
+    assert folded[0] == Sequential(conv=Conv(2, 3))
+    assert_same_results((model, params, state), folded, some_images((4, 4, 2)), 1e-14)
+
+
+def test_containers_are_gone_through():
+    model = nested()
+    params, state = calibrated(model)
+    folded = fold_batch_norm(model, params, state)
+    body = Sequential(
+        conv1=Conv(4, 6),
+        relu=RELU,
+        conv2=Sequential(depthwise=Conv(6, 6, groups=6), pointwise=Conv(6, 8, 1)),
+    )
+    assert folded[0] == Sequential(
+        stem=Conv(3, 4),
+        after=Sequential(relu=RELU),
+        block=Residual(body, Sequential(conv=Conv(4, 8, 1)), RELU),
+        branches=Concat(skip=identity, conv=Sequential(conv=Conv(8, 3)), norm=BatchNorm(8)),
+        norm=BatchNorm(19),
+        up=ConvTranspose(19, 5),
+        only=Sequential(),
+        flatten=Flatten(),
+        dense=Dense(12 * 10 * 5, 4),
+        head=Dense(4, 2),
+    )
+    assert_same_results((model, params, state), folded, some_images((6, 5, 3)))
+
+
+def test_names_of_parameters_and_state_are_those_of_the_folded_model(key):
+    model = nested()
+    folded, params, state = fold_batch_norm(model, *calibrated(model))
+    expected_params, expected_state = jax.eval_shape(folded.init, key)
+    assert jax.tree.structure((params, state)) == jax.tree.structure((expected_params, expected_state))
+    shapes = [leaf.shape for leaf in jax.tree.leaves((expected_params, expected_state))]
+    assert [leaf.shape for leaf in jax.tree.leaves((params, state))] == shapes
+    assert set(trees.named_leaves(state)) == {
+        "branches/norm/mean",
+        "branches/norm/var",
+        "norm/mean",
+        "norm/var",
+    }
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        BatchNorm(3),
+        Conv(3, 4),
+        Sequential(),
+        Sequential(norm=BatchNorm(3), relu=RELU, conv=Conv(3, 4)),
+        Sequential(conv=Conv(3, 4), relu=RELU, norm=BatchNorm(4)),
+        Sequential(conv=Conv(3, 4), pool=AvgPool(2), norm=BatchNorm(4)),
+        Sequential(stem=Conv(3, 3), block=Residual(Sequential(norm=BatchNorm(3), conv=Conv(3, 3))), norm=BatchNorm(3)),
+        Sequential(stem=Conv(3, 3), block=Residual(Conv(3, 3), BatchNorm(3))),
+        Sequential(stem=Conv(3, 3), join=Concat(a=BatchNorm(3), b=Conv(3, 4)), norm=BatchNorm(7)),
+        Residual(BatchNorm(3)),
+    ],
+    ids=repr,
+)
+def test_other_batch_norms_stay(model):
+    params, state = calibrated(model)
+    folded, folded_params, folded_state = fold_batch_norm(model, params, state)
+    assert folded == model
+    assert jax.tree.structure((folded_params, folded_state)) == jax.tree.structure((params, state))
+    leaves = zip(jax.tree.leaves((folded_params, folded_state)), jax.tree.leaves((params, state)), strict=True)
+    assert all(new is old for new, old in leaves)
+
+
+def test_the_given_trees_stay_as_they_are():
+    model = nested()
+    params, state = calibrated(model)
+    names, values = list(trees.named_leaves((params, state))), jax.tree.map(np.copy, (params, state))
+    fold_batch_norm(model, params, state)
+    assert list(trees.named_leaves((params, state))) == names
+    jax.tree.map(np.testing.assert_array_equal, (params, state), values)
+
+
+def test_the_folded_model_is_a_value():
+    folded, *_ = fold_batch_norm(nested(), *calibrated(nested(), seed=1))
+    again, *_ = fold_batch_norm(nested(), *calibrated(nested(), seed=2))
+    assert folded is not again
+    assert folded == again
+    assert hash(folded) == hash(again)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-6), (jnp.bfloat16, 0.02), (np.float16, 2e-3)])
+def test_kernel_and_bias_keep_their_dtype(dtype, tolerance):
+    model = Sequential(conv=Conv(4, 3, use_bias=False), norm=BatchNorm(3))
+    params, state = calibrated(model, np.float32)
+    params["conv"] = {"kernel": params["conv"]["kernel"].astype(dtype)}
+    folded = fold_batch_norm(model, params, state)
+    assert {leaf.dtype for leaf in jax.tree.leaves(folded[1:])} == {np.dtype(dtype)}
+    assert_same_results((model, params, state), folded, some_images((4, 4, 4), np.float32), tolerance)
+
+
+def test_folding_can_be_compiled_and_mapped_over_an_ensemble():
+    model = nested()
+    members = [calibrated(model, seed=seed) for seed in range(2)]
+    ensemble = jax.tree.map(lambda *leaves: np.stack(leaves), *members)
+    many = jax.jit(jax.vmap(lambda *trees: fold_batch_norm(model, *trees)[1:]))(*ensemble)
+    for i, member in enumerate(members):
+        one = fold_batch_norm(model, *member)[1:]
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-13, atol=1e-14), many, one)
+
+
+def test_in_training_a_folded_model_is_a_plain_one_with_biases():
+    model = Sequential(conv=Conv(2, 3, use_bias=False), norm=BatchNorm(3), relu=RELU)
+    params, state = calibrated(model)
+    images = some_images((4, 4, 2))
+    folded, params, state = fold_batch_norm(model, params, state)
+    trained, new_state = batched(folded)(params, state, images, train=True)
+    np.testing.assert_array_equal(trained, batched(folded)(params, state, images, train=False)[0])
+    assert new_state == state == {"conv": {}, "relu": {}}
+
+
+class Twice(Sequential):
+    def apply(self, params, state, x, *, train, key=None):
+        once, _ = super().apply(params, state, x, train=train)
+        return super().apply(params, state, once, train=train)
+
+
+class StandardizedConv(Conv):
+    def apply(self, params, state, x, *, train, key=None):
+        params = {**params, "kernel": params["kernel"] / jnp.std(params["kernel"])}
+        return super().apply(params, state, x, train=train)
+
+
+class DoubledNorm(BatchNorm):
+    def apply(self, params, state, x, *, train, key=None):
+        y, state = super().apply(params, state, x, train=train)
+        return 2 * y, state
+
+
+def test_derived_classes_are_not_taken_for_what_they_derive_from():
+    model = Sequential(
+        twice=Twice(conv=Conv(3, 3), norm=BatchNorm(3)),
+        norm1=BatchNorm(3),
+        conv=StandardizedConv(3, 3),
+        norm2=BatchNorm(3),
+        plain=Conv(3, 3),
+        norm3=DoubledNorm(3),
+    )
+    params, state = calibrated(model)
+    folded = fold_batch_norm(model, params, state)
+    assert folded[0] == model.replace(twice=Twice(conv=Conv(3, 3)))
+    assert_same_results((model, params, state), folded, some_images((4, 4, 3)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaled:
+    inner: Layer
+    factor: float
+
+    def init(self, key):
+        return self.inner.init(key)
+
+    def apply(self, params, state, x, *, train, key=None):
+        y, state = self.inner.apply(params, state, x, train=train, key=key)
+        return self.factor * y, state
+
+
+def test_a_container_of_ones_own_joins_in_by_registering():
+    block = Sequential(conv=Conv(3, 3), norm=BatchNorm(3))
+    model = Sequential(scaled=Scaled(block, 2.0), norm=BatchNorm(3))
+    params, state = calibrated(model)
+    assert fold_batch_norm(model, params, state) == (model, params, state)
+
+    @fold_batch_norm.register
+    def _(scaled: Scaled, params, state):
+        inner, params, state = fold_batch_norm(scaled.inner, params, state)
+        return Scaled(inner, scaled.factor), params, state
+
+    folded = fold_batch_norm(model, params, state)
+    assert folded[0] == Sequential(scaled=Scaled(Sequential(conv=Conv(3, 3)), 2.0), norm=BatchNorm(3))
+    assert_same_results((model, params, state), folded, some_images((4, 4, 3)))
+
+
+def without(tree, path):
+    """Returns a copy of a nested dict without what lies at a path."""
+    first, _, rest = path.partition("/")
+    if not rest:
+        return {name: value for name, value in tree.items() if name != first}
+    return {**tree, first: without(tree[first], rest)}
+
+
+@pytest.mark.parametrize(
+    ("which", "missing", "message", "place"),
+    [
+        (
+            "params",
+            "stem",
+            r"Sequential parameters: expected a dict of the names \('stem', 'after', .*was it made",
+            None,
+        ),
+        ("state", "norm", r"Sequential state: expected a dict of the names", None),
+        ("params", "after/norm", r"Sequential parameters: .* \('norm', 'relu'\), got \('relu',\)", "after"),
+        ("params", "after/norm/scale", r"BatchNorm parameters: .* \('scale', 'bias'\), got \('bias',\)", "after/norm"),
+        ("state", "after/norm/mean", r"BatchNorm state: .* \('mean', 'var'\), got \('var',\)", "after/norm"),
+        ("params", "stem/kernel", r"Conv parameters: .* \('kernel',\), got \(\)", "stem"),
+        ("params", "block/shortcut", r"Residual parameters: expected a dict with the name 'shortcut', got \(", "block"),
+        ("state", "block/shortcut", r"Residual state: expected a dict with the name 'shortcut', got \(", "block"),
+        ("params", "block/conv2", r"Sequential parameters: .*, got \('conv1', 'norm1', 'norm2', 'relu'\)", "block"),
+        ("state", "block/norm1/var", r"BatchNorm state: .*, got \('mean',\)", "block/norm1"),
+        ("params", "block/shortcut/conv", r"Sequential parameters: .*, got \('norm',\)", "block/shortcut"),
+        ("state", "branches/skip", r"Concat state: .* \('skip', 'conv', 'norm'\), got", "branches"),
+        ("params", "branches/conv/norm", r"Sequential parameters: .* got \('conv',\)", "branches/conv"),
+    ],
+)
+def test_parameters_and_state_of_another_model_are_refused(which, missing, message, place):
+    model = nested()
+    given = dict(zip(("params", "state"), calibrated(model), strict=True))
+    given[which] = without(given[which], missing)
+    with pytest.raises(ValueError, match=message) as caught:
+        fold_batch_norm(model, given["params"], given["state"])
+    assert getattr(caught.value, "__notes__", []) == ([f"in layer '{place}'"] if place else [])
+
+
+def test_a_batch_norm_of_other_channels_is_refused():
+    model = Sequential(conv=Conv(2, 6), norm=BatchNorm(1))
+    with pytest.raises(ValueError, match=r"mean of shape \(6,\).*got \(1,\)") as caught:
+        fold_batch_norm(model, *calibrated(model))
+    assert caught.value.__notes__ == ["in layer 'norm'"]
+
+
+def models():
+    for name, entry in catalog.CATALOG.items():
+        yield pytest.param(name, entry, id=name, marks=[] if name in QUICK else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize(("name", "entry"), list(models()))
+def test_every_model_computes_the_same_without_its_batch_norms(name, entry):
+    shape = (32, 32, entry.image_shape[2]) if entry.takes else entry.image_shape
+    model = catalog.build(name, 10, shape)
+    if "BatchNorm(" not in repr(model):
+        shapes = jax.eval_shape(model.init, jax.random.key(0))
+        assert fold_batch_norm(model, *shapes) == (model, *shapes)
+        return
+    params, state = calibrated(model)
+    folded = fold_batch_norm(model, params, state)
+    assert "BatchNorm(" not in repr(folded[0])
+    assert jax.tree.leaves(folded[2]) == []
+    # Four leaves of each batch norm go, and a bias comes where the convolution had none.
+    removed, biases = repr(model).count("BatchNorm("), repr(model).count("use_bias=False")
+    leaves = len(jax.tree.leaves((params, state))) - 4 * removed + biases
+    assert len(jax.tree.leaves(folded[1])) == leaves
+    assert_same_results((model, params, state), folded, some_images(shape))
