@@ -17,6 +17,7 @@ FLOORS = {
     "types": 0,
     "values": 0,
     "trees": 0,
+    "compiler": 0,
     "ops": 0,
     "layers": 1,
     "models": 2,
@@ -24,6 +25,7 @@ FLOORS = {
     "training": 3,
     "interop": 3,
     "inspection": 3,
+    "benchmark": 3,
     "cli": 4,
 }
 

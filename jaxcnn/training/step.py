@@ -1,12 +1,13 @@
 """The compiled steps of training, evaluation and prediction."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcnn.compiler import TopLevelJit
 from jaxcnn.layers import batched
 from jaxcnn.training.losses import cross_entropy
 from jaxcnn.training.metrics import Metrics, batch_metrics
@@ -65,6 +66,7 @@ def make_train_step(
     loss: Loss = cross_entropy,
     augment: Augment | None = None,
     dtype: Any = jnp.float32,
+    compiler_options: Mapping[str, Any] | None = None,
 ) -> TrainStep:
     """Makes the compiled training step: augment, forward, backward, update.
 
@@ -78,6 +80,7 @@ def make_train_step(
       loss: losses of a batch from logits (float32) and labels; their mean is minimised.
       augment: changes one image at random, or None.
       dtype: dtype of the computation, such as `jnp.bfloat16`; parameters, moments and the loss stay float32.
+      compiler_options: XLA's options for this program; None for those of `jaxcnn.compiler_options()`.
 
     Returns:
       A function of train state, images (batch, height, width, channels), labels (batch,) and a typed key, that gives
@@ -105,11 +108,15 @@ def make_train_step(
         params: Any = optax.apply_updates(train_state.params, updates)
         return TrainState(train_state.step + 1, params, state, opt_state), metrics
 
-    return jax.jit(train_step, donate_argnums=0)
+    return TopLevelJit(train_step, compiler_options=compiler_options, donate_argnums=0)
 
 
 def make_eval_step(
-    model: Layer, *, loss: Loss = cross_entropy, dtype: Any = jnp.float32
+    model: Layer,
+    *,
+    loss: Loss = cross_entropy,
+    dtype: Any = jnp.float32,
+    compiler_options: Mapping[str, Any] | None = None,
 ) -> Callable[[Params, State, Any, Any, Any], Metrics]:
     """Makes the compiled evaluation step.
 
@@ -117,6 +124,7 @@ def make_eval_step(
       model: a layer that gives logits.
       loss: losses of a batch from logits (float32) and labels.
       dtype: dtype of the computation.
+      compiler_options: XLA's options for this program; None for those of `jaxcnn.compiler_options()`.
 
     Returns:
       A function of params, state, images (batch, height, width, channels), labels (batch,) and mask (batch,) that
@@ -124,29 +132,30 @@ def make_eval_step(
     """
     forward = batched(model)
 
-    @jax.jit
     def eval_step(params: Params, state: State, images: jax.Array, labels: jax.Array, mask: jax.Array) -> Metrics:
         logits, _ = forward(params, state, images.astype(dtype), train=False)
         logits = logits.astype(jnp.float32)
         return batch_metrics(loss(logits, labels), logits, labels, mask)
 
-    return eval_step
+    return TopLevelJit(eval_step, compiler_options=compiler_options)
 
 
-def make_predict_step(model: Layer, *, dtype: Any = jnp.float32) -> Callable[[Params, State, Any], jax.Array]:
+def make_predict_step(
+    model: Layer, *, dtype: Any = jnp.float32, compiler_options: Mapping[str, Any] | None = None
+) -> Callable[[Params, State, Any], jax.Array]:
     """Makes the compiled forward pass.
 
     Args:
       model: any layer.
       dtype: dtype of the computation.
+      compiler_options: XLA's options for this program; None for those of `jaxcnn.compiler_options()`.
 
     Returns:
       A function of params, state and images (batch, height, width, channels) that returns the results in float32.
     """
     forward = batched(model)
 
-    @jax.jit
     def predict_step(params: Params, state: State, images: jax.Array) -> jax.Array:
         return forward(params, state, images.astype(dtype), train=False)[0].astype(jnp.float32)
 
-    return predict_step
+    return TopLevelJit(predict_step, compiler_options=compiler_options)
