@@ -84,6 +84,11 @@ def _accepted(platform: str, options: tuple[tuple[str, str], ...]) -> bool:
     return True
 
 
+# Whatever is being traced while this module is imported.
+with jax.core.eval_context():
+    _TOP_LEVEL = get_opaque_trace_state()
+
+
 class TopLevelJit(Generic[P, R]):
     """A `jax.jit` whose compiler options hold where it is called by itself, and that works within other programs too.
 
@@ -121,7 +126,3 @@ class TopLevelJit(Generic[P, R]):
     def lower(self, *args: P.args, **kwargs: P.kwargs) -> jax.stages.Lowered:
         """Lowers the function, with its compiler options, for such arguments; see `jax.stages.Wrapped.lower`."""
         return self._outer.lower(*args, **kwargs)
-
-
-with jax.core.eval_context():
-    _TOP_LEVEL = get_opaque_trace_state()

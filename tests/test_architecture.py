@@ -32,7 +32,20 @@ FLOORS = {
 # What the package itself offers, and therefore loads.
 ROOT_FLOOR = 1
 
-HEAVY = ("PIL", "flax", "grain", "matplotlib", "orbax", "rich", "sklearn", "tensorflow_datasets", "torch", "tyro")
+HEAVY = (
+    "PIL",
+    "equinox",
+    "flax",
+    "grain",
+    "keras",
+    "matplotlib",
+    "orbax",
+    "rich",
+    "sklearn",
+    "tensorflow_datasets",
+    "torch",
+    "tyro",
+)
 
 
 def name_of(path):

@@ -6,7 +6,7 @@ from typing import Any
 import tyro
 
 from jaxcnn.cli.errors import CommandError
-from jaxcnn.cli.options import Command, Evaluate, Predict, Summary, Train
+from jaxcnn.cli.options import Bench, Command, Evaluate, Predict, Summary, Train
 
 _DESCRIPTION = "jaxcnn: train, evaluate and look into convolutional networks in JAX."
 
@@ -37,7 +37,7 @@ def run(arguments: list[str]) -> int:
         return 130
 
 
-def _dispatch(command: Train | Evaluate | Predict | Summary, arguments: list[str]) -> int:
+def _dispatch(command: Train | Evaluate | Predict | Summary | Bench, arguments: list[str]) -> int:
     # Each command loads only what it needs: a summary must not wait for Orbax.
     match command:
         case Train():
@@ -56,3 +56,7 @@ def _dispatch(command: Train | Evaluate | Predict | Summary, arguments: list[str
             from jaxcnn.cli.summary import summary
 
             return summary(command)
+        case Bench():
+            from jaxcnn.cli.bench import bench
+
+            return bench(command)

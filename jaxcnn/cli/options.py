@@ -91,9 +91,41 @@ class Summary:
     """Number of classes; those that the model was made for if not given."""
 
 
+@dataclass(frozen=True)
+class Bench:
+    """Measures training steps and inference of models, alone or in turns with the same models in other libraries.
+
+    Each contestant runs in a process of its own, and only one at a time. The cold start (import, build, trace, lower,
+    compile, first step) is told apart from the warm step. Training is one SGD step with momentum 0.9.
+    """
+
+    models: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="MODEL ...")] = ("standard",)
+    """Names of models, or standard for the eight of the standard set; `jaxcnn summary` lists the models."""
+    peers: str = ""
+    """Libraries to compare with, separated by commas: torch, torch-compile, flax, equinox, keras. With flax also comes
+    flax-flags, flax with the best known XLA options; on a GPU with torch also torch-compile."""
+    mode: Literal["train", "infer", "both"] = "both"
+    """What to measure."""
+    batch_size: int | None = None
+    """Images in a step, over all devices; that of the standard set, or 128 small or 8 large images, if not given."""
+    image_size: int | None = None
+    """Height and width of the images in pixels; those that the model was made for if not given."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of the computation; parameters and the loss are always float32."""
+    repeats: int = 7
+    """Number of rounds that count; each lasts about half a second, but at least one step."""
+    devices: int = 1
+    """Number of devices that share the batch."""
+    output: Path | None = None
+    """File of JSON lines to add the records to, one for each contestant and mode."""
+    plot: Path | None = None
+    """PNG file for the picture of the ratios."""
+
+
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Summary, tyro.conf.subcommand("summary")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
 )

@@ -45,8 +45,8 @@ def test_a_name_that_resembles_none_gets_no_guess(jaxcnn, option):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["trian"], r"Available subcommands: train, evaluate, predict, summary"),
-        (["train", "--modle", "mlp"], r"Perhaps you meant:\s+--model"),
+        (["trian"], r"Available subcommands: train, evaluate, predict, summary, bench"),
+        (["train", "--modle", "mlp"], r"Perhaps you meant:.* --model STR"),
         (["train", "--schedule", "cos"], r"invalid choice 'cos' .* Expected one of \('cosine', 'linear', 'constant'\)"),
         (["train", "--epochs", "many"], r"--epochs"),
         (["evaluate"], r"required"),
@@ -63,7 +63,7 @@ def test_words_that_are_no_command_or_option_say_what_there_is(jaxcnn, words, me
 def test_help_lists_the_commands(jaxcnn, words):
     done = jaxcnn(*words)
     assert done.status == 0
-    for command in ("train", "evaluate", "predict", "summary"):
+    for command in ("train", "evaluate", "predict", "summary", "bench"):
         assert f"• {command} " in done.out
 
 
@@ -73,6 +73,7 @@ def test_help_lists_the_commands(jaxcnn, words):
         ("train", ["--model", "--resume", "--run-dir", "(default: lenet5)", *names.OPTIMIZERS, *names.AUGMENTATIONS]),
         ("evaluate", ["Folder of the run", "--split {test,validation,train}", "--batch-size"]),
         ("predict", ["Folder of the run", "--top", "--invert", "PNG or JPEG"]),
+        ("bench", ["--peers", "--repeats", "--mode {train,infer,both}", "(default: standard)"]),
         ("summary", ["Name of the model", "--image-shape", "--num-classes"]),
     ],
 )

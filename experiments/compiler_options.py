@@ -1,0 +1,144 @@
+"""XLA options against XLA as installed, for our steps and flax's: the evidence behind `jaxcnn.compiler.MEASURED`.
+
+Each candidate's program of each model of the benchmark's standard set, in training and in inference, is compiled; then
+all run in turn. The ratios are medians over the steps of a candidate's time to that without options: below 1 is faster.
+Writes experiments/results/compiler_options.json.
+
+    python experiments/compiler_options.py                     # the whole set
+    python experiments/compiler_options.py lenet5 small_cnn    # some models: printed, not written
+
+A candidate earns a row in the table if it is faster for our steps on most of the set, and slower on none.
+"""
+
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxcnn import layers, trees
+from jaxcnn.benchmark.jax_program import JaxModel, JaxProgram
+from jaxcnn.benchmark.peers import to_flax
+from jaxcnn.benchmark.spec import Mode, Spec
+from jaxcnn.benchmark.standard import STANDARD
+from jaxcnn.models import catalog
+
+STEPS = 15
+RESULTS = Path(__file__).parent / "results" / "compiler_options.json"
+YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
+CANDIDATES: dict[str, dict[str, str]] = {
+    "none": {},
+    "YNNPACK for dot": {YNNPACK: "LIBRARY_FUSION_TYPE_DOT"},
+    "YNNPACK for dot alone": {YNNPACK: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"},
+    "vectors of 512 bits": {"xla_cpu_prefer_vector_width": "512"},
+}
+
+
+def our_model(spec: Spec) -> JaxModel:
+    """Builds the model of a spec with our layers, and folds its batch norms for inference.
+
+    Args:
+      spec: what to measure.
+
+    Returns:
+      The model as functions of a batch.
+    """
+    model: Any = spec.model
+    params, state = jax.jit(model.init)(jax.random.key(0))
+    if spec.mode == "infer":
+        model, params, state = layers.fold_batch_norm(model, params, state)
+    forward = layers.batched(model)
+
+    def apply(params: Any, state: Any, images: jax.Array, train: bool, key: jax.Array | None) -> Any:
+        return forward(params, state, images, train=train, key=key)
+
+    return JaxModel(params, state, apply, trees.count(params))
+
+
+MODELS = {"jaxcnn": our_model, "flax": to_flax.make_model}
+
+
+def measure(who: str, name: str, mode: Mode) -> dict[str, Any]:
+    """Times a model with every candidate.
+
+    Args:
+      who: "jaxcnn" or "flax".
+      name: its name in the standard set.
+      mode: "train" or "infer".
+
+    Returns:
+      The median time without options in milliseconds, and each candidate's median ratio to it with quartiles; None for
+      those that the compiler refuses.
+    """
+    batch_size, image_shape = STANDARD[name]
+    model = catalog.build(name, catalog.CATALOG[name].num_classes, image_shape)
+    spec = Spec(who, model, image_shape, batch_size, mode)
+    programs = {}
+    for candidate, options in CANDIDATES.items():
+        try:
+            programs[candidate] = JaxProgram(spec, lambda: MODELS[who](spec), compiler_options=options)
+        except jax.errors.JaxRuntimeError:
+            continue
+    seconds: dict[str, list[float]] = {candidate: [] for candidate in programs}
+    for step in range(STEPS + 1):
+        for candidate, program in programs.items():
+            started = time.perf_counter()
+            program.step()
+            program.wait()
+            if step > 0:  # the first one warms up
+                seconds[candidate].append(time.perf_counter() - started)
+    results: dict[str, Any] = {"none_ms": round(1000 * statistics.median(seconds["none"]), 2)}
+    for candidate in CANDIDATES:
+        if candidate == "none":
+            continue
+        if candidate not in seconds:
+            results[candidate] = None
+            continue
+        ratios = [a / b for a, b in zip(seconds[candidate], seconds["none"], strict=True)]
+        low, _, high = statistics.quantiles(ratios, n=4)
+        results[candidate] = {
+            "ratio": round(statistics.median(ratios), 3),
+            "quartiles": [round(low, 3), round(high, 3)],
+        }
+    return results
+
+
+def main(names: list[str]) -> None:
+    """Measures the models, prints them, and writes the results if they are the whole set.
+
+    Args:
+      names: names in the standard set; all if empty.
+    """
+    rows = []
+    for name in names or STANDARD:
+        for mode in ("train", "infer"):
+            for who in MODELS:
+                results = measure(who, name, mode)
+                rows.append({"contestant": who, "model": name, "mode": mode, **results})
+                cells = (
+                    f"{candidate} {each['ratio']:.2f}" if each else f"{candidate} refused"
+                    for candidate, each in results.items()
+                    if candidate != "none_ms"
+                )
+                print(f"{name:<16} {mode:<6} {who:<7} {results['none_ms']:9.1f} ms   " + "   ".join(cells), flush=True)
+    if names:
+        return
+    report = {
+        "script": "experiments/compiler_options.py",
+        "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "jax": jax.__version__,
+        "steps": STEPS,
+        "candidates": CANDIDATES,
+        "rows": rows,
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

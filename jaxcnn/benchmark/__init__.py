@@ -1,0 +1,25 @@
+"""The benchmark: training steps and inference of a layer value, in jaxcnn and in other libraries, side by side.
+
+`race` starts each contestant in a process of its own and lets them run in turns; a peer is made by translating the
+layer value into the peer's own modules (`jaxcnn.benchmark.peers`).
+
+    contest = Contest("mine", model, (32, 32, 3), batch_size=64, peers=("torch", "flax"))
+    records = make_records(race(contest))
+"""
+
+from jaxcnn.benchmark.contest import Contest, Outcome, Race, race
+from jaxcnn.benchmark.records import Record, append_records, make_records
+from jaxcnn.benchmark.standard import STANDARD, Workload, workload
+
+__all__ = [
+    "STANDARD",
+    "Contest",
+    "Outcome",
+    "Race",
+    "Record",
+    "Workload",
+    "append_records",
+    "make_records",
+    "race",
+    "workload",
+]

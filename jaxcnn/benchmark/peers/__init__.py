@@ -1,0 +1,77 @@
+"""The contestants: jaxcnn itself and the libraries it is compared with.
+
+Each peer's module translates a layer value into the peer's own modules, by a `functools.singledispatch` over the kinds
+of layers: a layer of your own joins in by registering its translation.
+"""
+
+import importlib
+from typing import NamedTuple
+
+from jaxcnn.benchmark.program import Program
+from jaxcnn.benchmark.spec import Spec
+
+
+class Contestant(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+      module: module of this package that makes its program.
+      imports: what its process imports first, which is timed.
+      install: the command that installs it.
+    """
+
+    module: str
+    imports: tuple[str, ...]
+    install: str
+
+
+_FLAX = Contestant("to_flax", ("jax", "optax", "flax.linen"), "pip install flax")
+_TORCH = Contestant("to_torch", ("torch",), "pip install torch")
+
+OURS = "jaxcnn"
+
+CONTESTANTS: dict[str, Contestant] = {
+    OURS: Contestant("ours", ("jax", "optax", "jaxcnn"), "pip install jaxcnn"),
+    "torch": _TORCH,
+    "torch-compile": _TORCH,
+    "flax": _FLAX,
+    "flax-flags": _FLAX,
+    "equinox": Contestant("to_equinox", ("jax", "optax", "equinox"), "pip install equinox"),
+    "keras": Contestant("to_keras", ("jax", "optax", "keras"), "pip install keras"),
+}
+"""The contestants by name, in the order of the table; flax-flags is flax with the best known XLA options."""
+
+PEERS = tuple(name for name in CONTESTANTS if name != OURS)
+
+
+def implied(peers: tuple[str, ...], *, gpu: bool) -> list[str]:
+    """Completes a choice of peers.
+
+    Args:
+      peers: names of `PEERS`.
+      gpu: whether jaxcnn runs on a GPU.
+
+    Returns:
+      The peers in the order of the table: with flax also flax-flags, and on a GPU with torch also torch-compile.
+    """
+    chosen = {*peers, *(("flax-flags",) if "flax" in peers else ())}
+    if gpu and "torch" in peers:
+        chosen.add("torch-compile")
+    return [name for name in PEERS if name in chosen]
+
+
+def make_program(spec: Spec) -> Program:
+    """Builds and compiles a contestant's program.
+
+    Args:
+      spec: what to measure.
+
+    Returns:
+      The program, before its first step.
+
+    Raises:
+      Unavailable: the contestant cannot run here.
+      Untranslatable: the model has a layer that the peer has no translation for.
+    """
+    module = importlib.import_module(f"jaxcnn.benchmark.peers.{CONTESTANTS[spec.contestant].module}")
+    return module.make_program(spec)

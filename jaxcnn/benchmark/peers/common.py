@@ -1,0 +1,149 @@
+"""What the translations share."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jaxcnn import ops
+from jaxcnn.benchmark.program import Untranslatable
+from jaxcnn.layers import AvgPool, Conv, Function, MaxPool, identity, output_shape
+from jaxcnn.ops.check import Sides, as_pair
+from jaxcnn.types import Layer, Shape
+
+Pair = tuple[int, int]
+
+
+def refuse(peer: str, layer: Layer, reason: str = "it has no translation") -> Untranslatable:
+    """Makes the error for a layer that a peer cannot have.
+
+    Args:
+      peer: name of the peer.
+      layer: the layer.
+      reason: why.
+
+    Returns:
+      The error, to be raised.
+    """
+    return Untranslatable(
+        f"{peer} has no counterpart of {layer!r}: {reason}; "
+        f"register one with jaxcnn.benchmark.peers.to_{peer}.translate.register"
+    )
+
+
+def pair(size: Any) -> Pair:
+    """Returns (height, width) of a size that a layer has checked."""
+    return as_pair("size", size, minimum=0)
+
+
+def conv_sides(layer: Conv, shape: Shape) -> Sides:
+    """Returns the padding of a convolution in pixels: ((top, bottom), (left, right)).
+
+    Args:
+      layer: the convolution.
+      shape: (height, width, channels) of its input.
+
+    Returns:
+      The padding.
+    """
+    size = (shape[0], shape[1])
+    return ops.padding_sides(size, pair(layer.kernel_size), pair(layer.strides), layer.padding, pair(layer.dilation))
+
+
+def declared_sides(layer: MaxPool | AvgPool, shape: Shape) -> tuple[Pair, Pair, Sides]:
+    """Returns window, strides and padding of a pooling layer, as it says.
+
+    Args:
+      layer: the pooling layer.
+      shape: (height, width, channels) of its input.
+
+    Returns:
+      (height, width) of the window, its strides, and ((top, bottom), (left, right)).
+    """
+    window = pair(layer.window_shape)
+    strides = window if layer.strides is None else pair(layer.strides)
+    return window, strides, ops.padding_sides((shape[0], shape[1]), window, strides, layer.padding)
+
+
+def window_sides(layer: MaxPool | AvgPool, shape: Shape) -> tuple[Pair, Pair, Sides]:
+    """Returns window, strides and padding of a pooling layer, with what ceil mode adds at the bottom and right.
+
+    Args:
+      layer: the pooling layer.
+      shape: (height, width, channels) of its input.
+
+    Returns:
+      As `declared_sides`.
+    """
+    window, strides, sides = declared_sides(layer, shape)
+    output = output_shape(layer, shape)
+    vertical, horizontal = (
+        (before, max(after, (n_out - 1) * s + k - n - before))
+        for n, n_out, s, k, (before, after) in zip(shape, output, strides, window, sides, strict=False)
+    )
+    return window, strides, (vertical, horizontal)
+
+
+def plain_average(peer: str, layer: AvgPool, shape: Shape) -> tuple[Pair, Pair, Sides]:
+    """Returns window, strides and padding of an average pooling whose every mean divides by the whole window.
+
+    Args:
+      peer: name of the peer, for the message.
+      layer: the pooling layer.
+      shape: (height, width, channels) of its input.
+
+    Returns:
+      As `declared_sides`.
+
+    Raises:
+      Untranslatable: some windows count fewer pixels.
+    """
+    window, strides, sides = declared_sides(layer, shape)
+    hangs_over = window_sides(layer, shape)[2] != sides
+    leaves_out = not layer.count_include_pad and any(max(side) for side in sides)
+    if hangs_over or leaves_out:
+        raise refuse(peer, layer, "its windows at the border count fewer pixels")
+    return window, strides, sides
+
+
+def equal_windows(peer: str, layer: Any, shape: Shape) -> Pair:
+    """Returns the window of an adaptive pooling whose windows are all equal.
+
+    Args:
+      peer: name of the peer, for the message.
+      layer: the pooling layer.
+      shape: (height, width, channels) of its input.
+
+    Returns:
+      (height, width) of the window.
+
+    Raises:
+      Untranslatable: the output size does not divide the image.
+    """
+    output = pair(layer.output_shape)
+    if shape[0] % output[0] or shape[1] % output[1]:
+        raise refuse(peer, layer, f"its windows on an image of {shape[0]}x{shape[1]} pixels are not all equal")
+    return shape[0] // output[0], shape[1] // output[1]
+
+
+def pointwise(peer: str, layer: Function, counterparts: Mapping[Any, Callable[..., Any]]) -> Any:
+    """Finds a peer's counterpart of a function without parameters.
+
+    Args:
+      peer: name of the peer, for the message.
+      layer: the function.
+      counterparts: functions of the layer's options, by the function.
+
+    Returns:
+      What the counterpart returns for the layer's options.
+
+    Raises:
+      Untranslatable: there is none.
+    """
+    if layer.function not in counterparts:
+        raise refuse(peer, layer)
+    try:
+        return counterparts[layer.function](**dict(layer.options))
+    except TypeError as error:
+        raise refuse(peer, layer, "its options have no translation") from error
+
+
+IDENTITY = identity.function

@@ -1,0 +1,47 @@
+"""jaxcnn itself, with the batch norms folded into the convolutions before inference."""
+
+from typing import Any
+
+import jax
+
+from jaxcnn import layers, trees
+from jaxcnn.benchmark.jax_program import JaxModel, JaxProgram
+from jaxcnn.benchmark.program import Program
+from jaxcnn.benchmark.spec import Spec
+from jaxcnn.compiler import compiler_options
+from jaxcnn.ops.lowering import native
+
+
+def make_program(spec: Spec) -> Program:
+    """Builds and compiles jaxcnn's program.
+
+    Args:
+      spec: what to measure.
+
+    Returns:
+      The program, before its first step.
+    """
+    folds = spec.mode == "infer"
+
+    def make_model() -> JaxModel:
+        model: Any = spec.model
+        params, state = jax.jit(model.init)(jax.random.key(0))
+        parameters = trees.count(params)
+        if folds:
+            model, params, state = layers.fold_batch_norm(model, params, state)
+        forward = layers.batched(model)
+
+        def apply(params: Any, state: Any, images: jax.Array, train: bool, key: jax.Array | None) -> Any:
+            return forward(params, state, images, train=train, key=key)
+
+        return JaxModel(params, state, apply, parameters)
+
+    program = JaxProgram(
+        spec,
+        make_model,
+        compiler_options=compiler_options(),
+        facts={"folded_batch_norms": folds, "multiply_adds": layers.multiply_adds(spec.model, spec.image_shape)},
+    )
+    # Asked for afterwards: they are built with the first program, in whose cold start that belongs.
+    program.facts["native_kernels"] = jax.default_backend() == "cpu" and native.ready()
+    return program

@@ -1,0 +1,369 @@
+"""Equinox: the model as its documentation writes one, channels first, mapped over the batch by `jax.vmap`."""
+
+# Checked without the peer too; it declares the `__call__` of StatefulLayer as a field.
+# pyright: reportMissingImports=false, reportCallIssue=false
+
+from collections.abc import Callable, Sequence
+from functools import partial, singledispatch
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn import layers, trees
+from jaxcnn.benchmark.jax_program import JaxModel, JaxProgram
+from jaxcnn.benchmark.peers.common import (
+    IDENTITY,
+    conv_sides,
+    equal_windows,
+    pair,
+    plain_average,
+    pointwise,
+    refuse,
+    window_sides,
+)
+from jaxcnn.benchmark.program import Program
+from jaxcnn.benchmark.spec import Spec
+from jaxcnn.layers import output_shape
+from jaxcnn.models.resnet import ZeroPadShortcut
+from jaxcnn.models.u_net import check_size
+from jaxcnn.ops.arithmetic import transpose_padding_sides
+from jaxcnn.types import Layer, Shape
+
+_AXIS = "batch"
+_POINTWISE = (
+    jax.nn.relu,
+    jax.nn.relu6,
+    jax.nn.gelu,
+    jax.nn.silu,
+    jax.nn.hard_swish,
+    jax.nn.hard_sigmoid,
+    jax.nn.sigmoid,
+    jax.nn.tanh,
+    jnp.tanh,
+    jax.nn.elu,
+    jax.nn.leaky_relu,
+    jax.nn.softplus,
+)
+_FUNCTIONS: dict[Any, Callable[..., eqx.Module]] = {
+    IDENTITY: eqx.nn.Identity,
+    check_size: lambda depth: eqx.nn.Identity(),
+    **{
+        function: lambda function=function, **options: eqx.nn.Lambda(partial(function, **options))
+        for function in _POINTWISE
+    },
+}
+
+
+def make_program(spec: Spec) -> Program:
+    """Builds and compiles Equinox's program.
+
+    Args:
+      spec: what to measure.
+
+    Returns:
+      The program, before its first step.
+
+    Raises:
+      Untranslatable: a layer has no translation.
+    """
+    return JaxProgram(spec, partial(make_model, spec))
+
+
+def make_model(spec: Spec) -> JaxModel:
+    """Builds the model as functions of a batch (batch, channels, height, width).
+
+    Args:
+      spec: what to measure.
+
+    Returns:
+      The model, with Equinox's own initial parameters.
+    """
+    make = eqx.nn.make_with_state(translate)
+    model, state = make(spec.model, spec.image_shape, jax.random.key(0))
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+    dtype = jnp.dtype(spec.precision)
+
+    def apply(params: Any, state: Any, images: jax.Array, train: bool, key: jax.Array | None) -> Any:
+        # Equinox computes in the dtype of the parameters.
+        model = eqx.combine(jax.tree.map(lambda leaf: leaf.astype(dtype), params), static)
+        model = model if train else eqx.nn.inference_mode(model)
+        keys = None if key is None else jax.random.split(key, images.shape[0])
+        one = partial(_call, model)
+        in_axes = (0, None, None if keys is None else 0)
+        logits, state = jax.vmap(one, in_axes, out_axes=(0, None), axis_name=_AXIS)(images, state, keys)
+        return jnp.moveaxis(logits, 1, -1), state
+
+    return JaxModel(params, state, apply, trees.count(params), channels_first)
+
+
+def channels_first(images: np.ndarray) -> np.ndarray:
+    """Turns images (batch, height, width, channels) into (batch, channels, height, width)."""
+    return np.ascontiguousarray(np.moveaxis(images, -1, 1))
+
+
+def _call(module: Any, x: jax.Array, state: Any, key: jax.Array | None) -> Any:
+    """Applies any module to one image; what it returns has the dtype of the image."""
+    if isinstance(module, eqx.nn.StatefulLayer):
+        y, state = module(x, state, key=key)
+        return y.astype(x.dtype), state
+    return module(x, key=key).astype(x.dtype), state
+
+
+@singledispatch
+def translate(layer: Layer, shape: Shape, key: jax.Array) -> eqx.Module:
+    """Translates a layer into an Equinox module of one image (channels, height, width) or (features,).
+
+    Args:
+      layer: a layer or a whole model.
+      shape: shape of its input, (height, width, channels) or (features,).
+      key: typed random key, consumed.
+
+    Returns:
+      The module, with Equinox's own initial parameters.
+
+    Raises:
+      Untranslatable: there is no translation; register one.
+    """
+    raise refuse("equinox", layer)
+
+
+class Sequential(eqx.nn.StatefulLayer):
+    """Modules in a row."""
+
+    modules: tuple[eqx.Module, ...]
+
+    def __call__(self, x: jax.Array, state: Any, *, key: jax.Array | None = None) -> Any:
+        """Applies them one after the other."""
+        for module, module_key in zip(self.modules, _split(key, len(self.modules)), strict=True):
+            x, state = _call(module, x, state, module_key)
+        return x, state
+
+
+class Residual(eqx.nn.StatefulLayer):
+    """activation(body(x) + shortcut(x))."""
+
+    body: eqx.Module
+    shortcut: eqx.Module
+    activation: eqx.Module
+
+    def __call__(self, x: jax.Array, state: Any, *, key: jax.Array | None = None) -> Any:
+        """Applies both ways."""
+        body_key, shortcut_key = _split(key, 2)
+        y, state = _call(self.body, x, state, body_key)
+        around, state = _call(self.shortcut, x, state, shortcut_key)
+        return _call(self.activation, y + around, state, None)
+
+
+class Concat(eqx.nn.StatefulLayer):
+    """The results of the branches along the channels."""
+
+    branches: tuple[eqx.Module, ...]
+
+    def __call__(self, x: jax.Array, state: Any, *, key: jax.Array | None = None) -> Any:
+        """Applies the branches."""
+        results = []
+        for branch, branch_key in zip(self.branches, _split(key, len(self.branches)), strict=True):
+            y, state = _call(branch, x, state, branch_key)
+            results.append(y)
+        return jnp.concatenate(results), state
+
+
+class Gate(eqx.nn.StatefulLayer):
+    """x * body(x), where the body may give one number for each channel."""
+
+    body: eqx.Module
+
+    def __call__(self, x: jax.Array, state: Any, *, key: jax.Array | None = None) -> Any:
+        """Weighs the input."""
+        weights, state = _call(self.body, x, state, key)
+        return x * weights.reshape(*weights.shape, *(1 for _ in range(x.ndim - weights.ndim))), state
+
+
+class PerPixel(eqx.Module):
+    """A module of a vector, mapped over the pixels of an image."""
+
+    module: Callable[..., jax.Array]
+
+    def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        """Applies the module to the channels of each pixel."""
+        return jax.vmap(jax.vmap(self.module, in_axes=1, out_axes=1), in_axes=2, out_axes=2)(x)
+
+
+class LayerScale(eqx.Module):
+    """One trained factor for each channel."""
+
+    scale: jax.Array
+
+    def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        """Scales the channels."""
+        return x * self.scale
+
+
+class DropPath(eqx.Module):
+    """Stochastic depth: one draw of `eqx.nn.Dropout` for the whole image."""
+
+    dropout: eqx.nn.Dropout
+
+    def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        """Drops the image or scales it up in training."""
+        return x * self.dropout(jnp.ones((), x.dtype), key=key)
+
+
+@translate.register
+def _(layer: layers.Sequential, shape: Shape, key: jax.Array) -> eqx.Module:
+    modules = []
+    for (_, inner), inner_key in zip(layer.layers, _split(key, len(layer.layers)), strict=True):
+        modules.append(translate(inner, shape, inner_key))
+        shape = output_shape(inner, shape)
+    return Sequential(modules=tuple(modules))
+
+
+@translate.register
+def _(layer: layers.Residual, shape: Shape, key: jax.Array) -> eqx.Module:
+    body_key, shortcut_key = _split(key, 2)
+    return Residual(
+        body=translate(layer.body, shape, body_key),
+        shortcut=translate(layer.shortcut, shape, shortcut_key),
+        activation=translate(layer.activation, output_shape(layer, shape), key),
+    )
+
+
+@translate.register
+def _(layer: layers.Concat, shape: Shape, key: jax.Array) -> eqx.Module:
+    keys = _split(key, len(layer.layers))
+    branches = [translate(branch, shape, k) for (_, branch), k in zip(layer.layers, keys, strict=True)]
+    return Concat(branches=tuple(branches))
+
+
+@translate.register
+def _(layer: layers.Gate, shape: Shape, key: jax.Array) -> eqx.Module:
+    return Gate(body=translate(layer.body, shape, key))
+
+
+@translate.register
+def _(layer: layers.Conv, shape: Shape, key: jax.Array) -> eqx.Module:
+    modes = {"zeros": "ZEROS", "edge": "REPLICATE", "reflect": "REFLECT", "circular": "CIRCULAR"}
+    return eqx.nn.Conv2d(
+        layer.in_channels,
+        layer.out_channels,
+        pair(layer.kernel_size),
+        pair(layer.strides),
+        conv_sides(layer, shape),
+        pair(layer.dilation),
+        layer.groups,
+        layer.use_bias,
+        modes[layer.border],
+        key=key,
+    )
+
+
+@translate.register
+def _(layer: layers.ConvTranspose, shape: Shape, key: jax.Array) -> eqx.Module:
+    return eqx.nn.ConvTranspose2d(
+        layer.in_channels,
+        layer.out_channels,
+        pair(layer.kernel_size),
+        pair(layer.strides),
+        pair(layer.output_padding),
+        transpose_padding_sides(layer.padding),
+        pair(layer.dilation),
+        layer.groups,
+        layer.use_bias,
+        key=key,
+    )
+
+
+@translate.register
+def _(layer: layers.Dense, shape: Shape, key: jax.Array) -> eqx.Module:
+    return _per_pixel(eqx.nn.Linear(layer.in_features, layer.out_features, layer.use_bias, key=key), shape)
+
+
+@translate.register
+def _(layer: layers.BatchNorm, shape: Shape, key: jax.Array) -> eqx.Module:
+    if layer.use_scale != layer.use_bias:
+        raise refuse("equinox", layer, "its batch norm has both scale and bias or neither")
+    return eqx.nn.BatchNorm(layer.channels, _AXIS, layer.epsilon, layer.use_scale, layer.decay, mode="batch")
+
+
+@translate.register
+def _(layer: layers.LayerNorm, shape: Shape, key: jax.Array) -> eqx.Module:
+    norm = eqx.nn.LayerNorm(layer.channels, layer.epsilon, use_weight=layer.use_scale, use_bias=layer.use_bias)
+    return _per_pixel(norm, shape)
+
+
+@translate.register
+def _(layer: layers.GroupNorm, shape: Shape, key: jax.Array) -> eqx.Module:
+    if layer.use_scale != layer.use_bias:
+        raise refuse("equinox", layer, "its group norm has both scale and bias or neither")
+    return eqx.nn.GroupNorm(layer.num_groups, layer.channels, layer.epsilon, layer.use_scale)
+
+
+@translate.register
+def _(layer: layers.LayerScale, shape: Shape, key: jax.Array) -> eqx.Module:
+    return LayerScale(jnp.full((layer.channels, *(1 for _ in shape[:-1])), layer.init_value))
+
+
+@translate.register
+def _(layer: layers.MaxPool, shape: Shape, key: jax.Array) -> eqx.Module:
+    return eqx.nn.MaxPool2d(*window_sides(layer, shape))
+
+
+@translate.register
+def _(layer: layers.AvgPool, shape: Shape, key: jax.Array) -> eqx.Module:
+    return eqx.nn.AvgPool2d(*plain_average("equinox", layer, shape))
+
+
+@translate.register
+def _(layer: layers.AdaptiveAvgPool, shape: Shape, key: jax.Array) -> eqx.Module:
+    window = equal_windows("equinox", layer, shape)
+    return eqx.nn.AvgPool2d(window, window)
+
+
+@translate.register
+def _(layer: layers.GlobalAvgPool, shape: Shape, key: jax.Array) -> eqx.Module:
+    return eqx.nn.Lambda(partial(jnp.mean, axis=(1, 2)))
+
+
+@translate.register
+def _(layer: layers.GlobalMaxPool, shape: Shape, key: jax.Array) -> eqx.Module:
+    return eqx.nn.Lambda(partial(jnp.max, axis=(1, 2)))
+
+
+@translate.register
+def _(layer: layers.Flatten, shape: Shape, key: jax.Array) -> eqx.Module:
+    return eqx.nn.Lambda(jnp.ravel)
+
+
+@translate.register
+def _(layer: layers.Dropout, shape: Shape, key: jax.Array) -> eqx.Module:
+    return eqx.nn.Dropout(layer.rate)
+
+
+@translate.register
+def _(layer: layers.DropPath, shape: Shape, key: jax.Array) -> eqx.Module:
+    return DropPath(eqx.nn.Dropout(layer.rate))
+
+
+@translate.register
+def _(layer: ZeroPadShortcut, shape: Shape, key: jax.Array) -> eqx.Module:
+    return eqx.nn.Lambda(partial(_zero_pad, strides=layer.strides, channels=layer.out_channels - layer.in_channels))
+
+
+@translate.register
+def _(layer: layers.Function, shape: Shape, key: jax.Array) -> eqx.Module:
+    return pointwise("equinox", layer, _FUNCTIONS)
+
+
+def _zero_pad(x: jax.Array, strides: int, channels: int) -> jax.Array:
+    return jnp.pad(x[:, ::strides, ::strides], ((0, channels), (0, 0), (0, 0)))
+
+
+def _per_pixel(module: Any, shape: Shape) -> eqx.Module:
+    return PerPixel(module) if len(shape) == 3 else module
+
+
+def _split(key: jax.Array | None, n: int) -> Sequence[Any]:
+    return [None] * n if key is None or n == 0 else list(jax.random.split(key, n))

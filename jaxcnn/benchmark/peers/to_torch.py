@@ -1,0 +1,453 @@
+"""PyTorch: eager with channels_last and all cores, or `torch.compile`; on CUDA with cuDNN's search for algorithms."""
+
+# Checked without the peer too.
+# pyright: reportMissingImports=false
+
+from collections.abc import Callable
+from functools import singledispatch
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch._dynamo.exc import TorchDynamoException
+
+from jaxcnn import layers
+from jaxcnn.benchmark import environment
+from jaxcnn.benchmark.peers.common import (
+    IDENTITY,
+    conv_sides,
+    declared_sides,
+    pair,
+    plain_average,
+    pointwise,
+    refuse,
+    window_sides,
+)
+from jaxcnn.benchmark.program import LEARNING_RATE, MOMENTUM, Program, Stopwatch, Unavailable, draw_batch
+from jaxcnn.benchmark.spec import Spec
+from jaxcnn.layers import output_shape
+from jaxcnn.models.resnet import ZeroPadShortcut
+from jaxcnn.models.u_net import check_size
+from jaxcnn.ops.arithmetic import transpose_padding_sides
+from jaxcnn.ops.check import Sides
+from jaxcnn.types import Layer, Shape
+
+_PADDED = {
+    "zeros": nn.ZeroPad2d,
+    "edge": nn.ReplicationPad2d,
+    "reflect": nn.ReflectionPad2d,
+    "circular": nn.CircularPad2d,
+}
+
+_FUNCTIONS: dict[Any, Callable[..., nn.Module]] = {
+    IDENTITY: nn.Identity,
+    jax.nn.relu: nn.ReLU,
+    jax.nn.relu6: nn.ReLU6,
+    jax.nn.gelu: lambda approximate=True: nn.GELU("tanh" if approximate else "none"),
+    jax.nn.silu: nn.SiLU,
+    jax.nn.hard_swish: nn.Hardswish,
+    jax.nn.hard_sigmoid: nn.Hardsigmoid,
+    jax.nn.sigmoid: nn.Sigmoid,
+    jax.nn.tanh: nn.Tanh,
+    jnp.tanh: nn.Tanh,
+    jax.nn.elu: lambda alpha=1.0: nn.ELU(alpha),
+    jax.nn.leaky_relu: lambda negative_slope=1e-2: nn.LeakyReLU(negative_slope),
+    jax.nn.softplus: nn.Softplus,
+    check_size: lambda depth: nn.Identity(),
+}
+
+
+def make_program(spec: Spec) -> Program:
+    """Builds PyTorch's program.
+
+    Args:
+      spec: what to measure.
+
+    Returns:
+      The program; that of torch-compile has done one step, in which it compiled.
+
+    Raises:
+      Unavailable: several devices are asked for, or torch.compile has no compiler here.
+      Untranslatable: a layer has no translation.
+    """
+    if spec.devices > 1:
+        raise Unavailable(f"the torch peer runs on one device, not on {spec.devices}")
+    return TorchProgram(spec)
+
+
+class TorchProgram:
+    """A model in PyTorch, channels_last, with `torch.optim.SGD`.
+
+    Args:
+      spec: what to measure.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        watch = Stopwatch()
+        with watch.part("build"):
+            self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            if self._device.type == "cuda":
+                torch.backends.cudnn.benchmark = True
+                # As XLA does: float32 matrix products in TF32 where the device has it.
+                torch.set_float32_matmul_precision("high")
+            else:
+                torch.set_num_threads(environment.usable_cores())
+            torch.manual_seed(0)
+            model: Any = translate(spec.model, spec.image_shape)
+            model = model.to(self._device, memory_format=torch.channels_last)
+            self.parameters = sum(parameter.numel() for parameter in model.parameters())
+            images, labels = draw_batch(spec)
+            self._images = to_torch_images(images).to(self._device)
+            self._labels = torch.from_numpy(labels).long().to(self._device)
+            self._optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
+            self._train = spec.mode == "train"
+            model.train(self._train)
+            self._bfloat16 = spec.precision == "bfloat16"
+            self._model = model
+            self.wait()
+        if spec.contestant == "torch-compile":
+            with watch.part("compile"):
+                self._compile()
+        self.cold_start = watch.seconds
+        self.facts = {"device": _device_facts(self._device), "threads": torch.get_num_threads()}
+
+    def step(self) -> None:
+        """Starts a step."""
+        if not self._train:
+            with torch.inference_mode(), self._autocast():
+                self._model(self._images)
+            return
+        self._optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            loss = F.cross_entropy(self._model(self._images), self._labels)
+        loss.backward()
+        self._optimizer.step()
+
+    def wait(self) -> None:
+        """Waits for the CUDA device; on CPU a call returns when its work is done."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def peak_device_bytes(self) -> int | None:
+        """Returns the most memory that torch's tensors have taken on the CUDA device so far; None on CPU."""
+        return torch.cuda.max_memory_allocated() if self._device.type == "cuda" else None
+
+    def _compile(self) -> None:
+        """Compiles the model, which takes a first step."""
+        self._model = torch.compile(self._model)
+        try:
+            self.step()
+            self.wait()
+        except TorchDynamoException as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise Unavailable(f"torch.compile finds no compiler that works: {reason}") from error
+
+    def _autocast(self) -> Any:
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16)
+
+
+def to_torch_images(images: Any) -> torch.Tensor:
+    """Turns images (batch, height, width, channels) into a channels_last tensor (batch, channels, height, width)."""
+    tensor = torch.from_numpy(images)
+    if tensor.ndim < 4:
+        return tensor
+    return tensor.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+
+
+@singledispatch
+def translate(layer: Layer, shape: Shape) -> nn.Module:
+    """Translates a layer into a PyTorch module of batches (batch, channels, height, width) or (batch, features).
+
+    Args:
+      layer: a layer or a whole model.
+      shape: shape of its input, (height, width, channels) or (features,).
+
+    Returns:
+      The module, with PyTorch's own initial parameters.
+
+    Raises:
+      Untranslatable: there is no translation; register one.
+    """
+    raise refuse("torch", layer)
+
+
+class Residual(nn.Module):
+    """activation(body(x) + shortcut(x))."""
+
+    def __init__(self, body: nn.Module, shortcut: nn.Module, activation: nn.Module) -> None:
+        super().__init__()
+        self.body, self.shortcut, self.activation = body, shortcut, activation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Applies both ways."""
+        return self.activation(self.body(x) + self.shortcut(x))
+
+
+class Concat(nn.Module):
+    """The results of the branches along the channels."""
+
+    def __init__(self, branches: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.branches = nn.ModuleDict(branches)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Applies the branches."""
+        return torch.cat([branch(x) for branch in self.branches.values()], dim=1)
+
+
+class Gate(nn.Module):
+    """x * body(x), where the body may give one number for each channel."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Weighs the input."""
+        weights = self.body(x)
+        return x * weights.reshape(*weights.shape, *(1 for _ in range(x.ndim - weights.ndim)))
+
+
+class PerPixel(nn.Module):
+    """A module of the last axis, on the channels of an image; in channels_last the permutations move nothing."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Applies the module to each pixel."""
+        return self.module(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class LayerScale(nn.Module):
+    """One trained factor for each channel."""
+
+    def __init__(self, shape: Shape, init_value: float) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((shape[-1], *(1 for _ in shape[:-1])), init_value))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Scales the channels."""
+        return x * self.scale
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drops the branch for whole images."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Drops images in training."""
+        if not self.training or self.rate == 0:
+            return x
+        keep = x.new_empty((x.shape[0], *(1 for _ in x.shape[1:]))).bernoulli_(1 - self.rate)
+        return x * keep.div_(1 - self.rate)
+
+
+class ZeroPad(nn.Module):
+    """Every n-th pixel, and channels of zeros behind the others."""
+
+    def __init__(self, strides: int, channels: int) -> None:
+        super().__init__()
+        self.strides, self.channels = strides, channels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shrinks and pads."""
+        return F.pad(x[:, :, :: self.strides, :: self.strides], (0, 0, 0, 0, 0, self.channels))
+
+
+@translate.register
+def _(layer: layers.Sequential, shape: Shape) -> nn.Module:
+    modules, before = nn.Sequential(), None
+    for name, inner in layer.layers:
+        module = translate(inner, shape)
+        modules.add_module(name, _in_place(module) if _overwritable(before) else module)
+        shape, before = output_shape(inner, shape), inner
+    return modules
+
+
+@translate.register
+def _(layer: layers.Residual, shape: Shape) -> nn.Module:
+    return Residual(
+        translate(layer.body, shape),
+        translate(layer.shortcut, shape),
+        _in_place(translate(layer.activation, output_shape(layer, shape))),
+    )
+
+
+@translate.register
+def _(layer: layers.Concat, shape: Shape) -> nn.Module:
+    return Concat({name: translate(branch, shape) for name, branch in layer.layers})
+
+
+@translate.register
+def _(layer: layers.Gate, shape: Shape) -> nn.Module:
+    return Gate(translate(layer.body, shape))
+
+
+@translate.register
+def _(layer: layers.Conv, shape: Shape) -> nn.Module:
+    sides = conv_sides(layer, shape)
+    symmetric = layer.border == "zeros" and all(before == after for before, after in sides)
+    conv = nn.Conv2d(
+        layer.in_channels,
+        layer.out_channels,
+        pair(layer.kernel_size),
+        pair(layer.strides),
+        padding=(sides[0][0], sides[1][0]) if symmetric else 0,
+        dilation=pair(layer.dilation),
+        groups=layer.groups,
+        bias=layer.use_bias,
+    )
+    return conv if symmetric else nn.Sequential(_PADDED[layer.border](_from_last(sides)), conv)
+
+
+@translate.register
+def _(layer: layers.ConvTranspose, shape: Shape) -> nn.Module:
+    (top, bottom), (left, right) = transpose_padding_sides(layer.padding)
+    if top != bottom or left != right:
+        raise refuse("torch", layer, "its padding is not symmetric")
+    return nn.ConvTranspose2d(
+        layer.in_channels,
+        layer.out_channels,
+        pair(layer.kernel_size),
+        pair(layer.strides),
+        (top, left),
+        pair(layer.output_padding),
+        layer.groups,
+        layer.use_bias,
+        pair(layer.dilation),
+    )
+
+
+@translate.register
+def _(layer: layers.Dense, shape: Shape) -> nn.Module:
+    return _per_pixel(nn.Linear(layer.in_features, layer.out_features, layer.use_bias), shape)
+
+
+@translate.register
+def _(layer: layers.BatchNorm, shape: Shape) -> nn.Module:
+    kind = nn.BatchNorm2d if len(shape) == 3 else nn.BatchNorm1d
+    return kind(layer.channels, layer.epsilon, 1 - layer.decay, affine=_affine(layer))
+
+
+@translate.register
+def _(layer: layers.LayerNorm, shape: Shape) -> nn.Module:
+    affine = _affine(layer)
+    return _per_pixel(nn.LayerNorm(layer.channels, layer.epsilon, elementwise_affine=affine), shape)
+
+
+@translate.register
+def _(layer: layers.GroupNorm, shape: Shape) -> nn.Module:
+    return nn.GroupNorm(layer.num_groups, layer.channels, layer.epsilon, affine=_affine(layer))
+
+
+@translate.register
+def _(layer: layers.LayerScale, shape: Shape) -> nn.Module:
+    return LayerScale(shape, layer.init_value)
+
+
+@translate.register
+def _(layer: layers.MaxPool, shape: Shape) -> nn.Module:
+    window, strides, sides = declared_sides(layer, shape)
+    if _takes(window, sides):
+        return nn.MaxPool2d(window, strides, (sides[0][0], sides[1][0]), ceil_mode=layer.ceil_mode)
+    _, _, sides = window_sides(layer, shape)
+    return nn.Sequential(nn.ConstantPad2d(_from_last(sides), -torch.inf), nn.MaxPool2d(window, strides))
+
+
+@translate.register
+def _(layer: layers.AvgPool, shape: Shape) -> nn.Module:
+    window, strides, sides = declared_sides(layer, shape)
+    if _takes(window, sides):
+        padding = (sides[0][0], sides[1][0])
+        return nn.AvgPool2d(window, strides, padding, layer.ceil_mode, layer.count_include_pad)
+    window, strides, sides = plain_average("torch", layer, shape)
+    return nn.Sequential(nn.ZeroPad2d(_from_last(sides)), nn.AvgPool2d(window, strides))
+
+
+@translate.register
+def _(layer: layers.AdaptiveAvgPool, shape: Shape) -> nn.Module:
+    return nn.AdaptiveAvgPool2d(pair(layer.output_shape))
+
+
+@translate.register
+def _(layer: layers.GlobalAvgPool, shape: Shape) -> nn.Module:
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+@translate.register
+def _(layer: layers.GlobalMaxPool, shape: Shape) -> nn.Module:
+    return nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())
+
+
+@translate.register
+def _(layer: layers.Flatten, shape: Shape) -> nn.Module:
+    return nn.Flatten()
+
+
+@translate.register
+def _(layer: layers.Dropout, shape: Shape) -> nn.Module:
+    return nn.Dropout(layer.rate)
+
+
+@translate.register
+def _(layer: layers.DropPath, shape: Shape) -> nn.Module:
+    return DropPath(layer.rate)
+
+
+@translate.register
+def _(layer: ZeroPadShortcut, shape: Shape) -> nn.Module:
+    return ZeroPad(layer.strides, layer.out_channels - layer.in_channels)
+
+
+@translate.register
+def _(layer: layers.Function, shape: Shape) -> nn.Module:
+    return pointwise("torch", layer, _FUNCTIONS)
+
+
+def _in_place(module: Any) -> nn.Module:
+    """Lets an activation overwrite its input, as torchvision's models do."""
+    if hasattr(module, "inplace"):
+        module.inplace = True
+    return module
+
+
+def _overwritable(layer: Layer | None) -> bool:
+    """Says whether nothing but the next layer reads what a layer returns."""
+    if isinstance(layer, layers.Sequential) and layer.layers:
+        return _overwritable(layer.layers[-1][1])
+    return isinstance(layer, layers.Conv | layers.ConvTranspose | layers.Dense | layers.BatchNorm | layers.GroupNorm)
+
+
+def _affine(layer: layers.BatchNorm | layers.LayerNorm | layers.GroupNorm) -> bool:
+    if layer.use_scale != layer.use_bias:
+        raise refuse("torch", layer, "its norms have both scale and bias or neither")
+    return layer.use_scale
+
+
+def _per_pixel(module: nn.Module, shape: Shape) -> nn.Module:
+    return PerPixel(module) if len(shape) == 3 else module
+
+
+def _takes(window: tuple[int, int], sides: Sides) -> bool:
+    """Says whether torch's pooling has such a padding: the same on both sides, at most half a window."""
+    return all(before == after <= size // 2 for (before, after), size in zip(sides, window, strict=True))
+
+
+def _from_last(sides: Sides) -> tuple[int, int, int, int]:
+    """Returns a padding as torch lists it: left, right, top, bottom."""
+    (top, bottom), (left, right) = sides
+    return left, right, top, bottom
+
+
+def _device_facts(device: torch.device) -> dict[str, Any]:
+    cuda = device.type == "cuda"
+    kind = torch.cuda.get_device_name() if cuda else "cpu"
+    return {"platform": "gpu" if cuda else "cpu", "kind": kind, "count": 1}

@@ -1,0 +1,86 @@
+"""What one process measures, as a line of JSON."""
+
+import base64
+import dataclasses
+import importlib
+import io
+import json
+import pickle
+import sys
+from dataclasses import dataclass
+from types import BuiltinFunctionType, FunctionType
+from typing import Any, Literal
+
+from jaxcnn.layers import output_shape
+from jaxcnn.types import Layer, Shape
+
+Mode = Literal["train", "infer"]
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What one process measures.
+
+    Attributes:
+      contestant: a name of `jaxcnn.benchmark.peers.CONTESTANTS`.
+      model: the layer value; it gives logits, shape (num_classes,), or a map of them, (height, width, num_classes).
+      image_shape: (height, width, channels) of one image.
+      batch_size: images in a step, over all devices.
+      mode: "train" or "infer".
+      precision: dtype of the computation; parameters, moments and the loss are always float32.
+      devices: number of devices that share the batch.
+    """
+
+    contestant: str
+    model: Layer
+    image_shape: Shape
+    batch_size: int
+    mode: Mode = "train"
+    precision: Precision = "float32"
+    devices: int = 1
+
+    @property
+    def output_shape(self) -> Shape:
+        """Shape of the model's result for one image; its last axis are the classes."""
+        return output_shape(self.model, self.image_shape)
+
+    def to_json(self) -> str:
+        """Writes the spec as one line."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return json.dumps({**fields, "model": base64.b64encode(_pickle(self.model)).decode()})
+
+    @classmethod
+    def from_json(cls, line: str) -> "Spec":
+        """Reads what `to_json` wrote; only for lines of one's own, since a layer is unpickled."""
+        fields = json.loads(line)
+        model = pickle.loads(base64.b64decode(fields["model"]))
+        return cls(**{**fields, "model": model, "image_shape": tuple(fields["image_shape"])})
+
+
+class _Pickler(pickle.Pickler):
+    """Writes functions of modules by name, also those that JAX wraps in objects of its own, such as `jax.nn.relu`."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        name = getattr(obj, "__qualname__", None)
+        if name is None or isinstance(obj, type | FunctionType | BuiltinFunctionType):
+            return NotImplemented
+        if getattr(sys.modules.get(obj.__module__), name, None) is not obj:
+            return NotImplemented
+        return _function, (obj.__module__, name)
+
+
+def _function(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)
+
+
+def _pickle(model: Layer) -> bytes:
+    buffer = io.BytesIO()
+    try:
+        _Pickler(buffer).dump(model)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ValueError(
+            "the benchmark sends the model to other processes and expects its functions to be named ones of modules, "
+            f"not lambdas: {error}"
+        ) from error
+    return buffer.getvalue()

@@ -1,0 +1,110 @@
+"""The process of one contestant: it gets ready, then runs a round whenever it is told to.
+
+Lines of JSON in both directions. First comes the spec (`Spec.to_json`) and the answer `{"ready": {...}}`; then for
+each line `{"seconds": s}` a round and the answer `{"round": {...}}`; the end of the input ends the process. A
+contestant that cannot run answers `{"missing": reason}` or `{"failed": reason}` and ends.
+"""
+
+import json
+import math
+import os
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from jaxcnn.benchmark import environment
+from jaxcnn.benchmark.peers import make_program
+from jaxcnn.benchmark.program import Program, Unavailable
+from jaxcnn.benchmark.spec import Spec
+
+PROCESS = """
+import importlib, sys, time
+started = time.perf_counter()
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+seconds = time.perf_counter() - started
+from jaxcnn.benchmark import worker
+worker.main(seconds)
+"""
+"""The program of the process, which times what it imports before anything else; its arguments are those modules."""
+
+SAMPLE_SECONDS = 0.02
+"""How long a sample lasts at least: waiting for the device at its end then costs nothing to speak of."""
+
+
+def main(import_seconds: float) -> None:
+    """Talks to the parent process until the input ends.
+
+    Args:
+      import_seconds: how long it took to import the contestant.
+    """
+    # What a library prints must not end up between the answers.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    def answer(**fields: Any) -> None:
+        answers.write(json.dumps(fields) + "\n")
+
+    spec = Spec.from_json(sys.stdin.readline())
+    try:
+        program = make_program(spec)
+        seconds = _seconds(program, 1)
+        cold_start = {**program.cold_start, "import": import_seconds, "first_step": seconds}
+        answer(ready={"parameters": program.parameters, "cold_start": cold_start, "facts": _facts(program)})
+        steps = 1
+        for line in sys.stdin:
+            samples = run_round(lambda n: _seconds(program, n), json.loads(line)["seconds"], steps)
+            answer(round={"samples": samples, "steps": steps, **_memory(program)})
+            steps = steps_per_sample(min(samples))
+    except Unavailable as error:
+        answer(missing=str(error))
+    except Exception as error:
+        traceback.print_exc()
+        answer(failed=f"{type(error).__name__}: {error}")
+
+
+def run_round(run: Callable[[int], float], seconds: float, steps: int) -> list[float]:
+    """Runs samples for a while.
+
+    Args:
+      run: runs that many steps and returns how long they took together, in seconds.
+      seconds: how long to go on; there is at least one sample.
+      steps: steps in a sample.
+
+    Returns:
+      Seconds of a step, one number for each sample.
+    """
+    samples, left = [], seconds
+    while not samples or left > 0:
+        taken = run(steps)
+        samples.append(taken / steps)
+        left -= taken
+    return samples
+
+
+def steps_per_sample(seconds: float) -> int:
+    """Returns how many steps make a sample, if a step takes that many seconds."""
+    return max(1, math.ceil(SAMPLE_SECONDS / seconds))
+
+
+def _seconds(program: Program, steps: int) -> float:
+    started = time.perf_counter()
+    for _ in range(steps):
+        program.step()
+    program.wait()
+    return time.perf_counter() - started
+
+
+def _memory(program: Program) -> dict[str, Any]:
+    on_device = program.peak_device_bytes()
+    if on_device is not None:
+        return {"peak_bytes": on_device, "memory": "device"}
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "memory": "process"}
+
+
+def _facts(program: Program) -> dict[str, Any]:
+    return {**program.facts, "versions": environment.versions()}

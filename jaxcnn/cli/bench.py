@@ -1,0 +1,199 @@
+"""`jaxcnn bench`."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from jaxcnn import benchmark, layers
+from jaxcnn.benchmark.peers import PEERS
+from jaxcnn.benchmark.plot import plot_ratios
+from jaxcnn.benchmark.program import COLD_START
+from jaxcnn.benchmark.spread import three_digits
+from jaxcnn.cli import names
+from jaxcnn.cli.errors import CommandError, reported
+from jaxcnn.cli.options import Bench
+from jaxcnn.models.catalog import CATALOG
+
+_STANDARD = "standard"
+_MEANING = (
+    "ours / theirs: the time of a jaxcnn step divided by the peer's in the same round, median and quartiles over "
+    "rounds; below 1 jaxcnn is faster."
+)
+_DISTURBING = 0.2
+"""Busy CPU cores from which on other programs are more than the system's own housekeeping."""
+
+
+def bench(options: Bench) -> int:
+    """Measures models in jaxcnn and its peers, prints tables, and writes records and a picture.
+
+    Args:
+      options: which models, how and against whom.
+
+    Returns:
+      The exit status: 0, or 1 where jaxcnn itself could not be measured.
+
+    Raises:
+      CommandError: an option makes no sense, or a file cannot be written; nothing has been measured then.
+    """
+    contests = plan(options)
+    _check_writable(options.output)
+    _check_writable(options.plot)
+    _check_plot(options.plot)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 160)
+    progress = Console(stderr=True, highlight=False)
+    records = []
+    for contest in contests:
+        with progress.status("") as status:
+            found = benchmark.make_records(benchmark.race(contest, report=status.update))
+        if options.output:
+            benchmark.append_records(options.output, found)
+        records += found
+        print_records(console, found)
+    console.print(_MEANING)
+    if options.plot:
+        plot_ratios(records, options.plot)
+    failed = [record for record in records if record["contestant"] == "jaxcnn" and record["status"] != "measured"]
+    return 1 if failed else 0
+
+
+def plan(options: Bench) -> list[benchmark.Contest]:
+    """Turns the options into contests, one for each model and mode.
+
+    Args:
+      options: which models, how and against whom.
+
+    Returns:
+      The contests, in the order of the models.
+
+    Raises:
+      CommandError: a model or peer is unknown, or a size makes no sense.
+    """
+    for name in ("batch_size", "image_size", "repeats", "devices"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise CommandError(f"--{name.replace('_', '-')} expects a number at least 1, got {value}")
+    peers = tuple(peer.strip() for peer in options.peers.split(",") if peer.strip())
+    for peer in peers:
+        names.choose("peer", peer, dict.fromkeys(PEERS))
+    modes = ("train", "infer") if options.mode == "both" else (options.mode,)
+    models = [name for word in options.models for name in (tuple(benchmark.STANDARD) if word == _STANDARD else (word,))]
+    contests = []
+    for name in models:
+        if name not in CATALOG:
+            raise CommandError(names.unknown("model", name, [*CATALOG, _STANDARD]))
+        entry = CATALOG[name]
+        batch_size, image_shape = benchmark.workload(name)
+        batch_size = options.batch_size or batch_size
+        if options.image_size:
+            image_shape = (options.image_size, options.image_size, image_shape[2])
+        if batch_size % options.devices:
+            raise CommandError(
+                f"--devices expects a number that divides the batch of {batch_size} images, got {options.devices}"
+            )
+        model = names.build_model(name, entry.num_classes, image_shape)
+        with reported(ValueError):
+            layers.output_shape(model, image_shape)
+        contests += [
+            benchmark.Contest(
+                name,
+                model,
+                image_shape,
+                batch_size,
+                mode,
+                options.precision,
+                options.devices,
+                peers,
+                options.repeats,
+            )
+            for mode in modes
+        ]
+    return contests
+
+
+def print_records(console: Console, records: list[benchmark.Record]) -> None:
+    """Prints the tables of one race: the warm step, and apart from it the cold start.
+
+    Args:
+      console: where to.
+      records: what `make_records` returned.
+    """
+    first = records[0]
+    shape = "x".join(map(str, (first["batch_size"], *first["image_shape"])))
+    title = f"{first['model']}, {first['mode']}, {shape}, {first['precision']}"
+    if first["devices"] > 1:
+        title += f", {first['devices']} devices"
+    measured = [record for record in records if record["step_seconds"]]
+    warm = _table(
+        f"{title}: warm step",
+        ("contestant", "ms (quartiles)", "n", "images/s", "GFLOP/s", "MFU", "peak MB", "ours / theirs (quartiles)"),
+    )
+    for record in measured:
+        warm.add_row(*_warm_cells(record))
+    console.print(warm)
+    cold = _table(
+        f"{title}: cold start, seconds", ("contestant", *(part.replace("_", " ") for part in COLD_START), "sum")
+    )
+    for record in measured:
+        seconds = record["cold_start_seconds"]
+        parts = ["" if seconds[part] is None else f"{seconds[part]:.2f}" for part in COLD_START]
+        cold.add_row(record["contestant"], *parts, f"{sum(filter(None, seconds.values())):.2f}")
+    console.print(cold)
+    for record in records:
+        if record["status"] != "measured":
+            console.print(f"{record['contestant']}: {record['status']}: {record['reason']}", markup=False)
+    busy = first["host"]["busy_cores"]
+    if busy and busy > _DISTURBING:
+        console.print(
+            f"Other programs kept {busy:.1f} of {first['host']['cores']} cores busy meanwhile: "
+            "do not trust these numbers."
+        )
+    console.print()
+
+
+def _warm_cells(record: benchmark.Record) -> list[str]:
+    step, ratio, utilisation = record["step_seconds"], record["ratio"], record["model_flop_utilisation"]
+    median, lower, upper = (three_digits(1e3 * step[name]) for name in ("median", "lower_quartile", "upper_quartile"))
+    return [
+        record["contestant"],
+        f"{median} ({lower} to {upper})",
+        str(step["n"]),
+        three_digits(record["images_per_second"]),
+        "" if record["flops_per_second"] is None else three_digits(record["flops_per_second"] / 1e9),
+        "" if utilisation is None else f"{utilisation:.1%}",
+        f"{record['peak_bytes'] / 1e6:,.0f}",
+        ""
+        if ratio is None
+        else f"{ratio['median']:.2f} ({ratio['lower_quartile']:.2f} to {ratio['upper_quartile']:.2f})",
+    ]
+
+
+def _table(title: str, headings: tuple[str, ...]) -> Table:
+    table = Table(title=title, box=box.SIMPLE, title_justify="left")
+    for column, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if column else "left", no_wrap=True)
+    return table
+
+
+def _check_writable(path: Path | None) -> None:
+    """Refuses a file that could not be written after all the measuring."""
+    if path is None:
+        return
+    folder = path.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise CommandError(f"expected a file that can be written, got {path}; is its folder there?")
+
+
+def _check_plot(path: Path | None) -> None:
+    """Refuses a picture that could not be drawn after all the measuring."""
+    if path is None:
+        return
+    if path.suffix.lower() != ".png":
+        raise CommandError(f"--plot expects a file that ends in .png, got {path}")
+    if not importlib.util.find_spec("matplotlib"):
+        raise CommandError("--plot expects matplotlib to be installed; pip install matplotlib")

@@ -1,0 +1,259 @@
+"""The comparison is fair only if a peer computes the same function: with our parameters it must give our results."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcnn.benchmark.peers import common, make_program
+from jaxcnn.benchmark.program import Unavailable, Untranslatable
+from jaxcnn.benchmark.spec import Spec
+from jaxcnn.benchmark.standard import STANDARD
+from jaxcnn.layers import (
+    AdaptiveAvgPool,
+    AvgPool,
+    BatchNorm,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Dropout,
+    DropPath,
+    Flatten,
+    Function,
+    Gate,
+    GlobalAvgPool,
+    GlobalMaxPool,
+    GroupNorm,
+    LayerNorm,
+    LayerScale,
+    MaxPool,
+    Residual,
+    Sequential,
+    count_parameters,
+    identity,
+)
+from jaxcnn.models import catalog
+from jaxcnn.models.resnet import ZeroPadShortcut
+from jaxcnn.models.u_net import check_size
+
+RELU = Function(jax.nn.relu)
+# Epsilons so large, and decays so unusual, that a forgotten one shows.
+NORM = {"epsilon": 0.1}
+
+CASES = {
+    "conv": (Sequential(a=Conv(4, 6, 3), b=Conv(6, 2, (1, 3), use_bias=False)), (7, 6, 4)),
+    "conv, same, strides": (Conv(4, 6, 3, 2), (7, 6, 4)),
+    "conv, symmetric, strides": (Conv(4, 6, 3, 2, padding=1), (8, 6, 4)),
+    "conv, valid": (Conv(4, 6, 4, 4, padding="VALID"), (8, 8, 4)),
+    "conv, lopsided": (Conv(4, 6, 3, padding=((2, 0), (1, 3))), (7, 6, 4)),
+    "conv, dilation": (Conv(4, 6, 3, dilation=2), (7, 6, 4)),
+    "conv, reflect": (Conv(4, 6, 3, border="reflect"), (7, 6, 4)),
+    "conv, edge": (Conv(4, 6, 3, border="edge"), (7, 6, 4)),
+    "conv, circular": (Conv(4, 6, 3, border="circular"), (7, 6, 4)),
+    "grouped": (Conv(4, 6, 3, groups=2), (7, 6, 4)),
+    "depthwise": (Conv(4, 8, 3, 2, padding=1, groups=4), (7, 6, 4)),
+    "transposed": (ConvTranspose(4, 6), (3, 4, 4)),
+    "transposed, cut": (ConvTranspose(4, 6, 4, 2, padding=1), (3, 4, 4)),
+    "transposed, enlarged": (ConvTranspose(4, 6, 3, 2, padding=1, output_padding=1), (3, 4, 4)),
+    "transposed, groups": (ConvTranspose(4, 6, 3, 2, groups=2), (3, 4, 4)),
+    "batch norm": (BatchNorm(4, decay=0.7, **NORM), (5, 6, 4)),
+    "batch norm of features": (BatchNorm(4, use_scale=False, use_bias=False, **NORM), (4,)),
+    "layer norm": (LayerNorm(4, **NORM), (5, 6, 4)),
+    "layer norm of features": (LayerNorm(4, use_scale=False, use_bias=False, **NORM), (4,)),
+    "group norm": (GroupNorm(4, 2, **NORM), (5, 6, 4)),
+    "layer scale": (LayerScale(4), (5, 6, 4)),
+    "dense": (Dense(4, 5), (4,)),
+    "dense of pixels": (Dense(4, 5, use_bias=False), (3, 2, 4)),
+    "max pool": (MaxPool(2), (7, 6, 4)),
+    "max pool, overlapping": (MaxPool(3, 2, padding=1), (8, 8, 4)),
+    "max pool, same": (MaxPool(3, 2, padding="SAME"), (8, 8, 4)),
+    "max pool, ceil": (MaxPool(2, ceil_mode=True), (7, 7, 4)),
+    "avg pool": (AvgPool(2), (7, 6, 4)),
+    "avg pool, overlapping": (AvgPool(3, 1, padding=1), (6, 6, 4)),
+    "avg pool, same": (AvgPool(2, 1, padding="SAME"), (6, 6, 4)),
+    "avg pool, pixels counted": (AvgPool(3, 1, padding=1, count_include_pad=False), (6, 6, 4)),
+    "avg pool, ceil": (AvgPool(2, ceil_mode=True), (7, 7, 4)),
+    "adaptive": (AdaptiveAvgPool(2), (6, 4, 4)),
+    "adaptive, unequal": (AdaptiveAvgPool(2), (5, 5, 4)),
+    "global avg": (GlobalAvgPool(), (5, 6, 4)),
+    "global max": (GlobalMaxPool(), (5, 6, 4)),
+    "zero pad": (ZeroPadShortcut(4, 6, 2), (5, 6, 4)),
+    "flatten": (Sequential(pool=AvgPool((5, 6)), flatten=Flatten()), (5, 6, 4)),
+    "residual": (
+        Sequential(conv=Conv(4, 4), block=Residual(Sequential(relu=RELU, conv=Conv(4, 4)), identity, RELU)),
+        (5, 6, 4),
+    ),
+    "projection": (
+        Residual(
+            Sequential(conv=Conv(4, 6, 3, 2), norm=BatchNorm(6), relu=RELU),
+            Sequential(conv=Conv(4, 6, 1, 2), norm=BatchNorm(6)),
+            RELU,
+        ),
+        (6, 6, 4),
+    ),
+    "concat": (Concat(skip=identity, deep=Sequential(conv=Conv(4, 2), relu=RELU), wide=Conv(4, 3, 5)), (5, 6, 4)),
+    "gate": (Gate(Sequential(pool=GlobalAvgPool(), dense=Dense(4, 4), relu=RELU)), (5, 6, 4)),
+    "gate of pixels": (Gate(Conv(4, 1)), (5, 6, 4)),
+    "size check": (Sequential(check=Function(check_size, depth=1), conv=Conv(4, 2)), (6, 6, 4)),
+    "nothing dropped": (Sequential(path=DropPath(0.0), dropout=Dropout(0.0)), (5, 6, 4)),
+}
+FUNCTIONS = [
+    RELU,
+    Function(jax.nn.relu6),
+    Function(jax.nn.gelu),
+    Function(jax.nn.gelu, approximate=False),
+    Function(jax.nn.silu),
+    Function(jax.nn.hard_swish),
+    Function(jax.nn.hard_sigmoid),
+    Function(jax.nn.sigmoid),
+    Function(jnp.tanh),
+    Function(jax.nn.elu, alpha=0.5),
+    Function(jax.nn.leaky_relu, negative_slope=0.3),
+    Function(jax.nn.softplus),
+    identity,
+]
+REFUSED = {
+    "transposed, enlarged": ("keras",),
+    "transposed, groups": ("flax", "keras"),
+    "avg pool, pixels counted": ("flax", "equinox", "keras"),
+    "avg pool, ceil": ("flax", "equinox", "keras"),
+    "adaptive, unequal": ("flax", "equinox", "keras"),
+}
+
+
+def agree(ours, theirs):
+    np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_peer_computes_the_same_in_training(peer, case):
+    layer, shape = CASES[case]
+    if peer.name in REFUSED.get(case, ()):
+        with pytest.raises(Untranslatable, match=f"{peer.name} has no counterpart of {type(layer).__name__}"):
+            peer.both(layer, shape, train=True)
+    else:
+        agree(*peer.both(layer, shape, train=True))
+
+
+@pytest.mark.parametrize("case", ["batch norm", "batch norm of features", "projection"])
+def test_a_peer_computes_the_same_from_running_moments(peer, case):
+    if peer.name == "equinox":
+        pytest.skip("Equinox keeps its running moments in another form, which only its own training can fill")
+    agree(*peer.both(*CASES[case], train=False))
+
+
+def test_a_peer_has_the_same_functions(peer):
+    # Side by side, so that one program holds them all; scaled so that both ends of the clipped ones are reached.
+    model = Sequential(scale=Conv(2, 2, 1), all=Concat(**{f"f{i}": f for i, f in enumerate(FUNCTIONS)}))
+    agree(*peer.both(model, (9, 9, 2), train=True))
+
+
+def test_channels_first_flattens_to_the_same_numbers_in_another_order(peer):
+    ours, theirs = peer.both(Flatten(), (3, 2, 4), train=False)
+    if peer.name in ("torch", "equinox"):
+        theirs = theirs.reshape(3, 4, 3, 2).transpose(0, 2, 3, 1).reshape(3, 24)
+    agree(ours, theirs)
+
+
+def test_dropout_drops_single_values_and_scales_up_the_others(peer):
+    dropped = peer.run(Dropout(0.5), (8, 8, 4), {}, {}, np.ones((4, 8, 8, 4), np.float32), True)
+    assert set(np.unique(dropped)) == {0.0, 2.0}
+    assert 0.3 < np.mean(dropped > 0) < 0.7
+    assert all(len(np.unique(image)) == 2 for image in dropped)
+
+
+def test_drop_path_drops_whole_images(peer):
+    dropped = peer.run(DropPath(0.5), (2, 2, 3), {}, {}, np.ones((64, 2, 2, 3), np.float32), True)
+    assert set(np.unique(dropped)) == {0.0, 2.0}
+    assert all(len(np.unique(image)) == 1 for image in dropped)
+
+
+@pytest.mark.parametrize("layer", [Dropout(0.5), DropPath(0.5)], ids=repr)
+def test_nothing_is_dropped_in_inference(peer, layer):
+    agree(*peer.both(layer, (2, 2, 3), train=False))
+
+
+class Unknown:
+    def init(self, key):
+        return {}, {}
+
+    def apply(self, params, state, x, *, train, key=None):
+        return x, state
+
+    def __repr__(self):
+        return "Unknown()"
+
+
+def test_a_layer_without_translation_is_named(peer):
+    with pytest.raises(Untranslatable, match=rf"{peer.name} has no counterpart of Unknown\(\)"):
+        peer.run(Unknown(), (4, 4, 3), {}, {}, np.ones((1, 4, 4, 3), np.float32), False)
+
+
+def test_a_function_or_option_without_translation_is_named():
+    with pytest.raises(Untranslatable, match=r"torch has no counterpart of Function\(jax.numpy.sin\)"):
+        common.pointwise("torch", Function(jnp.sin), {})
+    with pytest.raises(Untranslatable, match="its options have no translation"):
+        common.pointwise("torch", Function(jax.nn.relu, axis=1), {jax.nn.relu: lambda: None})
+
+
+@pytest.mark.parametrize("name", ["torch", "equinox"])
+def test_a_norm_with_a_scale_alone_is_refused_where_there_is_none(name):
+    pytest.importorskip(name)
+    with pytest.raises(Untranslatable, match="scale and bias or neither"):
+        make_program(Spec(name, BatchNorm(3, use_bias=False), (4, 4, 3), 2))
+
+
+SMALL = Sequential(conv=Conv(3, 4), norm=BatchNorm(4), relu=RELU, pool=GlobalAvgPool(), head=Dense(4, 5))
+MAP = Sequential(conv=Conv(3, 4), norm=BatchNorm(4), head=Conv(4, 2, 1))
+
+
+@pytest.mark.parametrize(
+    ("mode", "precision", "model"),
+    [("train", "bfloat16", MAP), ("infer", "float32", SMALL)],
+    ids=["train a map in bfloat16", "infer"],
+)
+def test_the_programs_step(peer, mode, precision, model):
+    program = make_program(Spec(peer.name, model, (6, 6, 3), 4, mode, precision))
+    program.step()
+    program.step()
+    program.wait()
+    assert program.parameters == count_parameters(model)
+    assert program.facts["device"]["count"] == 1
+
+
+def test_flax_with_flags_has_the_best_known_options(monkeypatch):
+    pytest.importorskip("flax")
+    from jaxcnn.benchmark.peers import to_flax
+
+    spec = Spec("flax-flags", Dense(4, 2), (4,), 2, "infer")
+    monkeypatch.setattr(to_flax, "BEST_OPTIONS", {jax.default_backend(): {"xla_embed_ir_in_executable": "True"}})
+    assert make_program(spec).facts["compiler_options"] == {"xla_embed_ir_in_executable": "True"}
+    monkeypatch.setattr(to_flax, "BEST_OPTIONS", {jax.default_backend(): {"xla_no_such_option": "true"}})
+    with pytest.raises(Unavailable, match=r"this jaxlib refuses .*xla_no_such_option"):
+        make_program(spec)
+    monkeypatch.setattr(to_flax, "BEST_OPTIONS", {})
+    with pytest.raises(Unavailable, match="no better XLA options than the standard ones are known on"):
+        make_program(spec)
+
+
+FAMILIES = {*STANDARD, "mlp", "mobilenet_v3_small", "resnet20"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in FAMILIES else pytest.param(name, marks=pytest.mark.slow)
+        for name in catalog.CATALOG
+        if name != "lenet5_1998"
+    ],
+)
+def test_every_model_has_as_many_parameters_in_torch(name):
+    torch = pytest.importorskip("torch")
+    from jaxcnn.benchmark.peers import to_torch
+
+    entry = catalog.CATALOG[name]
+    model = catalog.build(name, entry.num_classes, entry.image_shape)
+    with torch.device("meta"):
+        module = to_torch.translate(model, entry.image_shape)
+    assert sum(parameter.numel() for parameter in module.parameters()) == count_parameters(model)

@@ -1,0 +1,114 @@
+import json
+import re
+
+import pytest
+
+from jaxcnn import benchmark
+from jaxcnn.benchmark.contest import Stopped
+from jaxcnn.cli import bench
+from jaxcnn.cli.options import Bench
+
+COLD_START = {"import": 1.0, "build": 2.0, "trace": None, "lower": None, "compile": None, "first_step": 0.25}
+SECONDS = {"jaxcnn": 0.01, "flax": 0.02, "flax-flags": 0.008}
+
+
+class Fake:
+    def __init__(self, spec):
+        if spec.contestant not in SECONDS:
+            raise Stopped("missing", f"not installed; pip install {spec.contestant}")
+        self._seconds = SECONDS[spec.contestant]
+        facts = {"device": {"platform": "cpu", "kind": "cpu", "count": 1}, "multiply_adds": 10**6}
+        self.ready = {"parameters": 5, "cold_start": COLD_START, "facts": facts}
+
+    def round(self, seconds):
+        return {"samples": [self._seconds], "steps": 1, "peak_bytes": 123_000_000, "memory": "process"}
+
+    def close(self):
+        pass
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_measured(monkeypatch):
+    """Contestants that only say how long they took, and no other work on the machine."""
+
+    def race(contest, report):
+        found = real(contest, report=report, start=Fake)
+        return found._replace(busy_cores=0.0)
+
+    real = benchmark.race
+    monkeypatch.setattr(benchmark, "race", race)
+
+
+def test_a_model_against_peers(jaxcnn, tmp_path):
+    output, plot = tmp_path / "all.jsonl", tmp_path / "ratios.png"
+    words = ("lenet5", "--peers", "flax,keras", "--repeats", 3, "--output", output, "--plot", plot)
+    done = jaxcnn("bench", *words)
+    assert done.status == 0
+    rows = [re.split(r"  +", line.strip()) for line in done.out.splitlines() if line.strip()]
+    assert "lenet5, train, 128x32x32x1, float32: warm step" in done.out
+    assert ["jaxcnn", "10 (10 to 10)", "3", "12,800", "76.8", "123"] in rows
+    assert ["flax", "20 (20 to 20)", "3", "6,400", "38.4", "123", "0.50 (0.50 to 0.50)"] in rows
+    assert ["flax-flags", "8 (8 to 8)", "3", "16,000", "96", "123", "1.25 (1.25 to 1.25)"] in rows
+    assert ["jaxcnn", "1.00", "2.00", "0.25", "3.25"] in rows
+    assert done.out.count("keras: missing: not installed; pip install keras") == 2
+    assert "below 1 jaxcnn is faster" in done.out
+    assert plot.stat().st_size > 1000
+    records = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [(record["mode"], record["contestant"]) for record in records] == [
+        (mode, name) for mode in ("train", "infer") for name in ("jaxcnn", "flax", "flax-flags", "keras")
+    ]
+
+
+def test_records_are_added_to_the_file(jaxcnn, tmp_path):
+    for _ in range(2):
+        assert jaxcnn("bench", "mlp", "--mode", "infer", "--output", tmp_path / "all.jsonl").status == 0
+    assert len((tmp_path / "all.jsonl").read_text().splitlines()) == 2
+
+
+def test_other_programs_are_told(jaxcnn, monkeypatch):
+    race = benchmark.race
+    monkeypatch.setattr(benchmark, "race", lambda *a, **k: race(*a, **k)._replace(busy_cores=1.25))
+    assert re.search(r"Other programs kept 1.2 of \d+ cores busy", jaxcnn("bench", "mlp", "--mode", "train").out)
+
+
+def test_when_ours_fails_the_status_says_so(jaxcnn, monkeypatch):
+    monkeypatch.delitem(SECONDS, "jaxcnn")
+    done = jaxcnn("bench", "mlp", "--mode", "train")
+    assert done.status == 1
+    assert "jaxcnn: missing" in done.out
+
+
+def test_the_standard_set_is_the_default():
+    contests = bench.plan(Bench())
+    assert [contest.name for contest in contests[::2]] == list(benchmark.STANDARD)
+    assert [contest.mode for contest in contests[:2]] == ["train", "infer"]
+    assert {contest.name: (contest.batch_size, contest.image_shape) for contest in contests} == benchmark.STANDARD
+
+
+def test_sizes_and_precision_are_passed_on():
+    options = Bench(models=("unet",), batch_size=6, image_size=64, precision="bfloat16", devices=3, mode="infer")
+    (contest,) = bench.plan(options)
+    assert (contest.batch_size, contest.image_shape) == (6, (64, 64, 3))
+    assert (contest.precision, contest.devices, contest.mode) == ("bfloat16", 3, "infer")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("resnet5",), "unknown model 'resnet5'; did you mean resnet56?"),
+        (("lenet5", "--peers", "torhc"), "unknown peer 'torhc'; did you mean torch?"),
+        (("lenet5", "--batch-size", 0), "--batch-size expects a number at least 1, got 0"),
+        (("lenet5", "--repeats", 0), "--repeats expects a number at least 1, got 0"),
+        (("lenet5", "--devices", 3), "--devices expects a number that divides the batch of 128 images, got 3"),
+        (("lenet5", "--image-size", 4), "expected a kernel that fits the padded image of 4x4 pixels"),
+        (("unet", "--image-size", 40), "multiples of 16"),
+        (("lenet5", "--output", "/no/such/folder/all.jsonl"), "/no/such/folder/all.jsonl"),
+        (("lenet5", "--plot", "ratios.pdf"), "--plot expects a file that ends in .png, got ratios.pdf"),
+    ],
+)
+def test_nonsense_is_refused_before_anything_is_measured(jaxcnn, monkeypatch, words, message):
+    monkeypatch.setattr(benchmark, "race", None)
+    done = jaxcnn("bench", *words)
+    assert done.status == 2
+    assert done.err.startswith("error: ")
+    assert message in done.err
