@@ -156,6 +156,25 @@ void input_gradient(const Geometry& g, const T* dy, const T* kernel, T* to, Work
   gather<T>(g, Reads::transposed(g.rows), Reads::transposed(g.columns), dy, packed.get(), true, to, workers);
 }
 
+// Whether results and images are the same pixels in the same order, and in short rows.
+inline bool is_product(const Geometry& g) {
+  auto same = [](const Axis& axis) { return axis.taps == 1 && axis.stride == 1 && axis.before == 0; };
+  return same(g.rows) && same(g.columns) && g.rows.size == g.rows.out_size && g.columns.size == g.columns.out_size &&
+         g.images > 1;
+}
+
+// One image of all pixels, in rows that are long but not too long for the cache.
+inline Geometry in_long_rows(const Geometry& g) {
+  const int64_t pixels = g.images * g.rows.size * g.columns.size;
+  int64_t length = std::min<int64_t>(pixels, 256);
+  while (pixels % length != 0) --length;
+  Geometry m = g;
+  m.images = 1;
+  m.rows.size = m.rows.out_size = pixels / length;
+  m.columns.size = m.columns.out_size = length;
+  return m;
+}
+
 // Computes the gradient of the kernel, (taps, group channels, outputs).
 template <typename T>
 void kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers& workers) {
@@ -165,14 +184,17 @@ void kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers&
     add_borders<T>(g, m, x, bordered.get(), workers);
     return kernel_gradient<T>(m, bordered.get(), dy, to, workers);
   }
+  if (is_product(g)) return kernel_gradient<T>(in_long_rows(g), x, dy, to, workers);
   const int64_t channels = g.group_channels(), outputs = g.group_outputs(), size = g.taps() * channels * g.outputs;
   const Reads rows = Reads::forward(g.rows), columns = Reads::forward(g.columns);
   const auto panels = panels_of<T>(outputs);
-  // Rows of dy at a time that stay in the cache, with those of x, while all blocks of the kernel are gone through.
+  // Rows of dy at a time that stay in the cache, with those of x, while all blocks of the kernel are gone through; but
+  // enough of them that reading and writing the sums for them is a small part of the work.
+  constexpr int64_t kCached = 384 << 10, kFewestPixels = 192;
   const int64_t row_bytes = g.columns.out_size * (g.outputs + g.channels * g.columns.stride * g.rows.stride) * sizeof(T);
-  const int64_t chunk = std::max<int64_t>(1, (384 << 10) / std::max<int64_t>(row_bytes, 1));
+  const int64_t chunk = std::max(std::max<int64_t>(1, kCached / row_bytes), ceil_div(kFewestPixels, g.columns.out_size));
   const int64_t all_rows = g.images * g.rows.out_size;
-  const int64_t parts = parts_of(std::min<int64_t>(g.images, ceil_div(all_rows, chunk)), size);
+  const int64_t parts = parts_of(ceil_div(all_rows, chunk), size);
   // With few parts the channels are split as well.
   const int64_t slabs = parts >= 4 ? 1 : std::min<int64_t>(ceil_div(channels, kMostRows), 16);
   const int64_t slab = ceil_div(channels, slabs);
