@@ -20,7 +20,10 @@ from jaxcnn.types import Layer, Shape
 ROUND_SECONDS = 0.5
 """How long a round of one contestant lasts, unless a single step takes longer."""
 
-PATIENCE_SECONDS = 60.0
+WARM_SECONDS = 10.0
+"""A first step of at least this length is warm-up enough: there is no round for it."""
+
+PATIENCE_SECONDS = 30.0
 PATIENCE_ROUNDS = 3
 """A contestant that has spent so long in at least so many rounds sits the others out."""
 
@@ -203,8 +206,9 @@ def race(
     """Measures jaxcnn and its peers in turns.
 
     First each contestant gets ready alone. Then all of them run one round after the other, in turning order, so that a
-    machine that slows down or drifts does so for all. The first round of each does not count. A contestant that has
-    spent `PATIENCE_SECONDS` in at least `PATIENCE_ROUNDS` rounds sits the others out.
+    machine that slows down or drifts does so for all. The first round of each does not count, and is left out where a
+    step takes more than `WARM_SECONDS`. A contestant that has spent `PATIENCE_SECONDS` in at least `PATIENCE_ROUNDS`
+    rounds sits the others out.
 
     Args:
       contest: what is compared.
@@ -243,8 +247,9 @@ def _run(
             _check_comparable(ours, get_ready(name))
         report(f"{title}: warming up")
         for outcome in outcomes:
-            _round(outcome, runners, round_seconds)
-            outcome.rounds.clear()
+            if outcome.ready and outcome.ready["cold_start"]["first_step"] < WARM_SECONDS:
+                _round(outcome, runners, round_seconds)
+                outcome.rounds.clear()
         for turn in range(contest.rounds):
             report(f"{title}: round {turn + 1} of {contest.rounds}")
             # To and fro, so that nobody always runs behind the same other one.

@@ -107,6 +107,16 @@ def test_a_slow_contestant_sits_the_last_rounds_out(monkeypatch):
     assert [len(outcome.rounds) for outcome in found.outcomes] == [5, 3]
 
 
+def test_a_long_first_step_is_warm_up_enough():
+    def slow(name, log):
+        fake = Fake(name, log, [3.0, 3.0])
+        fake.ready["cold_start"]["first_step"] = 11.0
+        return fake
+
+    found, _ = run(("torch",), jaxcnn=taking(1.0, 1.0, 1.0), torch=slow)
+    assert [outcome.samples for outcome in found.outcomes] == [[[1.0], [1.0]], [[3.0], [3.0]]]
+
+
 def test_what_a_choice_of_peers_implies():
     assert implied(("flax",), gpu=False) == ["flax", "flax-flags"]
     assert implied(("torch",), gpu=False) == ["torch"]

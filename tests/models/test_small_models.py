@@ -127,12 +127,18 @@ def test_the_catalog_says_what_each_model_was_made_for(name):
         assert model == getattr(models, name.removesuffix("_cifar"))(10, stem="cifar")
     else:
         assert model == entry.build() == getattr(models, name)()
-    assert output_shape(model, entry.image_shape) == (entry.num_classes,)
+    assert output_shape(model, entry.image_shape) == expected_shape(name, entry.image_shape, entry.num_classes)
+
+
+def expected_shape(name, image_shape, num_classes):
+    """Returns the shape of a classifier's logits, or of a segmentation model's, which has them for each pixel."""
+    return (*image_shape[:2], num_classes) if name == "unet" else (num_classes,)
 
 
 @pytest.mark.parametrize("name", [name for name, entry in catalog.CATALOG.items() if entry.takes])
 def test_the_catalog_builds_for_other_images(name):
-    assert output_shape(catalog.build(name, 7, (40, 36, 2)), (40, 36, 2)) == (7,)
+    shape = (48, 32, 2) if name == "unet" else (40, 36, 2)
+    assert output_shape(catalog.build(name, 7, shape), shape) == expected_shape(name, shape, 7)
 
 
 def test_the_catalog_refuses_images_that_a_model_cannot_take():

@@ -140,7 +140,7 @@ TRANSFORMATIONS = {
     ),
 }
 OPS = ("max", "max with indices", "mean", "mean inside", "unpooled")
-STEPS = ("window", "overlapping", "gaps", "any")
+STEPS = ("window", "overlapping", "other")
 PADDINGS = ("VALID", "SAME", "sides")
 
 CELLS = tuple(itertools.product(STEPS, PADDINGS, OPS, TRANSFORMATIONS))
@@ -162,8 +162,7 @@ def draw(index):
         strides = {
             "window": None,
             "overlapping": tuple(int(rng.integers(1, max(k, 2))) for k in window),
-            "gaps": tuple(k + int(rng.integers(1, 3)) for k in window),
-            "any": tuple(rng.integers(1, 5, 2).tolist()),
+            "other": tuple(max(1, k + int(rng.integers(-1, 3))) for k in window),
         }[steps]
         (top, bottom), (left, right) = (rng.integers(0, k, 2).tolist() for k in window)
         spelled = ((top, bottom), (left, right)) if rng.random() < 0.7 else min(top, left)
