@@ -173,6 +173,8 @@ def _timed(function: Callable[..., jax.Array], operands: tuple[Any, ...], clock:
 
 def main() -> None:
     """Measures all cases, prints them and writes the results."""
+    if not native.ready():
+        raise SystemExit("expected the C++ kernels, which could not be built here; the message above says why")
     rows = []
     print(" " * 30 + "milliseconds: C++ | plain JAX | XLA")
     for case in CASES:

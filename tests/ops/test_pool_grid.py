@@ -146,7 +146,7 @@ PADDINGS = ("VALID", "SAME", "sides")
 CELLS = tuple(itertools.product(STEPS, PADDINGS, OPS, TRANSFORMATIONS))
 PAIRS, LEVELS = len(OPS) * len(TRANSFORMATIONS), len(STEPS) * len(PADDINGS)
 # Of every second pair of an op and a transformation one cell, so that the factor goes round the other levels.
-SAMPLE = tuple(PAIRS * (5 * (pair // 2) % LEVELS) + pair for pair in range(0, PAIRS, 2))
+SAMPLE = tuple(PAIRS * (7 * (pair // 2) % LEVELS) + pair for pair in range(0, PAIRS, 2))
 REST = tuple(sorted(set(range(len(CELLS))) - set(SAMPLE)))
 BLOCK = 45
 
