@@ -208,9 +208,9 @@ void kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers&
       for (int64_t c = first; c < last; ++c)
         std::fill_n(total + (tap * channels + c) * g.outputs + group * outputs, outputs, T(0));
     const int64_t begin = all_rows * part / parts, end = all_rows * (part + 1) / parts;
-    // Gradients of less than a vector of outputs are spread out to whole vectors.
-    const bool narrow = outputs < kLanes<T>;
-    const int64_t line = narrow ? kLanes<T> : g.outputs;
+    // Where the last panel is less than a vector, gradients are spread out to whole vectors, which it reads.
+    const bool narrow = panels.back().width < kLanes<T>;
+    const int64_t line = narrow ? ceil_div(outputs, kLanes<T>) * kLanes<T> : g.outputs;
     Buffer<T> wide(narrow ? chunk * g.columns.out_size * line : 0);
     std::vector<Run<T>> runs;
     for (int64_t start = begin; start < end; start += chunk) {
