@@ -67,7 +67,7 @@ class _NamedLayers:
         params, state = {}, {}
         keys = jax.random.split(key, len(self.layers)) if self.layers else ()
         for (name, layer), layer_key in zip(self.layers, keys, strict=True):
-            with _named(name):
+            with named(name):
                 params[name], state[name] = layer.init(layer_key)
         return params, state
 
@@ -98,7 +98,7 @@ class Sequential(_NamedLayers):
         """Applies the layers one after the other to one image."""
         new_state = {}
         for (name, layer), layer_key in zip(self.layers, self._keys(params, state, key, train), strict=True):
-            with _named(name):
+            with named(name):
                 x, new_state[name] = layer.apply(params[name], state[name], x, train=train, key=layer_key)
         return x, new_state
 
@@ -128,7 +128,7 @@ class Concat(_NamedLayers):
         """Applies every branch to one image, and joins the results; they are equal in height and width."""
         results, new_state = {}, {}
         for (name, branch), branch_key in zip(self.layers, self._keys(params, state, key, train), strict=True):
-            with _named(name):
+            with named(name):
                 results[name], new_state[name] = branch.apply(params[name], state[name], x, train=train, key=branch_key)
         joined_shape({name: y.shape for name, y in results.items()})
         return jnp.concatenate(list(results.values()), axis=-1), new_state
@@ -174,7 +174,7 @@ class Residual(Value):
         """Draws parameters and state of body and shortcut."""
         body_key, shortcut_key = jax.random.split(key)
         params, state = self.body.init(body_key)
-        with _named("shortcut"):
+        with named("shortcut"):
             shortcut_params, shortcut_state = self.shortcut.init(shortcut_key)
         return {**params, "shortcut": shortcut_params}, {**state, "shortcut": shortcut_state}
 
@@ -192,7 +192,7 @@ class Residual(Value):
         y, body_state = self.body.apply(
             _without_shortcut(params), _without_shortcut(state), x, train=train, key=body_key
         )
-        with _named("shortcut"):
+        with named("shortcut"):
             around, shortcut_state = self.shortcut.apply(
                 params["shortcut"], state["shortcut"], x, train=train, key=shortcut_key
             )
@@ -306,8 +306,12 @@ def _call(name: str, arguments: list[str]) -> str:
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Names what is computed for profilers, and where an error came from in a note on it."""
+def named(name: str) -> Iterator[None]:
+    """Names what is computed for profilers, and where an error came from in a note on it.
+
+    Args:
+      name: of the layer that is at work inside of the `with` block.
+    """
     try:
         with jax.named_scope(name):
             yield

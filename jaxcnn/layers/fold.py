@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import jax.numpy as jnp
 
 from jaxcnn import ops
-from jaxcnn.layers.containers import Concat, Gate, Residual, Sequential, _named
+from jaxcnn.layers.containers import Concat, Gate, Residual, Sequential, named
 from jaxcnn.layers.conv import Conv, ConvTranspose
 from jaxcnn.layers.dense import Dense
 from jaxcnn.layers.norm import BatchNorm
@@ -71,7 +71,7 @@ def _(model: Sequential, params: Params, state: State) -> _Part:
     for path, part in _in_order(model, params, state).items():
         # The very types: a class derived from them may compute something else.
         if last and type(parts[last][0]) in _CONVOLUTIONS and type(part[0]) is BatchNorm:
-            with _named(path):
+            with named(path):
                 parts[last] = _folded(parts[last], part)
         else:
             parts[path], last = part, path
@@ -83,7 +83,7 @@ def _(model: Concat, params: Params, state: State) -> _Part:
     _check_names(model, params, state)
     parts = {}
     for name, branch in model.layers:
-        with _named(name):
+        with named(name):
             parts[name] = fold_batch_norm(branch, params[name], state[name])
     return _joined(model, parts)
 
@@ -104,7 +104,7 @@ def _(model: Residual, params: Params, state: State) -> _Part:
             )
     inner = ({name: tree[name] for name in tree if name != "shortcut"} for tree in (params, state))
     body, body_params, body_state = fold_batch_norm(model.body, *inner)
-    with _named("shortcut"):
+    with named("shortcut"):
         around, around_params, around_state = fold_batch_norm(model.shortcut, params["shortcut"], state["shortcut"])
     return (
         replace(model, body=body, shortcut=around),
@@ -119,7 +119,7 @@ def _in_order(model: Sequential, params: Params, state: State, above: str = "") 
     parts = {}
     for name, layer in model.layers:
         path = f"{above}{name}"
-        with _named(name):
+        with named(name):
             if type(layer) is Sequential:
                 parts |= _in_order(layer, params[name], state[name], f"{path}/")
             else:

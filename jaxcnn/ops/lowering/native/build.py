@@ -1,7 +1,6 @@
 """Builds the C++ kernels with the system's compiler, once for each version and processor, and registers them."""
 
 import ctypes
-import fcntl
 import functools
 import hashlib
 import logging
@@ -42,7 +41,7 @@ def ready() -> bool:
         return False
     try:
         library = ctypes.CDLL(str(_built(_compiler(), cache_folder())))
-    except (OSError, BuildError) as error:
+    except (OSError, RuntimeError) as error:
         _LOG.warning("convolutions on CPU run without the C++ kernels of jaxcnn, and slower: %s", error)
         return False
     for target in _TARGETS:
@@ -50,7 +49,7 @@ def ready() -> bool:
     return True
 
 
-class BuildError(Exception):
+class BuildError(RuntimeError):
     """The kernels cannot be built here."""
 
 
@@ -78,6 +77,10 @@ def _built(compiler: str, folder: Path) -> Path:
     library = folder / f"kernels-{digest.hexdigest()[:16]}.so"
     if library.exists():
         return library
+    try:
+        import fcntl
+    except ImportError:
+        raise BuildError("they are built on POSIX systems only") from None
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
+#include <exception>
 #include <functional>
 #include <map>
 #include <memory>
@@ -106,18 +107,27 @@ class Workers {
     struct Progress {
       std::atomic<int64_t> next{0};
       std::atomic<int64_t> done{0};
+      std::mutex mutex;
+      std::exception_ptr error;
     };
     auto progress = std::make_shared<Progress>();
     // `work` lives until all items are done, and a helper touches it only while it holds one.
     auto run = [progress, count, &work] {
       for (int64_t i; (i = progress->next.fetch_add(1)) < count;) {
-        work(i);
+        try {
+          work(i);
+        } catch (...) {
+          // Kept until nobody works any more: an exception must neither end a thread of the pool nor leave `work` in use.
+          std::lock_guard<std::mutex> lock(progress->mutex);
+          progress->error = std::current_exception();
+        }
         progress->done.fetch_add(1, std::memory_order_release);
       }
     };
     for (int64_t i = 0; i < helpers; ++i) pool_.Schedule(std::function<void()>(run));
     run();
     while (progress->done.load(std::memory_order_acquire) < count) std::this_thread::yield();
+    if (progress->error) std::rethrow_exception(progress->error);
   }
 
  private:
