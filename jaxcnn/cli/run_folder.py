@@ -5,13 +5,12 @@ import importlib.metadata
 import json
 import os
 import platform
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from jaxcnn.benchmark import environment
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Train
 
@@ -75,7 +74,7 @@ class RunFolder:
                 "options": option_values(options),
                 "command": ["jaxcnn", "train", *arguments],
                 "data_fingerprint": fingerprint,
-                "commit": _commit(),
+                "commit": environment.commit(),
                 "versions": _versions(),
                 "devices": [device.device_kind for device in jax.devices()],
                 "platform": platform.platform(),
@@ -183,17 +182,3 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
     return versions
-
-
-def _commit() -> str | None:
-    """Names the commit of the sources if they are a git checkout, with "+changes" if files differ from it."""
-    root = Path(sys.modules["jaxcnn"].__file__ or "").parent
-    git = ["git", "-C", str(root)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changes = subprocess.run(
-            [*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit + ("+changes" if changes else "")

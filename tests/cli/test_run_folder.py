@@ -2,7 +2,6 @@ import importlib.metadata
 import json
 import re
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -75,37 +74,6 @@ def test_the_options_come_back_as_they_were(finished, npz):
         checkpoint_epochs=1,
         run_dir=finished,
     )
-
-
-def git(folder, *words):
-    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
-    return subprocess.run(["git", *identity, *words], cwd=folder, capture_output=True, text=True, check=True).stdout
-
-
-def test_the_commit_is_that_of_the_sources_and_tells_of_changes(tmp_path, monkeypatch):
-    sources = tmp_path / "jaxcnn"
-    sources.mkdir()
-    (sources / "__init__.py").write_text("")
-    monkeypatch.setattr("jaxcnn.__file__", str(sources / "__init__.py"))
-    assert run_folder._commit() is None
-    git(tmp_path, "init")
-    assert run_folder._commit() is None
-    git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "-m", "first")
-    commit = git(tmp_path, "rev-parse", "HEAD").strip()
-    assert run_folder._commit() == commit
-    (tmp_path / "notes.txt").write_text("beside the sources")
-    assert run_folder._commit() == commit
-    (sources / "new.py").write_text("")
-    assert run_folder._commit() == f"{commit}+changes"
-
-
-def test_without_git_there_is_no_commit(monkeypatch):
-    def no_git(*arguments, **options):
-        raise FileNotFoundError("git")
-
-    monkeypatch.setattr(run_folder.subprocess, "run", no_git)
-    assert run_folder._commit() is None
 
 
 def test_the_metrics_are_one_line_of_json_for_each_epoch(finished):
