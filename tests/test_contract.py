@@ -213,6 +213,12 @@ class Subject:
         return jax.eval_shape(lambda p, s, x, k: run(p, s, x, key=k), self.params, self.state, images, key)
 
 
+def small_shape(entry):
+    """The shape of an image small enough to be quick, and large enough for the model."""
+    size = max(32, entry.min_size)
+    return size, size, entry.image_shape[2]
+
+
 def subjects():
     for kind, cases in LAYERS.items():
         for i, (shape, build) in enumerate(cases):
@@ -221,7 +227,7 @@ def subjects():
         # The same model functions with another stem, which the tests of the models look at.
         if name.endswith("_cifar") or name in LARGER:
             continue
-        shape = (32, 32, entry.image_shape[2])
+        shape = small_shape(entry)
         build = functools.partial(catalog.build, name, 10, shape)
         yield pytest.param((build, shape, True), id=name, marks=[pytest.mark.slow] if name in DEEP else [])
 
@@ -397,9 +403,7 @@ def test_init_maps_over_keys(subject):
 def test_other_options_make_another_layer():
     built = [build() for cases in LAYERS.values() for _, build in cases]
     assert len(set(built)) == len(built)
-    assert len({catalog.build(name, 10, (32, 32, e.image_shape[2])) for name, e in catalog.CATALOG.items()}) == len(
-        catalog.CATALOG
-    )
+    assert len({catalog.build(name, 10, small_shape(e)) for name, e in catalog.CATALOG.items()}) == len(catalog.CATALOG)
 
 
 def is_layer_class(value):

@@ -18,12 +18,14 @@ class Entry(NamedTuple):
       num_classes: number of classes that it was made for.
       takes: which of the options "in_channels" and "image_size" the function has; without them the model takes no other
         image than its own.
+      min_size: smallest height and width of an image that the model takes, in pixels.
     """
 
     build: Callable[..., Sequential]
     image_shape: Shape
     num_classes: int
     takes: tuple[str, ...]
+    min_size: int = 1
 
 
 _FLAT = ("in_channels", "image_size")
@@ -32,9 +34,9 @@ _IMAGENET, _CIFAR, _DIGITS = (224, 224, 3), (32, 32, 3), (32, 32, 1)
 
 CATALOG: dict[str, Entry] = {
     "mlp": Entry(perceptron.mlp, _DIGITS, 10, _FLAT),
-    "lenet5": Entry(lenet.lenet5, _DIGITS, 10, _FLAT),
-    "lenet5_1998": Entry(lenet.lenet5_1998, _DIGITS, 10, ()),
-    "small_cnn": Entry(small.small_cnn, _CIFAR, 10, _FLAT),
+    "lenet5": Entry(lenet.lenet5, _DIGITS, 10, _FLAT, 16),
+    "lenet5_1998": Entry(lenet.lenet5_1998, _DIGITS, 10, (), 32),
+    "small_cnn": Entry(small.small_cnn, _CIFAR, 10, _FLAT, 4),
     "resnet18": Entry(resnet.resnet18, _IMAGENET, 1000, _ANY_SIZE),
     "resnet34": Entry(resnet.resnet34, _IMAGENET, 1000, _ANY_SIZE),
     "resnet50": Entry(resnet.resnet50, _IMAGENET, 1000, _ANY_SIZE),
@@ -48,10 +50,10 @@ CATALOG: dict[str, Entry] = {
     "mobilenet_v2": Entry(mobilenet.mobilenet_v2, _IMAGENET, 1000, _ANY_SIZE),
     "mobilenet_v3_large": Entry(mobilenet.mobilenet_v3_large, _IMAGENET, 1000, _ANY_SIZE),
     "mobilenet_v3_small": Entry(mobilenet.mobilenet_v3_small, _IMAGENET, 1000, _ANY_SIZE),
-    "convnext_tiny": Entry(convnext.convnext_tiny, _IMAGENET, 1000, _ANY_SIZE),
-    "convnext_small": Entry(convnext.convnext_small, _IMAGENET, 1000, _ANY_SIZE),
-    "convnext_base": Entry(convnext.convnext_base, _IMAGENET, 1000, _ANY_SIZE),
-    "convnext_large": Entry(convnext.convnext_large, _IMAGENET, 1000, _ANY_SIZE),
+    "convnext_tiny": Entry(convnext.convnext_tiny, _IMAGENET, 1000, _ANY_SIZE, 32),
+    "convnext_small": Entry(convnext.convnext_small, _IMAGENET, 1000, _ANY_SIZE, 32),
+    "convnext_base": Entry(convnext.convnext_base, _IMAGENET, 1000, _ANY_SIZE, 32),
+    "convnext_large": Entry(convnext.convnext_large, _IMAGENET, 1000, _ANY_SIZE, 32),
     "resnet18_cifar": Entry(Partial(resnet.resnet18, stem="cifar"), _CIFAR, 10, _ANY_SIZE),
     "resnet34_cifar": Entry(Partial(resnet.resnet34, stem="cifar"), _CIFAR, 10, _ANY_SIZE),
     "resnet50_cifar": Entry(Partial(resnet.resnet50, stem="cifar"), _CIFAR, 10, _ANY_SIZE),
@@ -62,7 +64,7 @@ CATALOG: dict[str, Entry] = {
     "resnet44": Entry(resnet.resnet44, _CIFAR, 10, _ANY_SIZE),
     "resnet56": Entry(resnet.resnet56, _CIFAR, 10, _ANY_SIZE),
     "resnet110": Entry(resnet.resnet110, _CIFAR, 10, _ANY_SIZE),
-    "unet": Entry(u_net.unet, (128, 128, 3), 2, _ANY_SIZE),
+    "unet": Entry(u_net.unet, (128, 128, 3), 2, _ANY_SIZE, 16),
 }
 
 
@@ -85,4 +87,9 @@ def build(name: str, num_classes: int, image_shape: Shape) -> Sequential:
     options = {"in_channels": image_shape[2], "image_size": image_shape[:2]}
     if not entry.takes and image_shape != entry.image_shape:
         raise ValueError(f"{name} expects images of shape {entry.image_shape}, got {image_shape}")
+    if min(image_shape[:2]) < entry.min_size:
+        raise ValueError(
+            f"{name} expects images of at least {entry.min_size}x{entry.min_size} pixels, "
+            f"got {image_shape[0]}x{image_shape[1]}; enlarge them or take another model"
+        )
     return entry.build(num_classes, **{option: options[option] for option in entry.takes})

@@ -100,7 +100,7 @@ def test_sizes_and_precision_are_passed_on():
         (("lenet5", "--batch-size", 0), "--batch-size expects a number at least 1, got 0"),
         (("lenet5", "--repeats", 0), "--repeats expects a number at least 1, got 0"),
         (("lenet5", "--devices", 3), "--devices expects a number that divides the batch of 128 images, got 3"),
-        (("lenet5", "--image-size", 4), "expected a kernel that fits the padded image of 4x4 pixels"),
+        (("lenet5", "--image-size", 4), "lenet5 expects images of at least 16x16 pixels, got 4x4"),
         (("unet", "--image-size", 40), "multiples of 16"),
         (("lenet5", "--output", "/no/such/folder/all.jsonl"), "/no/such/folder/all.jsonl"),
         (("lenet5", "--plot", "ratios.pdf"), "--plot expects a file that ends in .png, got ratios.pdf"),

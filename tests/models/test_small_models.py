@@ -137,8 +137,30 @@ def expected_shape(name, image_shape, num_classes):
 
 @pytest.mark.parametrize("name", [name for name, entry in catalog.CATALOG.items() if entry.takes])
 def test_the_catalog_builds_for_other_images(name):
-    shape = (48, 32, 2) if name == "unet" else (40, 36, 2)
+    min_size = catalog.CATALOG[name].min_size
+    shape = (48, 32, 2) if name == "unet" else (max(40, min_size + 4), max(36, min_size), 2)
     assert output_shape(catalog.build(name, 7, shape), shape) == expected_shape(name, shape, 7)
+
+
+@pytest.mark.parametrize("name", catalog.CATALOG)
+def test_a_model_takes_the_smallest_image_that_the_catalog_says(name):
+    entry = catalog.CATALOG[name]
+    shape = (entry.min_size, entry.min_size, entry.image_shape[2])
+    assert output_shape(catalog.build(name, 7, shape), shape) == expected_shape(name, shape, 7)
+
+
+@pytest.mark.parametrize("name", [name for name, entry in catalog.CATALOG.items() if entry.min_size > 1])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_model_takes_no_smaller_image_than_the_catalog_says(name, axis):
+    entry = catalog.CATALOG[name]
+    shape = [entry.min_size, entry.min_size, entry.image_shape[2]]
+    shape[axis] -= 1
+    size = {"image_size": tuple(shape[:2])} if "image_size" in entry.takes else {}
+    with pytest.raises(ValueError, match="expect"):
+        output_shape(entry.build(7, **size), tuple(shape))
+    refusal = rf"{name} expects images of at least {entry.min_size}x{entry.min_size} pixels, got {shape[0]}x{shape[1]};"
+    with pytest.raises(ValueError, match=refusal if entry.takes else f"{name} expects images of shape"):
+        catalog.build(name, 7, tuple(shape))
 
 
 def test_the_catalog_refuses_images_that_a_model_cannot_take():
