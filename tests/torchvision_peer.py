@@ -1,0 +1,86 @@
+"""Makes torchvision and timm importable beside a CPU build of torch, and fills their models with weights worth testing.
+
+Import it before `torchvision` or `timm`; where one of them is missing, the test module that does so is skipped.
+"""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+
+
+def _import_torchvision():
+    """Imports torchvision, with declarations of what the wheel of PyPI lacks beside a CPU build of torch.
+
+    That wheel's compiled operators want CUDA. torchvision does without them, but for the abstract implementations that
+    it registers, at its import, for two operators that then do not exist.
+    """
+    try:
+        return pytest.importorskip("torchvision"), None
+    except RuntimeError as error:
+        if "torchvision::nms does not exist" not in str(error):
+            raise
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for operator in ("nms", "qnms"):
+        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return pytest.importorskip("torchvision"), library
+
+
+# The declarations live as long as the library object.
+torchvision, _library = _import_torchvision()
+timm = pytest.importorskip("timm")
+
+SMALLEST_VARIANCE = 1e-3
+
+
+def calibrate(module, images, seed):
+    """Fills a torch module with random weights under which activations keep their size and every mistake shows.
+
+    Kernels are normal with variance 2 / fan_in, biases small, other parameters (scales) between 1/2 and 3/2. Batch-norm
+    moments are near those that `images` have at that place, so that activations neither vanish nor grow with depth, as
+    they do where moments are drawn blindly: beside logits of 1e14 a missing bias does not show. In a quarter of the
+    channels the running variance lies around epsilon, from a tenth to ten times, and the scale makes up for it: there
+    an epsilon of 1.001e-5 for 1e-5 changes the output by up to 5e-4 of its size.
+
+    Args:
+      module: any torch module; it is left in evaluation mode.
+      images: what the module takes, such as shape (batch, 3, height, width), in its dtype; at least two, of
+        standard deviation near one.
+      seed: other seeds give other weights.
+
+    Returns:
+      The module.
+    """
+    rng = np.random.default_rng(seed)
+
+    def fill(tensor, values):
+        tensor.copy_(torch.from_numpy(np.asarray(values)))
+
+    def draw_moments(norm, inputs):
+        (x,) = inputs
+        channels = x.transpose(0, 1).flatten(1).double()
+        mean, var = channels.mean(1).numpy(), channels.var(1).numpy().clip(SMALLEST_VARIANCE)
+        running_var = var * rng.uniform(0.8, 1.25, var.shape)
+        if norm.affine:
+            near_eps = rng.permutation(len(var)) < len(var) // 4
+            running_var = np.where(near_eps, norm.eps * 10 ** rng.uniform(-1, 1, var.shape), running_var)
+            fill(norm.weight, rng.uniform(0.5, 1.5, var.shape) * np.sqrt((running_var + norm.eps) / var))
+        fill(norm.running_mean, mean + 0.1 * np.sqrt(var) * rng.normal(size=mean.shape))
+        fill(norm.running_var, running_var)
+
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            shape = tuple(parameter.shape)
+            if name.endswith("bias"):
+                fill(parameter, 0.1 * rng.normal(size=shape))
+            elif name.endswith("weight") and len(shape) > 1:
+                fill(parameter, rng.normal(size=shape) * np.sqrt(2 / np.prod(shape[1:])))
+            else:
+                fill(parameter, rng.uniform(0.5, 1.5, shape))
+        norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+        hooks = [norm.register_forward_pre_hook(draw_moments) for norm in norms]
+        module.eval()(images)
+        for hook in hooks:
+            hook.remove()
+    return module
