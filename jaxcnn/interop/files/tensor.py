@@ -1,0 +1,63 @@
+"""What the readers return: tensors that are read when their values are asked for."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class Tensor(Protocol):
+    """A tensor of a file: `numpy.asarray(tensor)` reads its values, every time anew.
+
+    Attributes:
+      shape: its shape, in the file's order of axes.
+      dtype: the numpy dtype of its values.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape, in the file's order of axes."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The numpy dtype of the values, in the machine's byte order."""
+        ...
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Reads the values into an array of their own."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LazyTensor:
+    """A `Tensor` made of a function that reads it.
+
+    Args:
+      shape: its shape.
+      dtype: the numpy dtype of its values.
+      read: returns a new array of that shape and dtype.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray] = dataclasses.field(repr=False)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Reads the values.
+
+        Args:
+          dtype: another numpy dtype to cast the values to.
+          copy: as numpy passes it; False is refused, for the values of a file are always copied.
+
+        Returns:
+          A new array, shape `shape`.
+
+        Raises:
+          ValueError: `copy` is False, or the values cannot be read.
+        """
+        if copy is False:
+            raise ValueError("a tensor of a file expects to be copied when it is read, got copy=False")
+        values = self.read()
+        return values if dtype is None else values.astype(dtype, copy=False)
