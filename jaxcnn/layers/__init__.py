@@ -15,6 +15,7 @@ from jaxcnn.layers.fold import fold_batch_norm
 from jaxcnn.layers.function import Flatten, Function, identity
 from jaxcnn.layers.initializers import Initializer
 from jaxcnn.layers.norm import BatchNorm, GroupNorm, LayerNorm
+from jaxcnn.layers.pad import Pad
 from jaxcnn.layers.pool import AdaptiveAvgPool, AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool
 from jaxcnn.layers.regularize import Dropout, DropPath
 from jaxcnn.layers.scale import LayerScale
@@ -41,6 +42,7 @@ __all__ = [
     "LayerNorm",
     "LayerScale",
     "MaxPool",
+    "Pad",
     "Residual",
     "Sequential",
     "arithmetic",

@@ -27,10 +27,11 @@ from jaxcnn.layers.conv import Conv, ConvTranspose
 from jaxcnn.layers.dense import Dense
 from jaxcnn.layers.function import Flatten, Function
 from jaxcnn.layers.norm import BatchNorm, GroupNorm, LayerNorm
+from jaxcnn.layers.pad import Pad
 from jaxcnn.layers.pool import AdaptiveAvgPool, AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool
 from jaxcnn.layers.regularize import Dropout, DropPath
 from jaxcnn.layers.scale import LayerScale
-from jaxcnn.ops.arithmetic import transpose_padding_sides
+from jaxcnn.ops.arithmetic import pad_sides, transpose_padding_sides
 from jaxcnn.ops.check import Size, as_pair
 from jaxcnn.types import Layer, Shape
 
@@ -282,6 +283,13 @@ def _(layer: MaxPool | AvgPool, shape: Shape) -> Shape:
     return (*size, shape[2])
 
 
+@output_shape.register
+def _(layer: Pad, shape: Shape) -> Shape:
+    height, width = _image("Pad", None, shape)
+    (top, bottom), (left, right) = pad_sides(layer.padding)
+    return (height + top + bottom, width + left + right, shape[2])
+
+
 @output_shape.register(GlobalAvgPool)
 @output_shape.register(GlobalMaxPool)
 def _(layer: GlobalAvgPool | GlobalMaxPool, shape: Shape) -> Shape:
@@ -387,6 +395,13 @@ def _(layer: MaxPool | AvgPool, shape: Shape) -> tuple[Window, Window]:
 
 
 @windows.register
+def _(layer: Pad, shape: Shape) -> tuple[Window, Window]:
+    # Every output pixel is taken to see the input pixel at its own place; a border that repeats the image sees others.
+    (top, _), (left, _) = pad_sides(layer.padding)
+    return Window(start=Fraction(-top)), Window(start=Fraction(-left))
+
+
+@windows.register
 def _(layer: AdaptiveAvgPool, shape: Shape) -> tuple[Window, Window]:
     output = as_pair("output_shape", layer.output_shape)
     vertical, horizontal = (
@@ -439,6 +454,7 @@ for _kind in (
     LayerNorm,
     LayerScale,
     MaxPool,
+    Pad,
 ):
     multiply_adds.register(_kind)(_no_kernel)
 

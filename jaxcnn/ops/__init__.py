@@ -11,7 +11,7 @@ from jaxcnn.ops.arithmetic import (
     padding_sides,
     pool_output_size,
 )
-from jaxcnn.ops.conv import conv, conv_transpose
+from jaxcnn.ops.conv import conv, conv_transpose, pad
 from jaxcnn.ops.dense import dense
 from jaxcnn.ops.norm import (
     batch_count,
@@ -57,6 +57,7 @@ __all__ = [
     "max_pool_with_indices",
     "max_unpool",
     "normalize",
+    "pad",
     "padding_sides",
     "pool_output_size",
     "resize",

@@ -149,6 +149,24 @@ def transpose_padding_sides(padding: Padding) -> Sides:
     return ((0, 0), (0, 0)) if padding == "VALID" else padding
 
 
+def pad_sides(padding: int | Sides) -> Sides:
+    """Turns the padding of `pad` into pixels on each side.
+
+    Args:
+      padding: an int or ((top, bottom), (left, right)).
+
+    Returns:
+      ((top, bottom), (left, right)).
+
+    Raises:
+      ValueError: it is neither, or negative.
+    """
+    sides = as_padding(padding)
+    if isinstance(sides, str):
+        raise ValueError(f"pad expects a number of pixels or ((top, bottom), (left, right)), got {padding!r}")
+    return sides if not isinstance(sides, int) else ((sides, sides), (sides, sides))
+
+
 def pool_output_size(
     size: Size,
     window_shape: Size,

@@ -9,6 +9,7 @@ from jaxcnn.ops import lowering
 from jaxcnn.ops.arithmetic import (
     conv_output_size,
     conv_transpose_output_size,
+    pad_sides,
     padding_sides,
     transpose_padding_sides,
 )
@@ -118,6 +119,28 @@ def conv_transpose(
     return y if bias is None else y + bias.astype(x.dtype)
 
 
+def pad(x: jax.Array, padding: int | Sides, *, border: Border = "zeros") -> jax.Array:
+    """Adds pixels around one image, of the kinds that `conv` knows.
+
+    A convolution pads by itself; this is for what does not, such as a max pooling whose border counts as zeros.
+
+    Args:
+      x: image, shape (height, width, channels), floating point.
+      padding: number of pixels: an int for all sides or ((top, bottom), (left, right)); at least 0.
+      border: what they hold: "zeros", "edge", "reflect" or "circular".
+
+    Returns:
+      Shape (height + top + bottom, width + left + right, channels), in the dtype of `x`.
+
+    Raises:
+      ValueError: `x` is not one image, the padding or the border is none of these, or the image is too small to be
+        mirrored or repeated so far.
+      TypeError: `x` is not floating point.
+    """
+    check_image("pad", x)
+    return _padded(x, pad_sides(padding), border)
+
+
 def _check_kernel(op: str, x: jax.Array, kernel: jax.Array, bias: jax.Array | None, groups: int) -> None:
     if kernel.ndim != 4 or 0 in kernel.shape:
         raise ValueError(
@@ -146,8 +169,12 @@ def _turned(kernel: jax.Array, groups: int) -> jax.Array:
 
 def _pad_border(x: jax.Array, sides: Sides, border: Border) -> tuple[jax.Array, Sides]:
     """Writes out a border that is not zero; leaves zeros to the convolution."""
+    return (x, sides) if border == "zeros" else (_padded(x, sides, border), ((0, 0), (0, 0)))
+
+
+def _padded(x: jax.Array, sides: Sides, border: Border) -> jax.Array:
     if border == "zeros":
-        return x, sides
+        return jnp.pad(x, (*sides, (0, 0)))
     if border not in tuple(_PAD_MODES):
         raise ValueError(f"border expects 'zeros', 'edge', 'reflect' or 'circular', got {border!r}")
     for size, side in zip(x.shape[:2], sides, strict=True):
@@ -157,4 +184,4 @@ def _pad_border(x: jax.Array, sides: Sides, border: Border) -> tuple[jax.Array, 
                 f"border {border!r} expects a padding of at most {most} pixels for an image of {x.shape[:2]}, "
                 f"got {sides}"
             )
-    return jnp.pad(x, (*sides, (0, 0)), mode=_PAD_MODES[border]), ((0, 0), (0, 0))
+    return jnp.pad(x, (*sides, (0, 0)), mode=_PAD_MODES[border])

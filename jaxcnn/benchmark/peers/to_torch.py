@@ -31,7 +31,7 @@ from jaxcnn.benchmark.spec import Spec
 from jaxcnn.layers import output_shape
 from jaxcnn.models.resnet import ZeroPadShortcut
 from jaxcnn.models.u_net import check_size
-from jaxcnn.ops.arithmetic import transpose_padding_sides
+from jaxcnn.ops.arithmetic import pad_sides, transpose_padding_sides
 from jaxcnn.ops.check import Sides
 from jaxcnn.types import Layer, Shape
 
@@ -370,6 +370,13 @@ def _(layer: layers.AvgPool, shape: Shape) -> nn.Module:
         return nn.AvgPool2d(window, strides, padding, layer.ceil_mode, layer.count_include_pad)
     window, strides, sides = plain_average("torch", layer, shape)
     return nn.Sequential(nn.ZeroPad2d(_from_last(sides)), nn.AvgPool2d(window, strides))
+
+
+@translate.register
+def _(layer: layers.Pad, shape: Shape) -> nn.Module:
+    if layer.border != "zeros":
+        raise refuse("torch", layer, "its padding is translated for zeros only")
+    return nn.ZeroPad2d(_from_last(pad_sides(layer.padding)))
 
 
 @translate.register
