@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from jaxcnn.layers import Sequential
-from jaxcnn.models import convnext, lenet, mobilenet, perceptron, resnet, small, u_net
+from jaxcnn.models import convnext, lenet, mobilenet, perceptron, resnet, resnet_v2, small, u_net
 from jaxcnn.types import Shape
 from jaxcnn.values import Partial
 
@@ -42,6 +42,12 @@ CATALOG: dict[str, Entry] = {
     "resnet50": Entry(resnet.resnet50, _IMAGENET, 1000, _ANY_SIZE),
     "resnet101": Entry(resnet.resnet101, _IMAGENET, 1000, _ANY_SIZE),
     "resnet152": Entry(resnet.resnet152, _IMAGENET, 1000, _ANY_SIZE),
+    "resnet50_v1": Entry(resnet.resnet50_v1, _IMAGENET, 1000, _ANY_SIZE),
+    "resnet101_v1": Entry(resnet.resnet101_v1, _IMAGENET, 1000, _ANY_SIZE),
+    "resnet152_v1": Entry(resnet.resnet152_v1, _IMAGENET, 1000, _ANY_SIZE),
+    "resnet50_v2": Entry(resnet_v2.resnet50_v2, _IMAGENET, 1000, _ANY_SIZE),
+    "resnet101_v2": Entry(resnet_v2.resnet101_v2, _IMAGENET, 1000, _ANY_SIZE),
+    "resnet152_v2": Entry(resnet_v2.resnet152_v2, _IMAGENET, 1000, _ANY_SIZE),
     "resnext50_32x4d": Entry(resnet.resnext50_32x4d, _IMAGENET, 1000, _ANY_SIZE),
     "resnext101_32x8d": Entry(resnet.resnext101_32x8d, _IMAGENET, 1000, _ANY_SIZE),
     "resnext101_64x4d": Entry(resnet.resnext101_64x4d, _IMAGENET, 1000, _ANY_SIZE),
@@ -64,6 +70,7 @@ CATALOG: dict[str, Entry] = {
     "resnet44": Entry(resnet.resnet44, _CIFAR, 10, _ANY_SIZE),
     "resnet56": Entry(resnet.resnet56, _CIFAR, 10, _ANY_SIZE),
     "resnet110": Entry(resnet.resnet110, _CIFAR, 10, _ANY_SIZE),
+    "wrn_28_10": Entry(resnet_v2.wrn_28_10, _CIFAR, 10, _ANY_SIZE),
     "unet": Entry(u_net.unet, (128, 128, 3), 2, _ANY_SIZE, 16),
 }
 

@@ -3,13 +3,13 @@
 Source: He, Zhang, Ren & Sun, "Deep residual learning for image recognition", 2016; Xie, Girshick, Dollár, Tu & He,
 "Aggregated residual transformations for deep neural networks", 2017; Zagoruyko & Komodakis, "Wide residual networks",
 2016. The bottleneck has its stride on the 3x3 convolution, as torchvision does ("v1.5"), and all padding is symmetric,
-so that published weights fit.
+so that published weights fit; those with "v1" in their name have it on the first 1x1 convolution, as the paper.
 """
 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ from jaxcnn.layers.initializers import he_normal_fan_out
 from jaxcnn.layers.parameters import check_positive
 from jaxcnn.layers.stateless import Stateless
 from jaxcnn.types import Layer, Params, Shape, State
-from jaxcnn.values import Value
+from jaxcnn.values import Partial, Value
 
 Stem = Literal["imagenet", "cifar"]
 """7x7 convolution of stride 2 and 3x3 max pooling of stride 2; or one 3x3 convolution for images of some 32 pixels."""
@@ -133,6 +133,21 @@ def wide_resnet101_2(
     )
 
 
+def resnet50_v1(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+    """Builds ResNet-50 as in the paper and in Keras; 25,583,592 parameters. See `resnet_v1`."""
+    return resnet_v1((3, 4, 6, 3), num_classes, in_channels)
+
+
+def resnet101_v1(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+    """Builds ResNet-101 as in the paper and in Keras; 44,601,832 parameters. See `resnet_v1`."""
+    return resnet_v1((3, 4, 23, 3), num_classes, in_channels)
+
+
+def resnet152_v1(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+    """Builds ResNet-152 as in the paper and in Keras; 60,268,520 parameters. See `resnet_v1`."""
+    return resnet_v1((3, 8, 36, 3), num_classes, in_channels)
+
+
 def resnet20(num_classes: int = 10, *, in_channels: int = 3) -> Sequential:
     """Builds the CIFAR ResNet of 20 layers; 269,722 parameters. See `cifar_resnet`."""
     return cifar_resnet(20, num_classes, in_channels)
@@ -168,6 +183,7 @@ def resnet(
     *,
     groups: int = 1,
     width_per_group: int = 64,
+    norm: Callable[..., BatchNorm] = BatchNorm,
 ) -> Sequential:
     """Builds a residual network of four stages (He et al. 2016, table 1; Xie et al. 2017, table 1).
 
@@ -182,6 +198,7 @@ def resnet(
       groups: number of channel groups of each 3x3 convolution; other than 1 only with `bottleneck_block`.
       width_per_group: channels of each of these groups in stage 1, which double with every stage; other than 64 only
         with `bottleneck_block`.
+      norm: makes the batch norm for so many channels; `scale_init=` may come with it.
 
     Returns:
       The model: stem, stage1 to stage4, pool, head; parameters are named like `stage1/block0/conv1/kernel`.
@@ -189,8 +206,9 @@ def resnet(
     Raises:
       ValueError: the stem is unknown, or the block has no groups.
     """
+    block_options: dict[str, Any] = {"zero_init_residual": zero_init_residual, "norm": norm}
     if block is bottleneck_block:
-        block = functools.partial(block, groups=groups, width_per_group=width_per_group)
+        block_options |= {"groups": groups, "width_per_group": width_per_group}
         expansion = 4
     elif (groups, width_per_group) == (1, 64):
         expansion = 1
@@ -202,20 +220,32 @@ def resnet(
     if stem not in ("imagenet", "cifar"):
         raise ValueError(f"stem expects 'imagenet' or 'cifar', got {stem!r}")
     if stem == "imagenet":
-        first = Sequential(
-            conv=_conv(in_channels, 64, 7, strides=2),
-            norm=BatchNorm(64),
-            relu=_relu,
-            pool=MaxPool(3, strides=2, padding=1),
-        )
+        first = _imagenet_stem(in_channels, norm)
     else:
-        first = Sequential(conv=_conv(in_channels, 64, 3), norm=BatchNorm(64), relu=_relu)
-    stages, channels = {}, 64
-    for i, blocks in enumerate(stage_sizes):
-        out_channels = 64 * 2**i * expansion
-        stages[f"stage{i + 1}"] = _stage(block, blocks, channels, out_channels, 1 if i == 0 else 2, zero_init_residual)
-        channels = out_channels
-    return Sequential(stem=first, **stages, pool=GlobalAvgPool(), head=Dense(channels, num_classes))
+        first = Sequential(conv=_conv(in_channels, 64, 3), norm=norm(64), relu=_relu)
+    stages = _stages(functools.partial(block, **block_options), stage_sizes, expansion)
+    return Sequential(stem=first, **stages, pool=GlobalAvgPool(), head=Dense(512 * expansion, num_classes))
+
+
+def resnet_v1(stage_sizes: tuple[int, ...], num_classes: int, in_channels: int) -> Sequential:
+    """Builds a residual network of bottlenecks with the stride on their first convolution (He et al. 2016, table 1).
+
+    It is Keras' form: convolutions have biases, though batch norms follow, and these have an epsilon of 1.001e-5, a
+    decay of 0.99 and running variances divided by n.
+
+    Args:
+      stage_sizes: number of blocks in each stage.
+      num_classes: number of logits.
+      in_channels: channels of the image.
+
+    Returns:
+      The model: stem, stage1 to stage4, pool, head; named as those of `resnet`.
+    """
+    norm = Partial(BatchNorm, decay=0.99, epsilon=1.001e-5, unbiased=False)
+    block = functools.partial(bottleneck_block, norm=norm, strided="conv1", use_bias=True)
+    stages = _stages(block, stage_sizes, 4)
+    stem = _imagenet_stem(in_channels, norm, use_bias=True)
+    return Sequential(stem=stem, **stages, pool=GlobalAvgPool(), head=Dense(2048, num_classes))
 
 
 def cifar_resnet(depth: int, num_classes: int = 10, in_channels: int = 3) -> Sequential:
@@ -257,6 +287,7 @@ def basic_block(
     *,
     shortcut: Layer | None = None,
     zero_init_residual: bool = False,
+    norm: Callable[..., BatchNorm] = BatchNorm,
 ) -> Residual:
     """Builds two 3x3 convolutions and a way around them (He et al. 2016, figure 5, left).
 
@@ -266,18 +297,19 @@ def basic_block(
       strides: strides of the first convolution and of the shortcut.
       shortcut: the way around; if None, the identity, or a 1x1 convolution where the shape changes (option B).
       zero_init_residual: whether the last batch norm starts with a zero scale.
+      norm: makes the batch norm for so many channels.
 
     Returns:
       The block, with layers conv1, norm1, relu, conv2, norm2 and shortcut.
     """
     body = Sequential(
         conv1=_conv(in_channels, out_channels, 3, strides),
-        norm1=BatchNorm(out_channels),
+        norm1=norm(out_channels),
         relu=_relu,
         conv2=_conv(out_channels, out_channels, 3),
-        norm2=_last_norm(out_channels, zero_init_residual),
+        norm2=_last_norm(norm, out_channels, zero_init_residual),
     )
-    return Residual(body, shortcut or _projection(in_channels, out_channels, strides), _relu)
+    return Residual(body, shortcut or _projection(in_channels, out_channels, strides, norm), _relu)
 
 
 def bottleneck_block(
@@ -289,6 +321,9 @@ def bottleneck_block(
     zero_init_residual: bool = False,
     groups: int = 1,
     width_per_group: int = 64,
+    norm: Callable[..., BatchNorm] = BatchNorm,
+    strided: Literal["conv1", "conv2"] = "conv2",
+    use_bias: bool = False,
 ) -> Residual:
     """Builds a 1x1, a 3x3 and a 1x1 convolution and a way around them (He et al. 2016, figure 5, right).
 
@@ -298,35 +333,41 @@ def bottleneck_block(
       in_channels: channels of the input.
       out_channels: channels of the output; the 3x3 convolution has a quarter of them times groups * width_per_group /
         64, which is groups * width_per_group for 256.
-      strides: strides of the 3x3 convolution and of the shortcut.
+      strides: strides of one convolution and of the shortcut.
       shortcut: the way around; if None, the identity, or a 1x1 convolution where the shape changes (option B).
       zero_init_residual: whether the last batch norm starts with a zero scale.
       groups: number of channel groups of the 3x3 convolution.
       width_per_group: channels of each group where the output has 256.
+      norm: makes the batch norm for so many channels.
+      strided: the convolution that has the strides: "conv2", the 3x3 one, or "conv1", as in the paper.
+      use_bias: whether the convolutions have biases.
 
     Returns:
       The block, with layers conv1, norm1, relu1, conv2, norm2, relu2, conv3, norm3 and shortcut.
 
     Raises:
-      ValueError: the width of a group would be no whole number.
+      ValueError: the width of a group would be no whole number, or `strided` is neither of the two.
     """
+    if strided not in ("conv1", "conv2"):
+        raise ValueError(f"bottleneck_block expects strided 'conv1' or 'conv2', got {strided!r}")
     if out_channels // 4 * width_per_group % 64:
         raise ValueError(
             "bottleneck_block expects out_channels / 4 * width_per_group to be a multiple of 64, "
             f"got out_channels={out_channels} and width_per_group={width_per_group}"
         )
     width = out_channels // 4 * width_per_group // 64 * groups
+    first, second = (strides, 1) if strided == "conv1" else (1, strides)
     body = Sequential(
-        conv1=_conv(in_channels, width, 1),
-        norm1=BatchNorm(width),
+        conv1=_conv(in_channels, width, 1, first, use_bias=use_bias),
+        norm1=norm(width),
         relu1=_relu,
-        conv2=_conv(width, width, 3, strides, groups),
-        norm2=BatchNorm(width),
+        conv2=_conv(width, width, 3, second, groups, use_bias=use_bias),
+        norm2=norm(width),
         relu2=_relu,
-        conv3=_conv(width, out_channels, 1),
-        norm3=_last_norm(out_channels, zero_init_residual),
+        conv3=_conv(width, out_channels, 1, use_bias=use_bias),
+        norm3=_last_norm(norm, out_channels, zero_init_residual),
     )
-    return Residual(body, shortcut or _projection(in_channels, out_channels, strides), _relu)
+    return Residual(body, shortcut or _projection(in_channels, out_channels, strides, norm, use_bias), _relu)
 
 
 @dataclass(frozen=True, repr=False)
@@ -381,7 +422,9 @@ def _as_conv(layer: ZeroPadShortcut) -> Conv:
     return Conv(layer.in_channels, layer.out_channels, 1, layer.strides)
 
 
-def _conv(in_channels: int, out_channels: int, kernel_size: int, strides: int = 1, groups: int = 1) -> Conv:
+def _conv(
+    in_channels: int, out_channels: int, kernel_size: int, strides: int = 1, groups: int = 1, use_bias: bool = False
+) -> Conv:
     return Conv(
         in_channels,
         out_channels,
@@ -389,25 +432,38 @@ def _conv(in_channels: int, out_channels: int, kernel_size: int, strides: int = 
         strides,
         padding=kernel_size // 2,
         groups=groups,
-        use_bias=False,
+        use_bias=use_bias,
         kernel_init=he_normal_fan_out,
     )
 
 
-def _last_norm(channels: int, zero_init: bool) -> BatchNorm:
-    init = jax.nn.initializers.zeros if zero_init else jax.nn.initializers.ones
-    return BatchNorm(channels, scale_init=init)
+def _last_norm(norm: Callable[..., BatchNorm], channels: int, zero_init: bool) -> BatchNorm:
+    return norm(channels, scale_init=jax.nn.initializers.zeros) if zero_init else norm(channels)
 
 
-def _projection(in_channels: int, out_channels: int, strides: int) -> Layer:
+def _projection(
+    in_channels: int, out_channels: int, strides: int, norm: Callable[..., BatchNorm], use_bias: bool = False
+) -> Layer:
     if strides == 1 and in_channels == out_channels:
         return identity
-    return Sequential(conv=_conv(in_channels, out_channels, 1, strides), norm=BatchNorm(out_channels))
+    return Sequential(conv=_conv(in_channels, out_channels, 1, strides, use_bias=use_bias), norm=norm(out_channels))
 
 
-def _stage(
-    block: Callable[..., Residual], blocks: int, in_channels: int, out_channels: int, strides: int, zero_init: bool
-) -> Sequential:
-    first = block(in_channels, out_channels, strides, zero_init_residual=zero_init)
-    others = (block(out_channels, out_channels, zero_init_residual=zero_init) for _ in range(1, blocks))
-    return Sequential(**{f"block{i}": layer for i, layer in enumerate((first, *others))})
+def _imagenet_stem(in_channels: int, norm: Callable[..., BatchNorm], use_bias: bool = False) -> Sequential:
+    return Sequential(
+        conv=_conv(in_channels, 64, 7, strides=2, use_bias=use_bias),
+        norm=norm(64),
+        relu=_relu,
+        pool=MaxPool(3, strides=2, padding=1),
+    )
+
+
+def _stages(block: Callable[..., Residual], stage_sizes: tuple[int, ...], expansion: int) -> dict[str, Sequential]:
+    stages, channels = {}, 64
+    for i, blocks in enumerate(stage_sizes):
+        out_channels = 64 * 2**i * expansion
+        first = block(channels, out_channels, 1 if i == 0 else 2)
+        others = (block(out_channels, out_channels) for _ in range(1, blocks))
+        stages[f"stage{i + 1}"] = Sequential(**{f"block{j}": layer for j, layer in enumerate((first, *others))})
+        channels = out_channels
+    return stages
