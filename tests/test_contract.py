@@ -34,6 +34,7 @@ from jaxcnn.layers import (
     LayerNorm,
     LayerScale,
     MaxPool,
+    Pad,
     Residual,
     Sequential,
     identity,
@@ -127,6 +128,12 @@ LAYERS = {
         ((6, 5, 4), lambda: MaxPool(3, strides=(2, 1), padding="SAME")),
         ((6, 5, 4), lambda: MaxPool((2, 3), padding=1, ceil_mode=True)),
     ],
+    Pad: [
+        ((6, 5, 4), lambda: Pad(1)),
+        ((6, 5, 4), lambda: Pad(((0, 2), (1, 0)), border="edge")),
+        ((6, 5, 4), lambda: Pad(2, border="reflect")),
+        ((6, 5, 4), lambda: Pad(((1, 1), (0, 3)), border="circular")),
+    ],
     Residual: [
         ((6, 5, 4), lambda: Residual(Conv(4, 4))),
         ((6, 5, 4), lambda: Residual(Sequential(conv=Conv(4, 6), drop=DropPath(0.5)), Conv(4, 6, 1), RELU)),
@@ -147,10 +154,12 @@ LAYERS = {
 }
 
 DEEP = {"resnet18", "resnet32", "resnet34", "resnet44", "resnet50", "resnet56", "resnet101", "resnet110", "resnet152"}
+DEEP |= {"resnet50_v2"}
 DEEP |= {"convnext_tiny", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "resnext50_32x4d", "unet"}
 
 # The blocks of a model above, only more or wider: the tests of the models count them.
 LARGER = {"convnext_base", "convnext_large", "convnext_small"}
+LARGER |= {"resnet50_v1", "resnet101_v1", "resnet152_v1", "resnet101_v2", "resnet152_v2", "wrn_28_10"}
 LARGER |= {"resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"}
 
 BATCH = 4
@@ -425,7 +434,7 @@ def test_every_layer_is_under_test():
 
 
 def test_every_model_is_in_the_catalog():
-    takes_depth = {"cifar_resnet"}
+    takes_depth = {"cifar_resnet", "wide_resnet"}
     assert {name.removesuffix("_cifar") for name in catalog.CATALOG} == set(models.__all__) - takes_depth
     for name, entry in catalog.CATALOG.items():
         function = getattr(models, name.removesuffix("_cifar"))

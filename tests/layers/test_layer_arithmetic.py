@@ -27,6 +27,7 @@ from jaxcnn.layers import (
     LayerNorm,
     LayerScale,
     MaxPool,
+    Pad,
     Residual,
     Sequential,
     arithmetic,
@@ -501,3 +502,11 @@ def test_branches_of_different_sizes_are_refused(formula):
 
 def test_no_layers_see_one_pixel():
     assert receptive_field(Sequential(), (8, 8, 3)).size == (1, 1)
+
+
+def test_padding_shifts_what_is_seen_and_costs_nothing():
+    model = Sequential(pad=Pad(((1, 0), (2, 2))), pool=MaxPool(3, strides=2))
+    assert output_shape(model, (8, 8, 4)) == (4, 5, 4)
+    assert multiply_adds(model, (8, 8, 4)) == 0
+    field = receptive_field(model, (8, 8, 4))
+    assert (field.size, field.height.start, field.width.start) == ((3, 3), -1, -2)

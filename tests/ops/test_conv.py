@@ -568,3 +568,28 @@ def test_conv_accepts_the_widest_reflect_and_circular_borders():
 def test_conv_transpose_refuses_paddings_that_do_not_fit(options, message):
     with pytest.raises(ValueError, match=message):
         ops.conv_transpose(IMAGE, KERNEL, **options)
+
+
+@pytest.mark.parametrize("border", ["zeros", "edge", "reflect", "circular"])
+def test_padding_first_is_padding_in_the_convolution(border):
+    rng = np.random.default_rng(0)
+    x, kernel = jnp.asarray(rng.normal(size=(5, 6, 2))), jnp.asarray(rng.normal(size=(3, 3, 2, 4)))
+    sides = ((1, 2), (0, 3))
+    padded = ops.pad(x, sides, border=border)
+    assert padded.shape == (8, 9, 2)
+    expected = ops.conv(x, kernel, padding=sides, border=border)
+    np.testing.assert_allclose(ops.conv(padded, kernel, padding="VALID"), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("padding", "border", "message"),
+    [
+        ("SAME", "zeros", r"pad expects a number of pixels or \(\(top, bottom\), \(left, right\)\), got 'SAME'"),
+        (-1, "zeros", "padding expects 'VALID', 'SAME', an int of at least 0"),
+        (1, "mirror", "border expects 'zeros', 'edge', 'reflect' or 'circular', got 'mirror'"),
+        (5, "reflect", "border 'reflect' expects a padding of at most 4 pixels"),
+    ],
+)
+def test_impossible_padding_is_refused(padding, border, message):
+    with pytest.raises(ValueError, match=message):
+        ops.pad(jnp.zeros((5, 6, 2)), padding, border=border)
