@@ -25,6 +25,7 @@ from jaxcnn.layers import (
     Dropout,
     DropPath,
     Flatten,
+    Frozen,
     Function,
     Gate,
     GlobalAvgPool,
@@ -96,6 +97,10 @@ LAYERS = {
         ((7,), lambda: Dropout(0.0)),
     ],
     Flatten: [((6, 5, 4), lambda: Flatten())],
+    Frozen: [
+        ((6, 5, 4), lambda: Frozen(Conv(4, 6))),
+        ((6, 5, 4), lambda: Frozen(Residual(Sequential(conv=Conv(4, 4), norm=BatchNorm(4), drop=Dropout(0.5))))),
+    ],
     Function: [
         ((6, 5, 4), lambda: Function(jax.nn.relu)),
         ((7,), lambda: Function(jax.nn.gelu, approximate=False)),

@@ -11,7 +11,9 @@ from jaxcnn.layers.batched import Batched, batched
 from jaxcnn.layers.containers import Concat, Gate, Residual, Sequential
 from jaxcnn.layers.conv import Conv, ConvTranspose
 from jaxcnn.layers.dense import Dense
+from jaxcnn.layers.features import batched_features, features
 from jaxcnn.layers.fold import fold_batch_norm
+from jaxcnn.layers.frozen import Frozen, freeze, unfreeze
 from jaxcnn.layers.function import Flatten, Function, identity
 from jaxcnn.layers.initializers import Initializer
 from jaxcnn.layers.norm import BatchNorm, GroupNorm, LayerNorm
@@ -33,6 +35,7 @@ __all__ = [
     "DropPath",
     "Dropout",
     "Flatten",
+    "Frozen",
     "Function",
     "Gate",
     "GlobalAvgPool",
@@ -47,11 +50,15 @@ __all__ = [
     "Sequential",
     "arithmetic",
     "batched",
+    "batched_features",
     "count_parameters",
+    "features",
     "fold_batch_norm",
+    "freeze",
     "identity",
     "multiply_adds",
     "output_shape",
     "receptive_field",
     "summary",
+    "unfreeze",
 ]

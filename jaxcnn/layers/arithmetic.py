@@ -25,6 +25,7 @@ from jaxcnn import ops, trees
 from jaxcnn.layers.containers import Concat, Gate, Residual, Sequential, check_weights, joined_shape
 from jaxcnn.layers.conv import Conv, ConvTranspose
 from jaxcnn.layers.dense import Dense
+from jaxcnn.layers.frozen import Frozen
 from jaxcnn.layers.function import Flatten, Function
 from jaxcnn.layers.norm import BatchNorm, GroupNorm, LayerNorm
 from jaxcnn.layers.pad import Pad
@@ -230,6 +231,11 @@ def _(layer: Gate, shape: Shape) -> Shape:
 
 
 @output_shape.register
+def _(layer: Frozen, shape: Shape) -> Shape:
+    return output_shape(layer.layer, shape)
+
+
+@output_shape.register
 def _(layer: Conv, shape: Shape) -> Shape:
     height, width = _image("Conv", layer.in_channels, shape)
     size = ops.conv_output_size(
@@ -337,6 +343,11 @@ def _(layer: Concat, shape: Shape) -> int:
 @multiply_adds.register
 def _(layer: Gate, shape: Shape) -> int:
     return multiply_adds(layer.body, shape)
+
+
+@multiply_adds.register
+def _(layer: Frozen, shape: Shape) -> int:
+    return multiply_adds(layer.layer, shape)
 
 
 @multiply_adds.register
@@ -495,6 +506,9 @@ def _walk(layer: Layer, shape: Shape, field: ReceptiveField, path: str, image: S
         with _located(path):
             check_weights(weights, shape)
         yield Row(path, layer, shape, 0, 0, _union(field, seen, image))
+        return
+    if isinstance(layer, Frozen):
+        yield from (row._replace(parameters=0) for row in _walk(layer.layer, shape, field, path, image))
         return
     with _located(path):
         out = output_shape(layer, shape)

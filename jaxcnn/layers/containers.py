@@ -1,10 +1,10 @@
 """The only layers that contain layers: they thread parameters, state, keys, names and notes on errors."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
-from typing import Self
+from typing import Any, Self, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,13 @@ from jaxcnn.types import Layer, Params, Shape, State
 from jaxcnn.values import Value
 
 _NOTE = "in layer "
+
+Part: TypeAlias = tuple[Any, Params, State]
+"""A layer, its parameters and its state."""
+
+ChangePart: TypeAlias = Callable[[str, Layer, Params, State], Part]
+"""From the name of a layer in a container, the layer, its parameters and its state to others in its place. The name is
+empty for a body, whose own layers stand beside it by name."""
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -44,6 +51,11 @@ class _NamedLayers:
         """The names of the layers, in the declared order."""
         return tuple(name for name, _ in self.layers)
 
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """The names that `map_parts` calls the layers by: their own."""
+        return self.names
+
     def replace(self, **layers: Layer) -> Self:
         """Returns a copy with other layers under names that are there.
 
@@ -71,10 +83,36 @@ class _NamedLayers:
                 params[name], state[name] = layer.init(layer_key)
         return params, state
 
-    def _keys(self, params: Params, state: State, key: jax.Array | None, train: bool) -> list:
-        """Refuses the parameters and state of another model; gives each layer a key."""
+    def map_parts(self, params: Params, state: State, change: ChangePart) -> tuple[Self, Params, State]:
+        """Rebuilds the container, its parameters and its state with others in the place of each layer.
+
+        Args:
+          params: its parameters.
+          state: its state.
+          change: called for each layer in the declared order.
+
+        Returns:
+          The new container, its parameters and its state.
+        """
+        self._check(params, state)
+        parts = {}
+        for name, layer in self.layers:
+            with named(name):
+                parts[name] = change(name, layer, params[name], state[name])
+        return (
+            type(self)(**{name: layer for name, (layer, _, _) in parts.items()}),
+            {name: part for name, (_, part, _) in parts.items()},
+            {name: part for name, (_, _, part) in parts.items()},
+        )
+
+    def _check(self, params: Params, state: State) -> None:
+        """Refuses the parameters and state of another model."""
         check_names(f"{type(self).__name__} parameters", params, self.names)
         check_names(f"{type(self).__name__} state", state, self.names)
+
+    def _keys(self, params: Params, state: State, key: jax.Array | None, train: bool) -> list:
+        """Gives each layer a key, or none."""
+        self._check(params, state)
         return _split(key, len(self.layers), train)
 
 
@@ -126,12 +164,19 @@ class Concat(_NamedLayers):
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
     ) -> tuple[jax.Array, State]:
         """Applies every branch to one image, and joins the results; they are equal in height and width."""
+        results, new_state = self.apply_parts(params, state, x, train=train, key=key)
+        joined_shape({name: y.shape for name, y in results.items()})
+        return jnp.concatenate(list(results.values()), axis=-1), new_state
+
+    def apply_parts(
+        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None
+    ) -> tuple[dict[str, jax.Array], State]:
+        """Applies every branch to one image; returns their results by name, and the new state."""
         results, new_state = {}, {}
         for (name, branch), branch_key in zip(self.layers, self._keys(params, state, key, train), strict=True):
             with named(name):
                 results[name], new_state[name] = branch.apply(params[name], state[name], x, train=train, key=branch_key)
-        joined_shape({name: y.shape for name, y in results.items()})
-        return jnp.concatenate(list(results.values()), axis=-1), new_state
+        return results, new_state
 
 
 @dataclass(frozen=True, repr=False)
@@ -182,12 +227,19 @@ class Residual(Value):
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
     ) -> tuple[jax.Array, State]:
         """Applies body and shortcut to one image, and the activation to their sum."""
-        for what, tree in (("parameters", params), ("state", state)):
-            if "shortcut" not in tree:
-                raise ValueError(
-                    f"Residual {what}: expected a dict with the name 'shortcut', got {tuple(tree)}; "
-                    "was it made by this layer's init?"
-                )
+        (y, around), state = self.apply_parts(params, state, x, train=train, key=key)
+        if y.shape != around.shape:
+            raise ValueError(
+                f"Residual expects body and shortcut to give the same shape, got {y.shape} and {around.shape}; "
+                "project the shortcut with a 1x1 convolution of the same strides"
+            )
+        return self.activation(y + around), state
+
+    def apply_parts(
+        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None
+    ) -> tuple[tuple[jax.Array, jax.Array], State]:
+        """Applies body and shortcut to one image; returns their two results, and the new state."""
+        _check_shortcut(params, state)
         body_key, shortcut_key = _split(key, 2, train)
         y, body_state = self.body.apply(
             _without_shortcut(params), _without_shortcut(state), x, train=train, key=body_key
@@ -196,12 +248,24 @@ class Residual(Value):
             around, shortcut_state = self.shortcut.apply(
                 params["shortcut"], state["shortcut"], x, train=train, key=shortcut_key
             )
-        if y.shape != around.shape:
-            raise ValueError(
-                f"Residual expects body and shortcut to give the same shape, got {y.shape} and {around.shape}; "
-                "project the shortcut with a 1x1 convolution of the same strides"
-            )
-        return self.activation(y + around), {**body_state, "shortcut": shortcut_state}
+        return (y, around), {**body_state, "shortcut": shortcut_state}
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """The names that `map_parts` calls the two layers by; the body has none of its own."""
+        return ("", "shortcut")
+
+    def map_parts(self, params: Params, state: State, change: ChangePart) -> tuple[Self, Params, State]:
+        """Rebuilds the container with another body and shortcut; see `Sequential.map_parts`."""
+        _check_shortcut(params, state)
+        body, body_params, body_state = change("", self.body, _without_shortcut(params), _without_shortcut(state))
+        with named("shortcut"):
+            around = change("shortcut", self.shortcut, params["shortcut"], state["shortcut"])
+        return (
+            replace(self, body=body, shortcut=around[0]),
+            {**body_params, "shortcut": around[1]},
+            {**body_state, "shortcut": around[2]},
+        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -235,9 +299,70 @@ class Gate(Value):
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
     ) -> tuple[jax.Array, State]:
         """Weighs one image by what the body makes of it."""
-        weights, state = self.body.apply(params, state, x, train=train, key=key)
+        weights, state = self.apply_parts(params, state, x, train=train, key=key)
         check_weights(weights.shape, x.shape)
         return x * weights, state
+
+    def apply_parts(
+        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None
+    ) -> tuple[jax.Array, State]:
+        """Applies the body to one image; returns the weights, and the new state."""
+        return self.body.apply(params, state, x, train=train, key=key)
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """The names that `map_parts` calls the one layer by; the body has none of its own."""
+        return ("",)
+
+    def map_parts(self, params: Params, state: State, change: ChangePart) -> tuple[Self, Params, State]:
+        """Rebuilds the container with another body; see `Sequential.map_parts`."""
+        body, params, state = change("", self.body, params, state)
+        return replace(self, body=body), params, state
+
+
+@dataclass(frozen=True, repr=False)
+class Unjoined(Value):
+    """A container's layers without what it makes of their results: for their states, or for what they do within.
+
+    Attributes:
+      container: its layers are applied as ever, with its parameters and its state.
+    """
+
+    container: Concat | Residual | Gate
+
+    def init(self, key: jax.Array) -> tuple[Params, State]:
+        """Draws parameters and state of the container."""
+        return self.container.init(key)
+
+    def apply(
+        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
+    ) -> tuple[jax.Array, State]:
+        """Applies the layers to one image; returns the image itself, and the new state."""
+        _, state = self.container.apply_parts(params, state, x, train=train, key=key)
+        return x, state
+
+
+Container: TypeAlias = Sequential | Concat | Residual | Gate
+"""The layers that contain layers."""
+
+
+def layer_names(layer: Layer) -> tuple[str, ...]:
+    """Names the layers directly within a layer.
+
+    Args:
+      layer: any layer.
+
+    Returns:
+      The names, in the declared order; none where it is no container.
+    """
+    match layer:
+        case _NamedLayers():
+            return layer.names
+        case Residual():
+            return (*layer_names(layer.body), "shortcut")
+        case Gate():
+            return layer_names(layer.body)
+    return ()
 
 
 def check_weights(weights: Shape, shape: Shape) -> None:
@@ -275,6 +400,15 @@ def joined_shape(shapes: Mapping[str, Shape]) -> Shape:
         )
     *size, _ = next(iter(shapes.values()))
     return (*size, sum(shape[-1] for shape in shapes.values()))
+
+
+def _check_shortcut(params: Params, state: State) -> None:
+    for what, tree in (("parameters", params), ("state", state)):
+        if "shortcut" not in tree:
+            raise ValueError(
+                f"Residual {what}: expected a dict with the name 'shortcut', got {tuple(tree)}; "
+                "was it made by this layer's init?"
+            )
 
 
 def _without_shortcut(tree: dict) -> dict:

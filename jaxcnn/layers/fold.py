@@ -8,20 +8,16 @@ A container of your own joins in by registering how its parts fold:
 
 from dataclasses import replace
 from functools import singledispatch
-from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 
 from jaxcnn import ops
-from jaxcnn.layers.containers import Concat, Gate, Residual, Sequential, named
+from jaxcnn.layers.containers import Concat, Gate, Part, Residual, Sequential, named
 from jaxcnn.layers.conv import Conv, ConvTranspose
 from jaxcnn.layers.dense import Dense
 from jaxcnn.layers.norm import BatchNorm
 from jaxcnn.layers.parameters import affine_names, check_names
 from jaxcnn.types import Layer, Params, State
-
-_Part: TypeAlias = tuple[Any, Params, State]
-"""A layer, its parameters and its state."""
 
 _CONVOLUTIONS = (Conv, ConvTranspose, Dense)
 
@@ -59,14 +55,14 @@ def fold_batch_norm(model: Layer, params: Params, state: State) -> tuple[Layer, 
 @fold_batch_norm.register(Conv)
 @fold_batch_norm.register(ConvTranspose)
 @fold_batch_norm.register(Dense)
-def _(model: Conv | ConvTranspose | Dense, params: Params, state: State) -> _Part:
+def _(model: Conv | ConvTranspose | Dense, params: Params, state: State) -> Part:
     check_names(f"{type(model).__name__} parameters", params, affine_names(model))
     return model, params, state
 
 
 @fold_batch_norm.register
-def _(model: Sequential, params: Params, state: State) -> _Part:
-    parts: dict[str, _Part] = {}
+def _(model: Sequential, params: Params, state: State) -> Part:
+    parts: dict[str, Part] = {}
     last = None
     for path, part in _in_order(model, params, state).items():
         # The very types: a class derived from them may compute something else.
@@ -78,42 +74,14 @@ def _(model: Sequential, params: Params, state: State) -> _Part:
     return _rebuilt(model, parts)
 
 
-@fold_batch_norm.register
-def _(model: Concat, params: Params, state: State) -> _Part:
-    _check_names(model, params, state)
-    parts = {}
-    for name, branch in model.layers:
-        with named(name):
-            parts[name] = fold_batch_norm(branch, params[name], state[name])
-    return _joined(model, parts)
+@fold_batch_norm.register(Concat)
+@fold_batch_norm.register(Gate)
+@fold_batch_norm.register(Residual)
+def _(model: Concat | Gate | Residual, params: Params, state: State) -> Part:
+    return model.map_parts(params, state, lambda name, *part: fold_batch_norm(*part))
 
 
-@fold_batch_norm.register
-def _(model: Gate, params: Params, state: State) -> _Part:
-    body, params, state = fold_batch_norm(model.body, params, state)
-    return replace(model, body=body), params, state
-
-
-@fold_batch_norm.register
-def _(model: Residual, params: Params, state: State) -> _Part:
-    for what, tree in (("parameters", params), ("state", state)):
-        if "shortcut" not in tree:
-            raise ValueError(
-                f"Residual {what}: expected a dict with the name 'shortcut', got {tuple(tree)}; "
-                "was it made by this layer's init?"
-            )
-    inner = ({name: tree[name] for name in tree if name != "shortcut"} for tree in (params, state))
-    body, body_params, body_state = fold_batch_norm(model.body, *inner)
-    with named("shortcut"):
-        around, around_params, around_state = fold_batch_norm(model.shortcut, params["shortcut"], state["shortcut"])
-    return (
-        replace(model, body=body, shortcut=around),
-        {**body_params, "shortcut": around_params},
-        {**body_state, "shortcut": around_state},
-    )
-
-
-def _in_order(model: Sequential, params: Params, state: State, above: str = "") -> dict[str, _Part]:
+def _in_order(model: Sequential, params: Params, state: State, above: str = "") -> dict[str, Part]:
     """Lists the layers in a row by path, those of inner Sequentials among them, each folded in itself."""
     _check_names(model, params, state)
     parts = {}
@@ -127,7 +95,7 @@ def _in_order(model: Sequential, params: Params, state: State, above: str = "") 
     return parts
 
 
-def _rebuilt(model: Sequential, parts: dict[str, _Part], above: str = "") -> _Part:
+def _rebuilt(model: Sequential, parts: dict[str, Part], above: str = "") -> Part:
     """Puts what is left of the layers in a row back into the Sequentials they came from."""
     kept = {}
     for name, layer in model.layers:
@@ -139,7 +107,7 @@ def _rebuilt(model: Sequential, parts: dict[str, _Part], above: str = "") -> _Pa
     return _joined(model, kept)
 
 
-def _joined(model: Concat | Sequential, parts: dict[str, _Part]) -> _Part:
+def _joined(model: Sequential, parts: dict[str, Part]) -> Part:
     return (
         type(model)(**{name: layer for name, (layer, _, _) in parts.items()}),
         {name: params for name, (_, params, _) in parts.items()},
@@ -147,12 +115,12 @@ def _joined(model: Concat | Sequential, parts: dict[str, _Part]) -> _Part:
     )
 
 
-def _check_names(model: Concat | Sequential, params: Params, state: State) -> None:
+def _check_names(model: Sequential, params: Params, state: State) -> None:
     check_names(f"{type(model).__name__} parameters", params, model.names)
     check_names(f"{type(model).__name__} state", state, model.names)
 
 
-def _folded(part: _Part, norm_part: _Part) -> _Part:
+def _folded(part: Part, norm_part: Part) -> Part:
     """Folds a batch norm into the convolution before it."""
     layer, params, state = part
     norm, norm_params, norm_state = norm_part

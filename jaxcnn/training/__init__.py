@@ -3,11 +3,13 @@
 from jaxcnn.training.loop import Fitted, NonFiniteLossError, Progress, evaluate, fit, predict
 from jaxcnn.training.losses import cross_entropy
 from jaxcnn.training.metrics import Metrics, batch_metrics
+from jaxcnn.training.rates import scale_by_name
 from jaxcnn.training.step import (
     TrainState,
     init_train_state,
     make_eval_step,
     make_predict_step,
+    make_train_state,
     make_train_step,
 )
 
@@ -24,6 +26,8 @@ __all__ = [
     "init_train_state",
     "make_eval_step",
     "make_predict_step",
+    "make_train_state",
     "make_train_step",
     "predict",
+    "scale_by_name",
 ]

@@ -59,6 +59,30 @@ def init_train_state(model: Layer, optimizer: optax.GradientTransformation, key:
     return TrainState(jnp.zeros((), jnp.int32), params, state, optimizer.init(params))
 
 
+def make_train_state(
+    params: Params, state: State, optimizer: optax.GradientTransformation, *, step: int = 0
+) -> TrainState:
+    """Makes the train state of parameters that are there, with a fresh state of the optimizer.
+
+    Args:
+      params: trained or read parameters; they are copied, since a train step takes over its train state.
+      state: the state that belongs to them; it is copied too.
+      optimizer: any Optax optimizer.
+      step: number of steps done, at least 0.
+
+    Returns:
+      The train state.
+
+    Raises:
+      ValueError: the step is negative.
+    """
+    if step < 0:
+        raise ValueError(f"make_train_state expects a step of at least 0, got {step}")
+    # jnp.array copies, arrays of NumPy too.
+    params, state = jax.tree.map(jnp.array, (params, state))
+    return TrainState(jnp.asarray(step, jnp.int32), params, state, optimizer.init(params))
+
+
 def make_train_step(
     model: Layer,
     optimizer: optax.GradientTransformation,
