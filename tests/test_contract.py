@@ -41,6 +41,7 @@ from jaxcnn.layers import (
     identity,
 )
 from jaxcnn.models import catalog
+from jaxcnn.models.efficientnet import fused_block
 from jaxcnn.models.lenet import C3_TABLE, Gaussian, Subsampling, TableConv
 from jaxcnn.models.resnet import ZeroPadShortcut, bottleneck_block
 from jaxcnn.values import Partial
@@ -143,6 +144,7 @@ LAYERS = {
         ((6, 5, 4), lambda: Residual(Conv(4, 4))),
         ((6, 5, 4), lambda: Residual(Sequential(conv=Conv(4, 6), drop=DropPath(0.5)), Conv(4, 6, 1), RELU)),
         ((6, 5, 4), lambda: bottleneck_block(4, 8, 2)),
+        ((6, 5, 4), lambda: fused_block(4, 4, expansion=2)),
     ],
     Sequential: [
         ((6, 5, 4), lambda: Sequential()),
@@ -160,11 +162,13 @@ LAYERS = {
 
 DEEP = {"resnet18", "resnet32", "resnet34", "resnet44", "resnet50", "resnet56", "resnet101", "resnet110", "resnet152"}
 DEEP |= {"resnet50_v2"}
+DEEP |= {"efficientnet_b0", "mobilenet_v1", "xception"}
 DEEP |= {"convnext_tiny", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "resnext50_32x4d", "unet"}
 
 # The blocks of a model above, only more or wider: the tests of the models count them.
 LARGER = {"convnext_base", "convnext_large", "convnext_small"}
 LARGER |= {"resnet50_v1", "resnet101_v1", "resnet152_v1", "resnet101_v2", "resnet152_v2", "wrn_28_10"}
+LARGER |= {f"efficientnet_{size}" for size in ("b1", "b2", "b3", "b4", "b5", "b6", "b7", "v2_s", "v2_m", "v2_l")}
 LARGER |= {"resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"}
 
 BATCH = 4

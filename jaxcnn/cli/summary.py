@@ -43,9 +43,10 @@ def _models() -> Table:
     rows = []
     for name, entry in CATALOG.items():
         model = names.build_model(name, entry.num_classes, entry.image_shape)
-        work = layers.multiply_adds(model, entry.image_shape)
+        parts = layers.arithmetic(model, entry.image_shape)
+        parameters, work = sum(part.parameters for part in parts), sum(part.multiply_adds for part in parts)
         shape = "x".join(map(str, entry.image_shape))
-        rows.append((name, shape, f"{entry.num_classes:,}", f"{layers.count_parameters(model):,}", f"{work:,}"))
+        rows.append((name, shape, f"{entry.num_classes:,}", f"{parameters:,}", f"{work:,}"))
     return _table("models", ("name", "image", "classes", "parameters", "multiply-adds"), rows, None, names=1)
 
 

@@ -1,8 +1,21 @@
 """Models: functions that return a layer value. Each ends in a `head` that can be replaced."""
 
 from jaxcnn.models.convnext import convnext_base, convnext_large, convnext_small, convnext_tiny
+from jaxcnn.models.efficientnet import (
+    efficientnet_b0,
+    efficientnet_b1,
+    efficientnet_b2,
+    efficientnet_b3,
+    efficientnet_b4,
+    efficientnet_b5,
+    efficientnet_b6,
+    efficientnet_b7,
+    efficientnet_v2_l,
+    efficientnet_v2_m,
+    efficientnet_v2_s,
+)
 from jaxcnn.models.lenet import lenet5, lenet5_1998
-from jaxcnn.models.mobilenet import mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small
+from jaxcnn.models.mobilenet import mobilenet_v1, mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small
 from jaxcnn.models.perceptron import mlp
 from jaxcnn.models.resnet import (
     cifar_resnet,
@@ -28,6 +41,7 @@ from jaxcnn.models.resnet import (
 from jaxcnn.models.resnet_v2 import resnet50_v2, resnet101_v2, resnet152_v2, wide_resnet, wrn_28_10
 from jaxcnn.models.small import small_cnn
 from jaxcnn.models.u_net import unet
+from jaxcnn.models.xception import xception
 
 __all__ = [
     "cifar_resnet",
@@ -35,9 +49,21 @@ __all__ = [
     "convnext_large",
     "convnext_small",
     "convnext_tiny",
+    "efficientnet_b0",
+    "efficientnet_b1",
+    "efficientnet_b2",
+    "efficientnet_b3",
+    "efficientnet_b4",
+    "efficientnet_b5",
+    "efficientnet_b6",
+    "efficientnet_b7",
+    "efficientnet_v2_l",
+    "efficientnet_v2_m",
+    "efficientnet_v2_s",
     "lenet5",
     "lenet5_1998",
     "mlp",
+    "mobilenet_v1",
     "mobilenet_v2",
     "mobilenet_v3_large",
     "mobilenet_v3_small",
@@ -66,4 +92,5 @@ __all__ = [
     "wide_resnet50_2",
     "wide_resnet101_2",
     "wrn_28_10",
+    "xception",
 ]

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from jaxcnn.layers import Sequential
-from jaxcnn.models import convnext, lenet, mobilenet, perceptron, resnet, resnet_v2, small, u_net
+from jaxcnn.models import convnext, efficientnet, lenet, mobilenet, perceptron, resnet, resnet_v2, small, u_net
+from jaxcnn.models.xception import xception
 from jaxcnn.types import Shape
 from jaxcnn.values import Partial
 
@@ -53,9 +54,22 @@ CATALOG: dict[str, Entry] = {
     "resnext101_64x4d": Entry(resnet.resnext101_64x4d, _IMAGENET, 1000, _ANY_SIZE),
     "wide_resnet50_2": Entry(resnet.wide_resnet50_2, _IMAGENET, 1000, _ANY_SIZE),
     "wide_resnet101_2": Entry(resnet.wide_resnet101_2, _IMAGENET, 1000, _ANY_SIZE),
+    "mobilenet_v1": Entry(mobilenet.mobilenet_v1, _IMAGENET, 1000, _ANY_SIZE, 31),
     "mobilenet_v2": Entry(mobilenet.mobilenet_v2, _IMAGENET, 1000, _ANY_SIZE),
     "mobilenet_v3_large": Entry(mobilenet.mobilenet_v3_large, _IMAGENET, 1000, _ANY_SIZE),
     "mobilenet_v3_small": Entry(mobilenet.mobilenet_v3_small, _IMAGENET, 1000, _ANY_SIZE),
+    "efficientnet_b0": Entry(efficientnet.efficientnet_b0, _IMAGENET, 1000, _ANY_SIZE),
+    "efficientnet_b1": Entry(efficientnet.efficientnet_b1, (240, 240, 3), 1000, _ANY_SIZE),
+    "efficientnet_b2": Entry(efficientnet.efficientnet_b2, (260, 260, 3), 1000, _ANY_SIZE),
+    "efficientnet_b3": Entry(efficientnet.efficientnet_b3, (300, 300, 3), 1000, _ANY_SIZE),
+    "efficientnet_b4": Entry(efficientnet.efficientnet_b4, (380, 380, 3), 1000, _ANY_SIZE),
+    "efficientnet_b5": Entry(efficientnet.efficientnet_b5, (456, 456, 3), 1000, _ANY_SIZE),
+    "efficientnet_b6": Entry(efficientnet.efficientnet_b6, (528, 528, 3), 1000, _ANY_SIZE),
+    "efficientnet_b7": Entry(efficientnet.efficientnet_b7, (600, 600, 3), 1000, _ANY_SIZE),
+    "efficientnet_v2_s": Entry(efficientnet.efficientnet_v2_s, (384, 384, 3), 1000, _ANY_SIZE),
+    "efficientnet_v2_m": Entry(efficientnet.efficientnet_v2_m, (480, 480, 3), 1000, _ANY_SIZE),
+    "efficientnet_v2_l": Entry(efficientnet.efficientnet_v2_l, (480, 480, 3), 1000, _ANY_SIZE),
+    "xception": Entry(xception, (299, 299, 3), 1000, _ANY_SIZE, 7),
     "convnext_tiny": Entry(convnext.convnext_tiny, _IMAGENET, 1000, _ANY_SIZE, 32),
     "convnext_small": Entry(convnext.convnext_small, _IMAGENET, 1000, _ANY_SIZE, 32),
     "convnext_base": Entry(convnext.convnext_base, _IMAGENET, 1000, _ANY_SIZE, 32),

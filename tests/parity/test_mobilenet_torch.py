@@ -3,9 +3,11 @@ import numpy as np
 import pytest
 from torch_peer import check_evaluation, check_training, nn, torch
 
-from jaxcnn.layers import Function
+from jaxcnn.layers import BatchNorm, Function
 from jaxcnn.models import mobilenet_v2, mobilenet_v3_small
-from jaxcnn.models.mobilenet import inverted_residual, squeezed_residual
+from jaxcnn.models.inverted_residual import inverted_residual
+from jaxcnn.models.mobilenet import v3_squeeze_excite
+from jaxcnn.values import Partial
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -130,7 +132,9 @@ def images(*shape):
 @pytest.mark.parametrize("arguments", [(8, 8, 1, 6), (8, 8, 2, 6), (8, 12, 1, 1)])
 @pytest.mark.parametrize("check", [check_evaluation, check_training])
 def test_an_inverted_residual_is_that_of_torch(arguments, check):
-    check(inverted_residual(*arguments), InvertedResidual(*arguments), images(3, 7, 8, 8))
+    inputs, outputs, strides, expansion = arguments
+    block = inverted_residual(inputs, expansion * inputs, outputs, strides, activation=Function(jax.nn.relu6))
+    check(block, InvertedResidual(*arguments), images(3, 7, 8, 8))
 
 
 def test_mobilenet_v2_evaluates_as_in_torch():
@@ -141,9 +145,18 @@ def test_mobilenet_v2_evaluates_as_in_torch():
 @pytest.mark.parametrize("arguments", [(8, 24, 8, 5, 1, True), (8, 8, 12, 3, 2, False)])
 @pytest.mark.parametrize("check", [check_evaluation, check_training])
 def test_a_squeezed_residual_is_that_of_torch(arguments, check):
-    *sizes, squeeze = arguments
-    block = squeezed_residual(*sizes, squeeze, Function(jax.nn.hard_swish))
-    peer = SqueezedResidual(*sizes, 8 if squeeze else 0, nn.functional.hardswish)
+    inputs, hidden, outputs, kernel, stride, squeeze = arguments
+    block = inverted_residual(
+        inputs,
+        hidden,
+        outputs,
+        stride,
+        activation=Function(jax.nn.hard_swish),
+        kernel_size=kernel,
+        gate=v3_squeeze_excite(hidden) if squeeze else None,
+        norm=Partial(BatchNorm, decay=0.99, epsilon=1e-3),
+    )
+    peer = SqueezedResidual(*arguments[:-1], 8 if squeeze else 0, nn.functional.hardswish)
     check(block, peer, images(3, 7, 8, 8))
 
 

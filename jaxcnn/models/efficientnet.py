@@ -1,0 +1,439 @@
+"""EfficientNets: networks of inverted residuals, scaled in width, depth and image size together.
+
+Source: Tan & Le, "EfficientNet: rethinking model scaling for convolutional neural networks", 2019; Tan & Le,
+"EfficientNetV2: smaller models and faster training", 2021. The batch norms are by default those of torchvision's
+models, which differ between the variants.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+
+from jaxcnn.layers import BatchNorm, Dense, Dropout, Function, GlobalAvgPool, Initializer, Residual, Sequential
+from jaxcnn.models.inverted_residual import (
+    Norm,
+    PaddingRule,
+    check_padding,
+    conv_norm,
+    inverted_residual,
+    residual_where_the_shape_stays,
+    rounded_channels,
+    squeeze_excite,
+)
+from jaxcnn.ops.check import check_rate
+from jaxcnn.values import Partial
+
+
+class Stage(NamedTuple):
+    """A row of the tables of the EfficientNets.
+
+    Attributes:
+      fused: whether its blocks have one whole convolution in place of an expanding and a depthwise one.
+      expansion: how many times the channels of its input the inside of a block has.
+      kernel_size: height and width of the kernel, in taps.
+      strides: strides of the first block.
+      out_channels: channels of the output.
+      blocks: number of blocks.
+    """
+
+    fused: bool
+    expansion: int
+    kernel_size: int
+    strides: int
+    out_channels: int
+    blocks: int
+
+
+_B0 = (
+    Stage(False, 1, 3, 1, 16, 1),
+    Stage(False, 6, 3, 2, 24, 2),
+    Stage(False, 6, 5, 2, 40, 2),
+    Stage(False, 6, 3, 2, 80, 3),
+    Stage(False, 6, 5, 1, 112, 3),
+    Stage(False, 6, 5, 2, 192, 4),
+    Stage(False, 6, 3, 1, 320, 1),
+)
+"""EfficientNet-B0, which the others are scaled from (Tan & Le 2019, table 1)."""
+
+_V2_S = (
+    Stage(True, 1, 3, 1, 24, 2),
+    Stage(True, 4, 3, 2, 48, 4),
+    Stage(True, 4, 3, 2, 64, 4),
+    Stage(False, 4, 3, 2, 128, 6),
+    Stage(False, 6, 3, 1, 160, 9),
+    Stage(False, 6, 3, 2, 256, 15),
+)
+"""EfficientNetV2-S (Tan & Le 2021, table 4)."""
+
+_V2_M = (
+    Stage(True, 1, 3, 1, 24, 3),
+    Stage(True, 4, 3, 2, 48, 5),
+    Stage(True, 4, 3, 2, 80, 5),
+    Stage(False, 4, 3, 2, 160, 7),
+    Stage(False, 6, 3, 1, 176, 14),
+    Stage(False, 6, 3, 2, 304, 18),
+    Stage(False, 6, 3, 1, 512, 5),
+)
+"""EfficientNetV2-M, scaled up from S (section 3.3); the sizes are those of the paper's code."""
+
+_V2_L = (
+    Stage(True, 1, 3, 1, 32, 4),
+    Stage(True, 4, 3, 2, 64, 7),
+    Stage(True, 4, 3, 2, 96, 7),
+    Stage(False, 4, 3, 2, 192, 10),
+    Stage(False, 6, 3, 1, 224, 19),
+    Stage(False, 6, 3, 2, 384, 25),
+    Stage(False, 6, 3, 1, 640, 7),
+)
+"""EfficientNetV2-L, likewise."""
+
+_silu, _sigmoid = Function(jax.nn.silu), Function(jax.nn.sigmoid)
+
+# A uniform distribution up to 1 / sqrt(num_classes), as in the papers' code.
+_head_init = Initializer(jax.nn.initializers.variance_scaling, scale=1 / 3, mode="fan_out", distribution="uniform")
+_slow_norm = Partial(BatchNorm, decay=0.99, epsilon=1e-3)
+_v2_norm = Partial(BatchNorm, epsilon=1e-3)
+
+
+def efficientnet_b0(
+    num_classes: int = 1000,
+    *,
+    in_channels: int = 3,
+    dropout_rate: float = 0.2,
+    drop_path_rate: float = 0.2,
+    norm: Norm = BatchNorm,
+    padding: PaddingRule = "symmetric",
+) -> Sequential:
+    """Builds EfficientNet-B0 for 224 pixels; 5,288,548 parameters. See `efficientnet_v1`."""
+    return efficientnet_v1(1.0, 1.0, num_classes, in_channels, dropout_rate, drop_path_rate, norm, padding)
+
+
+def efficientnet_b1(
+    num_classes: int = 1000,
+    *,
+    in_channels: int = 3,
+    dropout_rate: float = 0.2,
+    drop_path_rate: float = 0.2,
+    norm: Norm = BatchNorm,
+    padding: PaddingRule = "symmetric",
+) -> Sequential:
+    """Builds EfficientNet-B1 for 240 pixels; 7,794,184 parameters. See `efficientnet_v1`."""
+    return efficientnet_v1(1.0, 1.1, num_classes, in_channels, dropout_rate, drop_path_rate, norm, padding)
+
+
+def efficientnet_b2(
+    num_classes: int = 1000,
+    *,
+    in_channels: int = 3,
+    dropout_rate: float = 0.3,
+    drop_path_rate: float = 0.2,
+    norm: Norm = BatchNorm,
+    padding: PaddingRule = "symmetric",
+) -> Sequential:
+    """Builds EfficientNet-B2 for 260 pixels; 9,109,994 parameters. See `efficientnet_v1`."""
+    return efficientnet_v1(1.1, 1.2, num_classes, in_channels, dropout_rate, drop_path_rate, norm, padding)
+
+
+def efficientnet_b3(
+    num_classes: int = 1000,
+    *,
+    in_channels: int = 3,
+    dropout_rate: float = 0.3,
+    drop_path_rate: float = 0.2,
+    norm: Norm = BatchNorm,
+    padding: PaddingRule = "symmetric",
+) -> Sequential:
+    """Builds EfficientNet-B3 for 300 pixels; 12,233,232 parameters. See `efficientnet_v1`."""
+    return efficientnet_v1(1.2, 1.4, num_classes, in_channels, dropout_rate, drop_path_rate, norm, padding)
+
+
+def efficientnet_b4(
+    num_classes: int = 1000,
+    *,
+    in_channels: int = 3,
+    dropout_rate: float = 0.4,
+    drop_path_rate: float = 0.2,
+    norm: Norm = BatchNorm,
+    padding: PaddingRule = "symmetric",
+) -> Sequential:
+    """Builds EfficientNet-B4 for 380 pixels; 19,341,616 parameters. See `efficientnet_v1`."""
+    return efficientnet_v1(1.4, 1.8, num_classes, in_channels, dropout_rate, drop_path_rate, norm, padding)
+
+
+def efficientnet_b5(
+    num_classes: int = 1000,
+    *,
+    in_channels: int = 3,
+    dropout_rate: float = 0.4,
+    drop_path_rate: float = 0.2,
+    norm: Norm = _slow_norm,
+    padding: PaddingRule = "symmetric",
+) -> Sequential:
+    """Builds EfficientNet-B5 for 456 pixels; 30,389,784 parameters. See `efficientnet_v1`."""
+    return efficientnet_v1(1.6, 2.2, num_classes, in_channels, dropout_rate, drop_path_rate, norm, padding)
+
+
+def efficientnet_b6(
+    num_classes: int = 1000,
+    *,
+    in_channels: int = 3,
+    dropout_rate: float = 0.5,
+    drop_path_rate: float = 0.2,
+    norm: Norm = _slow_norm,
+    padding: PaddingRule = "symmetric",
+) -> Sequential:
+    """Builds EfficientNet-B6 for 528 pixels; 43,040,704 parameters. See `efficientnet_v1`."""
+    return efficientnet_v1(1.8, 2.6, num_classes, in_channels, dropout_rate, drop_path_rate, norm, padding)
+
+
+def efficientnet_b7(
+    num_classes: int = 1000,
+    *,
+    in_channels: int = 3,
+    dropout_rate: float = 0.5,
+    drop_path_rate: float = 0.2,
+    norm: Norm = _slow_norm,
+    padding: PaddingRule = "symmetric",
+) -> Sequential:
+    """Builds EfficientNet-B7 for 600 pixels; 66,347,960 parameters. See `efficientnet_v1`."""
+    return efficientnet_v1(2.0, 3.1, num_classes, in_channels, dropout_rate, drop_path_rate, norm, padding)
+
+
+def efficientnet_v2_s(
+    num_classes: int = 1000,
+    *,
+    in_channels: int = 3,
+    dropout_rate: float = 0.3,
+    drop_path_rate: float = 0.2,
+    norm: Norm = _v2_norm,
+    padding: PaddingRule = "symmetric",
+) -> Sequential:
+    """Builds EfficientNetV2-S for 384 pixels; 21,458,488 parameters. See `efficientnet`.
+
+    The rates are those of the last and largest images in training (Tan & Le 2021, table 6 and section 5.1).
+    """
+    return efficientnet(_V2_S, 24, 1280, num_classes, in_channels, dropout_rate, drop_path_rate, norm, padding)
+
+
+def efficientnet_v2_m(
+    num_classes: int = 1000,
+    *,
+    in_channels: int = 3,
+    dropout_rate: float = 0.4,
+    drop_path_rate: float = 0.2,
+    norm: Norm = _v2_norm,
+    padding: PaddingRule = "symmetric",
+) -> Sequential:
+    """Builds EfficientNetV2-M for 480 pixels; 54,139,356 parameters. See `efficientnet`.
+
+    The rates are those of the last and largest images in training (Tan & Le 2021, table 6 and section 5.1).
+    """
+    return efficientnet(_V2_M, 24, 1280, num_classes, in_channels, dropout_rate, drop_path_rate, norm, padding)
+
+
+def efficientnet_v2_l(
+    num_classes: int = 1000,
+    *,
+    in_channels: int = 3,
+    dropout_rate: float = 0.5,
+    drop_path_rate: float = 0.2,
+    norm: Norm = _v2_norm,
+    padding: PaddingRule = "symmetric",
+) -> Sequential:
+    """Builds EfficientNetV2-L for 480 pixels; 118,515,272 parameters. See `efficientnet`.
+
+    The rates are those of the last and largest images in training (Tan & Le 2021, table 6 and section 5.1).
+    """
+    return efficientnet(_V2_L, 32, 1280, num_classes, in_channels, dropout_rate, drop_path_rate, norm, padding)
+
+
+def efficientnet_v1(
+    width: float,
+    depth: float,
+    num_classes: int,
+    in_channels: int,
+    dropout_rate: float,
+    drop_path_rate: float,
+    norm: Norm = BatchNorm,
+    padding: PaddingRule = "symmetric",
+) -> Sequential:
+    """Builds an EfficientNet scaled up from B0 (Tan & Le 2019, section 3.3 and table 1).
+
+    Dropout rises with the size of the model, from 0.2 to 0.5; the rate of skipped blocks is 0.2 in all (section 5.2).
+
+    Args:
+      width: multiplies all numbers of channels, which are then rounded to multiples of 8.
+      depth: multiplies the number of blocks in each stage, which is then rounded up.
+      num_classes: number of logits.
+      in_channels: channels of the image.
+      dropout_rate: probability of dropping a feature before the head, in [0, 1).
+      drop_path_rate: see `efficientnet`.
+      norm: makes the normalisation of so many channels.
+      padding: "symmetric" as torchvision pads, or "same" as TensorFlow and Keras do.
+
+    Returns:
+      The model, see `efficientnet`.
+
+    Raises:
+      ValueError: the padding is unknown, or a rate is outside [0, 1).
+    """
+    stages = tuple(
+        stage._replace(
+            out_channels=rounded_channels(stage.out_channels * width), blocks=math.ceil(stage.blocks * depth)
+        )
+        for stage in _B0
+    )
+    stem_channels, features = rounded_channels(32 * width), rounded_channels(1280 * width)
+    return efficientnet(
+        stages, stem_channels, features, num_classes, in_channels, dropout_rate, drop_path_rate, norm, padding
+    )
+
+
+def efficientnet(
+    stages: tuple[Stage, ...],
+    stem_channels: int,
+    features: int,
+    num_classes: int,
+    in_channels: int,
+    dropout_rate: float,
+    drop_path_rate: float,
+    norm: Norm = BatchNorm,
+    padding: PaddingRule = "symmetric",
+) -> Sequential:
+    """Builds an EfficientNet of either version from its table.
+
+    Args:
+      stages: the stages.
+      stem_channels: channels behind the first convolution.
+      features: channels behind the last one.
+      num_classes: number of logits.
+      in_channels: channels of the image.
+      dropout_rate: probability of dropping a feature before the head, in [0, 1).
+      drop_path_rate: in [0, 1); of n blocks, block i, counted from 0, is skipped in training with a probability of
+        i / n times this, if it is a residual one (Huang et al. 2016, section 3, as in the papers' code).
+      norm: makes the normalisation of so many channels.
+      padding: "symmetric" as torchvision pads, or "same" as TensorFlow and Keras do.
+
+    Returns:
+      The model: stem, stages from stage1 on, last, pool, dropout, head; parameters are named like
+      `stage2/block0/expand/conv/kernel`.
+
+    Raises:
+      ValueError: the padding is unknown, or a rate is outside [0, 1).
+    """
+    check_rate("efficientnet", drop_path_rate)
+    check_padding("efficientnet", padding)
+    stem = conv_norm(in_channels, stem_channels, 3, 2, activation=_silu, norm=norm, padding=padding)
+    channels, seen, total, built = stem_channels, 0, sum(stage.blocks for stage in stages), {}
+    for i, stage in enumerate(stages):
+        layers = {}
+        for j in range(stage.blocks):
+            block = fused_block if stage.fused else mbconv_block
+            layers[f"block{j}"] = block(
+                channels,
+                stage.out_channels,
+                stage.strides if j == 0 else 1,
+                expansion=stage.expansion,
+                kernel_size=stage.kernel_size,
+                drop_path_rate=drop_path_rate * seen / total,
+                norm=norm,
+                padding=padding,
+            )
+            channels, seen = stage.out_channels, seen + 1
+        built[f"stage{i + 1}"] = Sequential(**layers)
+    return Sequential(
+        stem=stem,
+        **built,
+        last=conv_norm(channels, features, activation=_silu, norm=norm),
+        pool=GlobalAvgPool(),
+        dropout=Dropout(dropout_rate),
+        head=Dense(features, num_classes, kernel_init=_head_init),
+    )
+
+
+def mbconv_block(
+    in_channels: int,
+    out_channels: int,
+    strides: int = 1,
+    *,
+    expansion: int = 6,
+    kernel_size: int = 3,
+    drop_path_rate: float = 0.0,
+    norm: Norm = BatchNorm,
+    padding: PaddingRule = "symmetric",
+) -> Residual | Sequential:
+    """Builds an inverted residual with SiLU and a squeeze-and-excitation to a quarter of its input's channels (MBConv).
+
+    Args:
+      in_channels: channels of the input.
+      out_channels: channels of the output.
+      strides: strides of the depthwise convolution.
+      expansion: how many times the channels of the input the depthwise convolution has; at 1 there is no first one.
+      kernel_size: height and width of the depthwise kernel, in taps; odd.
+      drop_path_rate: probability of skipping a residual block in training, in [0, 1).
+      norm: makes the normalisation behind each convolution.
+      padding: what pads the images.
+
+    Returns:
+      The block, with layers expand, depthwise, squeeze_excite, project and drop_path; a residual one where the shape
+      stays (Tan & Le 2021, figure 2, left).
+    """
+    hidden = in_channels * expansion
+    return inverted_residual(
+        in_channels,
+        hidden,
+        out_channels,
+        strides,
+        activation=_silu,
+        kernel_size=kernel_size,
+        gate=squeeze_excite(hidden, max(1, in_channels // 4), activation=_silu, gate=_sigmoid),
+        drop_path_rate=drop_path_rate,
+        norm=norm,
+        padding=padding,
+    )
+
+
+def fused_block(
+    in_channels: int,
+    out_channels: int,
+    strides: int = 1,
+    *,
+    expansion: int = 4,
+    kernel_size: int = 3,
+    drop_path_rate: float = 0.0,
+    norm: Norm = BatchNorm,
+    padding: PaddingRule = "symmetric",
+) -> Residual | Sequential:
+    """Builds a whole convolution to more channels and a linear 1x1 one back to few (Fused-MBConv).
+
+    Args:
+      in_channels: channels of the input.
+      out_channels: channels of the output.
+      strides: strides of the first convolution.
+      expansion: how many times the channels of the input it has; at 1 there is no other one, and it is not linear.
+      kernel_size: height and width of its kernel, in taps; odd.
+      drop_path_rate: probability of skipping a residual block in training, in [0, 1).
+      norm: makes the normalisation behind each convolution.
+      padding: what pads the images.
+
+    Returns:
+      The block, with layers expand, project and drop_path, without expand where it does not; a residual one where the
+      shape stays (Tan & Le 2021, figure 2, right, without its squeeze-and-excitation, as table 4 has it).
+    """
+    hidden = in_channels * expansion
+    whole = conv_norm(
+        in_channels,
+        out_channels if expansion == 1 else hidden,
+        kernel_size,
+        strides,
+        activation=_silu,
+        norm=norm,
+        padding=padding,
+    )
+    layers = (
+        {"project": whole}
+        if expansion == 1
+        else {"expand": whole, "project": conv_norm(hidden, out_channels, norm=norm)}
+    )
+    return residual_where_the_shape_stays(layers, in_channels, out_channels, strides, drop_path_rate)
