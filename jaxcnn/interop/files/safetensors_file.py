@@ -84,6 +84,30 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     return _open(existing_file(path)).metadata() or {}
 
 
+def read_index(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Reads which shard holds which tensor.
+
+    Args:
+      path: `model.safetensors.index.json`.
+
+    Returns:
+      The name of a file in the same folder for each name of a tensor.
+
+    Raises:
+      FileNotFoundError: the file is not there.
+      ValueError: it is no such index, or names files elsewhere.
+    """
+    path = existing_file(path)
+    try:
+        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        elsewhere = [shard for shard in weight_map.values() if Path(shard).name != shard]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{str(path)!r} is no index of safetensors: expected a weight_map in JSON") from error
+    if elsewhere:
+        raise ValueError(f"{str(path)!r} expects shards that are files beside it, got {elsewhere[0]!r}")
+    return weight_map
+
+
 def write_safetensors(
     path: str | os.PathLike[str],
     tensors: Mapping[str, ArrayLike | Tensor],
@@ -159,14 +183,8 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
     """Reads the shards of an index, each tensor from the file that the index names."""
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards = sorted(set(weight_map.values()))
-        plain = all(Path(shard).name == shard for shard in shards)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{str(index)!r} is no index of safetensors: expected a weight_map in JSON") from error
-    if not plain:
-        raise ValueError(f"{str(index)!r} expects shards that are files beside it, got {shards}")
+    weight_map = read_index(index)
+    shards = sorted(set(weight_map.values()))
     missing = [shard for shard in shards if not (index.parent / shard).is_file()]
     if missing:
         raise FileNotFoundError(f"{str(index)!r} names shards that are not there: {', '.join(missing)}; download them")
