@@ -1,0 +1,197 @@
+"""Arrays of a file to parameters and state, and back: by name, each exactly once, all of the right shape."""
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn import trees
+from jaxcnn.interop.files.tensor import Tensor
+from jaxcnn.interop.records.record import Record
+from jaxcnn.types import Layer, Params, Shape, State
+
+
+class Target(NamedTuple):
+    """Where an array of the source goes.
+
+    Attributes:
+      keys: names on the way to the leaf, such as ("stage1", "block0", "conv1", "kernel").
+      tree: 0 for a parameter, 1 for state.
+      layer: the layer that the leaf belongs to.
+      shape: of the leaf.
+      stored: shape of the array at the source.
+    """
+
+    keys: tuple[str, ...]
+    tree: int
+    layer: Layer
+    shape: Shape
+    stored: Shape
+
+    @property
+    def path(self) -> str:
+        """Path of the layer."""
+        return "/".join(self.keys[:-1])
+
+
+@functools.lru_cache(maxsize=32)
+def shapes_of(model: Any) -> tuple[Params, State]:
+    """Returns the shapes of a model's parameters and state; nothing is drawn.
+
+    Args:
+      model: the model.
+
+    Returns:
+      Trees of `jax.ShapeDtypeStruct`, which are not to be changed.
+    """
+    return jax.eval_shape(model.init, jax.random.key(0))
+
+
+def targets(record: Record, model: Any) -> dict[str, Target]:
+    """Lists all leaves of a model by what the source calls them.
+
+    Args:
+      record: of the source.
+      model: the model.
+
+    Returns:
+      The leaves of parameters and state by the name of the array there.
+
+    Raises:
+      ValueError: the record gives two leaves one name.
+    """
+    found: dict[str, Target] = {}
+    for tree, leaves in enumerate(shapes_of(model)):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(leaves):
+            keys = tuple(entry.key for entry in path)
+            where = "/".join(keys[:-1])
+            layer = model[where] if where else model
+            name = record.names(where, layer, keys[-1])
+            if name in found:
+                raise ValueError(f"expected one array for each leaf, got {name!r} for {keys} and {found[name].keys}")
+            stored = record.to_source(where, layer, keys[-1], np.broadcast_to(np.float32(0), leaf.shape)).shape
+            found[name] = Target(keys, tree, layer, leaf.shape, stored)
+    return found
+
+
+def differences(wanted: Mapping[str, Target], given: Mapping[str, Tensor]) -> Iterator[str]:
+    """Says in what the arrays of a file are not those of a model.
+
+    Args:
+      wanted: what the model needs, by name.
+      given: what the file has, by name.
+
+    Yields:
+      One line for each array that is missing, left over, or of another shape.
+    """
+    for name, target in wanted.items():
+        if name not in given:
+            yield f"missing: {name} {target.stored}, for {'/'.join(target.keys)}"
+        elif tuple(given[name].shape) != target.stored:
+            yield f"shape: {name} is {tuple(given[name].shape)}, expected {target.stored} for {'/'.join(target.keys)}"
+    yield from (f"left over: {name} {tuple(given[name].shape)}" for name in given if name not in wanted)
+
+
+def usable(record: Record, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Lists the arrays of a file that the model has a use for.
+
+    Args:
+      record: of the source.
+      tensors: the arrays of the file by name.
+
+    Returns:
+      The arrays by the names of the record.
+
+    Raises:
+      ValueError: two arrays stand for the same one.
+    """
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if record.ignores(name):
+            continue
+        rewritten = record.rewritten(name)
+        if rewritten in found:
+            raise ValueError(f"expected each array once, got {rewritten!r} twice, once of them as {name!r}")
+        found[rewritten] = tensor
+    return found
+
+
+def read(record: Record, model: Any, wanted: Mapping[str, Target], given: Mapping[str, Tensor]) -> tuple[Params, State]:
+    """Reads the arrays of a file into parameters and state, one after the other.
+
+    Args:
+      record: of the source.
+      model: the model.
+      wanted: what the model needs, by name.
+      given: the arrays by name: the same names, in the shapes wanted.
+
+    Returns:
+      Parameters and state, in float32; in float64 where the file has that and JAX may use it.
+    """
+    leaves: tuple[dict[tuple[str, ...], jax.Array], ...] = ({}, {})
+    for name, target in wanted.items():
+        array = np.asarray(given[name])
+        dtype = np.float64 if array.dtype == np.float64 and jax.config.values["jax_enable_x64"] else np.float32
+        array = record.from_source(target.path, target.layer, target.keys[-1], array, target.shape)
+        # Copies, so that the file can be closed and no two leaves share memory.
+        leaves[target.tree][target.keys] = jnp.array(np.array(array, dtype, order="C"))
+    params, state = (
+        jax.tree_util.tree_map_with_path(lambda path, _, found=found: found[tuple(entry.key for entry in path)], like)
+        for found, like in zip(leaves, shapes_of(model), strict=True)
+    )
+    return params, state
+
+
+def check(model: Any, params: Params, state: State) -> None:
+    """Refuses parameters and state of another model.
+
+    Args:
+      model: the model.
+      params: the parameters to check.
+      state: the state to check.
+
+    Raises:
+      ValueError: names or shapes are not those of the model.
+    """
+    for what, tree, like in zip(("parameters", "state"), (params, state), shapes_of(model), strict=True):
+        got, expected = trees.named_leaves(tree), trees.named_leaves(like)
+        wrong = sorted(name for name in got.keys() | expected.keys() if _shape(got, name) != _shape(expected, name))
+        if wrong:
+            lines = [f"{name}: expected {_shape(expected, name)}, got {_shape(got, name)}" for name in wrong]
+            raise ValueError("\n  ".join([f"expected the {what} of the model, got others:", *lines]))
+
+
+def _shape(leaves: Mapping[str, Any], name: str) -> Shape | str:
+    return tuple(leaves[name].shape) if name in leaves else "none"
+
+
+def written(record: Record, model: Any, params: Params, state: State) -> dict[str, np.ndarray]:
+    """Arranges parameters and state as the source stores them.
+
+    Args:
+      record: of the source.
+      model: the model.
+      params: its parameters.
+      state: its state.
+
+    Returns:
+      The arrays by name; with the counters of batches that torch keeps, at zero.
+
+    Raises:
+      ValueError: parameters or state are not those of the model.
+      KeyError: the record does not know a layer of the model.
+    """
+    check(model, params, state)
+    arrays: dict[str, np.ndarray] = {}
+    for name, target in targets(record, model).items():
+        leaf: Any = (params, state)[target.tree]
+        for key in target.keys:
+            leaf = leaf[key]
+        stored = record.to_source(target.path, target.layer, target.keys[-1], np.asarray(leaf))
+        arrays[name] = np.ascontiguousarray(stored)
+        if name.endswith(".running_var"):
+            arrays[f"{name.removesuffix('running_var')}num_batches_tracked"] = np.zeros((), np.int64)
+    return arrays

@@ -1,0 +1,213 @@
+"""What is known of published weights: how another library names, orders and stores the arrays of a model."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from jaxcnn.interop.files.tensor import Tensor
+from jaxcnn.interop.preprocessing import Preprocessing
+from jaxcnn.layers import Conv, ConvTranspose, Dense, LayerScale
+from jaxcnn.types import Layer, Shape
+from jaxcnn.values import Value
+
+Origin = Literal["torchvision", "timm", "keras", "jaxcnn"]
+
+Replacement = str | Callable[[re.Match[str]], str]
+"""A template as of `re.Match.expand`, or a function of the match."""
+
+_TORCH_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+_KERAS_LEAVES = {
+    "kernel": "kernel",
+    "scale": "gamma",
+    "bias": "bias",
+    "mean": "moving_mean",
+    "var": "moving_variance",
+}
+
+
+class Names(Protocol):
+    """Gives a leaf its name at the source."""
+
+    def __call__(self, path: str, layer: Layer, leaf: str) -> str:
+        """Returns the name of leaf `leaf` of the layer at `path`, such as "layer1.0.conv1.weight"."""
+        ...
+
+
+@dataclass(frozen=True, repr=False)
+class Rules(Value):
+    """Names by rules: the first one whose pattern matches the whole path of a layer gives the name of its module.
+
+    A name with a colon names a single array: "features.1.0:layer_scale" stands for "features.1.0.layer_scale", whatever
+    the leaf is called here.
+
+    Attributes:
+      origin: the library, which decides what the leaves are called.
+      rules: pairs of a regular expression and what to put for it.
+    """
+
+    origin: Origin
+    rules: tuple[tuple[str, Replacement], ...]
+
+    def __call__(self, path: str, layer: Layer, leaf: str) -> str:
+        """Names a leaf.
+
+        Args:
+          path: path of the layer here, such as "stage1/block0/conv1".
+          layer: the layer, whose kind may decide.
+          leaf: name of the leaf here, such as "kernel".
+
+        Returns:
+          The name of the array there.
+
+        Raises:
+          KeyError: no rule matches the path.
+        """
+        for pattern, replacement in self.rules:
+            match = re.fullmatch(pattern, path)
+            if match:
+                name = replacement(match) if callable(replacement) else match.expand(replacement)
+                break
+        else:
+            raise KeyError(f"no rule of {self.origin} names the layer {path!r}")
+        separator = "/" if self.origin == "keras" else "."
+        if ":" in name:
+            return name.replace(":", separator)
+        return f"{name}{separator}{self._leaf(layer, leaf)}"
+
+    def _leaf(self, layer: Layer, leaf: str) -> str:
+        if self.origin != "keras":
+            return _TORCH_LEAVES[leaf]
+        if leaf == "bias" and not isinstance(layer, Conv | ConvTranspose | Dense):
+            return "beta"
+        return _KERAS_LEAVES[leaf]
+
+
+@dataclass(frozen=True, repr=False)
+class Record(Value):
+    """The weights of one architecture at one source.
+
+    Attributes:
+      model: name of the model in the catalog.
+      origin: the library that publishes the weights.
+      architecture: what it calls the model.
+      build: builds the variant of the model that the weights were trained with (epsilon, padding, place of the
+        strides); called with the number of classes and `in_channels=`.
+      names: names a leaf at the source.
+      preprocessing: what the weights expect of an image, where nothing more is known of the file; None if nothing is.
+      flattened: (height, width, channels) of what a dense layer's input was before it was flattened, by the path of the
+        layer: torch flattens channels first, so the rows of the kernel are exchanged.
+      as_convolution: regular expression for the paths of layers that the source stores as a convolution: dense layers
+        with a kernel of 1x1, or of the flattened size, and a `LayerScale` with shape (channels, 1, 1).
+      rewrites: pairs of a regular expression and a template that turn other names in use for the same arrays, such as
+        those of older files, into the names above.
+      ignored: regular expressions for arrays that the model has no use for, with what they are.
+      read_preprocessing: makes the preprocessing from arrays of the file, of those that are ignored here.
+      head: path of the layer whose outputs are the classes.
+    """
+
+    model: str
+    origin: Origin
+    architecture: str
+    build: Callable[..., Any]
+    names: Names
+    preprocessing: Preprocessing | None
+    flattened: tuple[tuple[str, Shape], ...] = ()
+    as_convolution: str = ""
+    rewrites: tuple[tuple[str, str], ...] = ()
+    ignored: tuple[tuple[str, str], ...] = ()
+    read_preprocessing: Callable[[Mapping[str, Tensor]], Preprocessing] | None = None
+    head: str = "head"
+
+    @property
+    def name(self) -> str:
+        """Library and architecture, such as "timm/resnet50"."""
+        return f"{self.origin}/{self.architecture}"
+
+    def rewritten(self, name: str) -> str:
+        """Returns the name of an array of a file as this record has it."""
+        for pattern, template in self.rewrites:
+            match = re.fullmatch(pattern, name)
+            if match:
+                return match.expand(template)
+        return name
+
+    def ignores(self, name: str) -> bool:
+        """Says whether the model has no use for an array of that name."""
+        # torch counts batches for batch norms whose moments are plain means of all batches, as in none of these models.
+        counter = self.origin in ("torchvision", "timm") and name.endswith(".num_batches_tracked")
+        return counter or any(re.fullmatch(pattern, name) for pattern, _ in self.ignored)
+
+    def to_source(self, path: str, layer: Layer, leaf: str, array: np.ndarray) -> np.ndarray:
+        """Lays an array out as the source stores it.
+
+        Args:
+          path: path of the layer here.
+          layer: the layer.
+          leaf: name of the leaf here.
+          array: the leaf, in the shape it has here.
+
+        Returns:
+          A view or a copy in the order of axes there.
+        """
+        flattened: Mapping[str, Shape] = dict(self.flattened)
+        convolution = bool(self.as_convolution) and re.fullmatch(self.as_convolution, path) is not None
+        if isinstance(layer, LayerScale):
+            return array[:, None, None] if convolution else array
+        if leaf != "kernel" or self.origin == "jaxcnn":
+            return array
+        if self.origin == "keras":
+            return _to_keras(layer, array, convolution)
+        if isinstance(layer, Conv):
+            return array.transpose(3, 2, 0, 1)
+        if isinstance(layer, ConvTranspose):
+            height, width, channels, outputs = array.shape
+            grouped = array.reshape(height, width, channels, layer.groups, outputs // layer.groups)
+            return grouped.transpose(3, 2, 4, 0, 1).reshape(-1, outputs // layer.groups, height, width)
+        if path in flattened:
+            height, width, channels = flattened[path]
+            channels_first = array.reshape(height, width, channels, -1).transpose(3, 2, 0, 1)
+            return channels_first if convolution else channels_first.reshape(array.shape[1], -1)
+        return array.T[:, :, None, None] if convolution else array.T
+
+    def from_source(self, path: str, layer: Layer, leaf: str, array: np.ndarray, shape: Shape) -> np.ndarray:
+        """Lays an array of the source out as it is here: the inverse of `to_source`.
+
+        Args:
+          path: path of the layer here.
+          layer: the layer.
+          leaf: name of the leaf here.
+          array: as the source stores it, of the shape that `to_source` gives.
+          shape: of the leaf here.
+
+        Returns:
+          A view or a copy of that shape.
+        """
+        if leaf != "kernel" or isinstance(layer, LayerScale) or self.origin in ("keras", "jaxcnn"):
+            return array.reshape(shape)
+        if isinstance(layer, Conv):
+            return array.transpose(2, 3, 1, 0)
+        if isinstance(layer, ConvTranspose):
+            height, width, channels, _ = shape
+            grouped = array.reshape(layer.groups, channels, -1, height, width)
+            return grouped.transpose(3, 4, 1, 0, 2).reshape(shape)
+        flattened = dict(self.flattened)
+        if path in flattened:
+            height, width, channels = flattened[path]
+            return array.reshape(-1, channels, height, width).transpose(2, 3, 1, 0).reshape(shape)
+        return array.reshape(array.shape[:2]).T
+
+
+def _to_keras(layer: Layer, array: np.ndarray, convolution: bool) -> np.ndarray:
+    if isinstance(layer, Conv) and layer.groups == layer.in_channels > 1:
+        # (height, width, 1, channels * multiplier) and (height, width, channels, multiplier) are the same numbers.
+        return array.reshape(*array.shape[:2], layer.in_channels, -1)
+    return array[None, None] if convolution else array

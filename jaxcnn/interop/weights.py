@@ -1,0 +1,300 @@
+"""Published weights: those of torchvision, timm and Keras as parameters and state of the models here, and back.
+
+    model, params, state, preprocessing = load_weights("resnet50", "timm/resnet50.a1_in1k")
+    image = preprocessing(photograph)                                  # uint8 (height, width, 3) to (224, 224, 3)
+    logits, _ = model.apply(params, state, image, train=False)
+
+Neither torch nor TensorFlow is needed. What is known of each source is a record of `jaxcnn.interop.records`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxcnn.interop import conversion
+from jaxcnn.interop.files.config import TimmConfig, read_timm_config
+from jaxcnn.interop.files.hub import download, verify_torchvision_name
+from jaxcnn.interop.files.keras_file import read_keras
+from jaxcnn.interop.files.safetensors_file import read_metadata, read_safetensors, write_safetensors
+from jaxcnn.interop.files.tensor import Tensor
+from jaxcnn.interop.files.torch_file import read_torch, write_torch
+from jaxcnn.interop.preprocessing import Preprocessing, timm_preprocessing
+from jaxcnn.interop.records import RECORDS, torchvision_files
+from jaxcnn.interop.records.record import Origin, Record
+from jaxcnn.layers import Conv
+from jaxcnn.models import catalog
+from jaxcnn.types import Layer, Params, State
+from jaxcnn.values import Partial
+
+_TORCH_FILES, _KERAS_FILES = (".pth", ".pt", ".bin"), (".h5", ".hdf5", ".keras")
+_OWN_FORMAT = "jaxcnn"
+
+
+class Weights(NamedTuple):
+    """A model with published weights.
+
+    Attributes:
+      model: the variant of the model that the weights were trained with.
+      params: its parameters, float32.
+      state: its state.
+      preprocessing: turns an image into what the weights expect.
+    """
+
+    model: Any
+    params: Params
+    state: State
+    preprocessing: Preprocessing | None
+
+
+class _Source(NamedTuple):
+    """An opened file, and what is known of where it came from."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    origins: Sequence[Origin]
+    config: TimmConfig | None = None
+
+
+def load_weights(model_name: str, source: str | Path, *, architecture: str | None = None) -> Weights:
+    """Loads published weights, with the variant of the model that they were trained with.
+
+    The number of classes and of input channels is that of the file. Every array of the file is used once and every leaf
+    of the model filled once, or an error lists what differs.
+
+    Args:
+      model_name: name of a model of the catalog, such as "resnet50".
+      source: a Hugging Face hub id such as "timm/resnet50.a1_in1k" (needs a network and the package huggingface_hub); a
+        folder with json and model.safetensors; a `.safetensors` file, of torch's names or written by
+        `save_safetensors`; a `.pth` or `.pt` file of torch; or a legacy `.h5` file of Keras.
+      architecture: library and architecture, such as "timm/tf_efficientnet_b0": needed where weights of several
+        variants have the same names and shapes and the file does not tell which it is.
+
+    Returns:
+      Model, parameters, state and preprocessing. Numbers are float32 (float64 where the file has that and JAX may use
+      it); the preprocessing is None for files written by `save_safetensors`, which hold none.
+
+    Raises:
+      KeyError: there is no model of that name.
+      FileNotFoundError: there is no such file, folder or repository.
+      ValueError: the file is none of these or damaged, is of another model, or differs in names or shapes.
+    """
+    if model_name not in catalog.CATALOG:
+        raise KeyError(f"expected the name of a model of the catalog, got {model_name!r}")
+    opened = _open(source)
+    record, model = _choose(model_name, opened, architecture)
+    if record.origin == "jaxcnn" and read_metadata(opened.path).get("model") != repr(model):
+        raise ValueError(
+            f"expected the weights of {model!r}, got those of a model with other options in {opened.path}; "
+            "build that one and use load_safetensors(path, model)"
+        )
+    wanted, given = conversion.targets(record, model), conversion.usable(record, opened.tensors)
+    params, state = conversion.read(record, model, wanted, given)
+    return Weights(model, params, state, _preprocessing(record, opened))
+
+
+def save_torch(path: str | Path, model: Any, params: Params, state: State, *, architecture: str) -> None:
+    """Writes weights under the names that torchvision or timm have for them, whole or not at all.
+
+    Args:
+      path: file to write: `.pth` or `.pt`, which `torch.load(path, weights_only=True)` reads, or `.safetensors`.
+      model: the model.
+      params: its parameters.
+      state: its state.
+      architecture: library and architecture whose names to use, such as "torchvision/resnet50".
+
+    Raises:
+      ValueError: the architecture is not known or none of torch's, the model has other leaves than it, or the ending of
+        the file is another.
+    """
+    path = Path(path)
+    known = {record.name: record for record in RECORDS if record.origin != "keras"}
+    if architecture not in known:
+        raise ValueError(
+            f"expected an architecture of torchvision or timm, got {architecture!r}\nknown: {_listed(known)}"
+        )
+    if path.suffix not in (*_TORCH_FILES, ".safetensors"):
+        raise ValueError(f"expected a file name that ends in .pth, .pt or .safetensors, got {path.name!r}")
+    try:
+        arrays = conversion.written(known[architecture], model, params, state)
+    except KeyError as error:
+        raise ValueError(f"expected a model of the layers of {architecture}: {error.args[0]}") from error
+    if path.suffix == ".safetensors":
+        write_safetensors(path, arrays, {"format": "pt"})
+    else:
+        write_torch(path, arrays)
+
+
+def save_safetensors(path: str | Path, model: Any, params: Params, state: State) -> None:
+    """Writes weights to a `.safetensors` file under their names here, whole or not at all.
+
+    `load_weights(name, path)` reads it, or `load_safetensors(path, model)`.
+
+    Args:
+      path: file to write.
+      model: the model; its constructor is noted in the file.
+      params: its parameters.
+      state: its state.
+
+    Raises:
+      ValueError: parameters or state are not those of the model.
+    """
+    arrays = conversion.written(_own_record(""), model, params, state)
+    write_safetensors(Path(path), arrays, {"format": _OWN_FORMAT, "model": repr(model)})
+
+
+def load_safetensors(path: str | Path, model: Any) -> tuple[Params, State]:
+    """Reads what `save_safetensors` wrote, for a model of any kind.
+
+    Args:
+      path: the file.
+      model: the model that it was written for, or one with the same leaves.
+
+    Returns:
+      Parameters and state.
+
+    Raises:
+      ValueError: names or shapes are not those of the model; all differences are listed.
+    """
+    record, given = _own_record(""), read_safetensors(Path(path))
+    wanted = conversion.targets(record, model)
+    if faults := list(conversion.differences(wanted, given)):
+        raise ValueError("\n  ".join([f"{path} does not hold the leaves of the model:", *faults]))
+    return conversion.read(record, model, wanted, given)
+
+
+def _open(source: str | Path) -> _Source:
+    path = Path(source)
+    if path.is_dir():
+        return _open_folder(path)
+    if path.suffix in (*_TORCH_FILES, *_KERAS_FILES, ".safetensors"):
+        if not path.is_file():
+            raise FileNotFoundError(f"expected a file of weights, got {path}, which does not exist")
+        return _open_file(path)
+    hub_id = str(source).removeprefix("hf-hub:").removeprefix("hf_hub:")
+    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", hub_id):
+        raise ValueError(
+            "expected a hub id such as timm/resnet50.a1_in1k, a folder with model.safetensors, or a file that ends in "
+            f".safetensors, .pth, .pt or .h5, got {str(source)!r}"
+        )
+    hub_id, _, revision = hub_id.partition("@")
+    return _open_folder(download(hub_id, revision=revision or None))
+
+
+def _open_folder(folder: Path) -> _Source:
+    known = read_timm_config(folder) if (folder / "config.json").is_file() else None
+    origins: tuple[Origin, ...] = ("torchvision", "timm") if known is None else ("timm",)
+    if any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
+        return _Source(folder, read_safetensors(folder), origins, known)
+    if (folder / "pytorch_model.bin").is_file():
+        return _Source(folder, read_torch(folder / "pytorch_model.bin"), origins, known)
+    raise FileNotFoundError(
+        f"expected model.safetensors or pytorch_model.bin in the folder {folder}, got "
+        f"{sorted(path.name for path in folder.iterdir())}"
+    )
+
+
+def _open_file(path: Path) -> _Source:
+    if path.suffix in _KERAS_FILES:
+        return _Source(path, read_keras(path), ("keras",))
+    if path.suffix == ".safetensors":
+        own = read_metadata(path).get("format") == _OWN_FORMAT
+        return _Source(path, read_safetensors(path), ("jaxcnn",) if own else ("torchvision", "timm"))
+    verify_torchvision_name(path)
+    return _Source(path, read_torch(path), ("torchvision", "timm"))
+
+
+def _choose(model_name: str, source: _Source, architecture: str | None) -> tuple[Record, Any]:
+    """Finds the record whose names and shapes are those of the file, and builds its variant of the model."""
+    candidates = [record for record in RECORDS if record.model == model_name and record.origin in source.origins]
+    if "jaxcnn" in source.origins:
+        candidates = [_own_record(model_name)]
+    elif architecture is not None:
+        candidates = [record for record in candidates if record.name == architecture]
+    elif source.config is not None:
+        candidates = [record for record in candidates if record.architecture == source.config.architecture]
+    if not candidates:
+        raise ValueError(_no_record(model_name, source, architecture))
+    fitting: dict[str, tuple[Record, Any]] = {}
+    faults: list[tuple[int, str]] = []
+    for record in candidates:
+        given = conversion.usable(record, source.tensors)
+        model = _build(record, given)
+        found = list(conversion.differences(conversion.targets(record, model), given))
+        if found:
+            faults.append((len(found), "\n  ".join([f"expected the arrays of {record.name}:", *found])))
+        else:
+            fitting[record.name] = record, model
+    if not fitting:
+        raise ValueError(f"{source.path} does not hold the weights of {model_name}; {min(faults)[1]}")
+    # The same model from two libraries: torchvision comes first, whose preprocessing then counts.
+    if len({model for _, model in fitting.values()}) > 1:
+        raise ValueError(
+            f"the weights in {source.path} fit several variants of {model_name}, which compute different things; "
+            f"give architecture=, one of {_listed(fitting)}"
+        )
+    return next(iter(fitting.values()))
+
+
+def _no_record(model_name: str, source: _Source, architecture: str | None) -> str:
+    known = [record.name for record in RECORDS if record.model == model_name]
+    got = architecture or (f"timm/{source.config.architecture}" if source.config else str(source.path))
+    elsewhere = [record.model for record in RECORDS if record.name == got]
+    hint = f"; {got} is the model {elsewhere[0]!r} here" if elsewhere else ""
+    return f"expected weights of {model_name!r} from one of [{_listed(known)}], got {got}{hint}"
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(sorted(names))
+
+
+def _build(record: Record, given: Mapping[str, Tensor]) -> Any:
+    """Builds a record's model for as many classes and input channels as the arrays have."""
+    entry = catalog.CATALOG[record.model]
+    model = record.build(entry.num_classes)
+    head = given.get(record.names(record.head, model[record.head], "kernel"))
+    first, layer = _first(model)
+    stem = given.get(record.names(first, layer, "kernel"))
+    outputs, inputs = (0, 1) if record.origin in ("torchvision", "timm") else (-1, -2)
+    num_classes = entry.num_classes if head is None or len(head.shape) < 2 else head.shape[outputs]
+    in_channels = entry.image_shape[2]
+    if stem is not None and isinstance(layer, Conv) and len(stem.shape) == 4:
+        in_channels = stem.shape[inputs]
+    return record.build(num_classes, in_channels=in_channels)
+
+
+def _first(model: Any) -> tuple[str, Any]:
+    """Finds the first layer of a model that has a kernel, by going down first layers."""
+    path = []
+    while (inner := getattr(model, "layers", None)) or hasattr(model, "body"):
+        if inner:
+            name, model = inner[0]
+            path.append(name)
+        else:
+            model = model.body
+    return "/".join(path), model
+
+
+def _preprocessing(record: Record, source: _Source) -> Preprocessing | None:
+    if source.config is not None:
+        return timm_preprocessing(source.config)
+    if record.read_preprocessing is not None:
+        return record.read_preprocessing(source.tensors)
+    published = torchvision_files.PREPROCESSING.get(source.path.name) if record.origin == "torchvision" else None
+    return published or record.preprocessing
+
+
+def _own_record(model_name: str) -> Record:
+    """Describes files of `save_safetensors`: names and order of axes are those here."""
+    return Record(model_name, "jaxcnn", model_name, Partial(_build_own, model_name=model_name), _own_name, None)
+
+
+def _own_name(path: str, layer: Layer, leaf: str) -> str:
+    del layer
+    return f"{path}/{leaf}" if path else leaf
+
+
+def _build_own(num_classes: int, *, in_channels: int | None = None, model_name: str) -> Any:
+    entry = catalog.CATALOG[model_name]
+    options = {} if in_channels is None or "in_channels" not in entry.takes else {"in_channels": in_channels}
+    return entry.build(num_classes, **options)

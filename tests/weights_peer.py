@@ -1,0 +1,337 @@
+"""What the comparisons of published weights share: a reference, its weights in a file, our model with them, outputs.
+
+The reference is a torch module or a Keras model with random, calibrated weights. It is saved as its library saves it,
+and loaded by `load_weights`, so that names, order of axes, epsilon, padding and the place of strides are all compared.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn import batched, trees
+from jaxcnn.interop import conversion
+from jaxcnn.interop.records import RECORDS
+from jaxcnn.interop.weights import load_weights
+from jaxcnn.layers import BatchNorm, Conv, Dropout, DropPath, MaxPool
+
+LOGITS_TOLERANCE, FLOAT32_TOLERANCE, GRADIENT_TOLERANCE = 1e-10, 2e-5, 1e-8
+
+
+def record_of(name):
+    """Returns the record of a library's architecture, such as "torchvision/resnet50"."""
+    return next(record for record in RECORDS if record.name == name)
+
+
+def images(size, *, batch=2, seed=1):
+    """Draws images of (height, width) or of a square's side, normalised as those that networks are given."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return np.random.default_rng(seed).normal(size=(batch, height, width, 3))
+
+
+def error(actual, expected):
+    """Returns the largest difference as a part of the largest value expected."""
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert actual.shape == expected.shape
+    assert np.isfinite(expected).all()
+    assert expected.std() > 0
+    return np.abs(actual - expected).max() / np.abs(expected).max()
+
+
+def channels_first(batch):
+    import torch
+
+    return torch.from_numpy(np.moveaxis(np.asarray(batch), -1, 1).copy())
+
+
+def torch_logits(module, batch):
+    import torch
+
+    with torch.no_grad():
+        return module.eval()(channels_first(batch)).numpy()
+
+
+def torch_weights(name, module, tmp_path, size, *, seed=0):
+    """Fills a torch module with calibrated weights in float64, and loads them here from a file of it.
+
+    Args:
+      name: library and architecture, such as "torchvision/resnet50".
+      module: the torch module.
+      tmp_path: folder for the file.
+      size: height and width of the images that it is calibrated with.
+      seed: of the weights.
+
+    Returns:
+      What `load_weights` gave.
+    """
+    import torch
+    import torchvision_peer
+
+    torchvision_peer.calibrate(module.double(), channels_first(images(size, seed=seed + 7)), seed)
+    path = tmp_path / "weights.pth"
+    torch.save(module.state_dict(), path)
+    return load_weights(record_of(name).model, path, architecture=name)
+
+
+def our_logits(weights, batch, *, model=None):
+    """Returns the logits of our model, or of another one with the same parameters; one program for a size."""
+    model = weights.model if model is None else model
+    # A new function each time: a program that was traced before would not see what a test has changed.
+    forward = jax.jit(lambda params, state, x: batched(model)(params, state, x, train=False)[0])
+    return forward(weights.params, weights.state, jnp.asarray(batch))
+
+
+def check_torch_weights(name, module, tmp_path, sizes):
+    """Compares logits at two sizes in float64, and at the first one in float32.
+
+    Args:
+      name: library and architecture.
+      module: the torch module, freshly built.
+      tmp_path: folder for the file of weights.
+      sizes: two sizes, one of them odd.
+
+    Returns:
+      What `load_weights` gave, in float64.
+    """
+    weights = torch_weights(name, module, tmp_path, sizes[0])
+    expected = [torch_logits(module, images(size)) for size in sizes]
+    for size, logits in zip(sizes, expected, strict=True):
+        assert error(our_logits(weights, images(size)), logits) < LOGITS_TOLERANCE
+    rounded = torch_logits(module.float(), images(sizes[0]).astype(np.float32))
+    module.double()
+    check_float32(weights, images(sizes[0]), expected[0], rounded)
+    return weights
+
+
+def check_float32(weights, batch, exact, rounded):
+    """Compares logits in float32 with exact ones.
+
+    Deep networks with random weights amplify rounding: torch's own logits in float32 can be off by more than the
+    tolerance. Then three times their error is allowed.
+
+    Args:
+      weights: what was loaded, in float64.
+      batch: the images.
+      exact: the logits of the reference in float64.
+      rounded: those of the reference in float32.
+    """
+    params, state = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (weights.params, weights.state))
+    logits = our_logits(weights._replace(params=params, state=state), batch.astype(np.float32))
+    assert logits.dtype == jnp.float32
+    assert error(logits, exact) < max(FLOAT32_TOLERANCE, 3 * error(rounded, exact))
+
+
+def without_chance(model):
+    """Returns the model with all rates of dropout and of stochastic depth at zero."""
+    return changed(model, (Dropout, DropPath), rate=0.0)
+
+
+def check_torch_training(name, module, tmp_path, size, *, batch=4):
+    """Compares logits, every gradient and every new running moment of a training step in float64.
+
+    Args:
+      name: library and architecture.
+      module: the torch module, whose dropouts and stochastic depth are turned off here.
+      tmp_path: folder for the file of weights.
+      size: height and width of the images.
+      batch: number of images.
+    """
+    import torch
+
+    weights = torch_weights(name, module, tmp_path, size)
+    for part in module.modules():
+        for rate in ("p", "drop_prob"):
+            if isinstance(getattr(part, rate, None), float):
+                setattr(part, rate, 0.0)
+    x = images(size, batch=batch)
+    expected = module.train()(channels_first(x))
+    assert isinstance(expected, torch.Tensor)
+    scales = np.random.default_rng(2).normal(size=expected.shape)
+    torch.sum(torch.from_numpy(scales) * expected).backward()
+    model = without_chance(weights.model)
+
+    @jax.jit
+    def step(params, state):
+        def loss(params):
+            logits, new_state = batched(model)(params, state, jnp.asarray(x), train=True, key=jax.random.key(0))
+            return jnp.sum(scales * logits), (logits, new_state)
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    gradients, (logits, new_state) = step(weights.params, weights.state)
+    assert error(logits, expected.detach().numpy()) < GRADIENT_TOLERANCE
+    compare_training(record_of(name), model, gradients, new_state, torch_arrays(module))
+
+
+def torch_arrays(module):
+    """Returns gradients and buffers of a torch module by name."""
+    gradients = {name: parameter.grad.numpy() for name, parameter in module.named_parameters()}
+    return gradients | {name: buffer.numpy() for name, buffer in module.named_buffers()}
+
+
+def compare_training(record, model, gradients, new_state, expected):
+    """Compares gradients and new moments with arrays of the source, by name.
+
+    A gradient that is zero but for rounding (that of a bias before a batch norm) is compared with the largest one.
+    """
+    expected = {record.rewritten(name): array for name, array in expected.items() if not record.ignores(name)}
+    wanted = conversion.targets(record, model)
+    assert set(wanted) == set(expected)
+    largest = max(np.abs(expected[name]).max() for name, target in wanted.items() if target.tree == 0)
+    for name, target in wanted.items():
+        leaf = (gradients, new_state)[target.tree]
+        for key in target.keys:
+            leaf = leaf[key]
+        ours = record.to_source(target.path, target.layer, target.keys[-1], np.asarray(leaf))
+        scale = max(np.abs(expected[name]).max(), 1e-6 * largest if target.tree == 0 else 0)
+        np.testing.assert_allclose(ours, expected[name], rtol=0, atol=GRADIENT_TOLERANCE * scale, err_msg=name)
+
+
+def check_names(name, arrays, num_classes=1000):
+    """Compares names and shapes with all those of a reference, in both directions, and the number of parameters.
+
+    Args:
+      name: library and architecture.
+      arrays: what has a shape by name, such as the state dict of a module on torch's meta device.
+      num_classes: number of classes of the reference.
+
+    Returns:
+      Our model, as the record builds it.
+    """
+    record = record_of(name)
+    model = record.build(num_classes)
+    assert list(conversion.differences(conversion.targets(record, model), conversion.usable(record, arrays))) == []
+    return model
+
+
+def changed(model, kinds, **changes):
+    """Returns a model with other options in all layers of some kinds: a planted fault.
+
+    Args:
+      model: any layer value.
+      kinds: class, or tuple of classes, of the layers to change.
+      **changes: their new fields, or functions of a layer that give the new value.
+
+    Returns:
+      The model; it fails if nothing has changed.
+    """
+    count = 0
+
+    def walk(value):
+        nonlocal count
+        if isinstance(value, kinds):
+            count += 1
+            values = {name: change(value) if callable(change) else change for name, change in changes.items()}
+            return replace(value, **values)
+        if isinstance(value, tuple):
+            return tuple(walk(part) for part in value)
+        if not is_dataclass(value) or isinstance(value, type):
+            return value
+        new = {field.name: walk(getattr(value, field.name)) for field in fields(value)}
+        if all(new[name] is getattr(value, name) or new[name] == getattr(value, name) for name in new):
+            return value
+        copy = object.__new__(type(value))
+        for field_name, part in new.items():
+            object.__setattr__(copy, field_name, part)
+        return copy
+
+    result = walk(model)
+    assert count or kinds == (Dropout, DropPath)
+    return result
+
+
+def with_leaf(tree, path, change):
+    """Returns a tree with one leaf changed by a function."""
+    assert path in trees.named_leaves(tree)
+    return jax.tree_util.tree_map_with_path(
+        lambda keys, leaf: change(leaf) if jax.tree_util.keystr(keys, simple=True, separator="/") == path else leaf,
+        tree,
+    )
+
+
+def faults(weights, *, kernel=None, bias=None, same=None):
+    """Yields (what, model, params) of planted faults that a comparison must see.
+
+    Args:
+      weights: what was loaded.
+      kernel: path of a kernel of more than one row and column, whose rows and columns are to be swapped.
+      bias: path of a bias, or of a batch norm's, to be dropped.
+      same: whether there is a padding to replace by "SAME"; if None, wherever strides are not 1.
+    """
+    model, params = weights.model, weights.params
+    if "BatchNorm(" in repr(model):
+        yield (
+            "epsilon",
+            changed(model, BatchNorm, epsilon=lambda norm: 1.001e-5 if norm.epsilon != 1.001e-5 else 1e-5),
+            params,
+        )
+    if same is not False:
+        kinds = (Conv, MaxPool)
+        yield (
+            "SAME",
+            changed(model, kinds, padding=lambda layer: "SAME" if layer.strides == (2, 2) else layer.padding),
+            params,
+        )
+    if kernel:
+        yield "kernel", model, with_leaf(params, kernel, lambda leaf: jnp.swapaxes(leaf, 0, 1))
+    if bias:
+        yield "bias", model, with_leaf(params, bias, jnp.zeros_like)
+
+
+def check_faults_are_seen(weights, batch, expected, **places):
+    """Plants faults one by one and asserts that each makes the comparison fail, by far."""
+    assert error(our_logits(weights, batch), expected) < LOGITS_TOLERANCE
+    planted = list(faults(weights, **places))
+    assert planted
+    for what, model, params in planted:
+        found = error(our_logits(weights._replace(params=params), batch, model=model), expected)
+        assert found > 1e4 * LOGITS_TOLERANCE, what
+
+
+def keras_weights(name, tmp_path, sizes, *, seed=0, **options):
+    """Makes a Keras model with calibrated weights in a process of its own, in float64.
+
+    Args:
+      name: library and architecture, such as "keras/ResNet50".
+      tmp_path: folder for the files.
+      sizes: sizes of the images to compute logits for.
+      seed: of the weights.
+      **options: for `keras.applications`, besides weights, classes and the input's shape.
+
+    Returns:
+      What `load_weights` gave, the logits for `images(size)` of each size, and the first of them computed in float32.
+    """
+    record = record_of(name)
+    task = {
+        "architecture": record.architecture,
+        "inputs": [str(tmp_path / f"images{i}.npy") for i in range(len(sizes))],
+        "seed": seed,
+        "options": options,
+        "folder": str(tmp_path),
+    }
+    for i, size in enumerate(sizes):
+        np.save(tmp_path / f"images{i}.npy", images(size))
+    script = Path(__file__).parent / "parity" / "keras_reference.py"
+    environment = {**os.environ, "KERAS_BACKEND": "torch", "KERAS_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, str(script), json.dumps(task)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    expected = [np.load(tmp_path / f"logits{i}.npy") for i in range(len(sizes))]
+    weights = load_weights(record.model, tmp_path / "weights.h5", architecture=name)
+    return weights, expected, np.load(tmp_path / "rounded.npy")
+
+
+def check_keras_weights(name, tmp_path, sizes, **options):
+    """Compares logits with Keras at two sizes in float64, and at the first one in float32."""
+    weights, expected, rounded = keras_weights(name, tmp_path, sizes, **options)
+    for size, logits in zip(sizes, expected, strict=True):
+        assert error(our_logits(weights, images(size)), logits) < LOGITS_TOLERANCE
+    check_float32(weights, images(sizes[0]), expected[0], rounded)
+    return weights, expected
