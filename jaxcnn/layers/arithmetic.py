@@ -150,6 +150,17 @@ def count_parameters(layer: Layer) -> int:
     Returns:
       The number of parameters; running moments are state and do not count.
     """
+    # The very types: a class derived from them may draw something else.
+    if type(layer) in (Sequential, Concat):
+        return sum(count_parameters(inner) for _, inner in layer.layers)  # pyright: ignore[reportAttributeAccessIssue]
+    if type(layer) is Residual:
+        return count_parameters(layer.body) + count_parameters(layer.shortcut)
+    return _count_drawn(layer)
+
+
+@functools.lru_cache(maxsize=4096)
+def _count_drawn(layer: Layer) -> int:
+    """Counts what a layer draws; remembered, since models are made of a few layers over and over."""
     return trees.count(jax.eval_shape(layer.init, jax.random.key(0))[0])
 
 
@@ -322,6 +333,12 @@ def _(layer: Dropout | DropPath, shape: Shape) -> Shape:
 
 @output_shape.register
 def _(layer: Function, shape: Shape) -> Shape:
+    return _traced_shape(layer, tuple(shape))
+
+
+@functools.lru_cache(maxsize=4096)
+def _traced_shape(layer: Function, shape: Shape) -> Shape:
+    """Traces a function; remembered, since a model has the same activation over and over."""
     return jax.eval_shape(layer, jax.ShapeDtypeStruct(shape, jnp.float32)).shape
 
 

@@ -17,6 +17,7 @@ from jaxcnn.layers.conv import Conv, ConvTranspose
 from jaxcnn.layers.dense import Dense
 from jaxcnn.layers.norm import BatchNorm
 from jaxcnn.layers.parameters import affine_names, check_names
+from jaxcnn.layers.regularize import Dropout, DropPath
 from jaxcnn.types import Layer, Params, State
 
 _CONVOLUTIONS = (Conv, ConvTranspose, Dense)
@@ -24,14 +25,15 @@ _CONVOLUTIONS = (Conv, ConvTranspose, Dense)
 
 @singledispatch
 def fold_batch_norm(model: Layer, params: Params, state: State) -> tuple[Layer, Params, State]:
-    """Folds each batch norm that directly follows a convolution into its kernel and bias (Jacob et al. 2018, eq. 14).
+    """Folds each batch norm that follows a convolution into its kernel and bias (Jacob et al. 2018, eq. 14).
 
         model, params, state = fold_batch_norm(model, params, state)
 
     With `train=False` the new model computes what the old one did, to rounding. The batch norms are gone from model,
     parameters and state, names included; their convolutions keep their names and have a bias. `Conv`, `ConvTranspose`
     and `Dense` count as convolutions, and a `Sequential` within a `Sequential` as its layers in a row; where nothing
-    is left of it, it stays as an empty one. Other batch norms stay, such as those before a convolution or
+    is left of it, it stays as an empty one. A `Dropout` or `DropPath` between the two does not matter, since it does
+    nothing then. Other batch norms stay, such as those before a convolution or
     behind a pooling, a sum or a concatenation, and so does all that is inside a container that has not registered.
 
     With `train=True` the new model is a plain one with biases: it has no moments of the batch to normalise by, and does
@@ -70,7 +72,8 @@ def _(model: Sequential, params: Params, state: State) -> Part:
             with named(path):
                 parts[last] = _folded(parts[last], part)
         else:
-            parts[path], last = part, path
+            parts[path] = part
+            last = last if type(part[0]) in (Dropout, DropPath) else path
     return _rebuilt(model, parts)
 
 

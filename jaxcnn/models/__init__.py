@@ -1,6 +1,7 @@
 """Models: functions that return a layer value. Each ends in a `head` that can be replaced."""
 
 from jaxcnn.models.convnext import convnext_base, convnext_large, convnext_small, convnext_tiny
+from jaxcnn.models.densenet import densenet121, densenet161, densenet169, densenet201
 from jaxcnn.models.efficientnet import (
     efficientnet_b0,
     efficientnet_b1,
@@ -17,6 +18,22 @@ from jaxcnn.models.efficientnet import (
 from jaxcnn.models.lenet import lenet5, lenet5_1998
 from jaxcnn.models.mobilenet import mobilenet_v1, mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small
 from jaxcnn.models.perceptron import mlp
+from jaxcnn.models.regnet import (
+    regnet_x_1_6gf,
+    regnet_x_3_2gf,
+    regnet_x_8gf,
+    regnet_x_16gf,
+    regnet_x_32gf,
+    regnet_x_400mf,
+    regnet_x_800mf,
+    regnet_y_1_6gf,
+    regnet_y_3_2gf,
+    regnet_y_8gf,
+    regnet_y_16gf,
+    regnet_y_32gf,
+    regnet_y_400mf,
+    regnet_y_800mf,
+)
 from jaxcnn.models.resnet import (
     cifar_resnet,
     resnet18,
@@ -39,6 +56,12 @@ from jaxcnn.models.resnet import (
     wide_resnet101_2,
 )
 from jaxcnn.models.resnet_v2 import resnet50_v2, resnet101_v2, resnet152_v2, wide_resnet, wrn_28_10
+from jaxcnn.models.shufflenet import (
+    shufflenet_v2_x0_5,
+    shufflenet_v2_x1_0,
+    shufflenet_v2_x1_5,
+    shufflenet_v2_x2_0,
+)
 from jaxcnn.models.small import small_cnn
 from jaxcnn.models.u_net import unet
 from jaxcnn.models.xception import xception
@@ -49,6 +72,10 @@ __all__ = [
     "convnext_large",
     "convnext_small",
     "convnext_tiny",
+    "densenet121",
+    "densenet161",
+    "densenet169",
+    "densenet201",
     "efficientnet_b0",
     "efficientnet_b1",
     "efficientnet_b2",
@@ -67,6 +94,20 @@ __all__ = [
     "mobilenet_v2",
     "mobilenet_v3_large",
     "mobilenet_v3_small",
+    "regnet_x_1_6gf",
+    "regnet_x_3_2gf",
+    "regnet_x_8gf",
+    "regnet_x_16gf",
+    "regnet_x_32gf",
+    "regnet_x_400mf",
+    "regnet_x_800mf",
+    "regnet_y_1_6gf",
+    "regnet_y_3_2gf",
+    "regnet_y_8gf",
+    "regnet_y_16gf",
+    "regnet_y_32gf",
+    "regnet_y_400mf",
+    "regnet_y_800mf",
     "resnet18",
     "resnet20",
     "resnet32",
@@ -86,6 +127,10 @@ __all__ = [
     "resnext50_32x4d",
     "resnext101_32x8d",
     "resnext101_64x4d",
+    "shufflenet_v2_x0_5",
+    "shufflenet_v2_x1_0",
+    "shufflenet_v2_x1_5",
+    "shufflenet_v2_x2_0",
     "small_cnn",
     "unet",
     "wide_resnet",

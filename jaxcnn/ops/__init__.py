@@ -11,6 +11,7 @@ from jaxcnn.ops.arithmetic import (
     padding_sides,
     pool_output_size,
 )
+from jaxcnn.ops.channels import channel_shuffle, channel_slice
 from jaxcnn.ops.conv import conv, conv_transpose, pad
 from jaxcnn.ops.dense import dense
 from jaxcnn.ops.norm import (
@@ -40,6 +41,8 @@ __all__ = [
     "avg_pool",
     "batch_count",
     "batch_moments",
+    "channel_shuffle",
+    "channel_slice",
     "compose_kernels",
     "conv",
     "conv_output_size",

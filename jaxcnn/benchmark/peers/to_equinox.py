@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn import layers, trees
+from jaxcnn import layers, ops, trees
 from jaxcnn.benchmark.jax_program import JaxModel, JaxProgram
 from jaxcnn.benchmark.peers.common import (
     IDENTITY,
@@ -50,6 +50,8 @@ _POINTWISE = (
 _FUNCTIONS: dict[Any, Callable[..., eqx.Module]] = {
     IDENTITY: eqx.nn.Identity,
     check_size: lambda depth: eqx.nn.Identity(),
+    ops.channel_slice: lambda start, stop: eqx.nn.Lambda(lambda x: x[start:stop]),
+    ops.channel_shuffle: lambda groups: eqx.nn.Lambda(partial(_shuffle, groups=groups)),
     **{
         function: lambda function=function, **options: eqx.nn.Lambda(partial(function, **options))
         for function in _POINTWISE
@@ -355,6 +357,11 @@ def _(layer: ZeroPadShortcut, shape: Shape, key: jax.Array) -> eqx.Module:
 @translate.register
 def _(layer: layers.Function, shape: Shape, key: jax.Array) -> eqx.Module:
     return pointwise("equinox", layer, _FUNCTIONS)
+
+
+def _shuffle(x: jax.Array, groups: int) -> jax.Array:
+    grouped = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
+    return jnp.swapaxes(grouped, 0, 1).reshape(x.shape)
 
 
 def _zero_pad(x: jax.Array, strides: int, channels: int) -> jax.Array:

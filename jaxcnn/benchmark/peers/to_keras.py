@@ -37,6 +37,8 @@ _NO_SIDES = ((0, 0), (0, 0))
 _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     IDENTITY: lambda: lambda x: x,
     check_size: lambda depth: lambda x: x,
+    ops.channel_slice: lambda start, stop: lambda x: x[..., start:stop],
+    ops.channel_shuffle: lambda groups: partial(_shuffle, groups=groups),
     jax.nn.relu: lambda: keras.ops.relu,
     jax.nn.relu6: lambda: keras.ops.relu6,
     jax.nn.gelu: lambda approximate=True: partial(keras.ops.gelu, approximate=approximate),
@@ -292,6 +294,12 @@ def _padded(layer: layers.Conv, x: Any) -> tuple[Any, str]:
     if sides == ops.padding_sides((shape[0], shape[1]), kernel, strides, "SAME", dilation):
         return x, "same"
     return _with_zeros(x, sides), "valid"
+
+
+def _shuffle(x: Any, groups: int) -> Any:
+    *size, channels = x.shape[1:]
+    grouped = keras.layers.Reshape((*size, groups, channels // groups))(x)
+    return keras.layers.Reshape((*size, channels))(keras.ops.swapaxes(grouped, -1, -2))
 
 
 def _with_zeros(x: Any, sides: Sides) -> Any:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch._dynamo.exc import TorchDynamoException
 
-from jaxcnn import layers
+from jaxcnn import layers, ops
 from jaxcnn.benchmark import environment
 from jaxcnn.benchmark.peers.common import (
     IDENTITY,
@@ -57,6 +57,8 @@ _FUNCTIONS: dict[Any, Callable[..., nn.Module]] = {
     jax.nn.leaky_relu: lambda negative_slope=1e-2: nn.LeakyReLU(negative_slope),
     jax.nn.softplus: nn.Softplus,
     check_size: lambda depth: nn.Identity(),
+    ops.channel_slice: lambda start, stop: ChannelSlice(start, stop),
+    ops.channel_shuffle: nn.ChannelShuffle,
 }
 
 
@@ -248,6 +250,18 @@ class DropPath(nn.Module):
             return x
         keep = x.new_empty((x.shape[0], *(1 for _ in x.shape[1:]))).bernoulli_(1 - self.rate)
         return x * keep.div_(1 - self.rate)
+
+
+class ChannelSlice(nn.Module):
+    """The channels from one number to another."""
+
+    def __init__(self, start: int, stop: int) -> None:
+        super().__init__()
+        self.start, self.stop = start, stop
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Takes the channels."""
+        return x[:, self.start : self.stop]
 
 
 class ZeroPad(nn.Module):

@@ -1,0 +1,308 @@
+"""RegNet X and Y: residual networks of grouped convolutions whose widths follow a line.
+
+Source: Radosavovic, Kosaraju, Girshick, He & Dollár, "Designing network design spaces", 2020. All padding is symmetric
+and each width is made a multiple of its groups' as in torchvision, so that published weights fit.
+"""
+
+from collections.abc import Callable
+from math import log
+from typing import NamedTuple
+
+import jax
+
+from jaxcnn.layers import (
+    BatchNorm,
+    Conv,
+    Dense,
+    Function,
+    Gate,
+    GlobalAvgPool,
+    Initializer,
+    Residual,
+    Sequential,
+    identity,
+)
+from jaxcnn.layers.initializers import he_normal_fan_out
+from jaxcnn.models.mobilenet import rounded_channels
+from jaxcnn.types import Layer
+
+_STEM_CHANNELS = 32
+
+_relu = Function(jax.nn.relu)
+_head_init = Initializer(jax.nn.initializers.normal, stddev=0.01)
+
+
+class LinearRule(NamedTuple):
+    """What the widths of a RegNet follow from (Radosavovic et al. 2020, section 3.3).
+
+    Attributes:
+      depth: number of blocks, d.
+      initial_width: channels of the first block on the line, w_0; a multiple of 8.
+      slope: channels by which the line rises from a block to the next, w_a; at least 0.
+      step: factor between the widths of neighbouring stages, w_m; above 1.
+      group_width: channels of each group of the 3x3 convolutions, g.
+    """
+
+    depth: int
+    initial_width: int
+    slope: float
+    step: float
+    group_width: int
+
+
+class Stage(NamedTuple):
+    """A stage of a RegNet.
+
+    Attributes:
+      blocks: number of blocks.
+      channels: channels of each.
+      groups: number of channel groups of their 3x3 convolutions.
+    """
+
+    blocks: int
+    channels: int
+    groups: int
+
+
+RULES = {
+    "x_400mf": LinearRule(22, 24, 24.48, 2.54, 16),
+    "x_800mf": LinearRule(16, 56, 35.73, 2.28, 16),
+    "x_1_6gf": LinearRule(18, 80, 34.01, 2.25, 24),
+    "x_3_2gf": LinearRule(25, 88, 26.31, 2.25, 48),
+    "x_8gf": LinearRule(23, 80, 49.56, 2.88, 120),
+    "x_16gf": LinearRule(22, 216, 55.59, 2.1, 128),
+    "x_32gf": LinearRule(23, 320, 69.86, 2.0, 168),
+    "y_400mf": LinearRule(16, 48, 27.89, 2.09, 8),
+    "y_800mf": LinearRule(14, 56, 38.84, 2.4, 16),
+    "y_1_6gf": LinearRule(27, 48, 20.71, 2.65, 24),
+    "y_3_2gf": LinearRule(21, 80, 42.63, 2.66, 24),
+    "y_8gf": LinearRule(17, 192, 76.82, 2.19, 56),
+    "y_16gf": LinearRule(18, 200, 106.23, 2.48, 112),
+    "y_32gf": LinearRule(20, 232, 115.89, 2.53, 232),
+}
+"""The published networks (figures 16 and 17; slope and step with the decimals that the paper's code has)."""
+
+
+def regnet_x_400mf(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+    """Builds RegNetX-400MF: 32 to 400 channels; 5,495,976 parameters. See `regnet`."""
+    return regnet(RULES["x_400mf"], num_classes, in_channels, squeeze=False)
+
+
+def regnet_x_800mf(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+    """Builds RegNetX-800MF: 64 to 672 channels; 7,259,656 parameters. See `regnet`."""
+    return regnet(RULES["x_800mf"], num_classes, in_channels, squeeze=False)
+
+
+def regnet_x_1_6gf(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+    """Builds RegNetX-1.6GF: 72 to 912 channels; 9,190,136 parameters. See `regnet`."""
+    return regnet(RULES["x_1_6gf"], num_classes, in_channels, squeeze=False)
+
+
+def regnet_x_3_2gf(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+    """Builds RegNetX-3.2GF: 96 to 1,008 channels; 15,296,552 parameters. See `regnet`."""
+    return regnet(RULES["x_3_2gf"], num_classes, in_channels, squeeze=False)
+
+
+def regnet_x_8gf(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+    """Builds RegNetX-8GF: 80 to 1,920 channels; 39,572,648 parameters. See `regnet`."""
+    return regnet(RULES["x_8gf"], num_classes, in_channels, squeeze=False)
+
+
+def regnet_x_16gf(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+    """Builds RegNetX-16GF: 256 to 2,048 channels; 54,278,536 parameters. See `regnet`."""
+    return regnet(RULES["x_16gf"], num_classes, in_channels, squeeze=False)
+
+
+def regnet_x_32gf(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+    """Builds RegNetX-32GF: 336 to 2,520 channels; 107,811,560 parameters. See `regnet`."""
+    return regnet(RULES["x_32gf"], num_classes, in_channels, squeeze=False)
+
+
+def regnet_y_400mf(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+    """Builds RegNetY-400MF: 48 to 440 channels; 4,344,144 parameters. See `regnet`."""
+    return regnet(RULES["y_400mf"], num_classes, in_channels, squeeze=True)
+
+
+def regnet_y_800mf(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+    """Builds RegNetY-800MF: 64 to 784 channels; 6,432,512 parameters. See `regnet`."""
+    return regnet(RULES["y_800mf"], num_classes, in_channels, squeeze=True)
+
+
+def regnet_y_1_6gf(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+    """Builds RegNetY-1.6GF: 48 to 888 channels; 11,202,430 parameters. See `regnet`."""
+    return regnet(RULES["y_1_6gf"], num_classes, in_channels, squeeze=True)
+
+
+def regnet_y_3_2gf(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+    """Builds RegNetY-3.2GF: 72 to 1,512 channels; 19,436,338 parameters. See `regnet`."""
+    return regnet(RULES["y_3_2gf"], num_classes, in_channels, squeeze=True)
+
+
+def regnet_y_8gf(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+    """Builds RegNetY-8GF: 224 to 2,016 channels; 39,381,472 parameters. See `regnet`."""
+    return regnet(RULES["y_8gf"], num_classes, in_channels, squeeze=True)
+
+
+def regnet_y_16gf(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+    """Builds RegNetY-16GF: 224 to 3,024 channels; 83,590,140 parameters. See `regnet`."""
+    return regnet(RULES["y_16gf"], num_classes, in_channels, squeeze=True)
+
+
+def regnet_y_32gf(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+    """Builds RegNetY-32GF: 232 to 3,712 channels; 145,046,770 parameters. See `regnet`."""
+    return regnet(RULES["y_32gf"], num_classes, in_channels, squeeze=True)
+
+
+def regnet(
+    rule: LinearRule,
+    num_classes: int,
+    in_channels: int,
+    *,
+    squeeze: bool,
+    multiple: Callable[[float, int], int] = rounded_channels,
+) -> Sequential:
+    """Builds a RegNet (Radosavovic et al. 2020, section 3.2 and figure 3).
+
+    Kernels start as in He et al. 2015, with variance 2 / fan_out, and the head with a deviation of 0.01, as in the
+    paper's code and torchvision; the paper names no initialisation. There is neither dropout nor stochastic depth, which
+    the paper leaves out to keep its training simple.
+
+    Args:
+      rule: what the widths follow from.
+      num_classes: number of logits.
+      in_channels: channels of the image.
+      squeeze: whether each block has a squeeze-and-excitation: RegNetY rather than RegNetX (section 5).
+      multiple: see `stages`.
+
+    Returns:
+      The model: stem, stages from stage1 on, pool, head; parameters are named like `stage1/block0/conv1/kernel` and
+      `stage1/block0/squeeze_excite/reduce/kernel`.
+
+    Raises:
+      ValueError: the rule makes no sense.
+    """
+    stem = Sequential(conv=_conv(in_channels, _STEM_CHANNELS, 3, 2), norm=BatchNorm(_STEM_CHANNELS), relu=_relu)
+    built, channels = {}, _STEM_CHANNELS
+    for i, stage in enumerate(stages(rule, multiple)):
+        blocks = {}
+        for j in range(stage.blocks):
+            # A quarter of the channels that come into the block (section 5), not of those that are squeezed.
+            squeezed = round(channels / 4) if squeeze else 0
+            blocks[f"block{j}"] = regnet_block(channels, stage.channels, 1 if j else 2, stage.groups, squeezed)
+            channels = stage.channels
+        built[f"stage{i + 1}"] = Sequential(**blocks)
+    return Sequential(
+        stem=stem,
+        **built,
+        pool=GlobalAvgPool(),
+        head=Dense(channels, num_classes, kernel_init=_head_init),
+    )
+
+
+def stages(rule: LinearRule, multiple: Callable[[float, int], int] = rounded_channels) -> tuple[Stage, ...]:
+    """Works out the stages of a RegNet (Radosavovic et al. 2020, equations 2 to 4).
+
+    Block j has w_0 + w_a j channels on the line; the nearest w_0 w_m^s with a whole number s, rounded to a multiple of
+    8, is its width; the blocks of one width are a stage.
+
+    Args:
+      rule: what the widths follow from.
+      multiple: called with a width and the width of its groups, gives the multiple of the latter that the stage has:
+        torchvision's, or `nearest_multiple`, which is the paper's code's. Of the published networks x_400mf, y_800mf
+        and y_8gf differ.
+
+    Returns:
+      The stages.
+
+    Raises:
+      ValueError: the rule makes no sense.
+    """
+    if rule.depth < 1 or rule.initial_width < 8 or rule.initial_width % 8 or rule.group_width < 1:
+        raise ValueError(
+            "regnet expects at least one block, an initial width that is a multiple of 8 and groups of at least one "
+            f"channel, got {rule}"
+        )
+    if rule.slope < 0 or rule.step <= 1:
+        raise ValueError(f"regnet expects a slope of at least 0 and a step above 1, got {rule}")
+    blocks: dict[int, int] = {}
+    for j in range(rule.depth):
+        on_line = rule.initial_width + rule.slope * j
+        power = round(log(on_line / rule.initial_width) / log(rule.step))
+        width = 8 * round(rule.initial_width * rule.step**power / 8)
+        blocks[width] = blocks.get(width, 0) + 1
+    result = []
+    for width, number in blocks.items():
+        group_width = min(rule.group_width, width)
+        channels = multiple(width, group_width)
+        result.append(Stage(number, channels, channels // group_width))
+    return tuple(result)
+
+
+def nearest_multiple(width: float, divisor: int) -> int:
+    """Rounds a width to the nearest multiple, the even one of two, as the paper's code does.
+
+    Args:
+      width: a number of channels, positive.
+      divisor: what the result is a multiple of.
+
+    Returns:
+      The multiple; at least one divisor.
+    """
+    return max(1, round(width / divisor)) * divisor
+
+
+def regnet_block(in_channels: int, out_channels: int, strides: int, groups: int, squeezed: int = 0) -> Residual:
+    """Builds a 1x1, a grouped 3x3 and a 1x1 convolution of one width, and a way around them (figures 3c and 4).
+
+    Args:
+      in_channels: channels of the input.
+      out_channels: channels of the output, and between.
+      strides: strides of the 3x3 convolution and of the shortcut.
+      groups: number of channel groups of the 3x3 convolution.
+      squeezed: size of the hidden layer of the squeeze-and-excitation behind the 3x3 convolution; at 0 there is none.
+
+    Returns:
+      The block, with layers conv1, norm1, relu1, conv2, norm2, relu2, squeeze_excite, conv3, norm3 and shortcut.
+    """
+    layers: dict[str, Layer] = {
+        "conv1": _conv(in_channels, out_channels),
+        "norm1": BatchNorm(out_channels),
+        "relu1": _relu,
+        "conv2": _conv(out_channels, out_channels, 3, strides, groups),
+        "norm2": BatchNorm(out_channels),
+        "relu2": _relu,
+    }
+    if squeezed:
+        layers["squeeze_excite"] = _squeeze_excite(out_channels, squeezed)
+    layers |= {"conv3": _conv(out_channels, out_channels), "norm3": BatchNorm(out_channels)}
+    shortcut = identity
+    if strides != 1 or in_channels != out_channels:
+        conv = _conv(in_channels, out_channels, strides=strides)
+        shortcut = Sequential(conv=conv, norm=BatchNorm(out_channels))
+    return Residual(Sequential(**layers), shortcut, _relu)
+
+
+def _squeeze_excite(channels: int, squeezed: int) -> Gate:
+    """Builds the squeeze-and-excitation of Hu et al. 2018, section 3, with its sigmoid."""
+    return Gate(
+        Sequential(
+            pool=GlobalAvgPool(),
+            reduce=Dense(channels, squeezed, kernel_init=he_normal_fan_out),
+            activation=_relu,
+            expand=Dense(squeezed, channels, kernel_init=he_normal_fan_out),
+            gate=Function(jax.nn.sigmoid),
+        )
+    )
+
+
+def _conv(in_channels: int, out_channels: int, kernel_size: int = 1, strides: int = 1, groups: int = 1) -> Conv:
+    return Conv(
+        in_channels,
+        out_channels,
+        kernel_size,
+        strides,
+        padding=kernel_size // 2,
+        groups=groups,
+        use_bias=False,
+        kernel_init=he_normal_fan_out,
+    )
