@@ -164,12 +164,17 @@ DEEP = {"resnet18", "resnet32", "resnet34", "resnet44", "resnet50", "resnet56", 
 DEEP |= {"resnet50_v2"}
 DEEP |= {"efficientnet_b0", "mobilenet_v1", "xception"}
 DEEP |= {"convnext_tiny", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "resnext50_32x4d", "unet"}
+DEEP |= {"densenet121", "regnet_y_400mf", "shufflenet_v2_x0_5"}
 
 # The blocks of a model above, only more or wider: the tests of the models count them.
 LARGER = {"convnext_base", "convnext_large", "convnext_small"}
 LARGER |= {"resnet50_v1", "resnet101_v1", "resnet152_v1", "resnet101_v2", "resnet152_v2", "wrn_28_10"}
 LARGER |= {f"efficientnet_{size}" for size in ("b1", "b2", "b3", "b4", "b5", "b6", "b7", "v2_s", "v2_m", "v2_l")}
 LARGER |= {"resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"}
+LARGER |= {"densenet161", "densenet169", "densenet201"}
+LARGER |= {"shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0"}
+LARGER |= {f"regnet_x_{size}" for size in ("400mf", "800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")}
+LARGER |= {f"regnet_y_{size}" for size in ("800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")}
 
 BATCH = 4
 

@@ -4,7 +4,20 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from jaxcnn.layers import Sequential
-from jaxcnn.models import convnext, efficientnet, lenet, mobilenet, perceptron, resnet, resnet_v2, small, u_net
+from jaxcnn.models import (
+    convnext,
+    densenet,
+    efficientnet,
+    lenet,
+    mobilenet,
+    perceptron,
+    regnet,
+    resnet,
+    resnet_v2,
+    shufflenet,
+    small,
+    u_net,
+)
 from jaxcnn.models.xception import xception
 from jaxcnn.types import Shape
 from jaxcnn.values import Partial
@@ -74,6 +87,28 @@ CATALOG: dict[str, Entry] = {
     "convnext_small": Entry(convnext.convnext_small, _IMAGENET, 1000, _ANY_SIZE, 32),
     "convnext_base": Entry(convnext.convnext_base, _IMAGENET, 1000, _ANY_SIZE, 32),
     "convnext_large": Entry(convnext.convnext_large, _IMAGENET, 1000, _ANY_SIZE, 32),
+    "densenet121": Entry(densenet.densenet121, _IMAGENET, 1000, _ANY_SIZE, 29),
+    "densenet161": Entry(densenet.densenet161, _IMAGENET, 1000, _ANY_SIZE, 29),
+    "densenet169": Entry(densenet.densenet169, _IMAGENET, 1000, _ANY_SIZE, 29),
+    "densenet201": Entry(densenet.densenet201, _IMAGENET, 1000, _ANY_SIZE, 29),
+    "shufflenet_v2_x0_5": Entry(shufflenet.shufflenet_v2_x0_5, _IMAGENET, 1000, _ANY_SIZE),
+    "shufflenet_v2_x1_0": Entry(shufflenet.shufflenet_v2_x1_0, _IMAGENET, 1000, _ANY_SIZE),
+    "shufflenet_v2_x1_5": Entry(shufflenet.shufflenet_v2_x1_5, _IMAGENET, 1000, _ANY_SIZE),
+    "shufflenet_v2_x2_0": Entry(shufflenet.shufflenet_v2_x2_0, _IMAGENET, 1000, _ANY_SIZE),
+    "regnet_x_400mf": Entry(regnet.regnet_x_400mf, _IMAGENET, 1000, _ANY_SIZE),
+    "regnet_x_800mf": Entry(regnet.regnet_x_800mf, _IMAGENET, 1000, _ANY_SIZE),
+    "regnet_x_1_6gf": Entry(regnet.regnet_x_1_6gf, _IMAGENET, 1000, _ANY_SIZE),
+    "regnet_x_3_2gf": Entry(regnet.regnet_x_3_2gf, _IMAGENET, 1000, _ANY_SIZE),
+    "regnet_x_8gf": Entry(regnet.regnet_x_8gf, _IMAGENET, 1000, _ANY_SIZE),
+    "regnet_x_16gf": Entry(regnet.regnet_x_16gf, _IMAGENET, 1000, _ANY_SIZE),
+    "regnet_x_32gf": Entry(regnet.regnet_x_32gf, _IMAGENET, 1000, _ANY_SIZE),
+    "regnet_y_400mf": Entry(regnet.regnet_y_400mf, _IMAGENET, 1000, _ANY_SIZE),
+    "regnet_y_800mf": Entry(regnet.regnet_y_800mf, _IMAGENET, 1000, _ANY_SIZE),
+    "regnet_y_1_6gf": Entry(regnet.regnet_y_1_6gf, _IMAGENET, 1000, _ANY_SIZE),
+    "regnet_y_3_2gf": Entry(regnet.regnet_y_3_2gf, _IMAGENET, 1000, _ANY_SIZE),
+    "regnet_y_8gf": Entry(regnet.regnet_y_8gf, _IMAGENET, 1000, _ANY_SIZE),
+    "regnet_y_16gf": Entry(regnet.regnet_y_16gf, _IMAGENET, 1000, _ANY_SIZE),
+    "regnet_y_32gf": Entry(regnet.regnet_y_32gf, _IMAGENET, 1000, _ANY_SIZE),
     "resnet18_cifar": Entry(Partial(resnet.resnet18, stem="cifar"), _CIFAR, 10, _ANY_SIZE),
     "resnet34_cifar": Entry(Partial(resnet.resnet34, stem="cifar"), _CIFAR, 10, _ANY_SIZE),
     "resnet50_cifar": Entry(Partial(resnet.resnet50, stem="cifar"), _CIFAR, 10, _ANY_SIZE),

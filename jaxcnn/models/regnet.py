@@ -164,8 +164,8 @@ def regnet(
     """Builds a RegNet (Radosavovic et al. 2020, section 3.2 and figure 3).
 
     Kernels start as in He et al. 2015, with variance 2 / fan_out, and the head with a deviation of 0.01, as in the
-    paper's code and torchvision; the paper names no initialisation. There is neither dropout nor stochastic depth, which
-    the paper leaves out to keep its training simple.
+    paper's code and torchvision; the paper names no initialisation. There is neither dropout nor stochastic depth,
+    which the paper leaves out to keep its training simple.
 
     Args:
       rule: what the widths follow from.

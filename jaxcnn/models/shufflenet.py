@@ -151,5 +151,5 @@ def _conv(in_channels: int, out_channels: int, kernel_size: int = 1, strides: in
 
 def _half(unit: str, channels: int) -> int:
     if channels < 2 or channels % 2:
-        raise ValueError(f"{unit} expects an even number of channels, since its branches give half each, got {channels}")
+        raise ValueError(f"{unit} expects an even number of channels, half for each branch, got {channels}")
     return channels // 2

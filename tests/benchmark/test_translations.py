@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcnn import ops
 from jaxcnn.benchmark.peers import common, make_program
 from jaxcnn.benchmark.program import Unavailable, Untranslatable
 from jaxcnn.benchmark.spec import Spec
@@ -96,6 +97,10 @@ CASES = {
     "gate": (Gate(Sequential(pool=GlobalAvgPool(), dense=Dense(4, 4), relu=RELU)), (5, 6, 4)),
     "gate of pixels": (Gate(Conv(4, 1)), (5, 6, 4)),
     "size check": (Sequential(check=Function(check_size, depth=1), conv=Conv(4, 2)), (6, 6, 4)),
+    "channels": (
+        Sequential(slice=Function(ops.channel_slice, start=2, stop=8), shuffle=Function(ops.channel_shuffle, groups=3)),
+        (5, 6, 9),
+    ),
     "nothing dropped": (Sequential(path=DropPath(0.0), dropout=Dropout(0.0)), (5, 6, 4)),
 }
 FUNCTIONS = [

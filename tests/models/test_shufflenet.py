@@ -83,7 +83,7 @@ def test_a_unit_passes_the_first_half_on_and_shuffles_it_with_the_second(key):
 
 def test_a_downsampling_unit_halves_the_image_in_both_branches():
     rows = {row.path: row.output_shape for row in arithmetic(downsampling_unit(6, 10), (7, 8, 6))}
-    assert rows["join/left/conv1"] == rows["join/right/conv2"][:2] + (6,) == (4, 4, 6)
+    assert rows["join/left/conv1"] == (*rows["join/right/conv2"][:2], 6) == (4, 4, 6)
     assert rows["join/left/relu"] == rows["join/right/relu3"] == (4, 4, 5)
     assert rows["shuffle"] == (4, 4, 10)
 

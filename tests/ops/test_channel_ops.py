@@ -10,7 +10,9 @@ def numbered(*shape):
     return np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
 
 
-@pytest.mark.parametrize(("groups", "order"), [(1, [0, 1, 2, 3, 4, 5]), (2, [0, 3, 1, 4, 2, 5]), (3, [0, 2, 4, 1, 3, 5])])
+@pytest.mark.parametrize(
+    ("groups", "order"), [(1, [0, 1, 2, 3, 4, 5]), (2, [0, 3, 1, 4, 2, 5]), (3, [0, 2, 4, 1, 3, 5])]
+)
 def test_channels_are_dealt_out_in_the_order_of_the_paper(groups, order):
     x = numbered(3, 2, 6)
     np.testing.assert_array_equal(ops.channel_shuffle(jnp.asarray(x), groups), x[..., order])
