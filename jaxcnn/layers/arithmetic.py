@@ -534,13 +534,7 @@ def _walk(layer: Layer, shape: Shape, field: ReceptiveField, path: str, image: S
         field = _whole(image)
     else:
         field = ReceptiveField(_through(field.height, seen[0]), _through(field.width, seen[1]))
-    yield Row(path, layer, out, _count_of_one(layer), work, field)
-
-
-@functools.lru_cache(maxsize=1024)
-def _count_of_one(layer: Layer) -> int:
-    """Counts the parameters of a layer without inner ones, of which a deep model has many equal."""
-    return count_parameters(layer)
+    yield Row(path, layer, out, count_parameters(layer), work, field)
 
 
 @contextmanager

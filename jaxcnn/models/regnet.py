@@ -15,7 +15,6 @@ from jaxcnn.layers import (
     Conv,
     Dense,
     Function,
-    Gate,
     GlobalAvgPool,
     Initializer,
     Residual,
@@ -23,12 +22,12 @@ from jaxcnn.layers import (
     identity,
 )
 from jaxcnn.layers.initializers import he_normal_fan_out
-from jaxcnn.models.mobilenet import rounded_channels
+from jaxcnn.models.inverted_residual import rounded_channels, squeeze_excite
 from jaxcnn.types import Layer
 
 _STEM_CHANNELS = 32
 
-_relu = Function(jax.nn.relu)
+_relu, _sigmoid = Function(jax.nn.relu), Function(jax.nn.sigmoid)
 _head_init = Initializer(jax.nn.initializers.normal, stddev=0.01)
 
 
@@ -273,26 +272,13 @@ def regnet_block(in_channels: int, out_channels: int, strides: int, groups: int,
         "relu2": _relu,
     }
     if squeezed:
-        layers["squeeze_excite"] = _squeeze_excite(out_channels, squeezed)
+        layers["squeeze_excite"] = squeeze_excite(out_channels, squeezed, activation=_relu, gate=_sigmoid)
     layers |= {"conv3": _conv(out_channels, out_channels), "norm3": BatchNorm(out_channels)}
     shortcut = identity
     if strides != 1 or in_channels != out_channels:
         conv = _conv(in_channels, out_channels, strides=strides)
         shortcut = Sequential(conv=conv, norm=BatchNorm(out_channels))
     return Residual(Sequential(**layers), shortcut, _relu)
-
-
-def _squeeze_excite(channels: int, squeezed: int) -> Gate:
-    """Builds the squeeze-and-excitation of Hu et al. 2018, section 3, with its sigmoid."""
-    return Gate(
-        Sequential(
-            pool=GlobalAvgPool(),
-            reduce=Dense(channels, squeezed, kernel_init=he_normal_fan_out),
-            activation=_relu,
-            expand=Dense(squeezed, channels, kernel_init=he_normal_fan_out),
-            gate=Function(jax.nn.sigmoid),
-        )
-    )
 
 
 def _conv(in_channels: int, out_channels: int, kernel_size: int = 1, strides: int = 1, groups: int = 1) -> Conv:

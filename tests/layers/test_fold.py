@@ -38,9 +38,9 @@ LARGER = {"densenet161", "densenet169", "densenet201", "shufflenet_v2_x1_0", "sh
 LARGER |= {f"regnet_x_{size}" for size in ("400mf", "800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")}
 LARGER |= {f"regnet_y_{size}" for size in ("800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")}
 
-# Batch norms that do not follow a convolution, and stay: in DenseNet one in front of each dense layer and transition,
-# and the last one.
-KEPT = {"densenet121": 58 + 3 + 1}
+# Batch norms that do not follow a convolution, and stay: those in front of dense layers, transitions and residual
+# blocks, and the last one.
+KEPT = {"densenet121": 58 + 3 + 1, "resnet50_v2": 17, "resnet101_v2": 34, "resnet152_v2": 51, "wrn_28_10": 12}
 
 KINDS = {
     "conv": (Conv(6, 8), (5, 4, 6)),
