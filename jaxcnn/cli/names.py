@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
 import optax
 
-from jaxcnn import data, trees
+from jaxcnn import data, training, trees
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.layers import Sequential
 from jaxcnn.models import catalog
@@ -119,7 +120,12 @@ def build_model(name: str, num_classes: int, image_shape: Shape) -> Sequential:
 
 
 def build_optimizer(
-    name: str, schedule: optax.Schedule, *, weight_decay: float, clip_norm: float | None
+    name: str,
+    schedule: optax.Schedule,
+    *,
+    weight_decay: float,
+    clip_norm: float | None,
+    factors: Mapping[str, float] | None = None,
 ) -> optax.GradientTransformation:
     """Builds an optimizer that decays kernels only.
 
@@ -128,6 +134,7 @@ def build_optimizer(
       schedule: learning rate by step.
       weight_decay: weight decay of the kernels.
       clip_norm: largest norm of the whole gradient, or None.
+      factors: of the learning rate, by pattern of the names of parameters; see `jaxcnn.training.scale_by_name`.
 
     Returns:
       The optimizer.
@@ -137,6 +144,8 @@ def build_optimizer(
     """
     build = choose("optimizer", name, OPTIMIZERS)
     optimizer = build(schedule, weight_decay=weight_decay, mask=_kernels)
+    if factors:
+        optimizer = optax.chain(optimizer, training.scale_by_name(factors))
     return optimizer if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
 
 
@@ -164,4 +173,6 @@ def build_schedule(kind: str, peak: float, warmup_steps: int, total_steps: int) 
 
 
 def _kernels(params: Any) -> Any:
-    return trees.mask_by_name(params, "(.*/)?kernel")
+    # There may be none: a run can freeze every kernel.
+    kernels = [name.rpartition("/")[2] == "kernel" for name in trees.named_leaves(params)]
+    return jax.tree.unflatten(jax.tree.structure(params), kernels)

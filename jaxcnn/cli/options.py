@@ -19,6 +19,10 @@ class Train:
     """Name of the model; `jaxcnn summary` lists them."""
     data: str = "digits"
     """Name of the data set, or an .npz file with arrays `images` (n, height, width[, channels]) and `labels` (n,)."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes to keep; the first becomes label 0. All, if not given."""
+    examples_per_class: int | None = None
+    """Training images of each class, drawn by --split-seed; all, if not given. Validation and test set stay whole."""
     epochs: int = 40
     """Number of times that the training set is gone through."""
     batch_size: int = 64
@@ -45,6 +49,24 @@ class Train:
     """Draws the initial parameters, the order of the images, the augmentation and the dropout."""
     split_seed: int = 0
     """Draws the split into training, validation and test set (60, 20 and 20 % of each class)."""
+    init_from: str | None = None
+    """Where to take the first parameters from: the folder of a run (its best epoch), or what `load_weights` of
+    jaxcnn.interop.weights reads for this model. They must be of the same model, with as many input channels."""
+    head: Literal["auto", "new", "keep"] = "auto"
+    """With --init-from: whether to draw the head anew. auto: if the number of classes differs, or layers are frozen."""
+    freeze: str | None = None
+    """With --init-from: the layers that do not learn, neither their parameters nor their statistics: backbone (all but
+    the head), or a regular expression that matches the whole path of a layer, such as 'stem|stage[12]'."""
+    unfreeze_epoch: int | None = None
+    """Number of epochs after which the frozen layers learn too, with a new optimizer and a warm-up and schedule of its
+    own; never, if not given."""
+    unfreeze_learning_rate: float | None = None
+    """Largest learning rate from then on; a tenth of --learning-rate if not given."""
+    learning_rates: tuple[str, ...] = ()
+    """Discriminative learning rates, PATTERN=FACTOR ...: the learning rate of a parameter is multiplied by the factor
+    of the one regular expression that matches its whole path, such as 'head/.*=1' '(?!head/).*=0.1'."""
+    cache_features: bool = False
+    """Compute what the frozen layers return once for each image, instead of in every epoch; needs --augment none."""
     checkpoint_epochs: int = 10
     """Epochs between two checkpoints."""
     run_dir: Path | None = None

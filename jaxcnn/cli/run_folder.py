@@ -47,7 +47,14 @@ class RunFolder:
             raise CommandError(f"expected the options {sorted(known)} in {config}; was it written by another version?")
 
     @classmethod
-    def create(cls, path: Path, options: Train, arguments: list[str], fingerprint: str) -> "RunFolder":
+    def create(
+        cls,
+        path: Path,
+        options: Train,
+        arguments: list[str],
+        fingerprint: str,
+        weights_fingerprint: str | None = None,
+    ) -> "RunFolder":
         """Makes the folder of a new run.
 
         Args:
@@ -55,6 +62,7 @@ class RunFolder:
           options: what to train.
           arguments: the words of the command line, for the record.
           fingerprint: checksum of the data.
+          weights_fingerprint: checksum of the weights that it begins with, if there are any.
 
         Returns:
           The folder.
@@ -74,6 +82,7 @@ class RunFolder:
                 "options": option_values(options),
                 "command": ["jaxcnn", "train", *arguments],
                 "data_fingerprint": fingerprint,
+                "weights_fingerprint": weights_fingerprint,
                 "commit": environment.commit(),
                 "versions": _versions(),
                 "devices": [device.device_kind for device in jax.devices()],
@@ -85,7 +94,10 @@ class RunFolder:
     @property
     def options(self) -> Train:
         """The options that the run was started with."""
-        return Train(**self.config["options"], run_dir=self.path)
+        values = self.config["options"].items()
+        # JSON knows no tuples.
+        options: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values}
+        return Train(**options, run_dir=self.path)
 
     @property
     def checkpoints(self) -> Path:

@@ -20,14 +20,15 @@ import optax
 import tyro
 
 from jaxcnn import data
-from jaxcnn.cli import names
+from jaxcnn.cli import names, transfer
 from jaxcnn.cli.display import Display, Stopwatch, make_display
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Train
 from jaxcnn.cli.run_folder import RunFolder, option_values, versions_differ
 from jaxcnn.inspection import figures
-from jaxcnn.layers import Sequential, count_parameters, output_shape
+from jaxcnn.layers import Sequential, count_parameters, output_shape, unfreeze
 from jaxcnn.training import (
+    Fitted,
     Metrics,
     NonFiniteLossError,
     Progress,
@@ -38,10 +39,12 @@ from jaxcnn.training import (
     init_train_state,
     make_eval_step,
     make_predict_step,
+    make_train_state,
     make_train_step,
     predict,
 )
-from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
+from jaxcnn.training.checkpoint import CheckpointError, Checkpoints, Restored
+from jaxcnn.types import Params, State
 
 EVAL_BATCH_SIZE = 256
 
@@ -54,8 +57,7 @@ class Experiment(NamedTuple):
       fingerprint: checksum of the data before the split.
       batches: the training set by step.
       model: gives logits.
-      schedule: learning rate by step.
-      optimizer: follows the schedule.
+      phases: what learns when, one after the other.
       dtype: dtype of the computation.
     """
 
@@ -63,9 +65,28 @@ class Experiment(NamedTuple):
     fingerprint: str
     batches: data.Batches
     model: Sequential
+    phases: tuple["Phase", ...]
+    dtype: Any
+
+
+class Phase(NamedTuple):
+    """A part of a training in which the same layers learn.
+
+    Attributes:
+      frozen: which layers do not learn; see `transfer.freeze_layers`.
+      model: the model, with these layers frozen.
+      first_epoch: number of epochs done at its start.
+      last_epoch: number of epochs done at its end.
+      schedule: learning rate by step, counted from the start of the phase.
+      optimizer: follows the schedule; it begins afresh with the phase.
+    """
+
+    frozen: str | None
+    model: Sequential
+    first_epoch: int
+    last_epoch: int
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
-    dtype: Any
 
 
 class Best(NamedTuple):
@@ -75,8 +96,8 @@ class Best(NamedTuple):
       epoch: its number, from 1; 0 if there is none yet.
       accuracy: on the validation set.
       loss: on the validation set.
-      params: its parameters.
-      state: its state.
+      params: its parameters, with nothing frozen.
+      state: its state, with nothing frozen.
     """
 
     epoch: int
@@ -99,10 +120,15 @@ def set_up(options: Train) -> Experiment:
       CommandError: a name is unknown, or the data do not fit.
     """
     everything = names.load_data(options.data)
-    with reported(ValueError):
-        splits = data.split(everything, seed=options.split_seed)
-        batches = data.Batches(splits.train, options.batch_size, seed=options.seed)
     checksum = zlib.crc32(everything.labels.tobytes(), zlib.crc32(everything.images.tobytes()))
+    with reported(ValueError):
+        if options.classes:
+            everything = data.choose_classes(everything, options.classes)
+        splits = data.split(everything, seed=options.split_seed)
+        if options.examples_per_class is not None:
+            chosen = data.few(splits.train, options.examples_per_class, seed=options.split_seed)
+            splits = splits._replace(train=chosen)
+        batches = data.Batches(splits.train, options.batch_size, seed=options.seed)
     shape = everything.images.shape[1:]
     model = names.build_model(options.model, len(everything.class_names), shape)
     with reported(ValueError):
@@ -116,14 +142,39 @@ def set_up(options: Train) -> Experiment:
     if augment is not None:
         with reported(ValueError):
             jax.eval_shape(augment, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
-    steps = batches.steps_per_epoch
-    schedule = names.build_schedule(
-        options.schedule, options.learning_rate, round(options.warmup_epochs * steps), options.epochs * steps
-    )
-    optimizer = names.build_optimizer(
-        options.optimizer, schedule, weight_decay=options.weight_decay, clip_norm=options.clip_norm
-    )
-    return Experiment(splits, f"{checksum:08x}", batches, model, schedule, optimizer, jnp.dtype(options.precision))
+    phases = _phases(options, model, batches.steps_per_epoch)
+    return Experiment(splits, f"{checksum:08x}", batches, model, phases, jnp.dtype(options.precision))
+
+
+def _phases(options: Train, model: Sequential, steps_per_epoch: int) -> tuple[Phase, ...]:
+    """Says what learns when, and with which optimizer."""
+    structure = jax.eval_shape(model.init, jax.random.key(0))
+    factors = transfer.learning_rate_factors(options, structure[0])
+
+    def phase(pattern: str | None, first_epoch: int, last_epoch: int, learning_rate: float) -> Phase:
+        schedule = names.build_schedule(
+            options.schedule,
+            learning_rate,
+            round(options.warmup_epochs * steps_per_epoch),
+            (last_epoch - first_epoch) * steps_per_epoch,
+        )
+        frozen, params, _ = transfer.freeze_layers(pattern, model, *structure)
+        optimizer = names.build_optimizer(
+            options.optimizer,
+            schedule,
+            weight_decay=options.weight_decay,
+            clip_norm=options.clip_norm,
+            factors=transfer.those_that_learn(factors, params),
+        )
+        return Phase(pattern, frozen, first_epoch, last_epoch, schedule, optimizer)
+
+    end = options.unfreeze_epoch
+    first = phase(options.freeze, 0, end or options.epochs, options.learning_rate)
+    if options.cache_features:
+        transfer.cut_in_two(first.model)
+    if end is None:
+        return (first,)
+    return first, phase(None, end, options.epochs, options.unfreeze_learning_rate or options.learning_rate / 10)
 
 
 def checkpoint_tree(train_state: TrainState, params: Any, state: Any) -> dict[str, Any]:
@@ -138,6 +189,29 @@ def checkpoint_tree(train_state: TrainState, params: Any, state: Any) -> dict[st
       The tree to save, or to restore into.
     """
     return {"train_state": train_state, "best": {"params": params, "state": state}}
+
+
+def restore(experiment: Experiment, checkpoints: Checkpoints) -> Restored:
+    """Reads the newest sound checkpoint of a run.
+
+    Args:
+      experiment: what its options stand for.
+      checkpoints: its checkpoints.
+
+    Returns:
+      The checkpoint; its tree is that of `checkpoint_tree`, in the layout of the phase that its step belongs to.
+    """
+
+    def like(step: int) -> dict[str, Any]:
+        epochs = step / experiment.batches.steps_per_epoch
+        phase = next(phase for phase in experiment.phases if epochs <= phase.last_epoch)
+
+        def tree(key: jax.Array) -> dict[str, Any]:
+            return checkpoint_tree(init_train_state(phase.model, phase.optimizer, key), *experiment.model.init(key))
+
+        return jax.eval_shape(tree, jax.random.key(0))
+
+    return checkpoints.restore(like)
 
 
 def train(options: Train, arguments: list[str]) -> int:
@@ -162,15 +236,37 @@ def train(options: Train, arguments: list[str]) -> int:
             _print_result(folder.path, result)
             return 0
     _check(options)
-    if options.data not in names.DATA and Path(options.data).exists():
-        options = dataclasses.replace(options, data=str(Path(options.data).absolute()))
+    options = _with_absolute_paths(options)
     experiment = set_up(options)
+    source = first = None
+    if folder is None or Checkpoints(folder.checkpoints).latest_step() is None:
+        source = None if options.init_from is None else transfer.read_source(options)
+        init_key, _ = _keys(options)
+        first = transfer.first_parameters(options, experiment.model, init_key, source)
+    fingerprint = None if source is None else source.fingerprint
     if folder is None:
         path = options.run_dir or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{options.model}-{options.seed}"
-        folder = RunFolder.create(path, options, arguments, experiment.fingerprint)
+        folder = RunFolder.create(path, options, arguments, experiment.fingerprint, fingerprint)
     elif folder.config["data_fingerprint"] != experiment.fingerprint:
         raise CommandError(f"expected the data that the run in {folder.path} was started with, got others")
-    return _Run(options, experiment, folder).go()
+    elif first is not None and folder.config["weights_fingerprint"] != fingerprint:
+        raise CommandError(f"expected the weights that the run in {folder.path} was started with, got others")
+    return _Run(options, experiment, folder).go(first)
+
+
+def _keys(options: Train) -> tuple[jax.Array, jax.Array]:
+    """The keys of the first parameters and of the training."""
+    init_key, train_key = jax.random.split(jax.random.key(options.seed))
+    return init_key, train_key
+
+
+def _with_absolute_paths(options: Train) -> Train:
+    """Makes a run independent of the folder that it was started in."""
+    if options.data not in names.DATA and Path(options.data).exists():
+        options = dataclasses.replace(options, data=str(Path(options.data).absolute()))
+    if options.init_from is not None and Path(options.init_from).exists():
+        options = dataclasses.replace(options, init_from=str(Path(options.init_from).absolute()))
+    return options
 
 
 class _Run:
@@ -178,15 +274,6 @@ class _Run:
 
     def __init__(self, options: Train, experiment: Experiment, folder: RunFolder) -> None:
         self.options, self.experiment, self.folder = options, experiment, folder
-        loss = functools.partial(cross_entropy, label_smoothing=options.label_smoothing)
-        self.train_step = make_train_step(
-            experiment.model,
-            experiment.optimizer,
-            loss=loss,
-            augment=names.choose("augmentation", options.augment, names.AUGMENTATIONS),
-            dtype=experiment.dtype,
-        )
-        self.eval_step = make_eval_step(experiment.model, dtype=experiment.dtype)
         self.checkpoints = Checkpoints(folder.checkpoints)
         self.rows: list[dict[str, Any]] = []
         self.saved_step: int | None = None
@@ -194,17 +281,26 @@ class _Run:
         self.rate = 0.0
         self.interrupted = False
 
-    def go(self) -> int:
-        """Trains, then tests and draws."""
-        init_key, self.train_key = jax.random.split(jax.random.key(self.options.seed))
-        train_state = init_train_state(self.experiment.model, self.experiment.optimizer, init_key)
-        # Copies, since the train state is donated to the first step.
-        self.best = Best(0, -1.0, 0.0, *jax.tree.map(jnp.copy, (train_state.params, train_state.state)))
+    def go(self, first: tuple[Params, State] | None) -> int:
+        """Trains, then tests and draws.
+
+        Args:
+          first: parameters and state to begin with; None to go on from the newest checkpoint.
+
+        Returns:
+          The exit status, 0.
+        """
         metrics = Metrics()
-        if self.options.resume:
-            train_state, metrics = self._restore(train_state, metrics)
-        elif self.folder.checkpoints.exists():
-            raise CommandError(f"expected a new folder for the run, got checkpoints in {self.folder.path}")
+        if first is None:
+            train_state, metrics = self._restore()
+        else:
+            if self.options.resume:
+                print("there is no checkpoint yet: starting again")
+                self.folder.keep_metrics(0)
+            elif self.folder.checkpoints.exists():
+                raise CommandError(f"expected a new folder for the run, got checkpoints in {self.folder.path}")
+            self.best = Best(0, -1.0, 0.0, *first)
+            train_state = self._begin(self.experiment.phases[0], *first, step=0)
         self.display = make_display(self.options.epochs, self.experiment.batches.steps_per_epoch, int(train_state.step))
         with _interruptible(self._interrupt), self.display:
             self._announce(self.display)
@@ -220,23 +316,72 @@ class _Run:
         self._finish()
         return 0
 
-    def _fit(self, train_state: TrainState, metrics: Metrics) -> Any:
+    def _begin(self, phase: Phase, params: Params, state: State, step: int) -> TrainState:
+        """Makes the train state that a phase begins with."""
+        _, params, state = transfer.freeze_layers(phase.frozen, self.experiment.model, params, state)
+        return make_train_state(params, state, phase.optimizer, step=step)
+
+    def _fit(self, train_state: TrainState, metrics: Metrics) -> Fitted:
         try:
-            return fit(
-                train_state,
-                self.train_step,
-                self.experiment.batches,
-                self.train_key,
-                epochs=self.options.epochs,
-                on_step=[self._on_step],
-                on_epoch=[self._on_epoch],
-                metrics=metrics,
-            )
+            return self._fit_phases(train_state, metrics)
         except NonFiniteLossError as error:
             latest = self.checkpoints.latest_step()
             kept = "there is no checkpoint yet" if latest is None else f"the checkpoint of step {latest} is kept"
             error.args = (f"{error}; {kept} in {self.folder.path}",)
             raise
+
+    def _fit_phases(self, train_state: TrainState, metrics: Metrics) -> Fitted:
+        """Goes through the phases, from the one that the train state stands in."""
+        steps_per_epoch, fitted = self.experiment.batches.steps_per_epoch, None
+        for phase in self.experiment.phases:
+            if fitted is not None:
+                _, *now = unfreeze(self.phase.model, fitted.train_state.params, fitted.train_state.state)
+                train_state = self._begin(phase, *now, step=int(fitted.train_state.step))
+                self.display.note(f"epoch {phase.first_epoch + 1}: all layers learn from here on")
+            elif int(train_state.step) > phase.last_epoch * steps_per_epoch:
+                continue
+            self._enter(phase, train_state)
+            fitted = fit(
+                train_state,
+                self.train_step,
+                self.batches,
+                _keys(self.options)[1],
+                epochs=phase.last_epoch,
+                on_step=[self._on_step],
+                on_epoch=[self._on_epoch],
+                metrics=metrics,
+            )
+            metrics = Metrics()
+            # After the last step of a phase, `fit` cannot know that there is another one.
+            if fitted.stopped or (self.interrupted and phase.last_epoch < self.options.epochs):
+                return fitted._replace(stopped=True)
+        assert fitted is not None
+        return fitted
+
+    def _enter(self, phase: Phase, train_state: TrainState) -> None:
+        """Makes the compiled steps of a phase, and the data that they take."""
+        self.phase, self.batches, self.validation = phase, self.experiment.batches, self.experiment.splits.validation
+        model, dtype = phase.model, self.experiment.dtype
+        if self.options.cache_features and phase.frozen is not None:
+            backbone, model = transfer.cut_in_two(model)
+            predict_step = make_predict_step(backbone, dtype=dtype)
+
+            def cached(dataset: data.Dataset) -> data.Dataset:
+                size = min(EVAL_BATCH_SIZE, len(dataset.labels))
+                images = predict(predict_step, train_state.params, train_state.state, dataset.images, batch_size=size)
+                return dataset._replace(images=images)
+
+            self.batches = dataclasses.replace(self.batches, dataset=cached(self.batches.dataset))
+            self.validation = cached(self.validation)
+            self.display.note(f"features of the frozen layers: {'x'.join(map(str, self.validation.images.shape[1:]))}")
+        self.train_step = make_train_step(
+            model,
+            phase.optimizer,
+            loss=functools.partial(cross_entropy, label_smoothing=self.options.label_smoothing),
+            augment=names.choose("augmentation", self.options.augment, names.AUGMENTATIONS),
+            dtype=dtype,
+        )
+        self.eval_step = make_eval_step(model, dtype=dtype)
 
     def _on_step(self, progress: Progress) -> bool:
         self.rate = self.stopwatch.step()
@@ -245,13 +390,15 @@ class _Run:
 
     def _on_epoch(self, progress: Progress) -> bool:
         params, state = progress.train_state.params, progress.train_state.state
-        measured = self._evaluate(params, state, self.experiment.splits.validation)
+        measured = self._evaluate(params, state, self.validation)
         accuracy, loss = measured.accuracy(), measured.mean_loss()
         if not math.isfinite(loss):
             raise NonFiniteLossError(progress.step, loss)
         improved = (accuracy, -loss) > (self.best.accuracy, -self.best.loss)
         if improved:
-            self.best = Best(progress.epoch, accuracy, loss, *jax.tree.map(jnp.copy, (params, state)))
+            _, *unfrozen = unfreeze(self.phase.model, params, state)
+            # Copies, since the train state is donated to the next step.
+            self.best = Best(progress.epoch, accuracy, loss, *jax.tree.map(jnp.copy, unfrozen))
         row = {
             "epoch": progress.epoch,
             "step": progress.step,
@@ -259,7 +406,7 @@ class _Run:
             "train_accuracy": progress.metrics.accuracy(),
             "validation_loss": loss,
             "validation_accuracy": accuracy,
-            "learning_rate": float(jnp.asarray(self.experiment.schedule(progress.step - 1))),
+            "learning_rate": float(jnp.asarray(self.phase.schedule(progress.step - 1 - self._first_step))),
             "images_per_second": round(self.rate, 1),
         }
         self.rows.append(row)
@@ -269,6 +416,10 @@ class _Run:
             self._save(progress.train_state, Metrics())
         self.stopwatch.restart()
         return self.interrupted
+
+    @property
+    def _first_step(self) -> int:
+        return self.phase.first_epoch * self.experiment.batches.steps_per_epoch
 
     def _evaluate(self, params: Any, state: Any, dataset: data.Dataset) -> Metrics:
         size = min(EVAL_BATCH_SIZE, len(dataset.labels))
@@ -287,13 +438,9 @@ class _Run:
             self.checkpoints.save(step, checkpoint_tree(train_state, self.best.params, self.best.state), meta)
         self.saved_step = step
 
-    def _restore(self, train_state: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:
-        if self.checkpoints.latest_step() is None:
-            print("there is no checkpoint yet: starting again")
-            self.folder.keep_metrics(0)
-            return train_state, metrics
+    def _restore(self) -> tuple[TrainState, Metrics]:
         with reported(FileNotFoundError, CheckpointError, ValueError):
-            restored = self.checkpoints.restore(checkpoint_tree(train_state, self.best.params, self.best.state))
+            restored = restore(self.experiment, self.checkpoints)
         for reason in restored.skipped:
             print(f"skipped a damaged checkpoint: {reason}")
         self.saved_step = restored.step
@@ -307,8 +454,10 @@ class _Run:
 
     def _announce(self, display: Display) -> None:
         splits, options = self.experiment.splits, self.options
+        learning = count_parameters(self.experiment.phases[0].model)
+        frozen = "" if options.freeze is None else f" of which {learning:,} learn at first"
         display.note(
-            f"{options.model}, {count_parameters(self.experiment.model):,} parameters, on {options.data}: "
+            f"{options.model}, {count_parameters(self.experiment.model):,} parameters{frozen}, on {options.data}: "
             f"{len(splits.train.labels):,} training, {len(splits.validation.labels):,} validation and "
             f"{len(splits.test.labels):,} test images of {'x'.join(map(str, splits.train.images.shape[1:]))}, "
             f"{len(splits.train.class_names)} classes"
@@ -390,9 +539,46 @@ def _check(options: Train) -> None:
         ("seed", 0 <= options.seed < 2**63, "at least 0 and below 2**63"),
         ("split_seed", options.split_seed >= 0, "at least 0"),
         ("checkpoint_epochs", options.checkpoint_epochs >= 1, "at least 1"),
+        ("examples_per_class", options.examples_per_class is None or options.examples_per_class >= 1, "at least 1"),
+        (
+            "unfreeze_epoch",
+            options.unfreeze_epoch is None or 1 <= options.unfreeze_epoch < options.epochs,
+            "at least 1 and below --epochs",
+        ),
+        (
+            "unfreeze_learning_rate",
+            options.unfreeze_learning_rate is None or options.unfreeze_learning_rate > 0,
+            "above 0",
+        ),
     ):
         if not valid:
-            raise CommandError(f"--{name.replace('_', '-')} expects a number {expected}, got {getattr(options, name)}")
+            raise CommandError(f"{_flag(name)} expects a number {expected}, got {getattr(options, name)}")
+
+    for name, given, needs, there in (
+        ("head", options.head != "auto", "init_from", options.init_from is not None),
+        ("freeze", options.freeze is not None, "init_from", options.init_from is not None),
+        ("unfreeze_epoch", options.unfreeze_epoch is not None, "freeze", options.freeze is not None),
+        (
+            "unfreeze_learning_rate",
+            options.unfreeze_learning_rate is not None,
+            "unfreeze_epoch",
+            options.unfreeze_epoch is not None,
+        ),
+        ("cache_features", options.cache_features, "freeze", options.freeze is not None),
+    ):
+        if given and not there:
+            raise CommandError(
+                f"{_flag(name)} means something only with {_flag(needs)}; give that too, or leave it out"
+            )
+    if options.cache_features and options.augment != "none":
+        raise CommandError(
+            f"--cache-features expects --augment none, got {options.augment}: images that change in every epoch have "
+            "other features every time"
+        )
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _folder_to_resume(options: Train) -> RunFolder:
@@ -412,9 +598,7 @@ def _resumed_options(folder: RunFolder, arguments: list[str]) -> Train:
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     before, now = option_values(stored), option_values(given)
-    changed = [
-        f"--{name.replace('_', '-')} {before[name]} to {now[name]}" for name in before if before[name] != now[name]
-    ]
+    changed = [f"{_flag(name)} {before[name]} to {now[name]}" for name in before if before[name] != now[name]]
     if changed:
         raise CommandError(
             f"--resume goes on with a run as it was started and cannot change {', '.join(changed)}; "

@@ -3,14 +3,11 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
 from jaxcnn import data
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.run_folder import RunFolder
-from jaxcnn.cli.train import checkpoint_tree, set_up
+from jaxcnn.cli.train import restore, set_up
 from jaxcnn.layers import Sequential
-from jaxcnn.training import init_train_state
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
 
 
@@ -51,11 +48,7 @@ def load(run: Path) -> Trained:
     if folder.config["data_fingerprint"] != experiment.fingerprint:
         raise CommandError(f"expected the data that the run in {run} was trained on, got others; were they changed?")
     with reported(FileNotFoundError, CheckpointError, ValueError):
-        checkpoints = Checkpoints(folder.checkpoints)
-        like = jax.eval_shape(
-            lambda key: init_train_state(experiment.model, experiment.optimizer, key), jax.random.key(0)
-        )
-        restored = checkpoints.restore(checkpoint_tree(like, like.params, like.state))
+        restored = restore(experiment, Checkpoints(folder.checkpoints))
     for reason in restored.skipped:
         print(f"skipped a damaged checkpoint: {reason}")
     epoch = restored.meta["best"]["epoch"]

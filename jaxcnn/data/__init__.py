@@ -1,6 +1,6 @@
 """Readers, augmentation of one image, and batches."""
 
-from jaxcnn.data.arrays import Dataset, Splits, dataset, load_npz, split
+from jaxcnn.data.arrays import Dataset, Splits, choose_classes, dataset, few, load_npz, split
 from jaxcnn.data.augment import (
     Composition,
     Step,
@@ -27,6 +27,7 @@ __all__ = [
     "Step",
     "affine",
     "brightness",
+    "choose_classes",
     "compose",
     "contrast",
     "cutout",
@@ -34,6 +35,7 @@ __all__ = [
     "digits",
     "elastic",
     "eval_batches",
+    "few",
     "flip",
     "load_npz",
     "noise",

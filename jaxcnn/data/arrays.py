@@ -122,6 +122,63 @@ def split(dataset: Dataset, *, fractions: tuple[float, float, float] = (0.6, 0.2
     return Splits(train, validation, test)
 
 
+def choose_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
+    """Keeps the examples of some classes, and numbers these anew.
+
+    Args:
+      dataset: any dataset.
+      classes: names of classes that it has, all different; the first becomes label 0, and so on.
+
+    Returns:
+      The examples of these classes, in the order of the dataset.
+
+    Raises:
+      ValueError: there is no class of that name, one is named twice, or none is named.
+      TypeError: `classes` is a single string.
+    """
+    if isinstance(classes, str):
+        raise TypeError(f"classes must be a sequence of names, got the string {classes!r}")
+    unknown = [name for name in classes if name not in dataset.class_names]
+    if unknown or not classes or len(set(classes)) != len(classes):
+        raise ValueError(f"classes must be different names among {dataset.class_names}, got {tuple(classes)}")
+    numbers = np.full(len(dataset.class_names), -1, np.int32)
+    numbers[[dataset.class_names.index(name) for name in classes]] = np.arange(len(classes))
+    labels = numbers[dataset.labels]
+    return Dataset(dataset.images[labels >= 0], labels[labels >= 0], tuple(classes))
+
+
+def few(dataset: Dataset, per_class: int, *, seed: int) -> Dataset:
+    """Draws the same small number of examples of every class.
+
+    Of one seed, the examples of a smaller number are among those of a larger one.
+
+    Args:
+      dataset: any dataset.
+      per_class: number of examples of each class, at least 1.
+      seed: chooses the examples, at least 0; the result is a function of it and the labels.
+
+    Returns:
+      The examples, in the order of the dataset.
+
+    Raises:
+      ValueError: a class has fewer examples, or an argument is out of range.
+    """
+    if per_class < 1:
+        raise ValueError(f"per_class must be at least 1, got {per_class}")
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}")
+    class_sizes = np.bincount(dataset.labels, minlength=len(dataset.class_names))
+    rarest = int(np.argmin(class_sizes))
+    if class_sizes[rarest] < per_class:
+        raise ValueError(
+            f"few needs {per_class} examples of every class, got {class_sizes[rarest]} of class "
+            f"{dataset.class_names[rarest]!r}; ask for fewer, or leave that class out"
+        )
+    rng = np.random.default_rng(seed)
+    chosen = [rng.permutation(np.flatnonzero(dataset.labels == label))[:per_class] for label in range(len(class_sizes))]
+    return _take(dataset, np.sort(np.concatenate(chosen)))
+
+
 def load_npz(path: str | os.PathLike[str]) -> Dataset:
     """Reads a dataset from an .npz file, as `numpy.savez(path, images=images, labels=labels)` writes it.
 

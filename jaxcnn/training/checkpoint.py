@@ -11,7 +11,7 @@ import operator
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, Self
@@ -24,6 +24,9 @@ from jaxcnn.trees import named_leaves
 
 # A longer list than this would push the message itself off the screen.
 _LISTED_DIFFERENCES = 20
+
+# What may stand for a leaf that is to be restored.
+_EXPECTED = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 
 
 class CheckpointError(RuntimeError):
@@ -147,7 +150,8 @@ class Checkpoints:
         """Reads the newest checkpoint whose every leaf passes its checksum.
 
         Args:
-          like: a pytree of arrays or `jax.ShapeDtypeStruct`s with the expected structure; values are not read.
+          like: a pytree of arrays or `jax.ShapeDtypeStruct`s with the expected structure; values are not read. Or a
+            function of the step that returns one, where the structure changes in the course of a training.
 
         Returns:
           The checkpoint, its leaves as jax arrays on the default device that share no memory, with the reasons
@@ -159,24 +163,61 @@ class Checkpoints:
           ValueError: the newest readable checkpoint has other leaves, shapes or dtypes than `like`; they are listed.
           TypeError: a leaf of `like` has no shape and dtype.
         """
-        expected = _named_arrays(like, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct))
+        if callable(like):
+            return self._restore(lambda step, record: like(step))
+        _named_arrays(like, _EXPECTED)
+        return self._restore(lambda step, record: like)
+
+    def restore_leaves(self, prefix: str) -> Restored:
+        """Reads some leaves of the newest checkpoint in which they pass their checksums, whatever else it holds.
+
+        Args:
+          prefix: what the paths of these leaves begin with, such as "best/params/".
+
+        Returns:
+          The checkpoint; its tree is a dict of jax arrays by path, the prefix left out.
+
+        Raises:
+          FileNotFoundError: the directory holds no checkpoint.
+          CheckpointError: it does, and every one is damaged; all reasons are given.
+          ValueError: the newest readable checkpoint has no leaf whose path begins so.
+        """
+
+        def described(step: int, record: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+            chosen = {name: leaf for name, leaf in record["leaves"].items() if name.startswith(prefix)}
+            if not chosen:
+                there = list(record["leaves"])[:_LISTED_DIFFERENCES]
+                raise ValueError(
+                    f"expected leaves that begin with {prefix!r} in checkpoint {step} of {self.directory}, got {there}"
+                )
+            return {name: jax.ShapeDtypeStruct(leaf["shape"], leaf["dtype"]) for name, leaf in chosen.items()}
+
+        restored = self._restore(described, prefix)
+        return restored._replace(tree={name.removeprefix(prefix): leaf for name, leaf in restored.tree.items()})
+
+    def _restore(self, like: Callable[[int, Mapping[str, Any]], Any], prefix: str = "") -> Restored:
+        """Reads the leaves whose paths begin with the prefix, as `like` has them for a step and its record."""
         skipped: list[str] = []
         with self._open() as manager:
             for step, record in self._records(manager, skipped):
-                if differences := _differences(expected, record["leaves"]):
+                tree = like(step, record)
+                expected = _named_arrays(tree, _EXPECTED)
+                stored = {name: leaf for name, leaf in record["leaves"].items() if name.startswith(prefix)}
+                if differences := _differences(expected, stored):
                     raise ValueError(
                         f"expected the leaves of this model and its options, got others in checkpoint {step} of "
                         f"{self.directory}; restore with those it was saved with:\n  " + "\n  ".join(differences)
                     )
                 try:
-                    arrays = _read_arrays(manager, step, expected, record["leaves"])
+                    arrays = _read_arrays(manager, step, expected, stored)
                 except Exception as error:  # Orbax raises whatever its parts raise, bare Exception included.
                     skipped.append(_explain(step, error))
                     self._damaged.add(step)
                     continue
-                leaves = [_to_jax(arrays[name], record["leaves"][name]) for name in expected]
-                tree = jax.tree.unflatten(jax.tree.structure(like), leaves)
-                return Restored(step, tree, record["meta"], tuple(skipped))
+                leaves = [_to_jax(arrays[name], stored[name]) for name in expected]
+                return Restored(
+                    step, jax.tree.unflatten(jax.tree.structure(tree), leaves), record["meta"], tuple(skipped)
+                )
         raise self._none_usable(skipped)
 
     def read_meta(self) -> tuple[int, dict[str, Any]]:

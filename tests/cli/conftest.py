@@ -14,7 +14,6 @@ from jaxcnn import trees
 from jaxcnn.cli import main, train
 from jaxcnn.cli.display import LineDisplay
 from jaxcnn.cli.run_folder import RunFolder
-from jaxcnn.training import init_train_state
 from jaxcnn.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -125,20 +124,38 @@ def words(npz):
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, words):
+def finish(tmp_path_factory):
+    """Runs a training for several tests, in a new folder that it returns; what it printed is beside that."""
+
+    def finish(words, pictures=False):
+        run = tmp_path_factory.mktemp("finished") / "run"
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(jax.numpy_dtype_promotion("standard"))
+            output = stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            if not pictures:
+                leave_pictures_out(stack.enter_context(pytest.MonkeyPatch.context()))
+            assert run_main(words(run)) == 0
+        run.with_name("output").write_text(output.getvalue())
+        return run
+
+    return finish
+
+
+@pytest.fixture(scope="session")
+def finished(finish, words):
     """The folder of a finished run, not to be changed: 4 epochs of 5 steps, a checkpoint after each."""
-    run = tmp_path_factory.mktemp("finished") / "run"
-    with jax.numpy_dtype_promotion("standard"), contextlib.redirect_stdout(io.StringIO()) as output:
-        assert run_main(words(run, *FINISHED)) == 0
-    run.with_name("output").write_text(output.getvalue())
-    return run
+    return finish(lambda run: words(run, *FINISHED), pictures=True)
+
+
+def leave_pictures_out(monkeypatch):
+    for name in ("plot_curves", "plot_confusion", "plot_mistakes"):
+        monkeypatch.setattr(train.figures, name, lambda *arguments, **options: None)
 
 
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Leaves the pictures out, which take most of the time of a tiny run."""
-    for name in ("plot_curves", "plot_confusion", "plot_mistakes"):
-        monkeypatch.setattr(train.figures, name, lambda *arguments, **options: None)
+    leave_pictures_out(monkeypatch)
 
 
 @pytest.fixture
@@ -171,10 +188,7 @@ def saved():
     def read(run: Path) -> Saved:
         folder = RunFolder(run)
         experiment = train.set_up(folder.options)
-        like = jax.eval_shape(
-            lambda key: init_train_state(experiment.model, experiment.optimizer, key), jax.random.key(0)
-        )
-        restored = Checkpoints(folder.checkpoints).restore(train.checkpoint_tree(like, like.params, like.state))
+        restored = train.restore(experiment, Checkpoints(folder.checkpoints))
         assert restored.skipped == ()
         arrays = {name: np.asarray(leaf) for name, leaf in trees.named_leaves(restored.tree).items()}
         leaves = {name: (array.dtype, array.shape, array.tobytes()) for name, array in arrays.items()}

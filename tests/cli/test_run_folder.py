@@ -38,6 +38,8 @@ def test_the_config_holds_all_that_is_needed_to_repeat_the_run(finished, npz):
     assert config["options"] == {
         "model": "mlp",
         "data": str(npz),
+        "classes": [],
+        "examples_per_class": None,
         "epochs": 4,
         "batch_size": 32,
         "optimizer": "adamw",
@@ -51,10 +53,18 @@ def test_the_config_holds_all_that_is_needed_to_repeat_the_run(finished, npz):
         "precision": "float32",
         "seed": 0,
         "split_seed": 0,
+        "init_from": None,
+        "head": "auto",
+        "freeze": None,
+        "unfreeze_epoch": None,
+        "unfreeze_learning_rate": None,
+        "learning_rates": [],
+        "cache_features": False,
         "checkpoint_epochs": 1,
     }
     assert config["command"][:4] == ["jaxcnn", "train", "--model", "mlp"]
     assert re.fullmatch(r"[0-9a-f]{8}", config["data_fingerprint"])
+    assert config["weights_fingerprint"] is None
     for package in ("jax", "jaxlib", "optax", "numpy", "orbax-checkpoint"):
         assert config["versions"][package] == importlib.metadata.version(package)
     assert set(config["versions"]) >= {"python", "jaxcnn", "scikit-learn"}

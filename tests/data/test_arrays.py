@@ -5,7 +5,7 @@ import zlib
 import numpy as np
 import pytest
 
-from jaxcnn.data import Dataset, dataset, load_npz, split
+from jaxcnn.data import Dataset, choose_classes, dataset, few, load_npz, split
 from jaxcnn.data.arrays import _shares
 
 
@@ -317,3 +317,44 @@ def test_a_refused_array_is_reported_with_its_file(tmp_path):
     with pytest.raises(ValueError, match=r"must be in \[0, 1\]") as caught:
         load_npz(tmp_path / "data.npz")
     assert "data.npz" in caught.value.__notes__[0]
+
+
+def test_chosen_classes_are_numbered_as_they_are_named():
+    whole = dataset(np.arange(6).reshape(-1, 1, 1, 1) / 10, [0, 2, 1, 2, 0, 1], ["cat", "dog", "eel"])
+    chosen = choose_classes(whole, ["eel", "cat"])
+    np.testing.assert_array_equal(chosen.labels, [1, 0, 0, 1])
+    np.testing.assert_allclose(chosen.images.ravel(), [0, 0.1, 0.3, 0.4])
+    assert chosen.class_names == ("eel", "cat")
+    assert chosen.labels.dtype == np.int32
+
+
+@pytest.mark.parametrize("classes", [["0", "3"], ["1", "1"], []])
+def test_classes_that_are_not_there_or_named_twice_are_refused(classes):
+    with pytest.raises(ValueError, match=r"different names among \('0', '1', '2'\), got \("):
+        choose_classes(numbered([0, 1, 2]), classes)
+
+
+def test_a_string_is_no_list_of_classes():
+    with pytest.raises(TypeError, match="a sequence of names, got the string '01'"):
+        choose_classes(numbered([0, 1]), "01")
+
+
+def test_few_draws_as_many_of_every_class_and_the_same_again():
+    whole = numbered(np.arange(60) % 3)
+    drawn = few(whole, 4, seed=5)
+    np.testing.assert_array_equal(np.bincount(drawn.labels), [4, 4, 4])
+    np.testing.assert_array_equal(drawn.labels, indices(drawn) % 3)
+    assert list(indices(drawn)) == sorted(set(indices(drawn)))
+    np.testing.assert_array_equal(indices(few(whole, 4, seed=5)), indices(drawn))
+    assert set(indices(few(whole, 4, seed=6))) != set(indices(drawn))
+    # Of one seed, fewer are among more.
+    assert set(indices(few(whole, 3, seed=5))) < set(indices(drawn))
+
+
+def test_few_refuses_more_than_there_are_and_nonsense():
+    with pytest.raises(ValueError, match="few needs 3 examples of every class, got 2 of class '1'; ask for fewer"):
+        few(numbered([0, 0, 0, 1, 1]), 3, seed=0)
+    with pytest.raises(ValueError, match="per_class must be at least 1, got 0"):
+        few(numbered([0, 1]), 0, seed=0)
+    with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
+        few(numbered([0, 1]), 1, seed=-1)

@@ -548,3 +548,36 @@ def test_without_orbax_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
     with pytest.raises(ImportError, match=re.escape("pip install 'jaxcnn[cli]'")):
         Checkpoints(tmp_path)
+
+
+def test_some_leaves_are_read_whatever_else_there_is(two):
+    checkpoints = Checkpoints(two)
+    tree = {
+        "best": {"params": {"kernel": jnp.arange(3.0)}, "state": {}},
+        "step": jnp.int32(3),
+        "key": jax.random.key(0),
+    }
+    checkpoints.save(3, tree, {"epoch": 7})
+    restored = checkpoints.restore_leaves("best/params/")
+    assert (restored.step, restored.meta, restored.skipped) == (3, {"epoch": 7}, ())
+    assert_same(restored.tree, {"kernel": jnp.arange(3.0)})
+    with pytest.raises(ValueError, match=r"begin with 'params/' in checkpoint 3 of .*, got \['best/params/kernel', "):
+        checkpoints.restore_leaves("params/")
+
+
+def test_some_leaves_are_those_of_the_previous_checkpoint_where_the_newest_is_damaged(two):
+    flip(data_file(two, 2), 1000)
+    restored = Checkpoints(two).restore_leaves("noise")
+    assert restored.step == 1
+    assert len(restored.skipped) == 1
+    assert_same(restored.tree[""], small_tree(1)["noise"])
+
+
+def test_the_structure_may_go_with_the_step(two):
+    Checkpoints(two).save(3, {"other": jnp.arange(2)}, {})
+    structures = {3: {"other": jnp.arange(2)}, 2: small_tree(0)}
+    assert_same(Checkpoints(two).restore(structures.get).tree, {"other": jnp.arange(2)})
+    data_file(two, 3).unlink()
+    restored = Checkpoints(two).restore(structures.get)
+    assert restored.step == 2
+    assert_same(restored.tree, small_tree(2))

@@ -1,0 +1,244 @@
+"""Where the parameters of a training come from, and which of them learn when."""
+
+import re
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn import trees
+from jaxcnn.cli.errors import CommandError, reported
+from jaxcnn.cli.options import Train
+from jaxcnn.cli.run_folder import RunFolder
+from jaxcnn.layers import Frozen, Sequential, freeze, identity
+from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
+from jaxcnn.types import Params, State
+
+_BACKBONE = "(?!head(/|$)).*"
+# A longer list than this would push the message itself off the screen.
+_LISTED = 10
+
+
+class Source(NamedTuple):
+    """Weights to begin with.
+
+    Attributes:
+      name: where they are from, for messages.
+      params: parameters by their paths in the model.
+      state: state likewise.
+      fingerprint: checksum of all of them.
+    """
+
+    name: str
+    params: Mapping[str, Any]
+    state: Mapping[str, Any]
+    fingerprint: str
+
+
+def read_source(options: Train) -> Source:
+    """Reads the weights of --init-from.
+
+    Args:
+      options: the options of a training that has it.
+
+    Returns:
+      The weights, whatever their head.
+
+    Raises:
+      CommandError: there are none, or they are those of another model.
+    """
+    path = Path(str(options.init_from))
+    params, state = _read_run(path, options.model)
+    checksum = 0
+    for tree in (params, state):
+        for name in sorted(tree):
+            checksum = zlib.crc32(np.asarray(tree[name]).tobytes(), zlib.crc32(name.encode(), checksum))
+    return Source(str(path), params, state, f"{checksum:08x}")
+
+
+def _read_run(path: Path, model: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    folder = RunFolder(path)
+    if folder.options.model != model:
+        raise CommandError(f"expected the weights of {model}, got a run of {folder.options.model} in {path}")
+    checkpoints = Checkpoints(folder.checkpoints)
+    with reported(FileNotFoundError, CheckpointError, ValueError):
+        best = checkpoints.restore_leaves("best/")
+    for reason in best.skipped:
+        print(f"skipped a damaged checkpoint: {reason}")
+    if best.meta["best"]["epoch"] == 0:
+        raise CommandError(f"expected a run with at least one whole epoch, got {path}, stopped before; resume it first")
+    found: dict[str, dict[str, Any]] = {"params": {}, "state": {}}
+    for path_in_best, leaf in best.tree.items():
+        kind, _, name = path_in_best.partition("/")
+        found[kind][name] = leaf
+    return found["params"], found["state"]
+
+
+def first_parameters(options: Train, model: Sequential, key: jax.Array, source: Source | None) -> tuple[Params, State]:
+    """Draws a model's parameters and state, and puts weights in their place.
+
+    Args:
+      options: the options of a training.
+      model: the model, nothing in it frozen.
+      key: typed random key, consumed.
+      source: the weights of --init-from, or None.
+
+    Returns:
+      Parameters and state; the head is a new one or that of the weights, as --head says.
+
+    Raises:
+      CommandError: the weights do not fit the model.
+    """
+    params, state = model.init(key)
+    if source is None:
+        return params, state
+    classes = _differing(params, source.params, head=True)
+    new_head = options.head == "new" or (options.head == "auto" and (options.freeze is not None or bool(classes)))
+    if not new_head and classes:
+        raise CommandError(
+            f"--head keep expects weights of as many classes, got others in {source.name}: {classes[0]}; "
+            "draw a new head by --head new"
+        )
+    for tree, leaves in ((params, source.params), (state, source.state)):
+        if faults := _differing(tree, leaves, head=False):
+            raise CommandError(_misfit(options, source, params, faults))
+    return _filled(params, source.params, new_head), _filled(state, source.state, new_head)
+
+
+def freeze_layers(
+    pattern: str | None, model: Sequential, params: Params, state: State
+) -> tuple[Sequential, Params, State]:
+    """Freezes what --freeze names.
+
+    Args:
+      pattern: "backbone", a regular expression of paths of layers, or None.
+      model: the model.
+      params: its parameters; arrays or their shapes.
+      state: its state likewise.
+
+    Returns:
+      The model with these layers frozen, its parameters and its state.
+
+    Raises:
+      CommandError: the pattern matches no layer, or leaves nothing that learns.
+    """
+    if pattern is None:
+        return model, params, state
+    with reported(ValueError, re.error):
+        frozen, params, state = freeze(model, params, state, _BACKBONE if pattern == "backbone" else pattern)
+    if not jax.tree.leaves(params):
+        raise CommandError(f"--freeze {pattern} leaves no parameter that learns; freeze fewer layers")
+    return frozen, params, state
+
+
+def cut_in_two(model: Sequential) -> tuple[Sequential, Sequential]:
+    """Cuts a model behind the frozen layers that it begins with.
+
+    Both halves take the parameters and the state of the whole model: in each, the layers of the other do nothing.
+
+    Args:
+      model: a model with frozen layers.
+
+    Returns:
+      The frozen half, and the half that learns.
+
+    Raises:
+      CommandError: the first layer is not frozen as a whole.
+    """
+    frozen = []
+    for name, layer in model.layers:
+        if not isinstance(layer, Frozen):
+            break
+        frozen.append(name)
+    if not frozen:
+        raise CommandError(
+            f"--cache-features expects the model to begin with frozen layers, and its first, {model.names[0]}, learns; "
+            "use --freeze backbone"
+        )
+    others = [name for name in model.names if name not in frozen]
+    return model.replace(**dict.fromkeys(others, identity)), model.replace(**dict.fromkeys(frozen, identity))
+
+
+def learning_rate_factors(options: Train, params: Params) -> dict[str, float]:
+    """Reads --learning-rates.
+
+    Args:
+      options: the options of a training.
+      params: parameters of the model, nothing in it frozen; arrays or their shapes.
+
+    Returns:
+      Factors of the learning rate by pattern.
+
+    Raises:
+      CommandError: a rule cannot be read, or parameters match none or several.
+    """
+    factors: dict[str, float] = {}
+    for rule in options.learning_rates:
+        pattern, equals, factor = rule.rpartition("=")
+        try:
+            factors[pattern] = float(factor)
+        except ValueError:
+            equals = ""
+        if not equals or not 0 < factors[pattern] < float("inf"):
+            raise CommandError(f"--learning-rates expects PATTERN=FACTOR with a factor above 0, got {rule!r}")
+    if factors:
+        with reported(ValueError, re.error):
+            trees.label_by_name(params, factors)
+    return factors
+
+
+def those_that_learn(factors: Mapping[str, float], params: Params) -> dict[str, float]:
+    """Keeps the rules that concern parameters that learn.
+
+    Args:
+      factors: factors by pattern; every parameter of the model matches exactly one.
+      params: the parameters that learn.
+
+    Returns:
+      The factors of the patterns that one of them matches.
+    """
+    names = trees.named_leaves(params)
+    return {
+        pattern: factor for pattern, factor in factors.items() if any(re.fullmatch(pattern, name) for name in names)
+    }
+
+
+def _is_head(name: str) -> bool:
+    return name.startswith("head/")
+
+
+def _differing(tree: Params | State, leaves: Mapping[str, Any], *, head: bool) -> list[str]:
+    """Lists, one line each, the leaves of the head or of the rest that are missing, unexpected or of another shape."""
+    wanted = trees.named_leaves(tree)
+    lines = [f"missing {name!r}" for name in wanted if name not in leaves]
+    lines += [f"unexpected {name!r}" for name in leaves if name not in wanted]
+    lines += [
+        f"{name!r} is {leaves[name].shape}, expected {leaf.shape}"
+        for name, leaf in wanted.items()
+        if name in leaves and leaves[name].shape != leaf.shape
+    ]
+    return [line for line in lines if _is_head(line.split("'")[1]) == head]
+
+
+def _misfit(options: Train, source: Source, params: Params, faults: list[str]) -> str:
+    for name, leaf in trees.named_leaves(params).items():
+        given = source.params[name].shape if name in source.params else ()
+        if len(given) == 4 and given[2] != leaf.shape[2] and given[:2] + given[3:] == leaf.shape[:2] + leaf.shape[3:]:
+            return (
+                f"expected weights for images of {leaf.shape[2]} channels, got those in {source.name}, which take "
+                f"{given[2]}; give --data with images of {given[2]} channels (grey ones repeated), or other weights"
+            )
+    listed = "\n  ".join([*faults[:_LISTED], *(["..."] if len(faults) > _LISTED else [])])
+    return f"the weights in {source.name} do not fit {options.model} for these images:\n  {listed}"
+
+
+def _filled(tree: Params | State, leaves: Mapping[str, Any], new_head: bool) -> Any:
+    fresh = trees.named_leaves(tree)
+    filled = [
+        leaf if new_head and _is_head(name) else jnp.asarray(leaves[name], leaf.dtype) for name, leaf in fresh.items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(tree), filled)

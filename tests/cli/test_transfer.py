@@ -1,0 +1,258 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from jaxcnn.cli.run_folder import RunFolder
+from jaxcnn.training.checkpoint import Checkpoints
+
+FIRST, SECOND = ["0", "1", "2", "3", "4"], ["5", "6", "7", "8", "9"]
+# 18 training images of each class: 3 steps of 30 in an epoch. Frozen until step 6, a checkpoint every 4 epochs.
+OPTIONS = ["--epochs", 4, "--freeze", "backbone", "--unfreeze-epoch", 2, "--unfreeze-learning-rate", 1e-3]
+OPTIONS += ["--learning-rates", "head/.*=1", "dense./.*=0.5", "--augment", "none", "--checkpoint-epochs", 4]
+OPTIONS += ["--warmup-epochs", 0.5, "--cache-features"]
+
+
+@pytest.fixture(scope="module")
+def pretrained(finish, words):
+    """The folder of a finished run on the first five digits, not to be changed."""
+    options = ["--classes", *FIRST, "--batch-size", 30, "--epochs", 3, "--augment", "none"]
+    return finish(lambda run: words(run, *options))
+
+
+@pytest.fixture(scope="module")
+def transfer(pretrained, words):
+    """`train` on the other five digits."""
+
+    def transfer(run, *more, init_from=pretrained):
+        return words(run, "--classes", *SECOND, "--batch-size", 30, "--init-from", init_from, *more)
+
+    return transfer
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(finish, transfer):
+    """A run of OPTIONS that was never stopped, not to be changed."""
+    return finish(lambda run: transfer(run, *OPTIONS))
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(no_pictures):
+    pass
+
+
+def best(run):
+    restored = Checkpoints(RunFolder(run).checkpoints).restore_leaves("best/params/")
+    return {name: np.asarray(leaf) for name, leaf in restored.tree.items()}
+
+
+def test_the_backbone_stays_until_it_is_unfrozen_and_the_head_is_new(jaxcnn, transfer, pretrained, saved, tmp_path):
+    run = tmp_path / "run"
+    done = jaxcnn(*transfer(run, "--epochs", 2, "--freeze", "backbone", "--augment", "none"))
+    assert done.status == 0
+    assert "50,181 parameters of which 645 learn at first, on" in done.out
+    was, now, leaves = best(pretrained), best(run), saved(run).leaves
+    assert was.keys() == now.keys()
+    for name, leaf in was.items():
+        assert np.array_equal(leaf, now[name]) != name.startswith("head/"), name
+    assert not any("opt_state" in name and "dense" in name for name in leaves)
+    assert leaves["train_state/state/dense1/kernel"][2] == was["dense1/kernel"].tobytes()
+
+
+def test_a_phase_with_a_smaller_rate_trains_all_of_it(uninterrupted, pretrained, saved, rows):
+    output = uninterrupted.with_name("output").read_text()
+    assert "features of the frozen layers: 128\n" in output
+    assert output.index("epoch   2/4") < output.index("epoch 3: all layers learn from here on") < output.index("3/4")
+    assert "train_state/params/dense1/kernel" in saved(uninterrupted).leaves
+    # Linear warm-up over 1.5 steps of each phase to 2e-3 and to 1e-3.
+    rates = [row["learning_rate"] for row in rows(uninterrupted)]
+    assert rates[1] < rates[0] == pytest.approx(2e-3)
+    assert rates[3] < rates[2] == pytest.approx(1e-3)
+    was, now = best(pretrained), best(uninterrupted)
+    assert RunFolder(uninterrupted).result()["best_epoch"] > 2
+    assert not any(np.array_equal(was[name], now[name]) for name in was)
+
+
+@pytest.mark.parametrize("stop", [pytest.param(2, marks=pytest.mark.slow), 6, pytest.param(8, marks=pytest.mark.slow)])
+def test_it_goes_on_exactly_in_either_phase_and_between_them(
+    jaxcnn, transfer, uninterrupted, at_step, ctrl_c, tmp_path, saved, rows, stop
+):
+    run = tmp_path / "run"
+    at_step({stop: ctrl_c})
+    assert f"stopped after step {stop}, with a checkpoint" in jaxcnn(*transfer(run, *OPTIONS)).out
+    at_step({})
+    resumed = jaxcnn("train", "--run-dir", run, "--resume")
+    assert resumed.status == 0, resumed.err
+    assert f"going on after step {stop}\n" in resumed.out
+    assert saved(run) == saved(uninterrupted)
+    assert rows(run) == rows(uninterrupted)
+    assert RunFolder(run).result() == RunFolder(uninterrupted).result()
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_of_the_second_phase_is_passed_over_for_one_of_the_first(
+    jaxcnn, transfer, uninterrupted, at_step, ctrl_c, tmp_path, saved
+):
+    run = tmp_path / "run"
+    at_step({5: ctrl_c})
+    jaxcnn(*transfer(run, *OPTIONS))
+    at_step({8: ctrl_c})
+    jaxcnn("train", "--run-dir", run, "--resume")
+    at_step({})
+    folder = run / "checkpoints" / "8"
+    file = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    resumed = jaxcnn("train", "--run-dir", run, "--resume")
+    assert resumed.status == 0, resumed.err
+    assert "going on after step 5\n" in resumed.out
+    assert saved(run) == saved(uninterrupted)
+
+
+def test_a_run_without_a_checkpoint_starts_again_from_the_same_weights_only(
+    jaxcnn, transfer, pretrained, uninterrupted, at_step, tmp_path, saved
+):
+    def kill():
+        raise RuntimeError("killed")
+
+    run, weights = tmp_path / "run", tmp_path / "weights"
+    shutil.copytree(pretrained, weights)
+    at_step({3: kill})
+    with pytest.raises(RuntimeError, match="killed"):
+        jaxcnn(*transfer(run, *OPTIONS, init_from=weights))
+    at_step({})
+    fingerprint = json.loads((run / "config.json").read_text())["weights_fingerprint"]
+    assert fingerprint == RunFolder(uninterrupted).config["weights_fingerprint"]
+    shutil.rmtree(weights)
+    shutil.copytree(uninterrupted, weights)
+    refused = jaxcnn("train", "--run-dir", run, "--resume")
+    assert refused.status == 2
+    assert "expected the weights that the run in" in refused.err
+    shutil.rmtree(weights)
+    shutil.copytree(pretrained, weights)
+    assert jaxcnn("train", "--run-dir", run, "--resume").status == 0
+    assert saved(run).leaves == saved(uninterrupted).leaves
+    # What has a checkpoint needs the weights no longer.
+    shutil.rmtree(weights)
+    (run / "result.json").unlink()
+    assert jaxcnn("train", "--run-dir", run, "--resume").status == 0
+    assert jaxcnn("evaluate", run).out == jaxcnn("evaluate", uninterrupted).out
+
+
+def test_cached_features_give_what_images_give(jaxcnn, transfer, uninterrupted, tmp_path, rows):
+    run = tmp_path / "run"
+    assert jaxcnn(*transfer(run, *(word for word in OPTIONS if word != "--cache-features"))).status == 0
+    for row, cached in zip(rows(run), rows(uninterrupted), strict=True):
+        assert row == pytest.approx(cached, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "keeps"),
+    [
+        ([], True),
+        (["--head", "new"], False),
+        (["--freeze", "dense1"], False),
+        (["--freeze", "dense1", "--head", "keep"], True),
+    ],
+)
+def test_the_head_is_that_of_the_weights_or_a_new_one(
+    jaxcnn, transfer, pretrained, tmp_path, saved, at_step, ctrl_c, options, keeps
+):
+    run = tmp_path / "run"
+    # One step at a rate of zero.
+    at_step({1: ctrl_c})
+    assert jaxcnn(*transfer(run, "--epochs", 1, "--augment", "none", *options)).status == 0
+    first, head = saved(run).leaves["train_state/params/head/kernel"], best(pretrained)["head/kernel"]
+    assert (first[2] == head.tobytes()) == keeps
+
+
+def test_another_number_of_classes_makes_a_new_head(jaxcnn, words, pretrained, tmp_path):
+    options = ["--init-from", pretrained, "--epochs", 1, "--augment", "none"]
+    assert jaxcnn(*words(tmp_path / "run", *options)).status == 0
+    assert best(tmp_path / "run")["head/kernel"].shape == (128, 10)
+    refused = jaxcnn(*words(tmp_path / "other", *options, "--head", "keep"))
+    assert refused.status == 2
+    assert "expects weights of as many classes" in refused.err
+    assert "'head/bias' is (5,), expected (10,); draw a new head by --head new" in refused.err
+    assert not (tmp_path / "other").exists()
+
+
+def test_few_examples_are_taken_of_the_training_set_alone(jaxcnn, transfer, tmp_path):
+    options = ["--examples-per-class", 6, "--epochs", 1, "--augment", "none"]
+    done = jaxcnn(*transfer(tmp_path / "run", *options))
+    assert "30 training, 30 validation and 30 test images of 8x8x1, 5 classes" in done.out
+    refused = jaxcnn(*transfer(tmp_path / "other", "--examples-per-class", 19))
+    assert refused.status == 2
+    assert "few needs 19 examples of every class, got 18 of class" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--freeze", "stage1"], "freeze expects a pattern that matches the path of a layer, got 'stage1'"),
+        (["--freeze", "("], "missing ), unterminated subpattern"),
+        (["--freeze", ".*"], "--freeze .* leaves no parameter that learns; freeze fewer layers"),
+        (
+            ["--freeze", "dense2", "--cache-features", "--augment", "none"],
+            "its first, flatten, learns; use --freeze bac",
+        ),
+        (["--freeze", "backbone", "--cache-features"], "expects --augment none, got affine: images that change"),
+        (["--cache-features", "--augment", "none"], "--cache-features means something only with --freeze"),
+        (["--unfreeze-epoch", 2], "--unfreeze-epoch means something only with --freeze"),
+        (["--freeze", "backbone", "--unfreeze-learning-rate", 1], "means something only with --unfreeze-epoch"),
+        (["--freeze", "backbone", "--unfreeze-epoch", 40], "--unfreeze-epoch expects a number at least 1 and below"),
+        (["--learning-rates", "head"], "--learning-rates expects PATTERN=FACTOR with a factor above 0, got 'head'"),
+        (["--learning-rates", "head/.*=0"], "with a factor above 0, got 'head/.*=0'"),
+        (["--learning-rates", "head/.*=2"], "'dense1/kernel' matches no rule"),
+        (["--learning-rates", "head/.*=2", ".*=1"], "'head/bias' matches ['head/.*', '.*']"),
+        (["--learning-rates", ".*=1", "tail=2"], "rule 'tail' matches no leaf"),
+        (["--learning-rates", "(=1"], "missing ), unterminated subpattern"),
+        (["--classes", "5", "ten"], "classes must be different names among ('0', '1',"),
+        (["--examples-per-class", 0], "--examples-per-class expects a number at least 1, got 0"),
+        (["--model", "small_cnn"], "expected the weights of small_cnn, got a run of mlp"),
+        (["--init-from", "nowhere"], "expected the folder of a run, with a config.json, got nowhere"),
+    ],
+)
+def test_nonsense_is_refused_before_anything_is_made(jaxcnn, transfer, tmp_path, options, message):
+    refused = jaxcnn(*transfer(tmp_path / "run", *options))
+    assert refused.status == 2
+    assert message in refused.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("options", [["--freeze", "backbone"], ["--head", "new"]])
+def test_what_needs_weights_is_refused_without_them(jaxcnn, words, tmp_path, options):
+    refused = jaxcnn(*words(tmp_path / "run", *options))
+    assert refused.status == 2
+    assert f"{options[0]} means something only with --init-from" in refused.err
+
+
+@pytest.mark.slow
+def test_weights_for_images_of_other_channels_or_sizes_are_refused(jaxcnn, words, pretrained, tmp_path, digits8):
+    images, labels = digits8
+    options = ["--epochs", 1, "--augment", "none"]
+
+    def start(name, images, model, source):
+        np.savez(tmp_path / f"{name}.npz", images=images, labels=labels)
+        more = ["--model", model, "--data", tmp_path / f"{name}.npz", "--init-from", source, *options]
+        return jaxcnn(*words(tmp_path / name, *more))
+
+    larger = np.pad(images, ((0, 0), (0, 2), (0, 2)))
+    refused = start("larger", larger, "mlp", pretrained)
+    assert refused.status == 2
+    assert "do not fit mlp for these images:\n  'dense1/kernel' is (64, 256), expected (100, 256)" in refused.err
+    grey = tmp_path / "grey"
+    assert jaxcnn(*words(grey, "--model", "small_cnn", *options)).status == 0
+    refused = start("colour", np.stack([images] * 3, axis=-1), "small_cnn", grey)
+    assert refused.status == 2
+    assert f"expected weights for images of 3 channels, got those in {grey}, which take 1; give --data" in refused.err
+
+
+@pytest.mark.slow
+def test_an_unfinished_first_epoch_is_no_source(jaxcnn, words, transfer, at_step, ctrl_c, tmp_path):
+    at_step({2: ctrl_c})
+    jaxcnn(*words(tmp_path / "stopped", "--augment", "none"))
+    at_step({})
+    refused = jaxcnn(*transfer(tmp_path / "run", init_from=tmp_path / "stopped"))
+    assert refused.status == 2
+    assert "expected a run with at least one whole epoch" in refused.err
