@@ -16,6 +16,7 @@ import jaxcnn
 from jaxcnn import batched, layers, models
 from jaxcnn.layers import (
     AdaptiveAvgPool,
+    AuxiliaryHeads,
     AvgPool,
     BatchNorm,
     Concat,
@@ -42,6 +43,7 @@ from jaxcnn.layers import (
 )
 from jaxcnn.models import catalog
 from jaxcnn.models.efficientnet import fused_block
+from jaxcnn.models.inception import AuxiliaryPool
 from jaxcnn.models.lenet import C3_TABLE, Gaussian, Subsampling, TableConv
 from jaxcnn.models.resnet import ZeroPadShortcut, bottleneck_block
 from jaxcnn.values import Partial
@@ -54,6 +56,29 @@ LAYERS = {
     AdaptiveAvgPool: [
         ((6, 5, 4), lambda: AdaptiveAvgPool(3)),
         ((6, 5, 4), lambda: AdaptiveAvgPool((2, 7))),
+    ],
+    AuxiliaryHeads: [
+        (
+            (6, 5, 4),
+            lambda: AuxiliaryHeads(
+                "aux",
+                a=Conv(4, 6),
+                aux=Sequential(pool=GlobalAvgPool(), d=Dense(6, 3)),
+                b=GlobalAvgPool(),
+                c=Dense(6, 3),
+            ),
+        ),
+        (
+            (6, 5, 4),
+            lambda: AuxiliaryHeads(
+                "aux1",
+                "aux2",
+                conv=Conv(4, 6, use_bias=False),
+                aux1=Sequential(norm=BatchNorm(6), drop=Dropout(0.5)),
+                aux2=Function(jnp.tanh),
+                norm=BatchNorm(6),
+            ),
+        ),
     ],
     AvgPool: [
         ((6, 5, 4), lambda: AvgPool()),
@@ -151,6 +176,7 @@ LAYERS = {
         ((6, 5, 4), lambda: Sequential(conv=Conv(4, 6, use_bias=False), norm=BatchNorm(6), drop=Dropout(0.5))),
         ((6, 5, 4), lambda: Sequential(a=Sequential(a=Conv(4, 6), b=RELU), b=Sequential(), pool=GlobalAvgPool())),
     ],
+    AuxiliaryPool: [((18, 17, 4), lambda: AuxiliaryPool())],
     Gaussian: [((7,), lambda: Gaussian(7, 3))],
     Subsampling: [((6, 4, 4), lambda: Subsampling(4))],
     TableConv: [
@@ -165,6 +191,7 @@ DEEP |= {"resnet50_v2"}
 DEEP |= {"efficientnet_b0", "mobilenet_v1", "xception"}
 DEEP |= {"convnext_tiny", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "resnext50_32x4d", "unet"}
 DEEP |= {"densenet121", "regnet_y_400mf", "shufflenet_v2_x0_5"}
+DEEP |= {"alexnet", "googlenet", "inception_v3", "squeezenet1_1", "vgg11_bn"}
 
 # The blocks of a model above, only more or wider: the tests of the models count them.
 LARGER = {"convnext_base", "convnext_large", "convnext_small"}
@@ -175,6 +202,7 @@ LARGER |= {"densenet161", "densenet169", "densenet201"}
 LARGER |= {"shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0"}
 LARGER |= {f"regnet_x_{size}" for size in ("400mf", "800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")}
 LARGER |= {f"regnet_y_{size}" for size in ("800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")}
+LARGER |= {"squeezenet1_0", "vgg11", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"}
 
 BATCH = 4
 

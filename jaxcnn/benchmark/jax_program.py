@@ -109,7 +109,9 @@ def _train_step(apply: Callable[..., Any]) -> Callable[..., Any]:
 
         def mean_loss(params: Any) -> tuple[jax.Array, Any]:
             logits, new_state = apply(params, state, images, True, step_key)
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
+            # With auxiliary heads there are several results for one label: then all of them count alike.
+            targets = jnp.broadcast_to(labels[:, None], logits.shape[:-1]) if logits.ndim > labels.ndim + 1 else labels
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), targets)
             return jnp.mean(losses), new_state
 
         (loss, new_state), gradients = jax.value_and_grad(mean_loss, has_aux=True)(params)

@@ -10,7 +10,6 @@ import optax
 
 from jaxcnn import data, training, trees
 from jaxcnn.cli.errors import CommandError, reported
-from jaxcnn.layers import Sequential
 from jaxcnn.models import catalog
 from jaxcnn.types import Shape
 
@@ -100,7 +99,7 @@ def load_data(name: str) -> data.Dataset:
         return DATA[name]()
 
 
-def build_model(name: str, num_classes: int, image_shape: Shape) -> Sequential:
+def build_model(name: str, num_classes: int, image_shape: Shape) -> catalog.Model:
     """Builds a model of the catalog.
 
     Args:

@@ -26,13 +26,15 @@ from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Train
 from jaxcnn.cli.run_folder import RunFolder, option_values, versions_differ
 from jaxcnn.inspection import figures
-from jaxcnn.layers import Sequential, count_parameters, output_shape, unfreeze
+from jaxcnn.layers import count_parameters, output_shape, unfreeze
+from jaxcnn.models.catalog import CATALOG, Model
 from jaxcnn.training import (
     Fitted,
     Metrics,
     NonFiniteLossError,
     Progress,
     TrainState,
+    auxiliary_loss,
     cross_entropy,
     evaluate,
     fit,
@@ -64,7 +66,7 @@ class Experiment(NamedTuple):
     splits: data.Splits
     fingerprint: str
     batches: data.Batches
-    model: Sequential
+    model: Model
     phases: tuple["Phase", ...]
     dtype: Any
 
@@ -82,7 +84,7 @@ class Phase(NamedTuple):
     """
 
     frozen: str | None
-    model: Sequential
+    model: Model
     first_epoch: int
     last_epoch: int
     schedule: optax.Schedule
@@ -146,7 +148,7 @@ def set_up(options: Train) -> Experiment:
     return Experiment(splits, f"{checksum:08x}", batches, model, phases, jnp.dtype(options.precision))
 
 
-def _phases(options: Train, model: Sequential, steps_per_epoch: int) -> tuple[Phase, ...]:
+def _phases(options: Train, model: Model, steps_per_epoch: int) -> tuple[Phase, ...]:
     """Says what learns when, and with which optimizer."""
     structure = jax.eval_shape(model.init, jax.random.key(0))
     factors = transfer.learning_rate_factors(options, structure[0])
@@ -377,7 +379,11 @@ class _Run:
         self.train_step = make_train_step(
             model,
             phase.optimizer,
-            loss=functools.partial(cross_entropy, label_smoothing=self.options.label_smoothing),
+            loss=functools.partial(
+                auxiliary_loss,
+                weight=CATALOG[self.options.model].auxiliary_weight,
+                loss=functools.partial(cross_entropy, label_smoothing=self.options.label_smoothing),
+            ),
             augment=names.choose("augmentation", self.options.augment, names.AUGMENTATIONS),
             dtype=dtype,
         )

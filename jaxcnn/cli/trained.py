@@ -7,7 +7,7 @@ from jaxcnn import data
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.run_folder import RunFolder
 from jaxcnn.cli.train import restore, set_up
-from jaxcnn.layers import Sequential
+from jaxcnn.models.catalog import Model
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
 
 
@@ -23,7 +23,7 @@ class Trained(NamedTuple):
       dtype: dtype of the computation.
     """
 
-    model: Sequential
+    model: Model
     params: Any
     state: Any
     epoch: int

@@ -14,11 +14,12 @@ from jaxcnn import trees
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Train
 from jaxcnn.cli.run_folder import RunFolder
-from jaxcnn.layers import Frozen, Sequential, freeze, identity
+from jaxcnn.layers import AuxiliaryHeads, Frozen, Sequential, freeze, identity
+from jaxcnn.models.catalog import Model
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
 from jaxcnn.types import Params, State
 
-_BACKBONE = "(?!head(/|$)).*"
+_BACKBONE = r"(?!(head|aux\d*)(/|$)).*"
 # A longer list than this would push the message itself off the screen.
 _LISTED = 10
 
@@ -78,7 +79,7 @@ def _read_run(path: Path, model: str) -> tuple[Mapping[str, Any], Mapping[str, A
     return found["params"], found["state"]
 
 
-def first_parameters(options: Train, model: Sequential, key: jax.Array, source: Source | None) -> tuple[Params, State]:
+def first_parameters(options: Train, model: Model, key: jax.Array, source: Source | None) -> tuple[Params, State]:
     """Draws a model's parameters and state, and puts weights in their place.
 
     Args:
@@ -109,9 +110,7 @@ def first_parameters(options: Train, model: Sequential, key: jax.Array, source: 
     return _filled(params, source.params, new_head), _filled(state, source.state, new_head)
 
 
-def freeze_layers(
-    pattern: str | None, model: Sequential, params: Params, state: State
-) -> tuple[Sequential, Params, State]:
+def freeze_layers(pattern: str | None, model: Model, params: Params, state: State) -> tuple[Model, Params, State]:
     """Freezes what --freeze names.
 
     Args:
@@ -135,10 +134,11 @@ def freeze_layers(
     return frozen, params, state
 
 
-def cut_in_two(model: Sequential) -> tuple[Sequential, Sequential]:
+def cut_in_two(model: Model) -> tuple[Model, Model]:
     """Cuts a model behind the frozen layers that it begins with.
 
-    Both halves take the parameters and the state of the whole model: in each, the layers of the other do nothing.
+    Both halves take the parameters and the state of the whole model: in each, the layers of the other do nothing. An
+    auxiliary head that looks into the frozen half does nothing in either: there it has nothing to teach.
 
     Args:
       model: a model with frozen layers.
@@ -149,18 +149,24 @@ def cut_in_two(model: Sequential) -> tuple[Sequential, Sequential]:
     Raises:
       CommandError: the first layer is not frozen as a whole.
     """
+    heads = model.heads if isinstance(model, AuxiliaryHeads) else ()
     frozen = []
     for name, layer in model.layers:
-        if not isinstance(layer, Frozen):
+        if name not in heads and not isinstance(layer, Frozen):
             break
         frozen.append(name)
-    if not frozen:
+    if not frozen or not isinstance(model[frozen[0]], Frozen):
         raise CommandError(
             f"--cache-features expects the model to begin with frozen layers, and its first, {model.names[0]}, learns; "
             "use --freeze backbone"
         )
     others = [name for name in model.names if name not in frozen]
-    return model.replace(**dict.fromkeys(others, identity)), model.replace(**dict.fromkeys(frozen, identity))
+    learning = {**dict(model.layers), **dict.fromkeys(frozen, identity)}
+    heads = [name for name in heads if name in others]
+    return (
+        model.replace(**dict.fromkeys(others, identity)),
+        AuxiliaryHeads(*heads, **learning) if heads else Sequential(**learning),
+    )
 
 
 def learning_rate_factors(options: Train, params: Params) -> dict[str, float]:
@@ -208,7 +214,7 @@ def those_that_learn(factors: Mapping[str, float], params: Params) -> dict[str, 
 
 
 def _is_head(name: str) -> bool:
-    return name.startswith("head/")
+    return re.fullmatch(r"(aux\d*/)?head/.*", name) is not None
 
 
 def _differing(tree: Params | State, leaves: Mapping[str, Any], *, head: bool) -> list[str]:

@@ -8,7 +8,7 @@ from jaxcnn.layers.arithmetic import (
     receptive_field,
 )
 from jaxcnn.layers.batched import Batched, batched
-from jaxcnn.layers.containers import Concat, Gate, Residual, Sequential
+from jaxcnn.layers.containers import AuxiliaryHeads, Concat, Gate, Residual, Sequential
 from jaxcnn.layers.conv import Conv, ConvTranspose
 from jaxcnn.layers.dense import Dense
 from jaxcnn.layers.features import batched_features, features
@@ -25,6 +25,7 @@ from jaxcnn.layers.summary import summary
 
 __all__ = [
     "AdaptiveAvgPool",
+    "AuxiliaryHeads",
     "AvgPool",
     "BatchNorm",
     "Batched",

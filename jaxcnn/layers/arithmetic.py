@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn import ops, trees
-from jaxcnn.layers.containers import Concat, Gate, Residual, Sequential, check_weights, joined_shape
+from jaxcnn.layers.containers import AuxiliaryHeads, Concat, Gate, Residual, Sequential, check_weights, joined_shape
 from jaxcnn.layers.conv import Conv, ConvTranspose
 from jaxcnn.layers.dense import Dense
 from jaxcnn.layers.frozen import Frozen
@@ -113,7 +113,7 @@ def arithmetic(layer: Layer, input_shape: Shape) -> list[Row]:
     Returns:
       A row for each layer that is not a container, and one for each `Concat` or `Gate`, behind those inside of it. The
       receptive field is that of the layer's output pixels in the input of the whole model; of a vector, it is the whole
-      image.
+      image. The numbers are those of evaluation: the layers of `AuxiliaryHeads` have parameters, but no multiply-adds.
 
     Raises:
       TypeError: a layer's formulas are not known; register them.
@@ -231,6 +231,13 @@ def _(layer: Residual, shape: Shape) -> Shape:
 
 
 @output_shape.register
+def _(layer: AuxiliaryHeads, shape: Shape) -> Shape:
+    for name, inner in layer.layers:
+        shape = shape if name in layer.heads else output_shape(inner, shape)
+    return shape
+
+
+@output_shape.register
 def _(layer: Concat, shape: Shape) -> Shape:
     return joined_shape({name: output_shape(branch, shape) for name, branch in layer.layers})
 
@@ -342,8 +349,9 @@ def _traced_shape(layer: Function, shape: Shape) -> Shape:
     return jax.eval_shape(layer, jax.ShapeDtypeStruct(shape, jnp.float32)).shape
 
 
-@multiply_adds.register
-def _(layer: Sequential, shape: Shape) -> int:
+@multiply_adds.register(Sequential)
+@multiply_adds.register(AuxiliaryHeads)
+def _(layer: Sequential | AuxiliaryHeads, shape: Shape) -> int:
     return sum(row.multiply_adds for row in arithmetic(layer, shape))
 
 
@@ -494,6 +502,19 @@ def _walk(layer: Layer, shape: Shape, field: ReceptiveField, path: str, image: S
             for row in _walk(inner, shape, field, f"{path}/{name}".lstrip("/"), image):
                 yield row
                 shape, field = row.output_shape, row.receptive_field
+        return
+    if isinstance(layer, AuxiliaryHeads):
+        last = None
+        for name, inner in layer.layers:
+            for row in _walk(inner, shape, field, f"{path}/{name}".lstrip("/"), image):
+                if name in layer.heads:
+                    yield row._replace(multiply_adds=0)
+                else:
+                    yield row
+                    shape, field = row.output_shape, row.receptive_field
+                last = name
+        if last in layer.heads:
+            yield Row(path, layer, shape, 0, 0, field)
         return
     if isinstance(layer, Residual):
         body = list(_walk(layer.body, shape, field, path, image))

@@ -72,7 +72,11 @@ class _NamedLayers:
         unknown = [name for name in layers if name not in self.names]
         if unknown:
             raise ValueError(f"replace expects names among {self.names}, got {', '.join(map(repr, unknown))}")
-        return type(self)(**{**dict(self.layers), **layers})
+        return self._with({**dict(self.layers), **layers})
+
+    def _with(self, layers: Mapping[str, Layer]) -> Self:
+        """Makes one of the same kind and options of other layers."""
+        return type(self)(**layers)
 
     def init(self, key: jax.Array) -> tuple[Params, State]:
         """Draws parameters and state of all layers, under their names."""
@@ -100,7 +104,7 @@ class _NamedLayers:
             with named(name):
                 parts[name] = change(name, layer, params[name], state[name])
         return (
-            type(self)(**{name: layer for name, (layer, _, _) in parts.items()}),
+            self._with({name: layer for name, (layer, _, _) in parts.items()}),
             {name: part for name, (_, part, _) in parts.items()},
             {name: part for name, (_, _, part) in parts.items()},
         )
@@ -177,6 +181,75 @@ class Concat(_NamedLayers):
             with named(name):
                 results[name], new_state[name] = branch.apply(params[name], state[name], x, train=train, key=branch_key)
         return results, new_state
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class AuxiliaryHeads(_NamedLayers):
+    """Layers in a row, some of which are auxiliary heads: they look at a result half-way, and only in training.
+
+    `AuxiliaryHeads("aux", stem=Conv(3, 64), aux=classifier, stage=Conv(64, 128), pool=GlobalAvgPool(), head=...)`.
+
+    An auxiliary head is given the same as the layer behind it. In training, the result stacks that of the last layer
+    and those of the auxiliary heads along a new first axis, in this order: (1 + heads, num_classes) where they give
+    logits; `jaxcnn.training.auxiliary_loss` weighs them. In evaluation, the result is that of the last layer alone, and
+    nothing of the auxiliary heads is computed (Szegedy et al. 2015, section 5). Parameters, state and keys are as in
+    `Sequential`.
+
+    With another last layer, such as `replace(head=identity)` for features, the auxiliary heads no longer fit: then
+    evaluate it, as a frozen backbone is, or replace them too.
+
+    Args:
+      *heads: names of the layers that are auxiliary heads.
+      **layers: all layers by name, in order of use; the last one is not an auxiliary head. A name has no "/", which
+        separates the names of a path.
+
+    Raises:
+      TypeError: something is not a layer.
+      ValueError: there is no auxiliary head, or no layer of its name, it is the last one, or a name contains "/".
+    """
+
+    heads: tuple[str, ...]
+
+    def __init__(self, *heads: str, **layers: Layer) -> None:
+        super().__init__(**layers)
+        if not heads or set(heads) - set(self.names[:-1]):
+            raise ValueError(
+                f"AuxiliaryHeads expects names of auxiliary heads among {self.names[:-1]}, the layers before the last, "
+                f"got {heads}"
+            )
+        object.__setattr__(self, "heads", tuple(name for name in self.names if name in heads))
+
+    def __repr__(self) -> str:
+        layers = [f"{name}={layer!r}" for name, layer in self.layers]
+        return _call("AuxiliaryHeads", [*map(repr, self.heads), *layers])
+
+    def apply(
+        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
+    ) -> tuple[jax.Array, State]:
+        """Applies the layers to one image; in training the auxiliary heads too, and stacks the results."""
+        results, new_state = {}, {}
+        for (name, layer), layer_key in zip(self.layers, self._keys(params, state, key, train), strict=True):
+            with named(name):
+                if name not in self.heads:
+                    x, new_state[name] = layer.apply(params[name], state[name], x, train=train, key=layer_key)
+                elif train:
+                    results[name], new_state[name] = layer.apply(
+                        params[name], state[name], x, train=train, key=layer_key
+                    )
+                else:
+                    new_state[name] = state[name]
+        if not train:
+            return x, new_state
+        if any(y.shape != x.shape for y in results.values()):
+            got = ", ".join(f"{name} {y.shape}" for name, y in results.items())
+            raise ValueError(
+                f"AuxiliaryHeads expects auxiliary heads that give the shape of the last layer, {x.shape}, got {got}; "
+                "replace them together with the last layer, or build the model without auxiliary heads"
+            )
+        return jnp.stack([x, *results.values()]), new_state
+
+    def _with(self, layers: Mapping[str, Layer]) -> Self:
+        return type(self)(*self.heads, **layers)
 
 
 @dataclass(frozen=True, repr=False)
@@ -342,7 +415,7 @@ class Unjoined(Value):
         return x, state
 
 
-Container: TypeAlias = Sequential | Concat | Residual | Gate
+Container: TypeAlias = Sequential | AuxiliaryHeads | Concat | Residual | Gate
 """The layers that contain layers."""
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxcnn.layers.containers import Container, Part, Sequential, Unjoined, layer_names
+from jaxcnn.layers.containers import AuxiliaryHeads, Container, Part, Sequential, Unjoined, layer_names
 from jaxcnn.layers.frozen import unfreeze
 from jaxcnn.layers.function import identity
 from jaxcnn.types import Layer, Params, State
@@ -28,7 +28,8 @@ def features(model: Layer, params: Params, state: State, x: jax.Array, *, at: Se
       state: its state.
       x: one image, shape (height, width, channels); a batch goes to `batched_features`.
       at: paths of layers, such as "stage2" or "stage4/block0/shortcut", at least one. A path gives the layer's own
-        result: the shortcut's before it is added, a branch's before it is joined to the others.
+        result: the shortcut's before it is added, a branch's before it is joined to the others. An auxiliary head is
+        computed where it or a layer in it is named.
 
     Returns:
       The results by path, in the order of `at`.
@@ -102,6 +103,22 @@ class _Tap(Value):
         return y, _Tapped(y, state)  # pyright: ignore[reportReturnType]
 
 
+@dataclass(frozen=True, repr=False)
+class _Beside(Value):
+    """An auxiliary head in a row of layers: it leaves its state, and the next layer is given what it was given."""
+
+    head: Layer
+
+    def init(self, key: jax.Array) -> tuple[Params, State]:
+        return self.head.init(key)
+
+    def apply(
+        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
+    ) -> tuple[jax.Array, State]:
+        _, state = self.head.apply(params, state, x, train=train, key=key)
+        return x, state
+
+
 def _tap(layer: Layer, params: Params, state: State, paths: list[str], *, to_the_end: bool) -> Part:
     """Puts a tap around each layer that a path names.
 
@@ -126,18 +143,20 @@ def _tap(layer: Layer, params: Params, state: State, paths: list[str], *, to_the
 def _tapped_within(layer: Container, params: Params, state: State, paths: list[str], *, to_the_end: bool) -> Layer:
     shares = _shares(layer, paths)
     # In a row, all layers are needed up to the last one that has a tap; side by side, each for itself.
-    in_a_row = isinstance(layer, Sequential)
+    in_a_row, heads = isinstance(layer, Sequential | AuxiliaryHeads), getattr(layer, "heads", ())
     order = list(layer.part_names)
     last = max(order.index(name) for name in shares)
 
     def change(name: str, part: Layer, params: Params, state: State) -> Part:
         share = shares.get(name, [])
-        needed = to_the_end or (in_a_row and order.index(name) < last)
+        needed = name not in heads and (to_the_end or (in_a_row and order.index(name) < last))
         if not share and not needed:
             return identity, params, state
         return _tap(part, params, state, share, to_the_end=needed)
 
     tapped, _, _ = layer.map_parts(params, state, change)
+    if isinstance(tapped, AuxiliaryHeads):
+        tapped = Sequential(**{name: _Beside(part) if name in heads else part for name, part in tapped.layers})
     return tapped if to_the_end or isinstance(tapped, Sequential) else Unjoined(tapped)
 
 

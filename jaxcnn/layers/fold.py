@@ -6,13 +6,16 @@ A container of your own joins in by registering how its parts fold:
     def _(model: MyContainer, params, state): ...
 """
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import singledispatch
+from functools import partial, singledispatch
+from itertools import groupby
+from typing import Any
 
 import jax.numpy as jnp
 
 from jaxcnn import ops
-from jaxcnn.layers.containers import Concat, Gate, Part, Residual, Sequential, named
+from jaxcnn.layers.containers import AuxiliaryHeads, Concat, Gate, Part, Residual, Sequential, named
 from jaxcnn.layers.conv import Conv, ConvTranspose
 from jaxcnn.layers.dense import Dense
 from jaxcnn.layers.norm import BatchNorm
@@ -84,6 +87,20 @@ def _(model: Concat | Gate | Residual, params: Params, state: State) -> Part:
     return model.map_parts(params, state, lambda name, *part: fold_batch_norm(*part))
 
 
+@fold_batch_norm.register
+def _(model: AuxiliaryHeads, params: Params, state: State) -> Part:
+    _check_names(model, params, state)
+    parts = {}
+    # A batch norm behind an auxiliary head stays: the head is given what comes before it.
+    for _, run in groupby(model.names, lambda name: name if name in model.heads else ""):
+        names = tuple(run)
+        row = Sequential(**{name: model[name] for name in names})
+        folded: Any
+        folded, *trees = fold_batch_norm(row, *({name: tree[name] for name in names} for tree in (params, state)))
+        parts |= {name: (folded[name], *(tree[name] for tree in trees)) for name in folded.names}
+    return _joined(partial(type(model), *model.heads), parts)
+
+
 def _in_order(model: Sequential, params: Params, state: State, above: str = "") -> dict[str, Part]:
     """Lists the layers in a row by path, those of inner Sequentials among them, each folded in itself."""
     _check_names(model, params, state)
@@ -107,18 +124,18 @@ def _rebuilt(model: Sequential, parts: dict[str, Part], above: str = "") -> Part
             kept[name] = _rebuilt(layer, parts, f"{path}/")
         elif path in parts:
             kept[name] = parts[path]
-    return _joined(model, kept)
+    return _joined(type(model), kept)
 
 
-def _joined(model: Sequential, parts: dict[str, Part]) -> Part:
+def _joined(make: Callable[..., Layer], parts: dict[str, Part]) -> Part:
     return (
-        type(model)(**{name: layer for name, (layer, _, _) in parts.items()}),
+        make(**{name: layer for name, (layer, _, _) in parts.items()}),
         {name: params for name, (_, params, _) in parts.items()},
         {name: state for name, (_, _, state) in parts.items()},
     )
 
 
-def _check_names(model: Sequential, params: Params, state: State) -> None:
+def _check_names(model: AuxiliaryHeads | Sequential, params: Params, state: State) -> None:
     check_names(f"{type(model).__name__} parameters", params, model.names)
     check_names(f"{type(model).__name__} state", state, model.names)
 

@@ -1,5 +1,6 @@
 """Models: functions that return a layer value. Each ends in a `head` that can be replaced."""
 
+from jaxcnn.models.alexnet import alexnet
 from jaxcnn.models.convnext import convnext_base, convnext_large, convnext_small, convnext_tiny
 from jaxcnn.models.densenet import densenet121, densenet161, densenet169, densenet201
 from jaxcnn.models.efficientnet import (
@@ -15,6 +16,8 @@ from jaxcnn.models.efficientnet import (
     efficientnet_v2_m,
     efficientnet_v2_s,
 )
+from jaxcnn.models.googlenet import googlenet
+from jaxcnn.models.inception import inception_v3
 from jaxcnn.models.lenet import lenet5, lenet5_1998
 from jaxcnn.models.mobilenet import mobilenet_v1, mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small
 from jaxcnn.models.perceptron import mlp
@@ -63,10 +66,13 @@ from jaxcnn.models.shufflenet import (
     shufflenet_v2_x2_0,
 )
 from jaxcnn.models.small import small_cnn
+from jaxcnn.models.squeezenet import squeezenet1_0, squeezenet1_1
 from jaxcnn.models.u_net import unet
+from jaxcnn.models.vgg import vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
 from jaxcnn.models.xception import xception
 
 __all__ = [
+    "alexnet",
     "cifar_resnet",
     "convnext_base",
     "convnext_large",
@@ -87,6 +93,8 @@ __all__ = [
     "efficientnet_v2_l",
     "efficientnet_v2_m",
     "efficientnet_v2_s",
+    "googlenet",
+    "inception_v3",
     "lenet5",
     "lenet5_1998",
     "mlp",
@@ -132,7 +140,17 @@ __all__ = [
     "shufflenet_v2_x1_5",
     "shufflenet_v2_x2_0",
     "small_cnn",
+    "squeezenet1_0",
+    "squeezenet1_1",
     "unet",
+    "vgg11",
+    "vgg11_bn",
+    "vgg13",
+    "vgg13_bn",
+    "vgg16",
+    "vgg16_bn",
+    "vgg19",
+    "vgg19_bn",
     "wide_resnet",
     "wide_resnet50_2",
     "wide_resnet101_2",

@@ -1,13 +1,14 @@
 """The models by name, each with the image it was made for: what the command line offers and the tests go through."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
-from jaxcnn.layers import Sequential
+from jaxcnn.layers import AuxiliaryHeads, Sequential
 from jaxcnn.models import (
     convnext,
     densenet,
     efficientnet,
+    inception,
     lenet,
     mobilenet,
     perceptron,
@@ -16,11 +17,18 @@ from jaxcnn.models import (
     resnet_v2,
     shufflenet,
     small,
+    squeezenet,
     u_net,
+    vgg,
 )
+from jaxcnn.models.alexnet import alexnet
+from jaxcnn.models.googlenet import googlenet
 from jaxcnn.models.xception import xception
 from jaxcnn.types import Shape
 from jaxcnn.values import Partial
+
+Model: TypeAlias = Sequential | AuxiliaryHeads
+"""What a model function returns."""
 
 
 class Entry(NamedTuple):
@@ -33,13 +41,15 @@ class Entry(NamedTuple):
       takes: which of the options "in_channels" and "image_size" the function has; without them the model takes no other
         image than its own.
       min_size: smallest height and width of an image that the model takes, in pixels.
+      auxiliary_weight: weight of the loss of each auxiliary head in training; 0 where the model has none.
     """
 
-    build: Callable[..., Sequential]
+    build: Callable[..., Model]
     image_shape: Shape
     num_classes: int
     takes: tuple[str, ...]
     min_size: int = 1
+    auxiliary_weight: float = 0.0
 
 
 _FLAT = ("in_channels", "image_size")
@@ -51,6 +61,19 @@ CATALOG: dict[str, Entry] = {
     "lenet5": Entry(lenet.lenet5, _DIGITS, 10, _FLAT, 16),
     "lenet5_1998": Entry(lenet.lenet5_1998, _DIGITS, 10, (), 32),
     "small_cnn": Entry(small.small_cnn, _CIFAR, 10, _FLAT, 4),
+    "alexnet": Entry(alexnet, _IMAGENET, 1000, _ANY_SIZE, 63),
+    "vgg11": Entry(vgg.vgg11, _IMAGENET, 1000, _ANY_SIZE, 32),
+    "vgg13": Entry(vgg.vgg13, _IMAGENET, 1000, _ANY_SIZE, 32),
+    "vgg16": Entry(vgg.vgg16, _IMAGENET, 1000, _ANY_SIZE, 32),
+    "vgg19": Entry(vgg.vgg19, _IMAGENET, 1000, _ANY_SIZE, 32),
+    "vgg11_bn": Entry(vgg.vgg11_bn, _IMAGENET, 1000, _ANY_SIZE, 32),
+    "vgg13_bn": Entry(vgg.vgg13_bn, _IMAGENET, 1000, _ANY_SIZE, 32),
+    "vgg16_bn": Entry(vgg.vgg16_bn, _IMAGENET, 1000, _ANY_SIZE, 32),
+    "vgg19_bn": Entry(vgg.vgg19_bn, _IMAGENET, 1000, _ANY_SIZE, 32),
+    "squeezenet1_0": Entry(squeezenet.squeezenet1_0, _IMAGENET, 1000, _ANY_SIZE, 29),
+    "squeezenet1_1": Entry(squeezenet.squeezenet1_1, _IMAGENET, 1000, _ANY_SIZE, 25),
+    "googlenet": Entry(googlenet, _IMAGENET, 1000, _ANY_SIZE, 31, 0.3),
+    "inception_v3": Entry(inception.inception_v3, (299, 299, 3), 1000, _ANY_SIZE, 75, 0.4),
     "resnet18": Entry(resnet.resnet18, _IMAGENET, 1000, _ANY_SIZE),
     "resnet34": Entry(resnet.resnet34, _IMAGENET, 1000, _ANY_SIZE),
     "resnet50": Entry(resnet.resnet50, _IMAGENET, 1000, _ANY_SIZE),
@@ -124,7 +147,7 @@ CATALOG: dict[str, Entry] = {
 }
 
 
-def build(name: str, num_classes: int, image_shape: Shape) -> Sequential:
+def build(name: str, num_classes: int, image_shape: Shape) -> Model:
     """Builds a model of the catalog for given images.
 
     Args:

@@ -1,7 +1,7 @@
 """Training: losses, metrics, compiled steps and the loops around them; checkpoints are in `training.checkpoint`."""
 
 from jaxcnn.training.loop import Fitted, NonFiniteLossError, Progress, evaluate, fit, predict
-from jaxcnn.training.losses import cross_entropy
+from jaxcnn.training.losses import auxiliary_loss, cross_entropy
 from jaxcnn.training.metrics import Metrics, batch_metrics
 from jaxcnn.training.rates import scale_by_name
 from jaxcnn.training.step import (
@@ -19,6 +19,7 @@ __all__ = [
     "NonFiniteLossError",
     "Progress",
     "TrainState",
+    "auxiliary_loss",
     "batch_metrics",
     "cross_entropy",
     "evaluate",

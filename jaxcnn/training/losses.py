@@ -1,5 +1,8 @@
 """Losses for classifiers, one number for each example."""
 
+from collections.abc import Callable
+from math import isfinite
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -20,9 +23,10 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: floa
       ValueError: the shapes do not fit together, or the smoothing is outside [0, 1).
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        advice = "; for a model with auxiliary heads use auxiliary_loss" if logits.ndim == 3 else ""
         raise ValueError(
             "cross_entropy expects logits (batch, num_classes) and labels (batch,), "
-            f"got {logits.shape} and {labels.shape}"
+            f"got {logits.shape} and {labels.shape}{advice}"
         )
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"cross_entropy expects a label_smoothing in [0, 1), got {label_smoothing!r}")
@@ -31,3 +35,41 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: floa
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[1]), label_smoothing)
     return optax.softmax_cross_entropy(logits, targets)
+
+
+def auxiliary_loss(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    weight: float,
+    loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
+) -> jax.Array:
+    """Adds the losses of auxiliary heads, weighed, to that of the main head (Szegedy et al. 2015, section 5).
+
+    `make_train_step(googlenet(), optimizer, loss=Partial(auxiliary_loss, weight=0.3))`: 0.3 is the weight of GoogLeNet
+    (same section), 0.4 that of Inception v3 (torchvision's and the authors' code; the paper has none).
+
+    Args:
+      logits: shape (batch, heads, num_classes), the main head first, as a model with `AuxiliaryHeads` gives them in
+        training; or shape (batch, num_classes), those of the main head alone, as it gives them in evaluation.
+      labels: shape (batch,), integers in [0, num_classes).
+      weight: weight of each auxiliary head's loss; at least 0, and finite.
+      loss: losses (batch,) of one head from its logits (batch, num_classes) and the labels.
+
+    Returns:
+      Shape (batch,), float32.
+
+    Raises:
+      ValueError: the weight is negative or not finite, or the logits have another number of axes.
+    """
+    if not weight >= 0 or not isfinite(weight):
+        raise ValueError(f"auxiliary_loss expects a finite weight of at least 0, got {weight!r}")
+    if logits.ndim not in (2, 3):
+        raise ValueError(
+            "auxiliary_loss expects logits (batch, heads, num_classes), or (batch, num_classes) in evaluation, "
+            f"got {logits.shape}"
+        )
+    if logits.ndim == 2:
+        return loss(logits, labels)
+    main, *others = (loss(logits[:, head], labels) for head in range(logits.shape[1]))
+    return main + weight * sum(others, start=jnp.zeros_like(main))

@@ -43,7 +43,7 @@ def batch_metrics(losses: jax.Array, logits: jax.Array, labels: jax.Array, mask:
 
     Args:
       losses: shape (batch,).
-      logits: shape (batch, num_classes).
+      logits: shape (batch, num_classes); or (batch, heads, num_classes), of which the first head's count, the main one.
       labels: shape (batch,), integers.
       mask: shape (batch,), bools: which examples count; all if None.
 
@@ -51,7 +51,8 @@ def batch_metrics(losses: jax.Array, logits: jax.Array, labels: jax.Array, mask:
       The sums, as arrays on the device: loss float32, correct and examples int32.
     """
     mask = jnp.ones(labels.shape, bool) if mask is None else mask
-    correct = (jnp.argmax(logits, axis=1) == labels) & mask
+    main = logits[:, 0] if logits.ndim == 3 else logits
+    correct = (jnp.argmax(main, axis=1) == labels) & mask
     return Metrics(
         jnp.sum(jnp.where(mask, losses, 0)), jnp.sum(correct, dtype=jnp.int32), jnp.sum(mask, dtype=jnp.int32)
     )

@@ -14,7 +14,10 @@ from jaxcnn.training.metrics import Metrics, batch_metrics
 from jaxcnn.types import Layer, Params, State
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
-"""From logits (batch, num_classes) and labels (batch,) to losses (batch,)."""
+"""From logits (batch, num_classes) and labels (batch,) to losses (batch,).
+
+A model with auxiliary heads gives logits (batch, heads, num_classes) in training: see `auxiliary_loss`.
+"""
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
 """From a typed random key and one image to an image of the same shape and dtype."""

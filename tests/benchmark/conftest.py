@@ -54,7 +54,7 @@ def leaves(layer, tree, path="model"):
     if isinstance(layer, layers.Residual):
         yield from leaves(layer.body, {name: value for name, value in tree.items() if name != "shortcut"}, path)
         yield from leaves(layer.shortcut, tree["shortcut"], f"{path}.shortcut")
-    elif isinstance(layer, layers.Sequential | layers.Concat):
+    elif isinstance(layer, layers.Sequential | layers.Concat | layers.AuxiliaryHeads):
         for name, inner in layer.layers:
             yield from leaves(inner, tree[name], f"{path}.{name}")
     elif isinstance(layer, layers.Gate):
@@ -122,7 +122,7 @@ class Translated:
                 for tensor, (_, array) in zip(tensors, values[kind], strict=True):
                     tensor.copy_(torch.from_numpy(array.reshape(tensor.shape).copy()))
             result = module(self.module.to_torch_images(images))
-        return result.permute(0, 2, 3, 1).numpy() if result.ndim == 4 else result.numpy()
+        return result.movedim(1, -1).numpy()
 
     def _in_flax(self, layer, shape, values, images, train):
         module = self.module.translate(layer, shape, jnp.dtype("float32"))

@@ -12,6 +12,7 @@ from jaxcnn.benchmark.spec import Spec
 from jaxcnn.benchmark.standard import STANDARD
 from jaxcnn.layers import (
     AdaptiveAvgPool,
+    AuxiliaryHeads,
     AvgPool,
     BatchNorm,
     Concat,
@@ -35,12 +36,25 @@ from jaxcnn.layers import (
     identity,
 )
 from jaxcnn.models import catalog
+from jaxcnn.models.inception import AuxiliaryPool
 from jaxcnn.models.resnet import ZeroPadShortcut
 from jaxcnn.models.u_net import check_size
 
 RELU = Function(jax.nn.relu)
 # Epsilons so large, and decays so unusual, that a forgotten one shows.
 NORM = {"epsilon": 0.1}
+
+CLASSIFIER = Sequential(pool=GlobalAvgPool(), dense=Dense(4, 5))
+AUXILIARY = AuxiliaryHeads(
+    "aux1",
+    "aux2",
+    conv1=Conv(4, 4),
+    aux1=CLASSIFIER,
+    aux2=CLASSIFIER,
+    norm=BatchNorm(4),
+    pool=GlobalAvgPool(),
+    head=Dense(4, 5),
+)
 
 CASES = {
     "conv": (Sequential(a=Conv(4, 6, 3), b=Conv(6, 2, (1, 3), use_bias=False)), (7, 6, 4)),
@@ -77,6 +91,8 @@ CASES = {
     "avg pool, ceil": (AvgPool(2, ceil_mode=True), (7, 7, 4)),
     "adaptive": (AdaptiveAvgPool(2), (6, 4, 4)),
     "adaptive, unequal": (AdaptiveAvgPool(2), (5, 5, 4)),
+    "auxiliary pool": (AuxiliaryPool(), (18, 17, 4)),
+    "auxiliary pool, small": (AuxiliaryPool(), (10, 5, 4)),
     "global avg": (GlobalAvgPool(), (5, 6, 4)),
     "global max": (GlobalMaxPool(), (5, 6, 4)),
     "zero pad": (ZeroPadShortcut(4, 6, 2), (5, 6, 4)),
@@ -94,6 +110,7 @@ CASES = {
         (6, 6, 4),
     ),
     "concat": (Concat(skip=identity, deep=Sequential(conv=Conv(4, 2), relu=RELU), wide=Conv(4, 3, 5)), (5, 6, 4)),
+    "auxiliary heads": (AUXILIARY, (5, 6, 4)),
     "gate": (Gate(Sequential(pool=GlobalAvgPool(), dense=Dense(4, 4), relu=RELU)), (5, 6, 4)),
     "gate of pixels": (Gate(Conv(4, 1)), (5, 6, 4)),
     "size check": (Sequential(check=Function(check_size, depth=1), conv=Conv(4, 2)), (6, 6, 4)),
@@ -124,6 +141,7 @@ REFUSED = {
     "avg pool, pixels counted": ("flax", "equinox", "keras"),
     "avg pool, ceil": ("flax", "equinox", "keras"),
     "adaptive, unequal": ("flax", "equinox", "keras"),
+    "auxiliary heads": ("keras",),
 }
 
 
@@ -141,8 +159,10 @@ def test_a_peer_computes_the_same_in_training(peer, case):
         agree(*peer.both(layer, shape, train=True))
 
 
-@pytest.mark.parametrize("case", ["batch norm", "batch norm of features", "projection"])
+@pytest.mark.parametrize("case", ["batch norm", "batch norm of features", "projection", "auxiliary heads"])
 def test_a_peer_computes_the_same_from_running_moments(peer, case):
+    if peer.name in REFUSED.get(case, ()):
+        pytest.skip("the refusal is that of the test above")
     if peer.name == "equinox":
         pytest.skip("Equinox keeps its running moments in another form, which only its own training can fill")
     agree(*peer.both(*CASES[case], train=False))
@@ -227,6 +247,15 @@ def test_the_programs_step(peer, mode, precision, model):
     assert program.facts["device"]["count"] == 1
 
 
+@pytest.mark.parametrize("name", ["jaxcnn", "torch"])
+def test_a_step_trains_auxiliary_heads_too(name):
+    pytest.importorskip(name)
+    program = make_program(Spec(name, AUXILIARY, (5, 6, 4), 3))
+    program.step()
+    program.wait()
+    assert program.parameters == count_parameters(AUXILIARY)
+
+
 def test_flax_with_flags_has_the_best_known_options(monkeypatch):
     pytest.importorskip("flax")
     from jaxcnn.benchmark.peers import to_flax
@@ -242,7 +271,7 @@ def test_flax_with_flags_has_the_best_known_options(monkeypatch):
         make_program(spec)
 
 
-FAMILIES = {*STANDARD, "mlp", "mobilenet_v3_small", "resnet20"}
+FAMILIES = {*STANDARD, "googlenet", "mlp", "mobilenet_v3_small", "resnet20"}
 
 
 @pytest.mark.parametrize(

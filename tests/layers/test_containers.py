@@ -5,6 +5,7 @@ import pytest
 
 from jaxcnn import batched, trees
 from jaxcnn.layers import (
+    AuxiliaryHeads,
     BatchNorm,
     Concat,
     Conv,
@@ -420,6 +421,106 @@ def test_parameters_and_state_of_other_branches_are_refused(tree):
 def test_branches_of_a_body_that_take_the_name_of_the_shortcut_are_refused():
     with pytest.raises(ValueError, match="a body without a layer named 'shortcut'"):
         Residual(Concat(shortcut=RELU))
+
+
+# AuxiliaryHeads
+
+
+def with_heads(**layers):
+    """Doubles, then negates; on the way one head adds 1 to what comes in, and one adds 10 to what is doubled."""
+    named = {"one": Function(add, amount=1), "double": DOUBLE, "ten": Function(add, amount=10), "negate": NEGATE}
+    return AuxiliaryHeads("one", "ten", **{**named, **layers})
+
+
+def test_heads_are_stacked_behind_the_main_result_in_training():
+    y, _ = run(with_heads(), VECTOR, train=True)
+    np.testing.assert_array_equal(y, [[2, 0, -6], [0, 1, 4], [8, 10, 16]])
+
+
+def test_heads_are_stacked_in_the_order_of_the_layers():
+    layers = dict(with_heads().layers)
+    assert AuxiliaryHeads("ten", "one", **layers) == with_heads()
+    assert AuxiliaryHeads("ten", "one", **layers).heads == ("one", "ten")
+
+
+class Forbidden:
+    """A layer with state that must not be applied."""
+
+    def init(self, key):
+        return {}, {"count": jnp.zeros(())}
+
+    def apply(self, params, state, x, *, train, key=None):
+        raise AssertionError("applied in evaluation")
+
+
+def test_heads_are_not_computed_in_evaluation():
+    layer = with_heads(ten=Forbidden())
+    y, state = run(layer, VECTOR)
+    np.testing.assert_array_equal(y, [2, 0, -6])
+    assert jax.tree.structure(state) == jax.tree.structure(layer.init(jax.random.key(0))[1])
+    with pytest.raises(AssertionError, match="applied in evaluation"):
+        run(layer, VECTOR, train=True)
+
+
+def test_heads_have_parameters_and_state_of_their_own(key):
+    layer = AuxiliaryHeads("aux", conv=Conv(3, 4), aux=block(4, 4), tail=block(4, 4))
+    params, state = layer.init(key)
+    assert not np.allclose(params["aux"]["conv1"]["kernel"], params["tail"]["conv1"]["kernel"])
+    images = jax.random.normal(key, (5, 6, 6, 3))
+    y, new_state = batched(layer)(params, state, images, train=True)
+    assert y.shape == (5, 2, 6, 6, 4)
+    inside, _ = batched(layer["conv"])(params["conv"], {}, images, train=True)
+    expected = {name: batched(layer[name])(params[name], state[name], inside, train=True) for name in ("tail", "aux")}
+    np.testing.assert_allclose(y, np.stack([outputs for outputs, _ in expected.values()], 1), rtol=1e-5, atol=1e-5)
+    for name, (_, own) in expected.items():
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), new_state[name], own)
+
+
+def test_heads_drop_with_keys_of_their_own(key):
+    layer = AuxiliaryHeads("aux", aux=Dropout(0.5), drop=Dropout(0.5))
+    main, aux = run(layer, jnp.ones(100), train=True, key=key)[0]
+    assert set(np.unique(main)) == set(np.unique(aux)) == {0, 2}
+    assert not np.array_equal(main, aux)
+
+
+def test_replacing_a_layer_keeps_the_heads():
+    layer = with_heads().replace(negate=identity)
+    assert layer.heads == ("one", "ten")
+    np.testing.assert_array_equal(run(layer, VECTOR)[0], [-2, 0, 6])
+
+
+def test_a_model_with_heads_prints_as_its_constructor():
+    layer = AuxiliaryHeads("aux", aux=Dense(3, 2), head=Dense(3, 2))
+    assert repr(layer) == "AuxiliaryHeads('aux', aux=Dense(3, 2), head=Dense(3, 2))"
+    assert eval(repr(layer), {"AuxiliaryHeads": AuxiliaryHeads, "Dense": Dense}) == layer
+
+
+def test_other_heads_make_another_layer():
+    layers = dict(with_heads().layers)
+    assert AuxiliaryHeads("one", **layers) != with_heads()
+    assert with_heads() != Sequential(**layers)
+
+
+def test_heads_that_do_not_fit_the_last_layer_are_refused_in_training():
+    layer = AuxiliaryHeads("aux", aux=Dense(3, 2), head=Dense(3, 2)).replace(head=identity)
+    assert run(layer, VECTOR)[0].shape == (3,)
+    message = r"the shape of the last layer, \(3,\), got aux \(2,\); replace them together with the last layer, or"
+    with pytest.raises(ValueError, match=message):
+        run(layer, VECTOR, train=True)
+
+
+@pytest.mark.parametrize("heads", [(), ("c",), ("negate",), ("one", "c")])
+def test_names_of_heads_that_are_none_are_refused(heads):
+    message = r"names of auxiliary heads among \('one', 'double', 'ten'\), the layers before the last, got \("
+    with pytest.raises(ValueError, match=message):
+        AuxiliaryHeads(*heads, **dict(with_heads().layers))
+
+
+def test_an_error_in_a_head_says_in_which_head():
+    layer = AuxiliaryHeads("aux", aux=Sequential(dense=Dense(4, 2)), head=Dense(3, 2))
+    with pytest.raises(ValueError, match="expects") as caught:
+        run(layer, VECTOR, train=True)
+    assert places(caught) == ["in layer 'aux/dense'"]
 
 
 # Gate

@@ -7,6 +7,7 @@ import pytest
 
 from jaxcnn.inspection import count_multiply_adds
 from jaxcnn.layers import (
+    AuxiliaryHeads,
     BatchNorm,
     Concat,
     Conv,
@@ -197,3 +198,20 @@ def test_a_batch_and_one_image_are_told_apart():
         features(MODEL, PARAMS, STATE, IMAGES, at=["stem"])
     with pytest.raises(ValueError, match=r"images of shape \(batch, .*got \(0, 6, 5, 3\)"):
         batched_features(MODEL, PARAMS, STATE, IMAGES[:0], at=["stem"])
+
+
+def test_an_auxiliary_head_is_computed_where_it_is_named():
+    classifier = Sequential(pool=GlobalAvgPool(), dense=Dense(4, 2))
+    model = AuxiliaryHeads("aux", stem=Conv(3, 4), aux=classifier, norm=BatchNorm(4), end=classifier)
+    params, state = model.init(jax.random.key(0))
+    image = IMAGES[0]
+    found = features(model, params, state, image, at=["aux/dense", "aux", "stem", "end", "norm"])
+    stem, _ = model["stem"].apply(params["stem"], {}, image, train=False)
+    aux, _ = classifier.apply(params["aux"], state["aux"], stem, train=False)
+    end, _ = model.apply(params, state, image, train=False)
+    for name, expected in (("stem", stem), ("aux", aux), ("aux/dense", aux), ("end", end)):
+        np.testing.assert_allclose(found[name], expected, rtol=1e-6, atol=1e-6, err_msg=name)
+    assert found["norm"].shape == (6, 5, 4)
+    for at, work in ((["stem"], 6 * 5 * 27 * 4), (["aux"], 6 * 5 * 27 * 4 + 8), (["end"], 6 * 5 * 27 * 4 + 8)):
+        found = functools.partial(features, model, at=at)
+        assert count_multiply_adds(found, params, state, image) == work

@@ -8,6 +8,7 @@ import pytest
 
 from jaxcnn import Layer, batched, trees
 from jaxcnn.layers import (
+    AuxiliaryHeads,
     AvgPool,
     BatchNorm,
     Concat,
@@ -19,6 +20,7 @@ from jaxcnn.layers import (
     Flatten,
     Function,
     Gate,
+    GlobalAvgPool,
     Residual,
     Sequential,
     fold_batch_norm,
@@ -37,6 +39,7 @@ QUICK = {"lenet5", "lenet5_1998", "mlp", "resnet20", "small_cnn"}
 LARGER = {"densenet161", "densenet169", "densenet201", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0"}
 LARGER |= {f"regnet_x_{size}" for size in ("400mf", "800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")}
 LARGER |= {f"regnet_y_{size}" for size in ("800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")}
+LARGER |= {"vgg13_bn", "vgg16_bn", "vgg19_bn"}
 
 # Batch norms that do not follow a convolution, and stay: those in front of dense layers, transitions and residual
 # blocks, and the last one.
@@ -131,6 +134,46 @@ def test_what_is_inside_of_a_gate_is_folded():
     folded = fold_batch_norm(model, params, state)
     assert folded[0] == Gate(Sequential(conv=Conv(4, 4, 1)))
     assert_same_results((model, params, state), folded, some_images((5, 4, 4)), 1e-14)
+
+
+def test_layers_beside_auxiliary_heads_are_folded_as_far_as_the_heads_do_not_see_it():
+    head = Sequential(conv=Conv(4, 5, 1, use_bias=False), norm=BatchNorm(5), pool=GlobalAvgPool())
+    model = AuxiliaryHeads(
+        "aux1",
+        "aux2",
+        conv1=Conv(4, 4, use_bias=False),
+        norm1=BatchNorm(4),
+        aux1=head,
+        conv2=Sequential(conv=Conv(4, 4, use_bias=False)),
+        aux2=head,
+        norm2=BatchNorm(4),
+        conv3=Sequential(conv=Conv(4, 5)),
+        norm3=BatchNorm(5),
+        pool=GlobalAvgPool(),
+    )
+    params, state = calibrated(model)
+    folded = fold_batch_norm(model, params, state)
+    plain = Sequential(conv=Conv(4, 5, 1), pool=GlobalAvgPool())
+    assert folded[0] == AuxiliaryHeads(
+        "aux1",
+        "aux2",
+        conv1=Conv(4, 4),
+        aux1=plain,
+        conv2=Sequential(conv=Conv(4, 4, use_bias=False)),
+        aux2=plain,
+        norm2=BatchNorm(4),
+        conv3=Sequential(conv=Conv(4, 5)),
+        pool=GlobalAvgPool(),
+    )
+    images = some_images((5, 6, 4))
+    assert_same_results((model, params, state), folded, images, 1e-14)
+    # The heads too compute the same: from running moments, each by itself.
+    conv, norm = (model[name].apply for name in ("conv1", "norm1"))
+    seen = norm(params["norm1"], state["norm1"], conv(params["conv1"], {}, images[0], train=False)[0], train=False)[0]
+    expected = head.apply(params["aux1"], state["aux1"], seen, train=False)[0]
+    seen = folded[0]["conv1"].apply(folded[1]["conv1"], {}, images[0], train=False)[0]
+    actual = folded[0]["aux1"].apply(folded[1]["aux1"], folded[2]["aux1"], seen, train=False)[0]
+    np.testing.assert_allclose(actual, expected, rtol=1e-13, atol=1e-14)
 
 
 def test_kernel_and_bias_are_those_of_the_formula():

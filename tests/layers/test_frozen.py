@@ -7,6 +7,7 @@ import pytest
 
 from jaxcnn import batched, trees
 from jaxcnn.layers import (
+    AuxiliaryHeads,
     BatchNorm,
     Concat,
     Conv,
@@ -166,3 +167,22 @@ class Clashing(Stateless):
 def test_a_layer_whose_leaves_have_one_name_cannot_be_frozen():
     with pytest.raises(ValueError, match="no leaf name in common, got 'mean' in both"):
         Frozen(Clashing()).init(KEY)
+
+
+def test_layers_beside_an_auxiliary_head_freeze_and_the_head_stays_one():
+    head = Sequential(pool=GlobalAvgPool(), dense=Dense(4, 2))
+    model = AuxiliaryHeads("aux", stem=block(3, 4), aux=head, end=head)
+    params, state = model.init(jax.random.key(0))
+    frozen, frozen_params, frozen_state = freeze(model, params, state, "stem")
+    assert frozen == AuxiliaryHeads("aux", stem=Frozen(model["stem"]), aux=head, end=head)
+    assert set(trees.named_leaves(frozen_params)) == {
+        f"{name}/dense/{leaf}" for name in ("aux", "end") for leaf in ("kernel", "bias")
+    }
+    images = jax.random.normal(jax.random.key(1), (3, 5, 4, 3))
+    y, _ = batched(frozen)(frozen_params, frozen_state, images, train=True)
+    seen, _ = batched(model["stem"])(params["stem"], state["stem"], images, train=False)
+    expected = [batched(head)(params[name], state[name], seen, train=True)[0] for name in ("end", "aux")]
+    np.testing.assert_allclose(y, np.stack(expected, 1), rtol=1e-5, atol=1e-6)
+    again = unfreeze(frozen, frozen_params, frozen_state)
+    assert again[0] == model
+    assert jax.tree.structure(again[1:]) == jax.tree.structure((params, state))

@@ -10,6 +10,7 @@ from jaxcnn import trees
 from jaxcnn.inspection import count_multiply_adds, gradient_support
 from jaxcnn.layers import (
     AdaptiveAvgPool,
+    AuxiliaryHeads,
     AvgPool,
     BatchNorm,
     Concat,
@@ -178,6 +179,24 @@ def test_random_stacks_agree_with_gradients(seed):
 )
 def test_layers_agree_with_tracing(layer, shape):
     check_by_tracing(layer, shape)
+
+
+def test_auxiliary_heads_have_parameters_but_no_work_in_evaluation():
+    head = Sequential(pool=GlobalAvgPool(), dense=Dense(8, 5))
+    layer = AuxiliaryHeads("aux", a=Conv(3, 8), aux=head, b=Conv(8, 4, 3, 2), pool=GlobalAvgPool(), head=Dense(4, 5))
+    check_by_tracing(layer, (9, 10, 3))
+    assert output_shape(layer, (9, 10, 3)) == (5,)
+    rows = {row.path: row for row in arithmetic(layer, (9, 10, 3))}
+    assert list(rows) == ["a", "aux/pool", "aux/dense", "b", "pool", "head"]
+    assert (rows["aux/dense"].parameters, rows["aux/dense"].multiply_adds) == (8 * 5 + 5, 0)
+    assert multiply_adds(layer, (9, 10, 3)) == 9 * 10 * 9 * 3 * 8 + 5 * 5 * 9 * 8 * 4 + 4 * 5
+    assert (rows["b"].receptive_field.size, rows["b"].output_shape) == ((5, 5), (5, 5, 4))
+
+
+def test_a_head_is_not_the_end_of_layers_without_any():
+    layer = AuxiliaryHeads("aux", a=Conv(3, 8, 5), aux=GlobalAvgPool(), b=Sequential())
+    assert arithmetic(layer, (9, 10, 3))[-1].output_shape == output_shape(layer, (9, 10, 3)) == (9, 10, 8)
+    assert receptive_field(layer, (9, 10, 3)).size == (5, 5)
 
 
 def test_an_adaptive_pool_has_a_shape_and_no_kernel():

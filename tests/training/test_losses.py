@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn.training import cross_entropy
+from jaxcnn.training import auxiliary_loss, cross_entropy
+from jaxcnn.values import Partial
 
 
 def reference(logits, labels, smoothing):
@@ -67,3 +68,38 @@ def test_refuses_shapes_that_do_not_fit(logits_shape, labels_shape):
 def test_refuses_a_smoothing_that_is_no_share(smoothing):
     with pytest.raises(ValueError, match=rf"expects a label_smoothing in \[0, 1\), got {smoothing}"):
         cross_entropy(jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32), label_smoothing=smoothing)
+
+
+def test_auxiliary_heads_count_by_their_weight():
+    logits = np.stack([some_logits(), some_logits()[::-1], 2 * some_logits()], axis=1)
+    smoothed = Partial(cross_entropy, label_smoothing=0.1)
+    losses = auxiliary_loss(jnp.asarray(logits), jnp.asarray(LABELS), weight=0.3, loss=smoothed)
+    main, first, second = (reference(logits[:, i], LABELS, 0.1) for i in range(3))
+    assert losses.dtype == jnp.float32
+    np.testing.assert_allclose(losses, main + 0.3 * first + 0.3 * second, rtol=1e-5)
+
+
+def test_the_main_head_alone_has_its_own_loss():
+    losses = auxiliary_loss(jnp.asarray(some_logits()), jnp.asarray(LABELS), weight=0.3)
+    np.testing.assert_allclose(losses, reference(some_logits(), LABELS, 0.0), rtol=1e-5)
+    losses = auxiliary_loss(jnp.asarray(some_logits())[:, None], jnp.asarray(LABELS), weight=0.3)
+    np.testing.assert_allclose(losses, reference(some_logits(), LABELS, 0.0), rtol=1e-5)
+
+
+def test_cross_entropy_of_several_heads_says_what_to_use():
+    with pytest.raises(
+        ValueError, match=r"got \(7, 2, 5\) and \(7,\); for a model with auxiliary heads use auxiliary_loss"
+    ):
+        cross_entropy(jnp.zeros((7, 2, 5)), jnp.asarray(LABELS))
+
+
+@pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
+def test_refuses_a_weight_that_is_none(weight):
+    with pytest.raises(ValueError, match=f"auxiliary_loss expects a finite weight of at least 0, got {weight}"):
+        auxiliary_loss(jnp.zeros((2, 2, 3)), jnp.zeros(2, jnp.int32), weight=weight)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 2, 2, 3)])
+def test_refuses_logits_of_other_axes(shape):
+    with pytest.raises(ValueError, match=r"auxiliary_loss expects logits \(batch, heads, num_classes\), or .*, got \("):
+        auxiliary_loss(jnp.zeros(shape), jnp.zeros(2, jnp.int32), weight=0.3)

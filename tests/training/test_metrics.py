@@ -30,6 +30,12 @@ def test_of_several_largest_logits_the_first_is_the_prediction():
     assert int(metrics.correct) == 1
 
 
+def test_of_several_heads_the_first_one_counts():
+    logits = jnp.array([[[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]])
+    metrics = batch_metrics(jnp.array([1.0, 2.0]), logits, jnp.array([0, 0]))
+    assert tuple(map(float, metrics)) == (3.0, 1.0, 2.0)
+
+
 @pytest.mark.parametrize("sizes", [(20,), (1,) * 20, (7, 7, 6), (1, 19), (16, 4)])
 def test_batches_of_any_size_add_up_exactly(sizes):
     # Eighths are exact in float32, so that nothing but a wrong weight can move the sums.

@@ -7,16 +7,18 @@ import optax
 import pytest
 
 from jaxcnn import trees
-from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, Flatten, Function, Sequential
+from jaxcnn.layers import AuxiliaryHeads, BatchNorm, Conv, Dense, Dropout, Flatten, Function, Sequential
 from jaxcnn.ops import dropout
 from jaxcnn.training import (
     TrainState,
+    auxiliary_loss,
     cross_entropy,
     init_train_state,
     make_eval_step,
     make_predict_step,
     make_train_step,
 )
+from jaxcnn.values import Partial
 
 MODEL = Sequential(
     conv=Conv(2, 3),
@@ -355,3 +357,28 @@ def test_bfloat16_evaluation_returns_float32(make_step):
     assert half.dtype == jnp.float32
     assert np.any(np.asarray(half) != np.asarray(full))
     np.testing.assert_allclose(half, full, rtol=0.05, atol=0.05)
+
+
+def test_auxiliary_heads_are_trained_and_the_main_one_is_evaluated():
+    model = AuxiliaryHeads("aux", flatten=Flatten(), aux=Dense(4 * 4 * 2, 3), head=Dense(4 * 4 * 2, 3))
+    optimizer = optax.sgd(1.0)
+    images, labels = some_batch()
+    before = init_train_state(model, optimizer, jax.random.key(0))
+    params = copy(before.params)
+    step = make_train_step(model, optimizer, loss=Partial(auxiliary_loss, weight=0.3))
+    after, metrics = step(before, images, labels, jax.random.key(1))
+
+    def loss_of(head):
+        logits = images.reshape(6, -1) @ head["kernel"] + head["bias"]
+        return cross_entropy(logits, labels), logits
+
+    (main, logits), (aux, _) = loss_of(params["head"]), loss_of(params["aux"])
+    assert float(metrics.loss) == pytest.approx(float(np.sum(main + 0.3 * aux)), rel=1e-5)
+    assert int(metrics.correct) == np.sum(np.argmax(logits, 1) == labels)
+    for name, weight in (("head", 1.0), ("aux", 0.3)):
+        gradient = jax.grad(lambda head: jnp.mean(loss_of(head)[0]))(params[name])
+        expected = jax.tree.map(lambda leaf, g, weight=weight: leaf - weight * g, params[name], gradient)
+        assert_close(after.params[name], expected, rtol=1e-4, atol=1e-6)
+    measured = make_eval_step(model)(params, before.state, images, labels, np.ones(6, bool))
+    assert float(measured.loss) == pytest.approx(float(np.sum(main)), rel=1e-5)
+    assert int(measured.correct) == int(metrics.correct)

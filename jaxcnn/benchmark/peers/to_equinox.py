@@ -27,6 +27,7 @@ from jaxcnn.benchmark.peers.common import (
 from jaxcnn.benchmark.program import Program
 from jaxcnn.benchmark.spec import Spec
 from jaxcnn.layers import output_shape
+from jaxcnn.models.inception import AuxiliaryPool
 from jaxcnn.models.resnet import ZeroPadShortcut
 from jaxcnn.models.u_net import check_size
 from jaxcnn.ops.arithmetic import transpose_padding_sides
@@ -159,6 +160,25 @@ class Residual(eqx.nn.StatefulLayer):
         return _call(self.activation, y + around, state, None)
 
 
+class AuxiliaryHeads(eqx.nn.StatefulLayer):
+    """Modules in a row, and heads beside them in training: (num_classes, heads), the main one first."""
+
+    modules: tuple[eqx.Module, ...]
+    heads: tuple[int, ...] = eqx.field(static=True)
+    inference: bool = False
+
+    def __call__(self, x: jax.Array, state: Any, *, key: jax.Array | None = None) -> Any:
+        """Applies the modules, and in training the heads."""
+        results = []
+        for i, (module, module_key) in enumerate(zip(self.modules, _split(key, len(self.modules)), strict=True)):
+            if i not in self.heads:
+                x, state = _call(module, x, state, module_key)
+            elif not self.inference:
+                y, state = _call(module, x, state, module_key)
+                results.append(y)
+        return (x if self.inference else jnp.stack([x, *results], axis=1)), state
+
+
 class Concat(eqx.nn.StatefulLayer):
     """The results of the branches along the channels."""
 
@@ -221,6 +241,15 @@ def _(layer: layers.Sequential, shape: Shape, key: jax.Array) -> eqx.Module:
         modules.append(translate(inner, shape, inner_key))
         shape = output_shape(inner, shape)
     return Sequential(modules=tuple(modules))
+
+
+@translate.register
+def _(layer: layers.AuxiliaryHeads, shape: Shape, key: jax.Array) -> eqx.Module:
+    modules = []
+    for (name, inner), inner_key in zip(layer.layers, _split(key, len(layer.layers)), strict=True):
+        modules.append(translate(inner, shape, inner_key))
+        shape = shape if name in layer.heads else output_shape(inner, shape)
+    return AuxiliaryHeads(modules=tuple(modules), heads=tuple(layer.names.index(name) for name in layer.heads))
 
 
 @translate.register
@@ -322,6 +351,11 @@ def _(layer: layers.AvgPool, shape: Shape, key: jax.Array) -> eqx.Module:
 def _(layer: layers.AdaptiveAvgPool, shape: Shape, key: jax.Array) -> eqx.Module:
     window = equal_windows("equinox", layer, shape)
     return eqx.nn.AvgPool2d(window, window)
+
+
+@translate.register
+def _(layer: AuxiliaryPool, shape: Shape, key: jax.Array) -> eqx.Module:
+    return translate(layer.on(shape), shape, key)
 
 
 @translate.register

@@ -21,6 +21,7 @@ from jaxcnn.benchmark.peers.common import (
 from jaxcnn.benchmark.program import Program, Unavailable
 from jaxcnn.benchmark.spec import Spec
 from jaxcnn.layers import output_shape
+from jaxcnn.models.inception import AuxiliaryPool
 from jaxcnn.models.resnet import ZeroPadShortcut
 from jaxcnn.ops.arithmetic import transpose_padding_sides
 from jaxcnn.types import Layer, Shape
@@ -131,6 +132,23 @@ class Residual(nn.Module):
         return self.activation(self.body(x, train) + self.shortcut(x, train), train)
 
 
+class AuxiliaryHeads(nn.Module):
+    """Modules in a row, and heads beside them in training: (batch, heads, num_classes), the main one first."""
+
+    modules: tuple[nn.Module, ...]
+    heads: tuple[int, ...]
+
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Applies the modules, and in training the heads."""
+        results = []
+        for i, module in enumerate(self.modules):
+            if i not in self.heads:
+                x = module(x, train)
+            elif train or self.is_initializing():
+                results.append(module(x, train))
+        return jnp.stack([x, *results], axis=1) if train else x
+
+
 class Concat(nn.Module):
     """The results of the branches along the channels."""
 
@@ -203,6 +221,15 @@ def _(layer: layers.Sequential, shape: Shape, dtype: Any) -> nn.Module:
         modules.append(translate(inner, shape, dtype))
         shape = output_shape(inner, shape)
     return Sequential(tuple(modules))
+
+
+@translate.register
+def _(layer: layers.AuxiliaryHeads, shape: Shape, dtype: Any) -> nn.Module:
+    modules = []
+    for name, inner in layer.layers:
+        modules.append(translate(inner, shape, dtype))
+        shape = shape if name in layer.heads else output_shape(inner, shape)
+    return AuxiliaryHeads(tuple(modules), tuple(layer.names.index(name) for name in layer.heads))
 
 
 @translate.register
@@ -318,6 +345,11 @@ def _(layer: layers.AvgPool, shape: Shape, dtype: Any) -> nn.Module:
 def _(layer: layers.AdaptiveAvgPool, shape: Shape, dtype: Any) -> nn.Module:
     window = equal_windows("flax", layer, shape)
     return Always(partial(nn.avg_pool, window_shape=window, strides=window))
+
+
+@translate.register
+def _(layer: AuxiliaryPool, shape: Shape, dtype: Any) -> nn.Module:
+    return translate(layer.on(shape), shape, dtype)
 
 
 @translate.register

@@ -25,6 +25,7 @@ from jaxcnn.benchmark.peers.common import (
 )
 from jaxcnn.benchmark.program import Program, Unavailable
 from jaxcnn.benchmark.spec import Spec
+from jaxcnn.models.inception import AuxiliaryPool
 from jaxcnn.models.resnet import ZeroPadShortcut
 from jaxcnn.models.u_net import check_size
 from jaxcnn.ops.arithmetic import transpose_padding_sides
@@ -149,6 +150,11 @@ def _(layer: layers.Sequential, x: Any, name: str) -> Any:
 
 
 @translate.register
+def _(layer: layers.AuxiliaryHeads, x: Any, name: str) -> Any:
+    raise refuse("keras", layer, "the graph of a functional model is the same in training and inference")
+
+
+@translate.register
 def _(layer: layers.Residual, x: Any, name: str) -> Any:
     total = translate(layer.body, x, name) + translate(layer.shortcut, x, f"{name}.shortcut")
     return translate(layer.activation, total, f"{name}.activation")
@@ -246,6 +252,11 @@ def _(layer: layers.AvgPool, x: Any, name: str) -> Any:
 @translate.register
 def _(layer: layers.AdaptiveAvgPool, x: Any, name: str) -> Any:
     return keras.layers.AveragePooling2D(equal_windows("keras", layer, x.shape[1:]))(x)
+
+
+@translate.register
+def _(layer: AuxiliaryPool, x: Any, name: str) -> Any:
+    return translate(layer.on(x.shape[1:]), x, name)
 
 
 @translate.register

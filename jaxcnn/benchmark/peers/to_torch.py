@@ -29,6 +29,7 @@ from jaxcnn.benchmark.peers.common import (
 from jaxcnn.benchmark.program import LEARNING_RATE, MOMENTUM, Program, Stopwatch, Unavailable, draw_batch
 from jaxcnn.benchmark.spec import Spec
 from jaxcnn.layers import output_shape
+from jaxcnn.models.inception import AuxiliaryPool
 from jaxcnn.models.resnet import ZeroPadShortcut
 from jaxcnn.models.u_net import check_size
 from jaxcnn.ops.arithmetic import pad_sides, transpose_padding_sides
@@ -124,7 +125,11 @@ class TorchProgram:
             return
         self._optimizer.zero_grad(set_to_none=True)
         with self._autocast():
-            loss = F.cross_entropy(self._model(self._images), self._labels)
+            logits, labels = self._model(self._images), self._labels
+            # With auxiliary heads there are several results for one label: then all of them count alike.
+            if logits.ndim > labels.ndim + 1:
+                labels = labels[:, None].expand(-1, logits.shape[2])
+            loss = F.cross_entropy(logits, labels)
         loss.backward()
         self._optimizer.step()
 
@@ -186,6 +191,24 @@ class Residual(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Applies both ways."""
         return self.activation(self.body(x) + self.shortcut(x))
+
+
+class AuxiliaryHeads(nn.Module):
+    """Modules in a row, and heads beside them in training: (batch, num_classes, heads), the main one first."""
+
+    def __init__(self, modules: dict[str, nn.Module], heads: tuple[str, ...]) -> None:
+        super().__init__()
+        self.row, self.heads = nn.ModuleDict(modules), heads
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Applies the modules, and in training the heads."""
+        results = []
+        for name, module in self.row.items():
+            if name not in self.heads:
+                x = module(x)
+            elif self.training:
+                results.append(module(x))
+        return torch.stack([x, *results], dim=2) if self.training else x
 
 
 class Concat(nn.Module):
@@ -284,6 +307,15 @@ def _(layer: layers.Sequential, shape: Shape) -> nn.Module:
         modules.add_module(name, _in_place(module) if _overwritable(before) else module)
         shape, before = output_shape(inner, shape), inner
     return modules
+
+
+@translate.register
+def _(layer: layers.AuxiliaryHeads, shape: Shape) -> nn.Module:
+    modules = {}
+    for name, inner in layer.layers:
+        modules[name] = translate(inner, shape)
+        shape = shape if name in layer.heads else output_shape(inner, shape)
+    return AuxiliaryHeads(modules, layer.heads)
 
 
 @translate.register
@@ -396,6 +428,11 @@ def _(layer: layers.Pad, shape: Shape) -> nn.Module:
 @translate.register
 def _(layer: layers.AdaptiveAvgPool, shape: Shape) -> nn.Module:
     return nn.AdaptiveAvgPool2d(pair(layer.output_shape))
+
+
+@translate.register
+def _(layer: AuxiliaryPool, shape: Shape) -> nn.Module:
+    return translate(layer.on(shape), shape)
 
 
 @translate.register

@@ -1,0 +1,157 @@
+"""GoogLeNet, the first Inception network, with batch norm and with auxiliary heads.
+
+Source: Szegedy, Liu, Jia, Sermanet, Reed, Anguelov, Erhan, Vanhoucke & Rabinovich, "Going deeper with convolutions",
+2015. It is the form that the published weights have (torchvision's, from TensorFlow): with batch norms (Ioffe & Szegedy
+2015) in the place of local response normalisation, poolings that take a last window over the edge, and 3x3
+convolutions where the paper has 5x5 ones.
+"""
+
+import jax
+
+from jaxcnn.layers import (
+    AdaptiveAvgPool,
+    AuxiliaryHeads,
+    BatchNorm,
+    Concat,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    Function,
+    GlobalAvgPool,
+    Initializer,
+    MaxPool,
+    Sequential,
+)
+from jaxcnn.types import Layer
+
+_init = Initializer(jax.nn.initializers.normal, stddev=0.01)
+_relu = Function(jax.nn.relu)
+
+
+def googlenet(
+    num_classes: int = 1000,
+    *,
+    in_channels: int = 3,
+    aux_heads: bool = True,
+    dropout_rate: float = 0.4,
+    aux_dropout_rate: float = 0.7,
+) -> Sequential | AuxiliaryHeads:
+    """Builds GoogLeNet (Szegedy et al. 2015, table 1 and section 5); 13,004,888 parameters, 6,624,904 of them in use.
+
+    In training it gives the logits of three heads, (3, num_classes), the main one first; in evaluation those of the
+    main head alone. Train it with `jaxcnn.training.auxiliary_loss` at the weight 0.3 (section 5). The paper leaves the
+    initialisation open: here kernels are normal with a standard deviation of 0.01, as in torchvision.
+
+    Args:
+      num_classes: number of logits.
+      in_channels: channels of the image.
+      aux_heads: whether there are the two auxiliary heads, aux1 and aux2.
+      dropout_rate: probability of dropping a feature before the head, in [0, 1) (table 1).
+      aux_dropout_rate: probability of dropping a feature in the auxiliary heads, in [0, 1) (section 5).
+
+    Returns:
+      The model: stem, inception3a to inception5b with pool3 and pool4, pool, dropout, head, and aux1 behind inception4a
+      and aux2 behind inception4d; parameters are named like `inception3a/branch3x3/reduce/conv/kernel`.
+
+    Raises:
+      ValueError: a rate is outside [0, 1).
+    """
+
+    def auxiliary(name: str, channels: int) -> dict[str, Layer]:
+        return {name: auxiliary_head(channels, num_classes, aux_dropout_rate)} if aux_heads else {}
+
+    stem = Sequential(
+        conv1=_conv_norm(in_channels, 64, 7, 2),
+        pool1=MaxPool(3, strides=2, ceil_mode=True),
+        conv2=_conv_norm(64, 64),
+        conv3=_conv_norm(64, 192, 3),
+        pool2=MaxPool(3, strides=2, ceil_mode=True),
+    )
+    layers: dict[str, Layer] = {
+        "stem": stem,
+        "inception3a": inception_module(192, 64, 96, 128, 16, 32, 32),
+        "inception3b": inception_module(256, 128, 128, 192, 32, 96, 64),
+        "pool3": MaxPool(3, strides=2, ceil_mode=True),
+        "inception4a": inception_module(480, 192, 96, 208, 16, 48, 64),
+        **auxiliary("aux1", 512),
+        "inception4b": inception_module(512, 160, 112, 224, 24, 64, 64),
+        "inception4c": inception_module(512, 128, 128, 256, 24, 64, 64),
+        "inception4d": inception_module(512, 112, 144, 288, 32, 64, 64),
+        **auxiliary("aux2", 528),
+        "inception4e": inception_module(528, 256, 160, 320, 32, 128, 128),
+        "pool4": MaxPool(2, ceil_mode=True),
+        "inception5a": inception_module(832, 256, 160, 320, 32, 128, 128),
+        "inception5b": inception_module(832, 384, 192, 384, 48, 128, 128),
+        "pool": GlobalAvgPool(),
+        "dropout": Dropout(dropout_rate),
+        "head": Dense(1024, num_classes, kernel_init=_init),
+    }
+    return AuxiliaryHeads("aux1", "aux2", **layers) if aux_heads else Sequential(**layers)
+
+
+def inception_module(
+    in_channels: int,
+    conv1x1: int,
+    reduce3x3: int,
+    conv3x3: int,
+    reduce5x5: int,
+    conv5x5: int,
+    pool: int,
+) -> Concat:
+    """Builds the inception module with dimension reductions (Szegedy et al. 2015, figure 2b).
+
+    Args:
+      in_channels: channels of the input.
+      conv1x1: channels of the 1x1 convolution, and so on as in the columns of table 1.
+      reduce3x3: channels of the 1x1 convolution before the 3x3 one.
+      conv3x3: channels of the 3x3 convolution.
+      reduce5x5: channels of the 1x1 convolution before the last one.
+      conv5x5: channels of that one, which is 3x3 here, as in the published weights, though 5x5 in the paper.
+      pool: channels of the 1x1 convolution behind the max pooling.
+
+    Returns:
+      The module, with branches branch1x1, branch3x3, branch5x5 and branch_pool.
+    """
+    return Concat(
+        branch1x1=_conv_norm(in_channels, conv1x1),
+        branch3x3=Sequential(reduce=_conv_norm(in_channels, reduce3x3), conv=_conv_norm(reduce3x3, conv3x3, 3)),
+        branch5x5=Sequential(reduce=_conv_norm(in_channels, reduce5x5), conv=_conv_norm(reduce5x5, conv5x5, 3)),
+        branch_pool=Sequential(pool=MaxPool(3, strides=1, padding=1), project=_conv_norm(in_channels, pool)),
+    )
+
+
+def auxiliary_head(in_channels: int, num_classes: int, dropout_rate: float) -> Sequential:
+    """Builds a classifier of a map half-way (Szegedy et al. 2015, section 5).
+
+    Args:
+      in_channels: channels of the map.
+      num_classes: number of logits.
+      dropout_rate: probability of dropping a feature, in [0, 1).
+
+    Returns:
+      The head, with layers pool, conv, flatten, dense, relu, dropout and head. A map of any size is pooled to 4x4,
+      which on one of 14x14 is not quite the paper's average pooling, but torchvision's.
+    """
+    return Sequential(
+        pool=AdaptiveAvgPool(4),
+        conv=_conv_norm(in_channels, 128),
+        flatten=Flatten(),
+        dense=Dense(4 * 4 * 128, 1024, kernel_init=_init),
+        relu=_relu,
+        dropout=Dropout(dropout_rate),
+        head=Dense(1024, num_classes, kernel_init=_init),
+    )
+
+
+def _conv_norm(in_channels: int, out_channels: int, kernel_size: int = 1, strides: int = 1) -> Sequential:
+    conv = Conv(
+        in_channels,
+        out_channels,
+        kernel_size,
+        strides,
+        padding=kernel_size // 2,
+        use_bias=False,
+        kernel_init=_init,
+    )
+    return Sequential(conv=conv, norm=BatchNorm(out_channels, epsilon=1e-3), relu=_relu)

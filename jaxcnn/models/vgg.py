@@ -1,0 +1,118 @@
+"""VGG: stacks of 3x3 convolutions, with and without batch norm.
+
+Source: Simonyan & Zisserman, "Very deep convolutional networks for large-scale image recognition", 2015. The batch norm
+of the `_bn` models came later (Ioffe & Szegedy 2015), in the place where torchvision puts it.
+"""
+
+import jax
+
+from jaxcnn.layers import (
+    AdaptiveAvgPool,
+    BatchNorm,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    Function,
+    Initializer,
+    MaxPool,
+    Sequential,
+)
+from jaxcnn.types import Layer
+
+_CHANNELS = (64, 128, 256, 512, 512)
+"""Channels of each stage (Simonyan & Zisserman 2015, table 1)."""
+
+_A, _B, _D, _E = (1, 1, 2, 2, 2), (2, 2, 2, 2, 2), (2, 2, 3, 3, 3), (2, 2, 4, 4, 4)
+"""Convolutions in each stage of the configurations of table 1."""
+
+_glorot = Initializer(jax.nn.initializers.glorot_normal)
+_relu = Function(jax.nn.relu)
+
+
+def vgg11(num_classes: int = 1000, *, in_channels: int = 3, dropout_rate: float = 0.5) -> Sequential:
+    """Builds VGG-11, configuration A; 132,863,336 parameters. See `vgg`."""
+    return vgg(_A, num_classes, in_channels, dropout_rate, batch_norm=False)
+
+
+def vgg13(num_classes: int = 1000, *, in_channels: int = 3, dropout_rate: float = 0.5) -> Sequential:
+    """Builds VGG-13, configuration B; 133,047,848 parameters. See `vgg`."""
+    return vgg(_B, num_classes, in_channels, dropout_rate, batch_norm=False)
+
+
+def vgg16(num_classes: int = 1000, *, in_channels: int = 3, dropout_rate: float = 0.5) -> Sequential:
+    """Builds VGG-16, configuration D; 138,357,544 parameters. See `vgg`."""
+    return vgg(_D, num_classes, in_channels, dropout_rate, batch_norm=False)
+
+
+def vgg19(num_classes: int = 1000, *, in_channels: int = 3, dropout_rate: float = 0.5) -> Sequential:
+    """Builds VGG-19, configuration E; 143,667,240 parameters. See `vgg`."""
+    return vgg(_E, num_classes, in_channels, dropout_rate, batch_norm=False)
+
+
+def vgg11_bn(num_classes: int = 1000, *, in_channels: int = 3, dropout_rate: float = 0.5) -> Sequential:
+    """Builds VGG-11 with batch norm; 132,868,840 parameters. See `vgg`."""
+    return vgg(_A, num_classes, in_channels, dropout_rate, batch_norm=True)
+
+
+def vgg13_bn(num_classes: int = 1000, *, in_channels: int = 3, dropout_rate: float = 0.5) -> Sequential:
+    """Builds VGG-13 with batch norm; 133,053,736 parameters. See `vgg`."""
+    return vgg(_B, num_classes, in_channels, dropout_rate, batch_norm=True)
+
+
+def vgg16_bn(num_classes: int = 1000, *, in_channels: int = 3, dropout_rate: float = 0.5) -> Sequential:
+    """Builds VGG-16 with batch norm; 138,365,992 parameters. See `vgg`."""
+    return vgg(_D, num_classes, in_channels, dropout_rate, batch_norm=True)
+
+
+def vgg19_bn(num_classes: int = 1000, *, in_channels: int = 3, dropout_rate: float = 0.5) -> Sequential:
+    """Builds VGG-19 with batch norm; 143,678,248 parameters. See `vgg`."""
+    return vgg(_E, num_classes, in_channels, dropout_rate, batch_norm=True)
+
+
+def vgg(
+    stage_sizes: tuple[int, ...], num_classes: int, in_channels: int, dropout_rate: float, *, batch_norm: bool
+) -> Sequential:
+    """Builds a VGG network (Simonyan & Zisserman 2015, section 2.1 and table 1).
+
+    Kernels start as Glorot & Bengio 2010 have it, with which the authors trained without pre-training (section 3.1).
+
+    Args:
+      stage_sizes: number of convolutions in each of the five stages.
+      num_classes: number of logits.
+      in_channels: channels of the image.
+      dropout_rate: probability of dropping an output of the two hidden dense layers, in [0, 1) (section 3.1).
+      batch_norm: whether each convolution is followed by a batch norm.
+
+    Returns:
+      The model: stage1 to stage5, pool, flatten, dense1, relu1, dropout1, dense2, relu2, dropout2, head; parameters are
+      named like `stage1/conv1/kernel`. An image has at least 32x32 pixels; where the last map is not 7x7, it is pooled
+      to that.
+
+    Raises:
+      ValueError: there are not five stages, or the rate is outside [0, 1).
+    """
+    if len(stage_sizes) != len(_CHANNELS):
+        raise ValueError(f"vgg expects the sizes of {len(_CHANNELS)} stages, got {stage_sizes}")
+    stages = {}
+    for i, (convolutions, channels) in enumerate(zip(stage_sizes, _CHANNELS, strict=True), start=1):
+        layers: dict[str, Layer] = {}
+        for j in range(1, convolutions + 1):
+            layers[f"conv{j}"] = Conv(in_channels, channels, 3, padding=1, kernel_init=_glorot)
+            if batch_norm:
+                layers[f"norm{j}"] = BatchNorm(channels)
+            layers[f"relu{j}"] = _relu
+            in_channels = channels
+        stages[f"stage{i}"] = Sequential(**layers, pool=MaxPool(2))
+    return Sequential(
+        **stages,
+        pool=AdaptiveAvgPool(7),
+        flatten=Flatten(),
+        dense1=Dense(7 * 7 * in_channels, 4096, kernel_init=_glorot),
+        relu1=_relu,
+        dropout1=Dropout(dropout_rate),
+        dense2=Dense(4096, 4096, kernel_init=_glorot),
+        relu2=_relu,
+        dropout2=Dropout(dropout_rate),
+        head=Dense(4096, num_classes, kernel_init=_glorot),
+    )
