@@ -9,7 +9,9 @@ from jaxcnn import data
 from jaxcnn.cli import train
 from jaxcnn.cli.options import Train
 from jaxcnn.cli.run_folder import RunFolder
+from jaxcnn.layers import AuxiliaryHeads, Conv, Dense, Function, GlobalAvgPool, Sequential
 from jaxcnn.models import mlp
+from jaxcnn.models.catalog import CATALOG, Entry
 from jaxcnn.training import Metrics
 
 
@@ -389,3 +391,24 @@ def test_a_checkpoint_that_cannot_be_written_is_an_error(jaxcnn, words, tmp_path
     done = jaxcnn(*words(run, "--epochs", 1, "--augment", "none"))
     assert done.status == 2
     assert done.err.startswith("error: ")
+
+
+def two_heads(num_classes=10, *, in_channels=1):
+    """A small model with an auxiliary head."""
+    classifier = Sequential(pool=GlobalAvgPool(), head=Dense(4, num_classes))
+    return AuxiliaryHeads("aux", conv=Conv(in_channels, 4), aux=classifier, relu=Function(jax.nn.relu), head=classifier)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_model_with_auxiliary_heads_trains_with_their_weight(jaxcnn, words, tmp_path, monkeypatch):
+    losses = {}
+    for weight in (0.0, 0.3):
+        monkeypatch.setitem(CATALOG, "two_heads", Entry(two_heads, (8, 8, 1), 10, ("in_channels",), 8, weight))
+        run = tmp_path / str(weight)
+        options = ("--model", "two_heads", "--epochs", 1, "--learning-rate", 1e-9, "--augment", "none")
+        assert jaxcnn(*words(run, *options)).status == 0
+        [row] = RunFolder(run).metrics()
+        losses[weight] = row["train_loss"]
+        # At this learning rate the main head alone has the same loss on all images, up to which images they are.
+        assert abs(row["validation_loss"] - losses[0.0]) < 0.2
+    assert losses[0.3] > 1.2 * losses[0.0]

@@ -1,10 +1,14 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
+from jaxcnn import batched
 from jaxcnn.cli.run_folder import RunFolder
+from jaxcnn.cli.transfer import cut_in_two, freeze_layers
+from jaxcnn.layers import AuxiliaryHeads, Conv, Dense, GlobalAvgPool, Sequential
 from jaxcnn.training.checkpoint import Checkpoints
 
 FIRST, SECOND = ["0", "1", "2", "3", "4"], ["5", "6", "7", "8", "9"]
@@ -256,3 +260,25 @@ def test_an_unfinished_first_epoch_is_no_source(jaxcnn, words, transfer, at_step
     refused = jaxcnn(*transfer(tmp_path / "run", init_from=tmp_path / "stopped"))
     assert refused.status == 2
     assert "expected a run with at least one whole epoch" in refused.err
+
+
+def test_frozen_layers_are_cut_off_with_the_auxiliary_heads_that_look_into_them():
+    classifier = Sequential(pool=GlobalAvgPool(), dense=Dense(4, 2))
+    model = AuxiliaryHeads(
+        "aux1", "aux2", a=Conv(3, 4), aux1=classifier, b=Conv(4, 4), c=Conv(4, 4), aux2=classifier, head=classifier
+    )
+    params, state = model.init(jax.random.key(0))
+    images = jax.random.normal(jax.random.key(1), (2, 6, 5, 3))
+    for pattern, result in (("a|b", (2, 2)), ("backbone", (2,))):
+        whole, params_then, state_then = freeze_layers(pattern, model, params, state)
+        frozen, learning = cut_in_two(whole)
+        cached, _ = batched(frozen)(params_then, state_then, images, train=False)
+        assert cached.shape == (2, 6, 5, 4)
+        logits, _ = batched(learning)(params_then, state_then, cached, train=False)
+        np.testing.assert_allclose(logits, batched(model)(params, state, images, train=False)[0], rtol=1e-5, atol=1e-6)
+        trained, _ = batched(learning)(params_then, state_then, cached, train=True)
+        assert trained.shape == (2, *result)
+        whole_trained, _ = batched(whole)(params_then, state_then, images, train=True)
+        np.testing.assert_allclose(
+            trained.reshape(2, -1, 2)[:, -1], whole_trained[:, 2 if len(result) > 1 else 0], rtol=1e-5, atol=1e-6
+        )
