@@ -87,12 +87,12 @@ def test_a_smaller_image_is_padded_more_below_and_right():
 @pytest.mark.parametrize(
     ("arguments", "shape", "expected"),
     [
-        ((8, None), (16, 25), (8, 12)),
-        ((8, None), (25, 16), (12, 8)),
+        ((8, None), (16, 27), (8, 13)),
+        ((8, None), (27, 16), (13, 8)),
         ((8, None), (3, 3), (8, 8)),
         (((8, 5), None), (16, 25), (8, 5)),
         (((8, 8), None, "bilinear", True, "inside"), (16, 25), (5, 8)),
-        (((8, 8), None, "bilinear", True, "cover"), (16, 25), (8, 12)),
+        (((8, 8), None, "bilinear", True, "cover"), (16, 27), (8, 14)),
         (((8, 14), None, "bilinear", True, "cover"), (16, 25), (9, 14)),
         (((8, 8), None, "bilinear", True, "inside"), (1, 200), (1, 8)),
         ((None, None), (16, 25), (16, 25)),
@@ -120,7 +120,7 @@ def test_an_overshoot_of_bicubic_is_cut_off():
     for antialias in (True, False):
         actual = Preprocessing((4, 32), None, "bicubic", antialias, **AS_IT_IS)(image)
         assert (actual.min(), actual.max()) == (0, 255)
-        np.testing.assert_array_equal(actual[0, [0, -1], 0], [0, 255])
+        assert np.all(np.diff(actual[0, :, 0]) >= 0)
 
 
 def test_values_are_compared_and_printed_as_values():

@@ -111,7 +111,7 @@ def _fetch(hub: Any, hub_id: str, name: str, revision: str | None) -> Path:
     try:
         path = Path(hub.hf_hub_download(hub_id, name, revision=revision))
     except errors.LocalEntryNotFoundError as error:
-        why = "HF_HUB_OFFLINE is set" if hub.constants.is_offline_mode() else "the hub is out of reach"
+        why = "HF_HUB_OFFLINE is set" if hub.constants.HF_HUB_OFFLINE else "the hub is out of reach"
         raise FileNotFoundError(
             f"{why}, and the cache has no {name} of {where}; download it while online, {_LOCAL}"
         ) from error
