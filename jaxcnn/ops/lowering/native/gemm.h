@@ -11,13 +11,14 @@
 namespace jaxcnn {
 
 // The columns of a matrix are cut into panels of at most kPanelVectors vectors. A block of rows and a panel are
-// multiplied in registers: 24 sums and what they are made from fit into the 32 registers of AVX-512.
+// multiplied in registers: 24 sums and what they are made from fit into the 32 registers of AVX-512, 12 into the 16 of
+// others.
 #if defined(__AVX512F__)
 inline constexpr int kPanelVectors = 4;
 constexpr int rows_of_block(int vectors) { return vectors == 4 ? 6 : 8; }
 #else
 inline constexpr int kPanelVectors = 2;
-constexpr int rows_of_block(int vectors) { return vectors == 2 ? 4 : 6; }
+constexpr int rows_of_block(int vectors) { return vectors == 2 ? 6 : 8; }
 #endif
 inline constexpr int kMostRows = 8;
 
