@@ -156,25 +156,6 @@ void input_gradient(const Geometry& g, const T* dy, const T* kernel, T* to, Work
   gather<T>(g, Reads::transposed(g.rows), Reads::transposed(g.columns), dy, packed.get(), true, to, workers);
 }
 
-// Whether results and images are the same pixels in the same order, and in short rows.
-inline bool is_product(const Geometry& g) {
-  auto same = [](const Axis& axis) { return axis.taps == 1 && axis.stride == 1 && axis.before == 0; };
-  return same(g.rows) && same(g.columns) && g.rows.size == g.rows.out_size && g.columns.size == g.columns.out_size &&
-         g.images > 1;
-}
-
-// One image of all pixels, in rows that are long but not too long for the cache.
-inline Geometry in_long_rows(const Geometry& g) {
-  const int64_t pixels = g.images * g.rows.size * g.columns.size;
-  int64_t length = std::min<int64_t>(pixels, 256);
-  while (pixels % length != 0) --length;
-  Geometry m = g;
-  m.images = 1;
-  m.rows.size = m.rows.out_size = pixels / length;
-  m.columns.size = m.columns.out_size = length;
-  return m;
-}
-
 // Computes the gradient of the kernel, (taps, group channels, outputs).
 template <typename T>
 void kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers& workers) {
@@ -184,20 +165,17 @@ void kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers&
     add_borders<T>(g, m, x, bordered.get(), workers);
     return kernel_gradient<T>(m, bordered.get(), dy, to, workers);
   }
-  if (is_product(g)) return kernel_gradient<T>(in_long_rows(g), x, dy, to, workers);
   const int64_t channels = g.group_channels(), outputs = g.group_outputs(), size = g.taps() * channels * g.outputs;
   const Reads rows = Reads::forward(g.rows), columns = Reads::forward(g.columns);
   const auto panels = panels_of<T>(outputs);
-  // Rows of dy at a time that stay in the cache, with those of x, while all blocks of the kernel are gone through; but
-  // enough of them that reading and writing the sums for them is a small part of the work.
-  constexpr int64_t kCached = 384 << 10, kFewestPixels = 192;
-  const int64_t row_bytes = g.columns.out_size * (g.outputs + g.channels * g.columns.stride * g.rows.stride) * sizeof(T);
-  const int64_t chunk = std::max(std::max<int64_t>(1, kCached / row_bytes), ceil_div(kFewestPixels, g.columns.out_size));
-  const int64_t all_rows = g.images * g.rows.out_size;
-  const int64_t parts = parts_of(ceil_div(all_rows, chunk), size);
+  const int64_t width = g.columns.out_size, pixels = g.images * g.rows.out_size * width;
+  const int64_t parts = parts_of(ceil_div(pixels, kPackedRows), size);
   // With few parts the channels are split as well.
-  const int64_t slabs = parts >= 4 ? 1 : std::min<int64_t>(ceil_div(channels, kMostRows), 16);
+  constexpr int64_t kFewestChannels = 48;
+  const int64_t slabs = parts >= 4 ? 1 : std::clamp<int64_t>(channels / kFewestChannels, 1, 16);
   const int64_t slab = ceil_div(channels, slabs);
+  // As many channels at a time as the second cache holds, packed.
+  const int64_t at_once = std::min<int64_t>(slab, (192 << 10) / (kPackedRows * sizeof(T)) / 24 * 24);
   Buffer<T> sums(parts == 1 ? 0 : parts * size);
   T* totals = parts == 1 ? to : sums.get();
   workers.for_each(parts * slabs * g.groups, [&](int64_t item) {
@@ -207,41 +185,46 @@ void kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers&
     for (int64_t tap = 0; tap < g.taps(); ++tap)
       for (int64_t c = first; c < last; ++c)
         std::fill_n(total + (tap * channels + c) * g.outputs + group * outputs, outputs, T(0));
-    const int64_t begin = all_rows * part / parts, end = all_rows * (part + 1) / parts;
-    // Where the last panel is less than a vector, gradients are spread out to whole vectors, which it reads.
-    const bool narrow = panels.back().width < kLanes<T>;
-    const int64_t line = narrow ? ceil_div(outputs, kLanes<T>) * kLanes<T> : g.outputs;
-    Buffer<T> wide(narrow ? chunk * g.columns.out_size * line : 0);
-    std::vector<Run<T>> runs;
+    const int64_t begin = pixels * part / parts, end = pixels * (part + 1) / parts;
+    const int64_t chunk = ceil_div(end - begin, ceil_div(end - begin, kPackedRows));
+    Buffer<T> left(left_size(at_once, left_width(panels))), right(right_size<T>(outputs));
+    std::vector<Run> runs;
     for (int64_t start = begin; start < end; start += chunk) {
       const int64_t stop = std::min(start + chunk, end);
-      const T* gradients = dy + start * g.columns.out_size * g.outputs + group * outputs;
-      if (narrow) {
-        for (int64_t i = 0; i < (stop - start) * g.columns.out_size; ++i) {
-          std::copy_n(gradients + i * g.outputs, outputs, wide.get() + i * line);
-          std::fill_n(wide.get() + i * line + outputs, line - outputs, T(0));
-        }
-        gradients = wide.get();
-      }
-      for (const auto& row_tap : rows.phases[0]) {
-        for (const auto& column_tap : columns.phases[0]) {
-          const Inside span = inside(columns, 0, column_tap);
-          runs.clear();
-          for (int64_t row = start; row < stop && span.start < span.stop; ++row) {
-            const int64_t image = row / g.rows.out_size;
-            const int64_t from_row = rows.source(row % g.rows.out_size, row_tap);
-            if (from_row < 0) continue;
-            const int64_t from_column = span.start * columns.step + column_tap.offset;
-            runs.push_back(
-                {x + ((image * g.rows.size + from_row) * g.columns.size + from_column) * g.pixel + group * channels,
-                 gradients + ((row - start) * g.columns.out_size + span.start) * line, span.stop - span.start});
+      for (int64_t pixel = start; pixel < stop; ++pixel)
+        pack_right<T>(dy + pixel * g.outputs + group * outputs, panels, pixel - start, right.get());
+      with_left_width(panels, [&](auto left_width) {
+        for (const auto& row_tap : rows.phases[0]) {
+          for (const auto& column_tap : columns.phases[0]) {
+            const Inside span = inside(columns, 0, column_tap);
+            T* tap_total = total + (row_tap.tap * g.columns.taps + column_tap.tap) * channels * g.outputs + group * outputs;
+            for (int64_t channel = first; channel < last; channel += at_once) {
+              const int64_t count = std::min(at_once, last - channel);
+              runs.clear();
+              int64_t packed = 0;
+              // Row by row of the results, the pixels that find one to read.
+              for (int64_t row = start / width; row * width < stop; ++row) {
+                const int64_t from_row = rows.source(row % g.rows.out_size, row_tap);
+                const int64_t lowest = std::max(span.start, start - row * width);
+                const int64_t highest = std::min(span.stop, stop - row * width);
+                if (from_row < 0 || lowest >= highest) continue;
+                const T* from = x + ((row / g.rows.out_size * g.rows.size + from_row) * g.columns.size +
+                                     lowest * columns.step + column_tap.offset) * g.pixel + group * channels + channel;
+                const int64_t place = row * width + lowest - start;
+                if (!runs.empty() && runs.back().start + runs.back().count == place) {
+                  runs.back().count += highest - lowest;
+                } else {
+                  runs.push_back({place, highest - lowest});
+                }
+                for (int64_t column = lowest; column < highest; ++column, from += columns.step * g.pixel)
+                  pack_left<T, left_width>(from, count, packed++, left.get());
+              }
+              accumulate<T, left_width>(runs.data(), static_cast<int64_t>(runs.size()), left.get(), count, right.get(),
+                                        panels, tap_total + channel * g.outputs, g.outputs);
+            }
           }
-          T* tap_total = total + (row_tap.tap * g.columns.taps + column_tap.tap) * channels * g.outputs + group * outputs;
-          for (const Panel& panel : panels)
-            accumulate_columns<T>(runs.data(), static_cast<int64_t>(runs.size()), columns.step * g.pixel, line,
-                                  first, last, panel, tap_total, g.outputs);
         }
-      }
+      });
     }
   });
   if (parts > 1) add_parts(sums.get(), parts, size, to, workers);

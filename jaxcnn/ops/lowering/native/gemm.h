@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 #include <vector>
 
@@ -111,64 +112,117 @@ inline void multiply_rows(int64_t rows, int64_t terms, int64_t depth, const T* c
   });
 }
 
-// A run of rows of two matrices that lie at equal distances.
+// Sums of products of rows of two tall matrices, as in gradients of kernels: to += left^T right. Some rows at a time are
+// packed into panels, in which the numbers of a block lie next to each other: the rows of a matrix of many columns are
+// far apart, and mostly a power of two, so that few of them fit into a cache at once.
+
+inline constexpr int64_t kPackedRows = 192;
+
+// Values between two panels beside the panels themselves, so that they do not compete for the same places of a cache.
+inline constexpr int64_t kPanelGap = 16;
+
 template <typename T>
+int64_t right_size(int64_t columns) {
+  return ceil_div(columns, kPanelWidth<T>) * (kPackedRows * kPanelWidth<T> + kPanelGap);
+}
+
+template <typename T>
+T* right_panel(T* right, const Panel& panel) {
+  return right + panel.start / kPanelWidth<T> * (kPackedRows * kPanelWidth<T> + kPanelGap);
+}
+
+// Columns of a panel on the left, for these panels on the right.
+inline int left_width(const std::vector<Panel>& panels) { return rows_of_block(panels.front().vectors); }
+
+inline constexpr int64_t kLeftStep = kPackedRows * kMostRows + kPanelGap;
+
+inline int64_t left_size(int64_t columns, int width) { return ceil_div(columns, width) * kLeftStep; }
+
+// Packs one row of the right matrix.
+template <typename T>
+inline void pack_right(const T* from, const std::vector<Panel>& panels, int64_t row, T* right) {
+  for (const Panel& panel : panels) {
+    const int64_t wide = panel.vectors * kLanes<T>;
+    T* to = right_panel(right, panel) + row * wide;
+    if (panel.width == kPanelWidth<T>) {
+      for (int v = 0; v < kPanelVectors; ++v) store(to + v * kLanes<T>, load(from + panel.start + v * kLanes<T>));
+    } else {
+      std::copy_n(from + panel.start, panel.width, to);
+      std::fill_n(to + panel.width, wide - panel.width, T(0));
+    }
+  }
+}
+
+// Packs one row of the left matrix.
+template <typename T, int kWidth>
+inline void pack_left(const T* from, int64_t columns, int64_t row, T* left) {
+  T* to = left + row * kWidth;
+  int64_t column = 0;
+  for (; column + kWidth <= columns; column += kWidth, to += kLeftStep) std::memcpy(to, from + column, kWidth * sizeof(T));
+  std::copy_n(from + column, columns - column, to);
+}
+
+// Packed rows of the right matrix, from `start` on; the left one holds those of all runs one after another.
 struct Run {
-  const T* a;
-  const T* b;
+  int64_t start;
   int64_t count;
 };
 
-// Adds products of columns of two tall matrices:
-//   to[i * to_stride + j] += sum over the rows r of all runs of  a[r][i] * b[r][j],  i < kRows, j < width
-// The last vector of a narrower panel overlaps the one before it. Of a panel of less than one vector (kNarrow) whole
-// vectors of b are read, and only its columns are written.
-template <typename T, int kRows, int kVectors, bool kNarrow>
-inline void accumulate_block(const Run<T>* runs, int64_t count, int64_t a_stride, int64_t b_stride, int64_t a_start,
-                             int64_t b_start, T* to, int64_t to_stride, int width) {
-  constexpr int kLane = kLanes<T>;
-  const int last = kNarrow ? 0 : width - kLane;
-  auto offset = [last](int v) { return v == kVectors - 1 ? last : v * kLane; };
+// to[i * to_stride + j] += sum over the rows r of all runs of  left[r][i] * right[r][j],  i < kRows, j < width
+template <typename T, int kRows, int kVectors>
+inline void accumulate_block(const Run* runs, int64_t count, const T* left, int left_width, const T* right, T* to,
+                             int64_t to_stride, int width) {
+  constexpr int kWide = kVectors * kLanes<T>;
+  for (int i = 0; i < kRows; ++i) __builtin_prefetch(to + i * to_stride, 1);
   Vector<T> sum[kRows][kVectors] = {};
   for (int64_t r = 0; r < count; ++r) {
-    const T* a = runs[r].a + a_start;
-    const T* b = runs[r].b + b_start;
-    for (int64_t k = 0; k < runs[r].count; ++k, a += a_stride, b += b_stride) {
+    const T* b = right + runs[r].start * kWide;
+    for (int64_t k = 0; k < runs[r].count; ++k, left += left_width, b += kWide) {
       Vector<T> column[kVectors];
-      for (int v = 0; v < kVectors; ++v) column[v] = load(b + offset(v));
+      for (int v = 0; v < kVectors; ++v) column[v] = load(b + v * kLanes<T>);
       for (int i = 0; i < kRows; ++i) {
-        const T value = a[i];
+        const T value = left[i];
         for (int v = 0; v < kVectors; ++v) sum[i][v] += column[v] * value;
       }
     }
   }
   for (int i = 0; i < kRows; ++i) {
     T* line = to + i * to_stride;
-    if constexpr (kNarrow) {
-      for (int j = 0; j < width; ++j) line[j] += sum[i][0][j];
+    if (width == kWide) {
+      for (int v = 0; v < kVectors; ++v) store(line + v * kLanes<T>, load(line + v * kLanes<T>) + sum[i][v]);
     } else {
-      for (int v = 0; v < kVectors; ++v) sum[i][v] += load(line + offset(v));
-      for (int v = 0; v < kVectors; ++v) store(line + offset(v), sum[i][v]);
+      T whole[kWide];
+      for (int v = 0; v < kVectors; ++v) store(whole + v * kLanes<T>, sum[i][v]);
+      for (int j = 0; j < width; ++j) line[j] += whole[j];
     }
   }
 }
 
-// The same for any number of columns of a, [a_start, a_stop).
-template <typename T>
-inline void accumulate_columns(const Run<T>* runs, int64_t count, int64_t a_stride, int64_t b_stride, int64_t a_start,
-                               int64_t a_stop, const Panel& shape, T* to, int64_t to_stride) {
-  auto block = [&](auto rows, auto vectors, auto narrow, int64_t i) {
-    accumulate_block<T, rows, vectors, narrow>(runs, count, a_stride, b_stride, i, shape.start,
-                                               to + i * to_stride + shape.start, to_stride, shape.width);
-  };
-  auto blocks = [&](auto vectors, auto narrow) {
-    constexpr int kRows = rows_of_block(vectors);
-    int64_t i = a_start;
-    for (; i + kRows <= a_stop; i += kRows) block(std::integral_constant<int, kRows>{}, vectors, narrow, i);
-    with_constant<kRows - 1>(static_cast<int>(a_stop - i), [&](auto rest) { block(rest, vectors, narrow, i); });
-  };
-  if (shape.width < kLanes<T>) return blocks(std::integral_constant<int, 1>{}, std::true_type{});
-  with_constant<kPanelVectors>(shape.vectors, [&](auto vectors) { blocks(vectors, std::false_type{}); });
+// The same for all columns of both matrices.
+template <typename T, int kWidth>
+inline void accumulate(const Run* runs, int64_t count, const T* left, int64_t columns, T* right,
+                       const std::vector<Panel>& panels, T* to, int64_t to_stride) {
+  for (const Panel& panel : panels) {
+    const T* b = right_panel(right, panel);
+    with_constant<kPanelVectors>(panel.vectors, [&](auto vectors) {
+      int64_t i = 0;
+      const T* a = left;
+      for (; i + kWidth <= columns; i += kWidth, a += kLeftStep)
+        accumulate_block<T, kWidth, vectors>(runs, count, a, kWidth, b, to + i * to_stride + panel.start, to_stride,
+                                             panel.width);
+      with_constant<kWidth - 1>(static_cast<int>(columns - i), [&](auto rest) {
+        accumulate_block<T, rest, vectors>(runs, count, a, kWidth, b, to + i * to_stride + panel.start, to_stride,
+                                           panel.width);
+      });
+    });
+  }
+}
+
+// Calls f with the width of the left panels as a constant.
+template <typename F>
+inline void with_left_width(const std::vector<Panel>& panels, const F& f) {
+  if (left_width(panels) == 6) return f(std::integral_constant<int, 6>{});
+  f(std::integral_constant<int, 8>{});
 }
 
 }  // namespace jaxcnn

@@ -246,9 +246,18 @@ void kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers&
     workers.for_each(kPoints, [&](int64_t p) {
       T* sum = sums.get() + p * matrix;
       if (first == 0) std::fill_n(sum, matrix, T(0));
-      const Run<T> run{patches.get() + p * count * g.channels, gradients.get() + p * count * g.outputs, count};
-      for (const Panel& panel : panels)
-        accumulate_columns<T>(&run, 1, g.channels, g.outputs, 0, g.channels, panel, sum, g.outputs);
+      const int64_t chunk = ceil_div(count, ceil_div(count, kPackedRows));
+      Buffer<T> left(left_size(g.channels, left_width(panels))), right(right_size<T>(g.outputs));
+      with_left_width(panels, [&](auto left_width) {
+        for (int64_t start = 0; start < count; start += chunk) {
+          const Run run{0, std::min(chunk, count - start)};
+          for (int64_t row = 0; row < run.count; ++row) {
+            pack_left<T, left_width>(patches.get() + (p * count + start + row) * g.channels, g.channels, row, left.get());
+            pack_right<T>(gradients.get() + (p * count + start + row) * g.outputs, panels, row, right.get());
+          }
+          accumulate<T, left_width>(&run, 1, left.get(), g.channels, right.get(), panels, sum, g.outputs);
+        }
+      });
     });
   }
   workers.for_each(g.channels, [&](int64_t channel) {
