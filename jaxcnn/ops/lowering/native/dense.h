@@ -11,9 +11,17 @@
 
 namespace jaxcnn::dense {
 
-// Pixels that an item of work writes: their inputs fit into the first caches, and a panel of the kernel is read once
-// for all of them.
+// The most pixels that an item of work writes: their inputs fit into the first caches, and a panel of the kernel is read
+// once for all of them.
 inline constexpr int64_t kPixels = 120;
+
+// Pixels of an item so that all threads get the same number of items of the same size, in whole blocks of rows.
+inline int64_t pixels_of_item(int64_t pixels, int64_t threads) {
+  constexpr int64_t kRows = rows_of_block(kPanelVectors);
+  int64_t items = ceil_div(pixels, kPixels);
+  if (items < 8 * threads) items = ceil_div(items, threads) * threads;
+  return std::min(kPixels, ceil_div(ceil_div(pixels, items), kRows) * kRows);
+}
 
 // Brings a kernel (taps, channels, outputs of all groups) into panels: [group][panel][tap][channel][vectors * lanes], or
 // with channels and outputs exchanged.
@@ -68,10 +76,11 @@ void gather(const Geometry& g, const Reads& rows, const Reads& columns, const T*
       std::vector<int32_t> term;
       for (const auto& row : row_taps)
         for (const auto& column : column_taps) term.push_back(row.tap * g.columns.taps + column.tap);
-      const int64_t blocks = ceil_div(pixels, kPixels);
-      workers.for_each(g.groups * blocks, [&](int64_t item) {
-        const int64_t group = item % g.groups, start = item / g.groups * kPixels;
-        const int64_t count = std::min(kPixels, pixels - start);
+      if (pixels == 0) continue;
+      const int64_t at_once = pixels_of_item(pixels, g.groups == 1 ? workers.count() : 1);
+      workers.for_each(g.groups * ceil_div(pixels, at_once), [&](int64_t item) {
+        const int64_t group = item % g.groups, start = item / g.groups * at_once;
+        const int64_t count = std::min(at_once, pixels - start);
         std::vector<const T*> sources(terms * kPixels);
         T* targets[kPixels];
         T* panel_targets[kPixels];

@@ -82,6 +82,7 @@ ffi::Error run_convolve(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer k
     const Geometry g = geometry(x, *y, kernel, strides, before, dilation, groups);
     const T *image = x.typed_data<T>(), *numbers = kernel.typed_data<T>();
     T* to = y->typed_data<T>();
+    prefer_large_pages(to, y->size_bytes());
     check<T>(Algorithm(algorithm), g);
     switch (Algorithm(algorithm)) {
       case Algorithm::kDepthwise:
@@ -103,6 +104,7 @@ ffi::Error run_input_gradient(ffi::ThreadPool pool, ffi::AnyBuffer dy, ffi::AnyB
     const Geometry g = geometry(*dx, dy, kernel, strides, before, dilation, groups);
     const T *gradient = dy.typed_data<T>(), *numbers = kernel.typed_data<T>();
     T* to = dx->typed_data<T>();
+    prefer_large_pages(to, dx->size_bytes());
     check<T>(Algorithm(algorithm), g);
     switch (Algorithm(algorithm)) {
       case Algorithm::kDepthwise:
@@ -125,6 +127,7 @@ ffi::Error run_kernel_gradient(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyB
     const Geometry g = geometry(x, dy, *dk, strides, before, dilation, groups);
     const T *image = x.typed_data<T>(), *gradient = dy.typed_data<T>();
     T* to = dk->typed_data<T>();
+    prefer_large_pages(to, dk->size_bytes());
     check<T>(Algorithm(algorithm), g);
     switch (Algorithm(algorithm)) {
       case Algorithm::kDepthwise:
