@@ -40,13 +40,24 @@ def ready() -> bool:
     if os.environ.get("JAXCNN_NATIVE") == "0":
         return False
     try:
-        library = ctypes.CDLL(str(_built(_compiler(), cache_folder())))
+        library = _library()
     except (OSError, RuntimeError) as error:
         _LOG.warning("convolutions on CPU run without the C++ kernels of jaxcnn, and slower: %s", error)
         return False
     for target in _TARGETS:
         jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     return True
+
+
+@functools.cache
+def vector_bytes() -> int:
+    """Returns the width of the vectors that the kernels, which are `ready`, work with."""
+    return _library().jaxcnn_vector_bytes()
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(str(_built(_compiler(), cache_folder())))
 
 
 class BuildError(RuntimeError):

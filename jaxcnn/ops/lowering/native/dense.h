@@ -65,7 +65,7 @@ void gather(const Geometry& g, const Reads& rows, const Reads& columns, const T*
   const int64_t from_stride = exchanged ? g.outputs : g.pixel, to_stride = width * g.groups;
   const auto panels = panels_of<T>(width);
   const int64_t group_size = packed_size<T>(g.taps() * depth, width);
-  const std::vector<T> zeros(depth, T(0));
+  const std::vector<T> zeros(depth * g.groups, T(0));
   for (int64_t row_phase = 0; row_phase < rows.period; ++row_phase) {
     for (int64_t column_phase = 0; column_phase < columns.period; ++column_phase) {
       const auto& row_taps = rows.phases[row_phase];
@@ -77,9 +77,9 @@ void gather(const Geometry& g, const Reads& rows, const Reads& columns, const T*
       for (const auto& row : row_taps)
         for (const auto& column : column_taps) term.push_back(row.tap * g.columns.taps + column.tap);
       if (pixels == 0) continue;
-      const int64_t at_once = pixels_of_item(pixels, g.groups == 1 ? workers.count() : 1);
-      workers.for_each(g.groups * ceil_div(pixels, at_once), [&](int64_t item) {
-        const int64_t group = item % g.groups, start = item / g.groups * at_once;
+      const int64_t at_once = pixels_of_item(pixels, workers.count());
+      workers.for_each(ceil_div(pixels, at_once), [&](int64_t item) {
+        const int64_t start = item * at_once;
         const int64_t count = std::min(at_once, pixels - start);
         std::vector<const T*> sources(terms * kPixels);
         T* targets[kPixels];
@@ -88,7 +88,7 @@ void gather(const Geometry& g, const Reads& rows, const Reads& columns, const T*
           const int64_t pixel = start + i, column = pixel % column_count;
           const int64_t row = pixel / column_count % row_count, image = pixel / column_count / row_count;
           const int64_t to_row = row * rows.period + row_phase, to_column = column * columns.period + column_phase;
-          targets[i] = to + ((image * rows.to_size + to_row) * columns.to_size + to_column) * to_stride + group * width;
+          targets[i] = to + ((image * rows.to_size + to_row) * columns.to_size + to_column) * to_stride;
           int64_t t = 0;
           for (const auto& row_tap : row_taps) {
             const int64_t from_row = rows.source(row, row_tap);
@@ -96,15 +96,17 @@ void gather(const Geometry& g, const Reads& rows, const Reads& columns, const T*
               const int64_t from_column = columns.source(column, column_tap);
               const int64_t at = (image * rows.from_size + from_row) * columns.from_size + from_column;
               sources[t++ * kPixels + i] =
-                  from_row < 0 || from_column < 0 ? zeros.data() : from + at * from_stride + group * depth;
+                  from_row < 0 || from_column < 0 ? zeros.data() : from + at * from_stride;
             }
           }
         }
-        for (const Panel& panel : panels) {
-          for (int64_t i = 0; i < count; ++i) panel_targets[i] = targets[i] + panel.start;
-          multiply_rows<T>(count, terms, depth, sources.data(), kPixels,
-                           packed + group * group_size + packed_start<T>(g.taps() * depth, panel), term.data(),
-                           panel_targets, panel);
+        for (int64_t group = 0; group < g.groups; ++group) {
+          for (const Panel& panel : panels) {
+            for (int64_t i = 0; i < count; ++i) panel_targets[i] = targets[i] + group * width + panel.start;
+            multiply_rows<T>(count, terms, depth, sources.data(), kPixels, group * depth,
+                             packed + group * group_size + packed_start<T>(g.taps() * depth, panel), term.data(),
+                             panel_targets, panel);
+          }
         }
       });
     }
@@ -180,7 +182,7 @@ void kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers&
   const int64_t width = g.columns.out_size, pixels = g.images * g.rows.out_size * width;
   const int64_t parts = parts_of(ceil_div(pixels, kPackedRows), size);
   // With few parts the channels are split as well.
-  constexpr int64_t kFewestChannels = 48;
+  constexpr int64_t kFewestChannels = 48, kFewChannels = 32;
   const int64_t slabs = parts >= 4 ? 1 : std::clamp<int64_t>(channels / kFewestChannels, 1, 16);
   const int64_t slab = ceil_div(channels, slabs);
   // As many channels at a time as the second cache holds, packed.
@@ -196,8 +198,10 @@ void kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers&
         std::fill_n(total + (tap * channels + c) * g.outputs + group * outputs, outputs, T(0));
     const int64_t begin = pixels * part / parts, end = pixels * (part + 1) / parts;
     const int64_t chunk = ceil_div(end - begin, ceil_div(end - begin, kPackedRows));
-    Buffer<T> left(left_size(at_once, left_width(panels))), right(right_size<T>(outputs));
-    std::vector<Run> runs;
+    // Few channels, as those of a group, are read in place: packing them would cost more than it saves.
+    const bool packs = channels > kFewChannels;
+    Buffer<T> left(packs ? left_size(at_once, left_width(panels)) : 0), right(right_size<T>(outputs));
+    std::vector<Run<T>> runs;
     for (int64_t start = begin; start < end; start += chunk) {
       const int64_t stop = std::min(start + chunk, end);
       for (int64_t pixel = start; pixel < stop; ++pixel)
@@ -220,16 +224,22 @@ void kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers&
                 const T* from = x + ((row / g.rows.out_size * g.rows.size + from_row) * g.columns.size +
                                      lowest * columns.step + column_tap.offset) * g.pixel + group * channels + channel;
                 const int64_t place = row * width + lowest - start;
+                if (!packs) {
+                  runs.push_back({from, place, highest - lowest});
+                  continue;
+                }
                 if (!runs.empty() && runs.back().start + runs.back().count == place) {
                   runs.back().count += highest - lowest;
                 } else {
-                  runs.push_back({place, highest - lowest});
+                  runs.push_back({left.get() + packed * left_width, place, highest - lowest});
                 }
                 for (int64_t column = lowest; column < highest; ++column, from += columns.step * g.pixel)
                   pack_left<T, left_width>(from, count, packed++, left.get());
               }
-              accumulate<T, left_width>(runs.data(), static_cast<int64_t>(runs.size()), left.get(), count, right.get(),
-                                        panels, tap_total + channel * g.outputs, g.outputs);
+              const LeftSteps steps =
+                  packs ? LeftSteps{left_width, kLeftStep} : LeftSteps{columns.step * g.pixel, left_width};
+              accumulate<T, left_width>(runs.data(), static_cast<int64_t>(runs.size()), steps, count, right.get(), panels,
+                                        tap_total + channel * g.outputs, g.outputs);
             }
           }
         }

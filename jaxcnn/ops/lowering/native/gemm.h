@@ -65,17 +65,17 @@ inline void with_constant(int n, const F& f) {
 }
 
 // Adds up rows of numbers times panels:
-//   to[i][0:width] = sum over t < terms and k < depth of  from[t * stride + i][k] * panel[term[t]][k][0:width]
+//   to[i][0:width] = sum over t < terms and k < depth of  from[t * stride + i][shift + k] * panel[term[t]][k][0:width]
 // where each term of the panel is (depth, vectors * lanes).
 template <typename T, int kRows, int kVectors>
-inline void multiply_block(int64_t terms, int64_t depth, const T* const* from, int64_t stride, const T* panel,
-                           const int32_t* term, T* const* to, int width) {
+inline void multiply_block(int64_t terms, int64_t depth, const T* const* from, int64_t stride, int64_t shift,
+                           const T* panel, const int32_t* term, T* const* to, int width) {
   constexpr int kWide = kVectors * kLanes<T>;
   Vector<T> sum[kRows][kVectors] = {};
   for (int64_t t = 0; t < terms; ++t) {
     const T* b = panel + term[t] * depth * kWide;
     const T* row[kRows];
-    for (int i = 0; i < kRows; ++i) row[i] = from[t * stride + i];
+    for (int i = 0; i < kRows; ++i) row[i] = from[t * stride + i] + shift;
     for (int64_t k = 0; k < depth; ++k, b += kWide) {
       Vector<T> column[kVectors];
       for (int v = 0; v < kVectors; ++v) column[v] = load(b + v * kLanes<T>);
@@ -99,15 +99,15 @@ inline void multiply_block(int64_t terms, int64_t depth, const T* const* from, i
 
 // The same for any number of rows.
 template <typename T>
-inline void multiply_rows(int64_t rows, int64_t terms, int64_t depth, const T* const* from, int64_t stride,
+inline void multiply_rows(int64_t rows, int64_t terms, int64_t depth, const T* const* from, int64_t stride, int64_t shift,
                           const T* panel, const int32_t* term, T* const* to, const Panel& shape) {
   with_constant<kPanelVectors>(shape.vectors, [&](auto vectors) {
     constexpr int kRows = rows_of_block(vectors);
     int64_t i = 0;
     for (; i + kRows <= rows; i += kRows)
-      multiply_block<T, kRows, vectors>(terms, depth, from + i, stride, panel, term, to + i, shape.width);
+      multiply_block<T, kRows, vectors>(terms, depth, from + i, stride, shift, panel, term, to + i, shape.width);
     with_constant<kRows - 1>(static_cast<int>(rows - i), [&](auto rest) {
-      multiply_block<T, rest, vectors>(terms, depth, from + i, stride, panel, term, to + i, shape.width);
+      multiply_block<T, rest, vectors>(terms, depth, from + i, stride, shift, panel, term, to + i, shape.width);
     });
   });
 }
@@ -162,26 +162,36 @@ inline void pack_left(const T* from, int64_t columns, int64_t row, T* left) {
   std::copy_n(from + column, columns - column, to);
 }
 
-// Packed rows of the right matrix, from `start` on; the left one holds those of all runs one after another.
+// Packed rows of the right matrix, from `start` on, and those of the left one that they belong to.
+template <typename T>
 struct Run {
+  const T* left;
   int64_t start;
   int64_t count;
 };
 
-// to[i * to_stride + j] += sum over the rows r of all runs of  left[r][i] * right[r][j],  i < kRows, j < width
+// How the left matrix lies: values from one row to the next, and from one block of columns to the next. Packed it has
+// panels; few columns are read in place.
+struct LeftSteps {
+  int64_t row;
+  int64_t block;
+};
+
+// to[i * to_stride + j] += sum over the rows r of all runs of  left[r][shift + i] * right[r][j],  i < kRows, j < width
 template <typename T, int kRows, int kVectors>
-inline void accumulate_block(const Run* runs, int64_t count, const T* left, int left_width, const T* right, T* to,
+inline void accumulate_block(const Run<T>* runs, int64_t count, int64_t shift, int64_t row_step, const T* right, T* to,
                              int64_t to_stride, int width) {
   constexpr int kWide = kVectors * kLanes<T>;
   for (int i = 0; i < kRows; ++i) __builtin_prefetch(to + i * to_stride, 1);
   Vector<T> sum[kRows][kVectors] = {};
   for (int64_t r = 0; r < count; ++r) {
+    const T* a = runs[r].left + shift;
     const T* b = right + runs[r].start * kWide;
-    for (int64_t k = 0; k < runs[r].count; ++k, left += left_width, b += kWide) {
+    for (int64_t k = 0; k < runs[r].count; ++k, a += row_step, b += kWide) {
       Vector<T> column[kVectors];
       for (int v = 0; v < kVectors; ++v) column[v] = load(b + v * kLanes<T>);
       for (int i = 0; i < kRows; ++i) {
-        const T value = left[i];
+        const T value = a[i];
         for (int v = 0; v < kVectors; ++v) sum[i][v] += column[v] * value;
       }
     }
@@ -200,18 +210,17 @@ inline void accumulate_block(const Run* runs, int64_t count, const T* left, int 
 
 // The same for all columns of both matrices.
 template <typename T, int kWidth>
-inline void accumulate(const Run* runs, int64_t count, const T* left, int64_t columns, T* right,
+inline void accumulate(const Run<T>* runs, int64_t count, const LeftSteps& left, int64_t columns, T* right,
                        const std::vector<Panel>& panels, T* to, int64_t to_stride) {
   for (const Panel& panel : panels) {
     const T* b = right_panel(right, panel);
     with_constant<kPanelVectors>(panel.vectors, [&](auto vectors) {
-      int64_t i = 0;
-      const T* a = left;
-      for (; i + kWidth <= columns; i += kWidth, a += kLeftStep)
-        accumulate_block<T, kWidth, vectors>(runs, count, a, kWidth, b, to + i * to_stride + panel.start, to_stride,
+      int64_t i = 0, shift = 0;
+      for (; i + kWidth <= columns; i += kWidth, shift += left.block)
+        accumulate_block<T, kWidth, vectors>(runs, count, shift, left.row, b, to + i * to_stride + panel.start, to_stride,
                                              panel.width);
       with_constant<kWidth - 1>(static_cast<int>(columns - i), [&](auto rest) {
-        accumulate_block<T, rest, vectors>(runs, count, a, kWidth, b, to + i * to_stride + panel.start, to_stride,
+        accumulate_block<T, rest, vectors>(runs, count, shift, left.row, b, to + i * to_stride + panel.start, to_stride,
                                            panel.width);
       });
     });

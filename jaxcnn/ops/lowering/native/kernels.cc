@@ -179,6 +179,8 @@ auto binding() {
 }  // namespace
 }  // namespace jaxcnn
 
+extern "C" int64_t jaxcnn_vector_bytes() { return jaxcnn::kVectorBytes; }
+
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_convolve, jaxcnn::run_convolve, jaxcnn::binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_input_gradient, jaxcnn::run_input_gradient, jaxcnn::binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_kernel_gradient, jaxcnn::run_kernel_gradient, jaxcnn::binding());

@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxcnn.ops.lowering.cpu import block_diagonal, diagonal_blocks
 from jaxcnn.ops.lowering.geometry import Geometry
+from jaxcnn.ops.lowering.native.build import vector_bytes
 
 Pair = tuple[int, int]
 
@@ -28,9 +29,6 @@ KERNEL_COST = 2200
 
 _VECTOR_BYTES = 64
 """The widest vectors there are: Winograd's kernels take whole vectors of channels."""
-
-_BUNDLE_CHANNELS = 16
-"""Groups of fewer channels are bundled, as dense kernels with zeros between them, until they fill a vector."""
 
 
 class Algorithm(enum.IntEnum):
@@ -107,7 +105,7 @@ def _sums(x: jax.Array) -> list[jax.ShapeDtypeStruct]:
 
 def convolve(x: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
     """See `lowering.convolution.convolve`."""
-    bundled, together = _bundled(geometry, kernel.shape)
+    bundled, together = _bundled(geometry, kernel.shape, kernel.dtype)
     size = geometry.output_size((x.shape[1], x.shape[2]), (kernel.shape[0], kernel.shape[1]))
     shape = (x.shape[0], *size, kernel.shape[3])
     kernel = _bundle(kernel, bundled.groups, together)
@@ -116,7 +114,7 @@ def convolve(x: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Arra
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, *, geometry: Geometry, input_size: Pair) -> jax.Array:
     """See `lowering.convolution.input_gradient`."""
-    bundled, together = _bundled(geometry, kernel.shape)
+    bundled, together = _bundled(geometry, kernel.shape, kernel.dtype)
     shape = (dy.shape[0], *input_size, kernel.shape[2] * geometry.groups)
     kernel = _bundle(kernel, bundled.groups, together)
     return _call(
@@ -127,7 +125,7 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, *, geometry: Geometry, inpu
 def kernel_gradient(x: jax.Array, dy: jax.Array, *, geometry: Geometry, kernel_size: Pair) -> jax.Array:
     """See `lowering.convolution.kernel_gradient`."""
     shape = (*kernel_size, x.shape[3] // geometry.groups, dy.shape[3])
-    bundled, together = _bundled(geometry, shape)
+    bundled, together = _bundled(geometry, shape, x.dtype)
     wide = (*kernel_size, shape[2] * together, shape[3])
     dk = _call(
         "jaxcnn_kernel_gradient", wide, x, dy, geometry=bundled, kernel_shape=wide, pixels=(dy.shape[1], dy.shape[2])
@@ -180,12 +178,13 @@ def _algorithm(geometry: Geometry, kernel_shape: tuple[int, ...], images: int, p
     return Algorithm.WINOGRAD if winograd < 9 * images * math.prod(pixels) * matrix else Algorithm.DIRECT
 
 
-def _bundled(geometry: Geometry, kernel_shape: tuple[int, ...]) -> tuple[Geometry, int]:
-    """Chooses how many groups go together."""
+def _bundled(geometry: Geometry, kernel_shape: tuple[int, ...], dtype: Any) -> tuple[Geometry, int]:
+    """Chooses how many groups go together, as one dense kernel with zeros between them: those that fill a vector."""
     channels, outputs = kernel_shape[2], kernel_shape[3] // geometry.groups
     if geometry.groups == 1 or (channels == 1 and outputs == 1):
         return geometry, 1
-    together = max(1, _BUNDLE_CHANNELS // min(channels, outputs))
+    lanes = vector_bytes() // jnp.dtype(dtype).itemsize
+    together = max(1, lanes // min(channels, outputs))
     while geometry.groups % together:
         together -= 1
     return replace(geometry, groups=geometry.groups // together), together

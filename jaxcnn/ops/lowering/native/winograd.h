@@ -186,7 +186,7 @@ void gather(int64_t images, const T* from, int64_t rows, int64_t columns, int64_
       for (int64_t i = 0; i < count; ++i) sources[i] = patches.get() + (p * count + i) * depth;
       for (const Panel& panel : panels) {
         for (int64_t i = 0; i < count; ++i) targets[i] = products.get() + (p * count + i) * width + panel.start;
-        multiply_rows<T>(count, 1, depth, sources.data(), 0, packed + p * point_size + packed_start<T>(depth, panel),
+        multiply_rows<T>(count, 1, depth, sources.data(), 0, 0, packed + p * point_size + packed_start<T>(depth, panel),
                          &term, targets.data(), panel);
       }
     }
@@ -250,12 +250,12 @@ void kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers&
       Buffer<T> left(left_size(g.channels, left_width(panels))), right(right_size<T>(g.outputs));
       with_left_width(panels, [&](auto left_width) {
         for (int64_t start = 0; start < count; start += chunk) {
-          const Run run{0, std::min(chunk, count - start)};
+          const Run<T> run{left.get(), 0, std::min(chunk, count - start)};
           for (int64_t row = 0; row < run.count; ++row) {
             pack_left<T, left_width>(patches.get() + (p * count + start + row) * g.channels, g.channels, row, left.get());
             pack_right<T>(gradients.get() + (p * count + start + row) * g.outputs, panels, row, right.get());
           }
-          accumulate<T, left_width>(&run, 1, left.get(), g.channels, right.get(), panels, sum, g.outputs);
+          accumulate<T, left_width>(&run, 1, {left_width, kLeftStep}, g.channels, right.get(), panels, sum, g.outputs);
         }
       });
     });
