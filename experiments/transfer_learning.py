@@ -1,0 +1,286 @@
+"""Transfer learning on handwritten digits: from the digits 0 to 4 to the digits 5 to 9, with few examples of each.
+
+For every seed a small residual network (ResNet-8 on 16x16 pixels) is pretrained on the digits 0 to 4. Then the digits
+5 to 9 are learned from 1, 2, 5, 10 or 20 examples of each, in three ways, each in 400 steps of 10 images with Adam and
+a cosine schedule:
+
+- from scratch;
+- frozen: the pretrained backbone stays, parameters and statistics, and a new head learns;
+- unfrozen: as before for the first half of the steps, then the whole network with a smaller learning rate, that of the
+  backbone a tenth of the head's.
+
+Each way has the learning rate that is best on the validation images, on average over 1, 5 and 20 examples and two seeds
+that are used for nothing else. The test images, half of the digits 5 to 9, are looked at once, after the last
+step. Writes experiments/results/transfer_learning.json and .png.
+
+    python experiments/transfer_learning.py
+"""
+
+import functools
+import json
+import os
+import platform
+import statistics
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from matplotlib.figure import Figure
+
+from jaxcnn import data
+from jaxcnn.benchmark import environment
+from jaxcnn.layers import Sequential, freeze, unfreeze
+from jaxcnn.models import cifar_resnet
+from jaxcnn.training import evaluate, make_eval_step, make_train_state, make_train_step, scale_by_name
+from jaxcnn.training.step import TrainStep
+from jaxcnn.types import Params, State
+
+SEEDS, TRIAL_SEEDS = range(5), (100, 101)
+EXAMPLES_PER_CLASS, TRIAL_EXAMPLES = (1, 2, 5, 10, 20), (1, 5, 20)
+STEPS, PRETRAINING_STEPS, BATCH_SIZE = 400, 800, 10
+RATES = {
+    "from scratch": (1e-3, 3e-3, 1e-2),
+    "frozen": (3e-3, 1e-2, 3e-2),
+    "unfrozen": (1e-3, 3e-3, 1e-2),
+}
+BACKBONE = "(?!head).*"
+FIRST_DIGITS, OTHER_DIGITS = list("01234"), list("56789")
+RESULTS = Path(__file__).parent / "results" / "transfer_learning.json"
+
+MODEL = cifar_resnet(8, 5, in_channels=1)
+EVAL_STEP = make_eval_step(MODEL)
+
+
+class Task(NamedTuple):
+    """What one seed has to work with.
+
+    Attributes:
+      params: of the pretrained network.
+      state: of the pretrained network.
+      splits: the digits 5 to 9; the test part is the half of them.
+      pretrained_accuracy: of the pretrained network on test images of its own digits.
+    """
+
+    params: Params
+    state: State
+    splits: data.Splits
+    pretrained_accuracy: float
+
+
+def pretrain(seed: int) -> Task:
+    """Pretrains on the digits 0 to 4, and splits the others.
+
+    Args:
+      seed: draws parameters, splits and order.
+
+    Returns:
+      The task of this seed.
+    """
+    digits = data.digits(image_size=16)
+    own = data.split(data.choose_classes(digits, FIRST_DIGITS), seed=seed)
+    params, state = fit(MODEL, *MODEL.init(jax.random.key(seed)), own.train, 3e-3, PRETRAINING_STEPS, seed)
+    others = data.split(data.choose_classes(digits, OTHER_DIGITS), fractions=(0.3, 0.2, 0.5), seed=seed)
+    return Task(params, state, others, accuracy(params, state, own.test))
+
+
+def transfer(way: str, rates: dict[str, float], task: Task, examples: int, seed: int) -> tuple[Params, State]:
+    """Learns the digits 5 to 9 from a few examples.
+
+    Args:
+      way: "from scratch", "frozen" or "unfrozen".
+      rates: learning rate of each way, at the start of its schedule.
+      task: what there is to work with.
+      examples: number of examples of each class.
+      seed: draws the examples, their order and the fresh parameters.
+
+    Returns:
+      Parameters and state after the last step, with nothing frozen.
+    """
+    few = data.few(task.splits.train, examples, seed=seed)
+    params, state = MODEL.init(jax.random.key(1000 + seed))
+    if way == "from scratch":
+        return fit(MODEL, params, state, few, rates[way], STEPS, seed)
+    frozen = freeze(MODEL, {**task.params, "head": params["head"]}, task.state, BACKBONE)
+    steps = STEPS if way == "frozen" else STEPS // 2
+    model, params, state = unfreeze(frozen[0], *fit(*frozen, few, rates["frozen"], steps, seed))
+    if way == "frozen":
+        return params, state
+    return fit(model, params, state, few, rates[way], STEPS - steps, seed, backbone_factor=0.1)
+
+
+def fit(
+    model: Sequential,
+    params: Params,
+    state: State,
+    dataset: data.Dataset,
+    rate: float,
+    steps: int,
+    seed: int,
+    backbone_factor: float | None = None,
+) -> tuple[Params, State]:
+    """Trains with Adam and a cosine schedule.
+
+    Args:
+      model: gives logits.
+      params: where to start.
+      state: its state.
+      dataset: the training images; those of a small set come several times in a batch.
+      rate: learning rate at the start.
+      steps: number of steps.
+      seed: draws the order.
+      backbone_factor: what the learning rate is multiplied by for all but the head, or None.
+
+    Returns:
+      Parameters and state after the last step.
+    """
+    step, optimizer = make_step(model, rate, steps, backbone_factor)
+    copies = -(-BATCH_SIZE // len(dataset.labels))
+    dataset = dataset._replace(
+        images=np.concatenate([dataset.images] * copies), labels=np.concatenate([dataset.labels] * copies)
+    )
+    batches, train_state = data.Batches(dataset, BATCH_SIZE, seed=seed), make_train_state(params, state, optimizer)
+    for i in range(steps):
+        train_state, _ = step(train_state, *batches[i], jax.random.key(seed))
+    return train_state.params, train_state.state
+
+
+@functools.cache
+def make_step(
+    model: Sequential, rate: float, steps: int, backbone_factor: float | None
+) -> tuple[TrainStep, optax.GradientTransformation]:
+    """Makes a train step and its optimizer, once for equal arguments.
+
+    Args:
+      model: gives logits.
+      rate: learning rate at the start.
+      steps: number of steps.
+      backbone_factor: see `fit`.
+
+    Returns:
+      The compiled step and the optimizer.
+    """
+    optimizer = optax.adam(optax.cosine_decay_schedule(rate, steps))
+    if backbone_factor is not None:
+        optimizer = optax.chain(optimizer, scale_by_name({"head/.*": 1.0, "(?!head/).*": backbone_factor}))
+    return make_train_step(model, optimizer), optimizer
+
+
+def accuracy(params: Params, state: State, dataset: data.Dataset) -> float:
+    """Evaluates the model.
+
+    Args:
+      params: its parameters.
+      state: its state.
+      dataset: images and labels.
+
+    Returns:
+      The share of correct predictions, in [0, 1].
+    """
+    batches = data.eval_batches(dataset, 128)
+    return evaluate(EVAL_STEP, params, state, batches, count=len(dataset.labels)).accuracy()
+
+
+def choose_rates(tasks: dict[int, Task]) -> dict[str, float]:
+    """Chooses the learning rate of each way on the validation images.
+
+    Args:
+      tasks: by seed; seeds for this purpose alone.
+
+    Returns:
+      The best rate of each way.
+    """
+    chosen: dict[str, float] = {}
+    for way, candidates in RATES.items():
+        means = {}
+        for rate in candidates:
+            means[rate] = statistics.mean(
+                accuracy(*transfer(way, {**chosen, way: rate}, task, examples, seed), task.splits.validation)
+                for seed, task in tasks.items()
+                for examples in TRIAL_EXAMPLES
+            )
+        chosen[way] = max(means, key=lambda rate: means[rate])
+        print(f"{way}: " + ", ".join(f"{rate:g} {mean:.4f}" for rate, mean in means.items()), flush=True)
+    return chosen
+
+
+def draw(points: list[dict[str, Any]], path: Path) -> None:
+    """Draws accuracy against the number of examples.
+
+    Args:
+      points: mean and standard deviation of each way and number of examples.
+      path: PNG file.
+    """
+    colours = {"from scratch": "#5A5A5A", "frozen": "#0072B2", "unfrozen": "#D55E00"}
+    labels = {
+        "from scratch": "from scratch",
+        "frozen": "pretrained backbone, frozen",
+        "unfrozen": "the same, unfrozen halfway",
+    }
+    figure = Figure(figsize=(7.2, 4.6), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for shift, way in zip((0.97, 1.0, 1.03), colours, strict=True):
+        own = [point for point in points if point["way"] == way]
+        axes.errorbar(
+            [point["examples_per_class"] * shift for point in own],
+            [100 * point["mean"] for point in own],
+            [100 * point["std"] for point in own],
+            color=colours[way],
+            marker="o",
+            markersize=5,
+            linewidth=2,
+            elinewidth=1.2,
+            capsize=3,
+            label=labels[way],
+        )
+    axes.set_xscale("log")
+    axes.set_xticks(EXAMPLES_PER_CLASS, [str(n) for n in EXAMPLES_PER_CLASS])
+    axes.minorticks_off()
+    axes.set_xlabel("examples of each digit")
+    axes.set_ylabel("accuracy on test images, %")
+    axes.set_title("Digits 5 to 9 after pretraining on 0 to 4", loc="left", fontsize=13, color="#222222")
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower right", frameon=False, title=f"mean and standard deviation, {len(SEEDS)} seeds")
+    figure.savefig(path)
+
+
+def main() -> None:
+    """Runs everything, prints a summary and writes the results."""
+    rates = choose_rates({seed: pretrain(seed) for seed in TRIAL_SEEDS})
+    tasks = {seed: pretrain(seed) for seed in SEEDS}
+    points = []
+    for way in RATES:
+        for examples in EXAMPLES_PER_CLASS:
+            accuracies = [
+                accuracy(*transfer(way, rates, task, examples, seed), task.splits.test) for seed, task in tasks.items()
+            ]
+            mean, std = statistics.mean(accuracies), statistics.stdev(accuracies)
+            points.append(
+                {"way": way, "examples_per_class": examples, "mean": mean, "std": std, "accuracies": accuracies}
+            )
+            print(f"{way}, {examples} of each: {mean:.4f} +- {std:.4f}", flush=True)
+    results = {
+        "script": "experiments/transfer_learning.py",
+        "model": repr(MODEL),
+        "steps": STEPS,
+        "batch_size": BATCH_SIZE,
+        "pretraining_steps": PRETRAINING_STEPS,
+        "learning_rates": rates,
+        "seeds": list(SEEDS),
+        "test_images": len(tasks[SEEDS[0]].splits.test.labels),
+        "pretrained_accuracies": [task.pretrained_accuracy for task in tasks.values()],
+        "points": points,
+        "commit": environment.commit(),
+        "versions": {"jax": jax.__version__, "optax": optax.__version__},
+        "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    draw(points, RESULTS.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
