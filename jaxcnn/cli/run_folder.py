@@ -53,7 +53,7 @@ class RunFolder:
         options: Train,
         arguments: list[str],
         fingerprint: str,
-        weights_fingerprint: str | None = None,
+        begins_with: dict[str, Any],
     ) -> "RunFolder":
         """Makes the folder of a new run.
 
@@ -62,7 +62,7 @@ class RunFolder:
           options: what to train.
           arguments: the words of the command line, for the record.
           fingerprint: checksum of the data.
-          weights_fingerprint: checksum of the weights that it begins with, if there are any.
+          begins_with: what is to be known of the weights that it begins with, as JSON values by name.
 
         Returns:
           The folder.
@@ -82,7 +82,7 @@ class RunFolder:
                 "options": option_values(options),
                 "command": ["jaxcnn", "train", *arguments],
                 "data_fingerprint": fingerprint,
-                "weights_fingerprint": weights_fingerprint,
+                **begins_with,
                 "commit": environment.commit(),
                 "versions": _versions(),
                 "devices": [device.device_kind for device in jax.devices()],

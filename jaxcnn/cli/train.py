@@ -109,11 +109,12 @@ class Best(NamedTuple):
     state: Any
 
 
-def set_up(options: Train) -> Experiment:
-    """Reads and splits the data, and builds the model and the optimizer.
+def set_up(options: Train, normalization: transfer.Normalization | None = None) -> Experiment:
+    """Reads and splits the data, and builds the model and the optimizers.
 
     Args:
       options: the options of a training.
+      normalization: what the model does to pixels first, or None.
 
     Returns:
       What they stand for.
@@ -144,6 +145,7 @@ def set_up(options: Train) -> Experiment:
     if augment is not None:
         with reported(ValueError):
             jax.eval_shape(augment, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
+    model = transfer.normalized(model, normalization)
     phases = _phases(options, model, batches.steps_per_epoch)
     return Experiment(splits, f"{checksum:08x}", batches, model, phases, jnp.dtype(options.precision))
 
@@ -239,19 +241,23 @@ def train(options: Train, arguments: list[str]) -> int:
             return 0
     _check(options)
     options = _with_absolute_paths(options)
-    experiment = set_up(options)
-    source = first = None
-    if folder is None or Checkpoints(folder.checkpoints).latest_step() is None:
-        source = None if options.init_from is None else transfer.read_source(options)
-        init_key, _ = _keys(options)
-        first = transfer.first_parameters(options, experiment.model, init_key, source)
-    fingerprint = None if source is None else source.fingerprint
+    source, normalization = None, None if folder is None else transfer.read_normalization(folder)
+    fresh = folder is None or Checkpoints(folder.checkpoints).latest_step() is None
+    if fresh and options.init_from is not None:
+        source = transfer.read_source(options)
+        normalization = source.normalization
+    experiment = set_up(options, normalization)
+    first = transfer.first_parameters(options, experiment.model, _keys(options)[0], source) if fresh else None
+    begins_with = {
+        "weights_fingerprint": None if source is None else source.fingerprint(),
+        "normalization": None if normalization is None else normalization._asdict(),
+    }
     if folder is None:
         path = options.run_dir or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{options.model}-{options.seed}"
-        folder = RunFolder.create(path, options, arguments, experiment.fingerprint, fingerprint)
+        folder = RunFolder.create(path, options, arguments, experiment.fingerprint, begins_with)
     elif folder.config["data_fingerprint"] != experiment.fingerprint:
         raise CommandError(f"expected the data that the run in {folder.path} was started with, got others")
-    elif first is not None and folder.config["weights_fingerprint"] != fingerprint:
+    elif fresh and folder.config["weights_fingerprint"] != begins_with["weights_fingerprint"]:
         raise CommandError(f"expected the weights that the run in {folder.path} was started with, got others")
     return _Run(options, experiment, folder).go(first)
 

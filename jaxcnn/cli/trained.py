@@ -7,6 +7,7 @@ from jaxcnn import data
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.run_folder import RunFolder
 from jaxcnn.cli.train import restore, set_up
+from jaxcnn.cli.transfer import read_normalization
 from jaxcnn.models.catalog import Model
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
 
@@ -44,7 +45,7 @@ def load(run: Path) -> Trained:
       CommandError: it is not the folder of a run, its data are others now, or no epoch of it was saved.
     """
     folder = RunFolder(run)
-    experiment = set_up(folder.options)
+    experiment = set_up(folder.options, read_normalization(folder))
     if folder.config["data_fingerprint"] != experiment.fingerprint:
         raise CommandError(f"expected the data that the run in {run} was trained on, got others; were they changed?")
     with reported(FileNotFoundError, CheckpointError, ValueError):

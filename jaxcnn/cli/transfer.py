@@ -11,17 +11,32 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import trees
+from jaxcnn.cli import names
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Train
 from jaxcnn.cli.run_folder import RunFolder
-from jaxcnn.layers import AuxiliaryHeads, Frozen, Sequential, freeze, identity
-from jaxcnn.models.catalog import Model
+from jaxcnn.layers import AuxiliaryHeads, Flatten, Frozen, Function, Sequential, freeze, identity
+from jaxcnn.models.catalog import CATALOG, Model
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
 from jaxcnn.types import Params, State
 
 _BACKBONE = r"(?!(head|aux\d*)(/|$)).*"
 # A longer list than this would push the message itself off the screen.
 _LISTED = 10
+
+
+class Normalization(NamedTuple):
+    """What weights expect of pixels in [0, 1].
+
+    Attributes:
+      mean: what is subtracted, for each channel.
+      std: what the difference is divided by, for each channel.
+      reverse: whether the order of the channels is turned round before.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    reverse: bool = False
 
 
 class Source(NamedTuple):
@@ -31,13 +46,23 @@ class Source(NamedTuple):
       name: where they are from, for messages.
       params: parameters by their paths in the model.
       state: state likewise.
-      fingerprint: checksum of all of them.
+      model: the model that they were trained with; None where it is that of the catalog.
+      normalization: what they expect of pixels in [0, 1], or None.
     """
 
     name: str
     params: Mapping[str, Any]
     state: Mapping[str, Any]
-    fingerprint: str
+    model: Model | None
+    normalization: Normalization | None
+
+    def fingerprint(self) -> str:
+        """Computes a checksum of all numbers."""
+        checksum = 0
+        for tree in (self.params, self.state):
+            for name in sorted(tree):
+                checksum = zlib.crc32(np.asarray(tree[name]).tobytes(), zlib.crc32(name.encode(), checksum))
+        return f"{checksum:08x}"
 
 
 def read_source(options: Train) -> Source:
@@ -52,19 +77,34 @@ def read_source(options: Train) -> Source:
     Raises:
       CommandError: there are none, or they are those of another model.
     """
-    path = Path(str(options.init_from))
-    params, state = _read_run(path, options.model)
-    checksum = 0
-    for tree in (params, state):
-        for name in sorted(tree):
-            checksum = zlib.crc32(np.asarray(tree[name]).tobytes(), zlib.crc32(name.encode(), checksum))
-    return Source(str(path), params, state, f"{checksum:08x}")
+    names.choose("model", options.model, CATALOG)
+    source = str(options.init_from)
+    return (
+        _read_run(Path(source), options) if (Path(source) / "checkpoints").is_dir() else _read_weights(source, options)
+    )
 
 
-def _read_run(path: Path, model: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def _read_weights(source: str, options: Train) -> Source:
+    # Knows the names of many libraries, which a run that begins with another run need not read.
+    from jaxcnn.interop.weights import load_weights
+
+    with reported(ImportError, OSError, ValueError):
+        weights = load_weights(options.model, source)
+    params, state = trees.named_leaves(weights.params), trees.named_leaves(weights.state)
+    normalization = None
+    if (preprocessing := weights.preprocessing) is not None:
+        mean, std = (
+            tuple(number / preprocessing.scale for number in numbers)
+            for numbers in (preprocessing.mean, preprocessing.std)
+        )
+        normalization = Normalization(mean, std, preprocessing.channel_order == "BGR")
+    return Source(source, params, state, weights.model, normalization)
+
+
+def _read_run(path: Path, options: Train) -> Source:
     folder = RunFolder(path)
-    if folder.options.model != model:
-        raise CommandError(f"expected the weights of {model}, got a run of {folder.options.model} in {path}")
+    if folder.options.model != options.model:
+        raise CommandError(f"expected the weights of {options.model}, got a run of {folder.options.model} in {path}")
     checkpoints = Checkpoints(folder.checkpoints)
     with reported(FileNotFoundError, CheckpointError, ValueError):
         best = checkpoints.restore_leaves("best/")
@@ -76,7 +116,41 @@ def _read_run(path: Path, model: str) -> tuple[Mapping[str, Any], Mapping[str, A
     for path_in_best, leaf in best.tree.items():
         kind, _, name = path_in_best.partition("/")
         found[kind][name] = leaf
-    return found["params"], found["state"]
+    return Source(str(path), found["params"], found["state"], None, read_normalization(folder))
+
+
+def read_normalization(folder: RunFolder) -> Normalization | None:
+    """Reads what the model of a run does to pixels first.
+
+    Args:
+      folder: the folder of the run.
+
+    Returns:
+      The normalization, or None.
+    """
+    stored = folder.config["normalization"]
+    return None if stored is None else Normalization(tuple(stored["mean"]), tuple(stored["std"]), stored["reverse"])
+
+
+def normalized(model: Model, normalization: Normalization | None) -> Model:
+    """Puts a normalization of the pixels before a model, as a layer named "normalize".
+
+    Args:
+      model: the model.
+      normalization: what its weights expect of pixels in [0, 1], or None.
+
+    Returns:
+      The model, with one layer more or as it was.
+    """
+    if normalization is None:
+        return model
+    layers = {"normalize": Function(_normalize, **normalization._asdict()), **dict(model.layers)}
+    return AuxiliaryHeads(*model.heads, **layers) if isinstance(model, AuxiliaryHeads) else Sequential(**layers)
+
+
+def _normalize(image: jax.Array, *, mean: tuple[float, ...], std: tuple[float, ...], reverse: bool) -> jax.Array:
+    pixels = (image[..., ::-1] if reverse else image).astype(jnp.float32)
+    return ((pixels - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)).astype(image.dtype)
 
 
 def first_parameters(options: Train, model: Model, key: jax.Array, source: Source | None) -> tuple[Params, State]:
@@ -107,6 +181,11 @@ def first_parameters(options: Train, model: Model, key: jax.Array, source: Sourc
     for tree, leaves in ((params, source.params), (state, source.state)):
         if faults := _differing(tree, leaves, head=False):
             raise CommandError(_misfit(options, source, params, faults))
+    if source.model is not None and _body(source.model) != _body(model):
+        raise CommandError(
+            f"the weights in {source.name} are those of a variant of {options.model} that computes something else than "
+            "the catalog's; train it in Python, with the model that jaxcnn.interop.weights.load_weights returns"
+        )
     return _filled(params, source.params, new_head), _filled(state, source.state, new_head)
 
 
@@ -135,7 +214,7 @@ def freeze_layers(pattern: str | None, model: Model, params: Params, state: Stat
 
 
 def cut_in_two(model: Model) -> tuple[Model, Model]:
-    """Cuts a model behind the frozen layers that it begins with.
+    """Cuts a model behind the frozen layers, and functions, that it begins with.
 
     Both halves take the parameters and the state of the whole model: in each, the layers of the other do nothing. An
     auxiliary head that looks into the frozen half does nothing in either: there it has nothing to teach.
@@ -147,17 +226,18 @@ def cut_in_two(model: Model) -> tuple[Model, Model]:
       The frozen half, and the half that learns.
 
     Raises:
-      CommandError: the first layer is not frozen as a whole.
+      CommandError: the first layer that has parameters is not frozen as a whole.
     """
     heads = model.heads if isinstance(model, AuxiliaryHeads) else ()
     frozen = []
     for name, layer in model.layers:
-        if name not in heads and not isinstance(layer, Frozen):
+        # Functions have nothing that learns; a dropout has not either, but belongs to the layers that do.
+        if name not in heads and not isinstance(layer, Frozen | Function | Flatten):
             break
         frozen.append(name)
-    if not frozen or not isinstance(model[frozen[0]], Frozen):
+    if not any(isinstance(model[name], Frozen) for name in frozen):
         raise CommandError(
-            f"--cache-features expects the model to begin with frozen layers, and its first, {model.names[0]}, learns; "
+            f"--cache-features expects the model to begin with frozen layers, and {model.names[len(frozen)]} learns; "
             "use --freeze backbone"
         )
     others = [name for name in model.names if name not in frozen]
@@ -207,10 +287,15 @@ def those_that_learn(factors: Mapping[str, float], params: Params) -> dict[str, 
     Returns:
       The factors of the patterns that one of them matches.
     """
-    names = trees.named_leaves(params)
+    leaves = trees.named_leaves(params)
     return {
-        pattern: factor for pattern, factor in factors.items() if any(re.fullmatch(pattern, name) for name in names)
+        pattern: factor for pattern, factor in factors.items() if any(re.fullmatch(pattern, name) for name in leaves)
     }
+
+
+def _body(model: Model) -> dict[str, Any]:
+    """The layers of a model but for the normalization, the head and the auxiliary heads."""
+    return {name: layer for name, layer in model.layers if not re.fullmatch(r"normalize|head|aux\d*", name)}
 
 
 def _is_head(name: str) -> bool:

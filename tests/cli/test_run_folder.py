@@ -65,6 +65,7 @@ def test_the_config_holds_all_that_is_needed_to_repeat_the_run(finished, npz):
     assert config["command"][:4] == ["jaxcnn", "train", "--model", "mlp"]
     assert re.fullmatch(r"[0-9a-f]{8}", config["data_fingerprint"])
     assert config["weights_fingerprint"] is None
+    assert config["normalization"] is None
     for package in ("jax", "jaxlib", "optax", "numpy", "orbax-checkpoint"):
         assert config["versions"][package] == importlib.metadata.version(package)
     assert set(config["versions"]) >= {"python", "jaxcnn", "scikit-learn"}

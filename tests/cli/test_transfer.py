@@ -5,10 +5,15 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcnn import batched
+from jaxcnn import batched, trees
+from jaxcnn.cli import trained
 from jaxcnn.cli.run_folder import RunFolder
 from jaxcnn.cli.transfer import cut_in_two, freeze_layers
-from jaxcnn.layers import AuxiliaryHeads, Conv, Dense, GlobalAvgPool, Sequential
+from jaxcnn.interop import weights as published_weights
+from jaxcnn.interop.preprocessing import Preprocessing
+from jaxcnn.interop.weights import Weights, save_safetensors
+from jaxcnn.layers import AuxiliaryHeads, Conv, Dense, Function, GlobalAvgPool, Sequential
+from jaxcnn.models import resnet20, small_cnn
 from jaxcnn.training.checkpoint import Checkpoints
 
 FIRST, SECOND = ["0", "1", "2", "3", "4"], ["5", "6", "7", "8", "9"]
@@ -26,19 +31,19 @@ def pretrained(finish, words):
 
 
 @pytest.fixture(scope="module")
-def transfer(pretrained, words):
+def transferring(pretrained, words):
     """`train` on the other five digits."""
 
-    def transfer(run, *more, init_from=pretrained):
+    def transferring(run, *more, init_from=pretrained):
         return words(run, "--classes", *SECOND, "--batch-size", 30, "--init-from", init_from, *more)
 
-    return transfer
+    return transferring
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(finish, transfer):
+def uninterrupted(finish, transferring):
     """A run of OPTIONS that was never stopped, not to be changed."""
-    return finish(lambda run: transfer(run, *OPTIONS))
+    return finish(lambda run: transferring(run, *OPTIONS))
 
 
 @pytest.fixture(autouse=True)
@@ -51,9 +56,9 @@ def best(run):
     return {name: np.asarray(leaf) for name, leaf in restored.tree.items()}
 
 
-def test_the_backbone_stays_until_it_is_unfrozen_and_the_head_is_new(jaxcnn, transfer, pretrained, saved, tmp_path):
+def test_the_backbone_stays_until_it_is_unfrozen_and_the_head_is_new(jaxcnn, transferring, pretrained, saved, tmp_path):
     run = tmp_path / "run"
-    done = jaxcnn(*transfer(run, "--epochs", 2, "--freeze", "backbone", "--augment", "none"))
+    done = jaxcnn(*transferring(run, "--epochs", 2, "--freeze", "backbone", "--augment", "none"))
     assert done.status == 0
     assert "50,181 parameters of which 645 learn at first, on" in done.out
     was, now, leaves = best(pretrained), best(run), saved(run).leaves
@@ -80,11 +85,11 @@ def test_a_phase_with_a_smaller_rate_trains_all_of_it(uninterrupted, pretrained,
 
 @pytest.mark.parametrize("stop", [pytest.param(2, marks=pytest.mark.slow), 6, pytest.param(8, marks=pytest.mark.slow)])
 def test_it_goes_on_exactly_in_either_phase_and_between_them(
-    jaxcnn, transfer, uninterrupted, at_step, ctrl_c, tmp_path, saved, rows, stop
+    jaxcnn, transferring, uninterrupted, at_step, ctrl_c, tmp_path, saved, rows, stop
 ):
     run = tmp_path / "run"
     at_step({stop: ctrl_c})
-    assert f"stopped after step {stop}, with a checkpoint" in jaxcnn(*transfer(run, *OPTIONS)).out
+    assert f"stopped after step {stop}, with a checkpoint" in jaxcnn(*transferring(run, *OPTIONS)).out
     at_step({})
     resumed = jaxcnn("train", "--run-dir", run, "--resume")
     assert resumed.status == 0, resumed.err
@@ -96,11 +101,11 @@ def test_it_goes_on_exactly_in_either_phase_and_between_them(
 
 @pytest.mark.slow
 def test_a_damaged_checkpoint_of_the_second_phase_is_passed_over_for_one_of_the_first(
-    jaxcnn, transfer, uninterrupted, at_step, ctrl_c, tmp_path, saved
+    jaxcnn, transferring, uninterrupted, at_step, ctrl_c, tmp_path, saved
 ):
     run = tmp_path / "run"
     at_step({5: ctrl_c})
-    jaxcnn(*transfer(run, *OPTIONS))
+    jaxcnn(*transferring(run, *OPTIONS))
     at_step({8: ctrl_c})
     jaxcnn("train", "--run-dir", run, "--resume")
     at_step({})
@@ -114,7 +119,7 @@ def test_a_damaged_checkpoint_of_the_second_phase_is_passed_over_for_one_of_the_
 
 
 def test_a_run_without_a_checkpoint_starts_again_from_the_same_weights_only(
-    jaxcnn, transfer, pretrained, uninterrupted, at_step, tmp_path, saved
+    jaxcnn, transferring, pretrained, uninterrupted, at_step, tmp_path, saved
 ):
     def kill():
         raise RuntimeError("killed")
@@ -123,7 +128,7 @@ def test_a_run_without_a_checkpoint_starts_again_from_the_same_weights_only(
     shutil.copytree(pretrained, weights)
     at_step({3: kill})
     with pytest.raises(RuntimeError, match="killed"):
-        jaxcnn(*transfer(run, *OPTIONS, init_from=weights))
+        jaxcnn(*transferring(run, *OPTIONS, init_from=weights))
     at_step({})
     fingerprint = json.loads((run / "config.json").read_text())["weights_fingerprint"]
     assert fingerprint == RunFolder(uninterrupted).config["weights_fingerprint"]
@@ -143,9 +148,9 @@ def test_a_run_without_a_checkpoint_starts_again_from_the_same_weights_only(
     assert jaxcnn("evaluate", run).out == jaxcnn("evaluate", uninterrupted).out
 
 
-def test_cached_features_give_what_images_give(jaxcnn, transfer, uninterrupted, tmp_path, rows):
+def test_cached_features_give_what_images_give(jaxcnn, transferring, uninterrupted, tmp_path, rows):
     run = tmp_path / "run"
-    assert jaxcnn(*transfer(run, *(word for word in OPTIONS if word != "--cache-features"))).status == 0
+    assert jaxcnn(*transferring(run, *(word for word in OPTIONS if word != "--cache-features"))).status == 0
     for row, cached in zip(rows(run), rows(uninterrupted), strict=True):
         assert row == pytest.approx(cached, rel=1e-4)
 
@@ -160,12 +165,12 @@ def test_cached_features_give_what_images_give(jaxcnn, transfer, uninterrupted, 
     ],
 )
 def test_the_head_is_that_of_the_weights_or_a_new_one(
-    jaxcnn, transfer, pretrained, tmp_path, saved, at_step, ctrl_c, options, keeps
+    jaxcnn, transferring, pretrained, tmp_path, saved, at_step, ctrl_c, options, keeps
 ):
     run = tmp_path / "run"
     # One step at a rate of zero.
     at_step({1: ctrl_c})
-    assert jaxcnn(*transfer(run, "--epochs", 1, "--augment", "none", *options)).status == 0
+    assert jaxcnn(*transferring(run, "--epochs", 1, "--augment", "none", *options)).status == 0
     first, head = saved(run).leaves["train_state/params/head/kernel"], best(pretrained)["head/kernel"]
     assert (first[2] == head.tobytes()) == keeps
 
@@ -181,11 +186,11 @@ def test_another_number_of_classes_makes_a_new_head(jaxcnn, words, pretrained, t
     assert not (tmp_path / "other").exists()
 
 
-def test_few_examples_are_taken_of_the_training_set_alone(jaxcnn, transfer, tmp_path):
+def test_few_examples_are_taken_of_the_training_set_alone(jaxcnn, transferring, tmp_path):
     options = ["--examples-per-class", 6, "--epochs", 1, "--augment", "none"]
-    done = jaxcnn(*transfer(tmp_path / "run", *options))
+    done = jaxcnn(*transferring(tmp_path / "run", *options))
     assert "30 training, 30 validation and 30 test images of 8x8x1, 5 classes" in done.out
-    refused = jaxcnn(*transfer(tmp_path / "other", "--examples-per-class", 19))
+    refused = jaxcnn(*transferring(tmp_path / "other", "--examples-per-class", 19))
     assert refused.status == 2
     assert "few needs 19 examples of every class, got 18 of class" in refused.err
 
@@ -198,7 +203,7 @@ def test_few_examples_are_taken_of_the_training_set_alone(jaxcnn, transfer, tmp_
         (["--freeze", ".*"], "--freeze .* leaves no parameter that learns; freeze fewer layers"),
         (
             ["--freeze", "dense2", "--cache-features", "--augment", "none"],
-            "its first, flatten, learns; use --freeze bac",
+            "dense1 learns; use --freeze backbone",
         ),
         (["--freeze", "backbone", "--cache-features"], "expects --augment none, got affine: images that change"),
         (["--cache-features", "--augment", "none"], "--cache-features means something only with --freeze"),
@@ -214,11 +219,11 @@ def test_few_examples_are_taken_of_the_training_set_alone(jaxcnn, transfer, tmp_
         (["--classes", "5", "ten"], "classes must be different names among ('0', '1',"),
         (["--examples-per-class", 0], "--examples-per-class expects a number at least 1, got 0"),
         (["--model", "small_cnn"], "expected the weights of small_cnn, got a run of mlp"),
-        (["--init-from", "nowhere"], "expected the folder of a run, with a config.json, got nowhere"),
+        (["--init-from", "nowhere"], "expected a hub id such as timm/resnet50.a1_in1k, a folder with"),
     ],
 )
-def test_nonsense_is_refused_before_anything_is_made(jaxcnn, transfer, tmp_path, options, message):
-    refused = jaxcnn(*transfer(tmp_path / "run", *options))
+def test_nonsense_is_refused_before_anything_is_made(jaxcnn, transferring, tmp_path, options, message):
+    refused = jaxcnn(*transferring(tmp_path / "run", *options))
     assert refused.status == 2
     assert message in refused.err
     assert not (tmp_path / "run").exists()
@@ -253,11 +258,11 @@ def test_weights_for_images_of_other_channels_or_sizes_are_refused(jaxcnn, words
 
 
 @pytest.mark.slow
-def test_an_unfinished_first_epoch_is_no_source(jaxcnn, words, transfer, at_step, ctrl_c, tmp_path):
+def test_an_unfinished_first_epoch_is_no_source(jaxcnn, words, transferring, at_step, ctrl_c, tmp_path):
     at_step({2: ctrl_c})
     jaxcnn(*words(tmp_path / "stopped", "--augment", "none"))
     at_step({})
-    refused = jaxcnn(*transfer(tmp_path / "run", init_from=tmp_path / "stopped"))
+    refused = jaxcnn(*transferring(tmp_path / "run", init_from=tmp_path / "stopped"))
     assert refused.status == 2
     assert "expected a run with at least one whole epoch" in refused.err
 
@@ -282,3 +287,68 @@ def test_frozen_layers_are_cut_off_with_the_auxiliary_heads_that_look_into_them(
         np.testing.assert_allclose(
             trained.reshape(2, -1, 2)[:, -1], whole_trained[:, 2 if len(result) > 1 else 0], rtol=1e-5, atol=1e-6
         )
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """Weights as if they were published: of a small_cnn for colour images that are blue first and in grey levels."""
+    preprocessing = Preprocessing(None, None, channel_order="BGR", scale=255, mean=(10, 20, 30), std=(51, 102, 204))
+
+    def publish(model):
+        params, state = model.init(jax.random.key(7))
+        weights = Weights(model, params, state, preprocessing)
+        monkeypatch.setattr(published_weights, "load_weights", lambda name, source: weights)
+        return weights
+
+    return publish
+
+
+@pytest.fixture
+def colour(tmp_path, digits8):
+    images, labels = digits8
+    rgb = np.stack([images, 255 - images, images // 2], axis=-1)
+    np.savez(tmp_path / "colour.npz", images=rgb, labels=labels)
+    return tmp_path / "colour.npz"
+
+
+@pytest.mark.slow
+def test_published_weights_bring_what_they_expect_of_pixels(jaxcnn, words, published, colour, tmp_path):
+    weights, run = published(small_cnn(1000, image_size=8)), tmp_path / "run"
+    options = ["--model", "small_cnn", "--data", colour, "--init-from", "published.pth", "--augment", "none"]
+    options += ["--epochs", 1, "--freeze", "backbone", "--cache-features"]
+    done = jaxcnn(*words(run, *options))
+    assert done.status == 0, done.err
+    loaded = trained.load(run)
+    images = loaded.splits.test.images[:5]
+    logits, _ = batched(loaded.model)(loaded.params, loaded.state, images, train=False)
+    levels = (255 * images[..., ::-1] - np.array([10, 20, 30])) / np.array([51, 102, 204])
+    plain = small_cnn(10, image_size=8)
+    params = {**weights.params, "head": loaded.params["head"]}
+    expected, _ = batched(plain)(params, weights.state, levels.astype(np.float32), train=False)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+    # The head learned from such pixels, and what goes on from this run sees them too.
+    assert RunFolder(run).config["normalization"]["reverse"] is True
+    assert jaxcnn(*words(tmp_path / "next", *options, "--init-from", run)).status == 0
+    assert RunFolder(tmp_path / "next").config["normalization"] == RunFolder(run).config["normalization"]
+
+
+def test_weights_of_a_variant_of_the_model_are_refused(jaxcnn, words, published, colour, tmp_path):
+    other = small_cnn(10, image_size=8)
+    published(other.replace(relu2=Function(jax.nn.gelu)))
+    refused = jaxcnn(*words(tmp_path / "run", "--model", "small_cnn", "--data", colour, "--init-from", "x.pth"))
+    assert refused.status == 2
+    assert "x.pth are those of a variant of small_cnn that computes something else" in refused.err
+
+
+@pytest.mark.slow
+def test_a_file_of_weights_is_a_source(jaxcnn, words, colour, tmp_path):
+    model = resnet20(10)
+    params, state = model.init(jax.random.key(7))
+    save_safetensors(tmp_path / "weights.safetensors", model, params, state)
+    options = ["--model", "resnet20", "--data", colour, "--init-from", tmp_path / "weights.safetensors"]
+    options += ["--freeze", "backbone", "--epochs", 1, "--augment", "none"]
+    assert jaxcnn(*words(tmp_path / "run", *options)).status == 0
+    loaded = trained.load(tmp_path / "run")
+    was = trees.named_leaves((params, state))
+    for name, leaf in trees.named_leaves((loaded.params, loaded.state)).items():
+        assert np.array_equal(leaf, was[name]) != name.startswith("0/head"), name
