@@ -35,6 +35,8 @@ CASES = {
     "stride beyond the kernel": ((2, 11, 11, 16), (2, 2, 16, 16), Geometry((3, 4))),
     "dilated": ((1, 12, 12, 8), (3, 2, 8, 16), Geometry((1, 2), ((2, 2), (0, 3)), (2, 3))),
     "more padding than image": ((2, 3, 2, 9), (3, 3, 9, 10), Geometry((1, 1), ((4, 3), (3, 5)))),
+    "many pixels": ((3, 25, 24, 40), (3, 2, 40, 24), Geometry((1, 1), ((1, 1), (1, 0)))),
+    "many pixels, few channels": ((3, 25, 24, 16), (2, 3, 8, 16), Geometry((1, 1), ((1, 0), (1, 1)), groups=2)),
     "one pixel": ((5, 1, 1, 16), (1, 1, 16, 24), Geometry()),
     "pointwise, strided": ((2, 7, 8, 24), (1, 1, 24, 20), Geometry((2, 2))),
     "grouped": ((2, 8, 7, 48), (3, 3, 16, 60), Geometry((1, 1), ((1, 1), (1, 1)), groups=3)),

@@ -99,8 +99,8 @@ inline void multiply_block(int64_t terms, int64_t depth, const T* const* from, i
 
 // The same for any number of rows.
 template <typename T>
-inline void multiply_rows(int64_t rows, int64_t terms, int64_t depth, const T* const* from, int64_t stride, int64_t shift,
-                          const T* panel, const int32_t* term, T* const* to, const Panel& shape) {
+inline void multiply_rows(int64_t rows, int64_t terms, int64_t depth, const T* const* from, int64_t stride,
+                          int64_t shift, const T* panel, const int32_t* term, T* const* to, const Panel& shape) {
   with_constant<kPanelVectors>(shape.vectors, [&](auto vectors) {
     constexpr int kRows = rows_of_block(vectors);
     int64_t i = 0;
@@ -158,7 +158,8 @@ template <typename T, int kWidth>
 inline void pack_left(const T* from, int64_t columns, int64_t row, T* left) {
   T* to = left + row * kWidth;
   int64_t column = 0;
-  for (; column + kWidth <= columns; column += kWidth, to += kLeftStep) std::memcpy(to, from + column, kWidth * sizeof(T));
+  for (; column + kWidth <= columns; column += kWidth, to += kLeftStep)
+    std::memcpy(to, from + column, kWidth * sizeof(T));
   std::copy_n(from + column, columns - column, to);
 }
 
