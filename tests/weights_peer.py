@@ -4,6 +4,7 @@ The reference is a torch module or a Keras model with random, calibrated weights
 and loaded by `load_weights`, so that names, order of axes, epsilon, padding and the place of strides are all compared.
 """
 
+import functools
 import json
 import os
 import subprocess
@@ -17,9 +18,10 @@ import numpy as np
 
 from jaxcnn import batched, trees
 from jaxcnn.interop import conversion
+from jaxcnn.interop import weights as weights_module
 from jaxcnn.interop.records import RECORDS
 from jaxcnn.interop.weights import load_weights
-from jaxcnn.layers import BatchNorm, Conv, Dropout, DropPath, MaxPool
+from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, DropPath, MaxPool
 
 LOGITS_TOLERANCE, FLOAT32_TOLERANCE, GRADIENT_TOLERANCE = 1e-10, 2e-5, 1e-8
 
@@ -193,6 +195,33 @@ def compare_training(record, model, gradients, new_state, expected):
         np.testing.assert_allclose(ours, expected[name], rtol=0, atol=GRADIENT_TOLERANCE * scale, err_msg=name)
 
 
+def narrow(monkeypatch, hidden=24):
+    """Gives AlexNet and the VGG networks so few hidden units, for the length of a test, that numbers cost little.
+
+    Args:
+      monkeypatch: pytest's.
+      hidden: units of each of the two hidden dense layers, instead of 4,096.
+    """
+    records = tuple(
+        replace(record, build=functools.partial(build_narrow, record.build, hidden))
+        if record.model.startswith(("alexnet", "vgg"))
+        else record
+        for record in RECORDS
+    )
+    monkeypatch.setattr(weights_module, "RECORDS", records)
+    monkeypatch.setattr(sys.modules[__name__], "RECORDS", records)
+
+
+def build_narrow(build, hidden, num_classes, *, in_channels=3):
+    """Builds a model with other numbers of hidden units; their places and the flattened map stay."""
+    model = build(num_classes, in_channels=in_channels)
+    return model.replace(
+        dense1=Dense(model["dense1"].in_features, hidden),
+        dense2=Dense(hidden, hidden),
+        head=Dense(hidden, num_classes),
+    )
+
+
 def check_names(name, arrays, num_classes=1000):
     """Compares names and shapes with all those of a reference, in both directions, and the number of parameters.
 
@@ -255,7 +284,7 @@ def with_leaf(tree, path, change):
     )
 
 
-def faults(weights, *, kernel=None, bias=None, same=None):
+def faults(weights, *, kernel=None, bias=None, same=None, flattened=None):
     """Yields (what, model, params) of planted faults that a comparison must see.
 
     Args:
@@ -263,6 +292,7 @@ def faults(weights, *, kernel=None, bias=None, same=None):
       kernel: path of a kernel of more than one row and column, whose rows and columns are to be swapped.
       bias: path of a bias, or of a batch norm's, to be dropped.
       same: whether there is a padding to replace by "SAME"; if None, wherever strides are not 1.
+      flattened: path of a kernel behind a flattened map and the shape of the map, to leave its rows in torch's order.
     """
     model, params = weights.model, weights.params
     if "BatchNorm(" in repr(model):
@@ -282,6 +312,10 @@ def faults(weights, *, kernel=None, bias=None, same=None):
         yield "kernel", model, with_leaf(params, kernel, lambda leaf: jnp.swapaxes(leaf, 0, 1))
     if bias:
         yield "bias", model, with_leaf(params, bias, jnp.zeros_like)
+    if flattened:
+        path, shape = flattened
+        rows = np.moveaxis(np.arange(np.prod(shape)).reshape(shape), -1, 0).ravel()
+        yield "flatten", model, with_leaf(params, path, lambda leaf: leaf[rows])
 
 
 def check_faults_are_seen(weights, batch, expected, **places):
@@ -308,24 +342,36 @@ def keras_weights(name, tmp_path, sizes, *, seed=0, **options):
       What `load_weights` gave, the logits for `images(size)` of each size, and the first of them computed in float32.
     """
     record = record_of(name)
-    task = {
-        "architecture": record.architecture,
-        "inputs": [str(tmp_path / f"images{i}.npy") for i in range(len(sizes))],
-        "seed": seed,
-        "options": options,
-        "folder": str(tmp_path),
-    }
     for i, size in enumerate(sizes):
         np.save(tmp_path / f"images{i}.npy", images(size))
+    run_keras(record, tmp_path, [f"images{i}.npy" for i in range(len(sizes))], seed, options)
+    expected = [np.load(tmp_path / f"logits{i}.npy") for i in range(len(sizes))]
+    weights = load_weights(record.model, tmp_path / "weights.h5", architecture=name)
+    return weights, expected, np.load(tmp_path / "rounded.npy")
+
+
+def run_keras(record, folder, inputs, seed=0, options=None):
+    """Runs `keras_reference.py` in a process of its own."""
+    task = {
+        "architecture": record.architecture,
+        "inputs": [str(folder / name) for name in inputs],
+        "seed": seed,
+        "options": options or {},
+        "folder": str(folder),
+    }
     script = Path(__file__).parent / "parity" / "keras_reference.py"
-    environment = {**os.environ, "KERAS_BACKEND": "torch", "KERAS_HOME": str(tmp_path)}
+    environment = {**os.environ, "KERAS_BACKEND": "torch", "KERAS_HOME": str(folder)}
     done = subprocess.run(
         [sys.executable, str(script), json.dumps(task)], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    expected = [np.load(tmp_path / f"logits{i}.npy") for i in range(len(sizes))]
-    weights = load_weights(record.model, tmp_path / "weights.h5", architecture=name)
-    return weights, expected, np.load(tmp_path / "rounded.npy")
+
+
+def check_keras_names(name, tmp_path):
+    """Compares names and shapes with all those of a Keras model of 1,000 classes; returns ours."""
+    run_keras(record_of(name), tmp_path, [])
+    shapes = json.loads((tmp_path / "names.json").read_text())
+    return check_names(name, {path: np.broadcast_to(np.float32(0), tuple(shape)) for path, shape in shapes.items()})
 
 
 def check_keras_weights(name, tmp_path, sizes, **options):

@@ -108,10 +108,11 @@ def usable(record: Record, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
       ValueError: two arrays stand for the same one.
     """
     found: dict[str, Tensor] = {}
+    numbered = record.renumbered(tensors)
     for name, tensor in tensors.items():
         if record.ignores(name):
             continue
-        rewritten = record.rewritten(name)
+        rewritten = record.rewritten(numbered[name])
         if rewritten in found:
             raise ValueError(f"expected each array once, got {rewritten!r} twice, once of them as {name!r}")
         found[rewritten] = tensor

@@ -73,8 +73,21 @@ def logits_of(model, images):
     return _numpy(model(keras.ops.convert_to_tensor(images, images.dtype.name), training=False))
 
 
+def write_names(task, folder):
+    """Writes names.json: the shapes of all weights by the names that they have in a file."""
+    model = build({**task, "options": {"classes": 1000, **task["options"]}}, None)
+    shapes = {variable.path: list(variable.shape) for variable in model.weights}
+    (folder / "names.json").write_text(json.dumps(shapes))
+
+
 def main(task):
-    """Writes into the folder weights.h5, logits<i>.npy for each array of images, and rounded.npy in float32."""
+    """Writes into the folder weights.h5, logits<i>.npy for each array of images, and rounded.npy in float32.
+
+    Without images, it writes names.json alone.
+    """
+    if not task["inputs"]:
+        write_names(task, Path(task["folder"]))
+        return
     dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")

@@ -1,7 +1,7 @@
 """What is known of published weights: how another library names, orders and stores the arrays of a model."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -109,6 +109,8 @@ class Record(Value):
         with a kernel of 1x1, or of the flattened size, and a `LayerScale` with shape (channels, 1, 1).
       rewrites: pairs of a regular expression and a template that turn other names in use for the same arrays, such as
         those of older files, into the names above.
+      auto_numbered: names of layers that Keras numbered through a session, such as "conv2d": only the order of their
+        numbers means something. In the names above they are counted from 0: "conv2d_0/kernel".
       ignored: regular expressions for arrays that the model has no use for, with what they are.
       read_preprocessing: makes the preprocessing from arrays of the file, of those that are ignored here.
       head: path of the layer whose outputs are the classes.
@@ -123,6 +125,7 @@ class Record(Value):
     flattened: tuple[tuple[str, Shape], ...] = ()
     as_convolution: str = ""
     rewrites: tuple[tuple[str, str], ...] = ()
+    auto_numbered: tuple[str, ...] = ()
     ignored: tuple[tuple[str, str], ...] = ()
     read_preprocessing: Callable[[Mapping[str, Tensor]], Preprocessing] | None = None
     head: str = "head"
@@ -139,6 +142,24 @@ class Record(Value):
             if match:
                 return match.expand(template)
         return name
+
+    def renumbered(self, names: Iterable[str]) -> dict[str, str]:
+        """Counts the layers that Keras numbered through a session from 0.
+
+        Args:
+          names: of the arrays of a file.
+
+        Returns:
+          The names as this record has them, by the names of the file.
+        """
+        renumbered = {name: name for name in names}
+        for kind in self.auto_numbered:
+            # Keras leaves the number out where it is 0.
+            found = {name: re.fullmatch(rf"{kind}(?:_(\d+))?/(.*)", name) for name in renumbered}
+            numbers = {name: (int(match[1] or 0), match[2]) for name, match in found.items() if match}
+            places = {number: i for i, number in enumerate(sorted({number for number, _ in numbers.values()}))}
+            renumbered |= {name: f"{kind}_{places[number]}/{leaf}" for name, (number, leaf) in numbers.items()}
+        return renumbered
 
     def ignores(self, name: str) -> bool:
         """Says whether the model has no use for an array of that name."""
