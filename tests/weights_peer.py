@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcnn import batched, trees
 from jaxcnn.interop import conversion
@@ -22,6 +23,7 @@ from jaxcnn.interop import weights as weights_module
 from jaxcnn.interop.records import RECORDS
 from jaxcnn.interop.weights import load_weights
 from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, DropPath, MaxPool
+from jaxcnn.values import Partial
 
 LOGITS_TOLERANCE, FLOAT32_TOLERANCE, GRADIENT_TOLERANCE = 1e-10, 2e-5, 1e-8
 
@@ -239,6 +241,73 @@ def check_names(name, arrays, num_classes=1000):
     return model
 
 
+def check_options(name, module):
+    """Compares a record with a torch module: names and shapes in both directions, and what its layers are.
+
+    Args:
+      name: library and architecture.
+      module: the torch module, which may be on the meta device.
+
+    Returns:
+      Our model, as the record builds it.
+    """
+    import torch
+
+    record, model = record_of(name), check_names(name, module.state_dict())
+    compared = set()
+    for array, target in conversion.targets(record, model).items():
+        part, layer = module.get_submodule(array.rsplit(".", 1)[0]), target.layer
+        if isinstance(layer, BatchNorm):
+            assert layer.unbiased, array
+            assert (layer.epsilon, layer.decay) == (part.eps, pytest.approx(1 - part.momentum)), array
+        elif isinstance(layer, Conv):
+            rule = "SAME" if type(part).__name__ == "Conv2dSame" else tuple((side, side) for side in part.padding)
+            # At stride 1 an odd kernel has one padding that keeps the size, whatever it is called.
+            half = tuple((taps // 2, taps // 2) for taps in layer.kernel_size)
+            ours = half if layer.padding == "SAME" and layer.strides == (1, 1) else layer.padding
+            assert (ours, layer.strides, layer.groups) == (rule, part.stride, part.groups), array
+            assert layer.dilation == part.dilation, array
+        compared.add(type(part))
+    assert torch.nn.Conv2d in compared
+    return model
+
+
+def keras_facts(architectures):
+    """Returns names and shapes of all weights of Keras models, and the options of their norms, by architecture."""
+    script = Path(__file__).parent / "parity" / "keras_names.py"
+    environment = {**os.environ, "KERAS_BACKEND": "torch"}
+    done = subprocess.run(
+        [sys.executable, str(script), *architectures], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def check_keras_facts(name, facts):
+    """Compares names and shapes with all those of a Keras model, in both directions, and its norms.
+
+    Args:
+      name: library and architecture.
+      facts: what `keras_facts` says of it.
+
+    Returns:
+      Our model, as the record builds it.
+    """
+    record = record_of(name)
+    arrays = {array: np.broadcast_to(np.float32(0), shape) for array, shape in facts["weights"].items()}
+    model = check_names(name, arrays)
+    norms = {
+        array.rsplit("/", 1)[0]: target.layer
+        for array, target in conversion.targets(record, model).items()
+        if isinstance(target.layer, BatchNorm)
+    }
+    assert {array: (norm.epsilon, pytest.approx(norm.decay)) for array, norm in norms.items()} == {
+        array: tuple(options) for array, options in facts["norms"].items()
+    }
+    assert not any(norm.unbiased for norm in norms.values())
+    return model
+
+
 def changed(model, kinds, **changes):
     """Returns a model with other options in all layers of some kinds: a planted fault.
 
@@ -257,6 +326,9 @@ def changed(model, kinds, **changes):
         if isinstance(value, kinds):
             count += 1
             values = {name: change(value) if callable(change) else change for name, change in changes.items()}
+            if isinstance(value, Partial):
+                options = dict(values.get("options", value.options))
+                return type(value)(values.get("function", value.function), **options)
             return replace(value, **values)
         if isinstance(value, tuple):
             return tuple(walk(part) for part in value)

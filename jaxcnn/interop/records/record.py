@@ -106,7 +106,8 @@ class Record(Value):
       flattened: (height, width, channels) of what a dense layer's input was before it was flattened, by the path of the
         layer: torch flattens channels first, so the rows of the kernel are exchanged.
       as_convolution: regular expression for the paths of layers that the source stores as a convolution: dense layers
-        with a kernel of 1x1, or of the flattened size, and a `LayerScale` with shape (channels, 1, 1).
+        with a kernel of 1x1, or of the flattened size, a `LayerScale` with shape (channels, 1, 1), and in Keras a
+        depthwise convolution that is a `Conv2D` with groups.
       rewrites: pairs of a regular expression and a template that turn other names in use for the same arrays, such as
         those of older files, into the names above.
       auto_numbered: names of layers that Keras numbered through a session, such as "conv2d": only the order of their
@@ -228,7 +229,8 @@ class Record(Value):
 
 
 def _to_keras(layer: Layer, array: np.ndarray, convolution: bool) -> np.ndarray:
-    if isinstance(layer, Conv) and layer.groups == layer.in_channels > 1:
+    if isinstance(layer, Conv):
         # (height, width, 1, channels * multiplier) and (height, width, channels, multiplier) are the same numbers.
-        return array.reshape(*array.shape[:2], layer.in_channels, -1)
+        depthwise = layer.groups == layer.in_channels > 1 and not convolution
+        return array.reshape(*array.shape[:2], layer.in_channels, -1) if depthwise else array
     return array[None, None] if convolution else array
