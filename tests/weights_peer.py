@@ -275,7 +275,7 @@ def check_options(name, module):
 def keras_facts(architectures):
     """Returns names and shapes of all weights of Keras models, and the options of their norms, by architecture."""
     script = Path(__file__).parent / "parity" / "keras_names.py"
-    environment = {**os.environ, "KERAS_BACKEND": "torch"}
+    environment = {**os.environ, "KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, str(script), *architectures], env=environment, capture_output=True, text=True, check=False
     )
@@ -432,7 +432,7 @@ def run_keras(record, folder, inputs, seed=0, options=None):
         "folder": str(folder),
     }
     script = Path(__file__).parent / "parity" / "keras_reference.py"
-    environment = {**os.environ, "KERAS_BACKEND": "torch", "KERAS_HOME": str(folder)}
+    environment = {**os.environ, "KERAS_BACKEND": "torch", "KERAS_HOME": str(folder), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, str(script), json.dumps(task)], env=environment, capture_output=True, text=True, check=False
     )

@@ -37,6 +37,7 @@ QUICK = {"lenet5", "lenet5_1998", "mlp", "resnet20", "small_cnn"}
 
 # The blocks of another model of the catalog, only more or wider.
 LARGER = {"densenet161", "densenet169", "densenet201", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0"}
+LARGER |= {f"efficientnet_{size}" for size in ("b1", "b2", "b3", "b4", "b5", "b6", "b7", "v2_s", "v2_m", "v2_l")}
 LARGER |= {f"regnet_x_{size}" for size in ("400mf", "800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")}
 LARGER |= {f"regnet_y_{size}" for size in ("800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")}
 LARGER |= {"vgg13_bn", "vgg16_bn", "vgg19_bn"}

@@ -4,13 +4,17 @@ from jaxcnn.interop.records import (
     alexnet,
     convnext,
     densenet,
+    efficientnet,
     googlenet,
     inception,
+    mobilenet,
+    numbered,
     regnet,
     resnet,
     shufflenet,
     squeezenet,
     vgg,
+    xception,
 )
 from jaxcnn.interop.records.record import Record
 
@@ -19,11 +23,15 @@ RECORDS: tuple[Record, ...] = (
     *alexnet.RECORDS,
     *convnext.RECORDS,
     *densenet.RECORDS,
+    *efficientnet.RECORDS,
     *googlenet.RECORDS,
     *inception.RECORDS,
+    *mobilenet.RECORDS,
+    *numbered.RECORDS,
     *regnet.RECORDS,
     *shufflenet.RECORDS,
     *squeezenet.RECORDS,
     *vgg.RECORDS,
+    *xception.RECORDS,
 )
 """All records. Of several that fit the same file, the first one counts."""

@@ -1,0 +1,62 @@
+"""Names of models in stages and blocks, for sources that count blocks and layers where the models here have names."""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from jaxcnn.interop.records.record import Rules
+from jaxcnn.layers import Residual
+from jaxcnn.types import Layer
+from jaxcnn.values import Value
+
+
+@dataclass(frozen=True, repr=False)
+class NumberedRules(Value):
+    """Rules that know the place of a layer in its block and of the block in its model.
+
+    The rules are given the path "stage2/block1/expand/conv" as "stage2/block1/2/expand/0/expand/conv": with the number
+    of the block in the whole model from 0, the name of its first layer, and the number in the block of the layer at
+    hand; and the path "last/conv" as "last/7/16/conv", with the numbers of stages and blocks.
+
+    Attributes:
+      rules: the rules.
+      build: builds the model, of which names and order of layers count.
+    """
+
+    rules: Rules
+    build: Callable[..., Any]
+
+    def __call__(self, path: str, layer: Layer, leaf: str) -> str:
+        """Names a leaf; see `Rules`."""
+        layout = _layout(self.build)
+        first, *rest = path.split("/")
+        if first.startswith("stage"):
+            block = f"{first}/{rest[0]}"
+            number, names = layout.blocks[block]
+            return self.rules(
+                "/".join([block, str(number), names[0], str(names.index(rest[1])), *rest[1:]]), layer, leaf
+            )
+        if first == "last":
+            return self.rules("/".join([first, str(layout.stages), str(len(layout.blocks)), *rest]), layer, leaf)
+        return self.rules(path, layer, leaf)
+
+
+class _Layout(NamedTuple):
+    """The number of stages, and of each block its number in the model and the names of its layers."""
+
+    stages: int
+    blocks: Mapping[str, tuple[int, tuple[str, ...]]]
+
+
+@functools.lru_cache(maxsize=64)
+def _layout(build: Callable[..., Any]) -> _Layout:
+    model = build()
+    stages = [name for name in model.names if name.startswith("stage")]
+    blocks: dict[str, tuple[int, tuple[str, ...]]] = {}
+    for stage in stages:
+        for name in model[stage].names:
+            block = model[stage][name]
+            layers: Any = block.body if isinstance(block, Residual) else block
+            blocks[f"{stage}/{name}"] = len(blocks), layers.names
+    return _Layout(len(stages), blocks)
