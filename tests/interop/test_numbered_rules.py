@@ -67,7 +67,7 @@ NAMES = {
         "stage1/block1/project/conv/kernel": "block1b_project_conv/kernel",
     },
     "keras/Xception": {
-        "entry/block0/shortcut/conv/kernel": "conv2d/kernel",
+        "entry/block0/shortcut/conv/kernel": "conv2d_0/kernel",
         "exit/block0/shortcut/norm/scale": "batch_normalization_3/gamma",
         "middle/block7/conv3/depthwise/kernel": "block12_sepconv3/depthwise_kernel",
         "exit/conv2/pointwise/kernel": "block14_sepconv2/pointwise_kernel",
@@ -119,19 +119,19 @@ def test_layers_that_keras_counts_through_a_session_are_told_apart_by_their_orde
         *(f"batch_normalization_{number}/gamma" for number in (99, 100, 101, 102)),
         "block1_conv1/kernel",
     }
-    assert record.recounted(names) == {
-        "conv2d_9/kernel": "conv2d/kernel",
+    assert record.renumbered(names) == {
+        "conv2d_9/kernel": "conv2d_0/kernel",
         "conv2d_10/kernel": "conv2d_1/kernel",
         "conv2d_11/kernel": "conv2d_2/kernel",
         "conv2d_12/kernel": "conv2d_3/kernel",
-        "batch_normalization_99/gamma": "batch_normalization/gamma",
+        "batch_normalization_99/gamma": "batch_normalization_0/gamma",
         "batch_normalization_100/gamma": "batch_normalization_1/gamma",
         "batch_normalization_101/gamma": "batch_normalization_2/gamma",
         "batch_normalization_102/gamma": "batch_normalization_3/gamma",
         "block1_conv1/kernel": "block1_conv1/kernel",
     }
-    fresh = {name: "x" for name in ("conv2d/kernel", "conv2d_1/kernel", "conv2d_2/kernel", "conv2d_3/kernel")}
-    assert record.recounted(fresh) == {name: name for name in fresh}
+    fresh = ("conv2d/kernel", "conv2d_1/kernel", "conv2d_2/kernel", "conv2d_3/kernel")
+    assert record.renumbered(fresh) == {name: f"conv2d_{i}/kernel" for i, name in enumerate(fresh)}
 
 
 def test_a_path_without_a_rule_is_refused():
