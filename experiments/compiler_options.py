@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxcnn import layers, trees
 from jaxcnn.benchmark.jax_program import JaxModel, JaxProgram
@@ -82,10 +83,17 @@ def measure(who: str, name: str, mode: Mode) -> dict[str, Any]:
     batch_size, image_shape = STANDARD[name]
     model = catalog.build(name, catalog.CATALOG[name].num_classes, image_shape)
     spec = Spec(who, model, image_shape, batch_size, mode)
+    built = MODELS[who](spec)
+
+    def own_copy() -> JaxModel:
+        """Returns the model with arrays of its own: a training step takes those that it is given."""
+        params, state = jax.tree.map(jnp.copy, (built.params, built.state))
+        return built._replace(params=params, state=state)
+
     programs = {}
     for candidate, options in CANDIDATES.items():
         try:
-            programs[candidate] = JaxProgram(spec, lambda: MODELS[who](spec), compiler_options=options)
+            programs[candidate] = JaxProgram(spec, own_copy, compiler_options=options)
         except jax.errors.JaxRuntimeError:
             continue
         first = _seconds_of_step(programs[candidate])  # warms up
