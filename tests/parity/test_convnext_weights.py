@@ -13,8 +13,8 @@ from weights_peer import (
     LOGITS_TOLERANCE,
     changed,
     check_faults_are_seen,
+    check_float32,
     check_keras_facts,
-    check_keras_weights,
     check_names,
     check_torch_training,
     check_torch_weights,
@@ -49,15 +49,14 @@ def test_weights_of_timm_give_its_logits(tmp_path):
     check_torch_weights("timm/convnext_tiny", timm.create_model("convnext_tiny", num_classes=10), tmp_path, SIZES)
 
 
-def test_weights_of_keras_give_its_logits(tmp_path):
-    check_keras_weights("keras/ConvNeXtTiny", tmp_path, SIZES, include_preprocessing=False)
-
-
-def test_the_pixels_that_keras_normalises_itself_are_normalised_by_the_preprocessing(tmp_path):
-    weights, (expected,), _ = keras_weights("keras/ConvNeXtTiny", tmp_path, (32,), include_preprocessing=True)
-    preprocessing = weights.preprocessing
-    normalised = (images(32) * preprocessing.scale - np.array(preprocessing.mean)) / np.array(preprocessing.std)
-    assert error(our_logits(weights, normalised), expected) < LOGITS_TOLERANCE
+def test_weights_of_keras_give_its_logits_once_the_preprocessing_has_normalised_the_pixels(tmp_path):
+    # The model of Keras takes pixels from 0 to 255, and normalises them itself.
+    weights, expected, rounded = keras_weights("keras/ConvNeXtTiny", tmp_path, SIZES)
+    scale, mean, std = (np.array(getattr(weights.preprocessing, name)) for name in ("scale", "mean", "std"))
+    batches = [(images(size) / 255 * scale - mean) / std for size in SIZES]
+    for batch, logits in zip(batches, expected, strict=True):
+        assert error(our_logits(weights, batch), logits) < LOGITS_TOLERANCE
+    check_float32(weights, batches[0], expected[0], rounded)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

@@ -5,6 +5,7 @@ of torchvision) and regnety_004 of timm; gradients and new moments: regnet_y_400
 repeat the same blocks, are compared in names, shapes and counts with modules whose weights are never drawn.
 """
 
+import jax
 import pytest
 from torchvision_peer import timm, torch, torchvision
 from weights_peer import (
@@ -24,7 +25,7 @@ from weights_peer import (
 from jaxcnn import models
 from jaxcnn.interop.records.regnet import RECORDS
 from jaxcnn.interop.weights import load_weights
-from jaxcnn.layers import Gate, count_parameters, identity
+from jaxcnn.layers import Function, Gate, count_parameters
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -86,6 +87,7 @@ def test_planted_faults_are_seen(tmp_path):
     batch = images(64)
     expected = torch_logits(module, batch)
     check_faults_are_seen(weights, batch, expected, kernel="stage3/block2/conv2/kernel", bias="head/bias")
-    # Without the sigmoid at the end of a squeeze-and-excitation.
-    model = changed(weights.model, Gate, body=lambda gate: gate.body.replace(gate=identity))
+    # The hard sigmoid of MobileNetV3's squeeze-and-excitation.
+    hard = Function(jax.nn.hard_sigmoid)
+    model = changed(weights.model, Gate, body=lambda gate: gate.body.replace(gate=hard))
     assert error(our_logits(weights, batch, model=model), expected) > 1e4 * LOGITS_TOLERANCE
