@@ -20,7 +20,8 @@ def features(model: Layer, params: Params, state: State, x: jax.Array, *, at: Se
         maps["stage2"]  # (28, 28, 128)
 
     Layers behind the last one that is named are not computed, not even traced: the image may have a size that they do
-    not take. It is a pure function, to be compiled, differentiated and mapped like any other.
+    not take. It is a pure function, to be compiled, differentiated and mapped like any other; what goes through a
+    transform such as `jax.jit` comes out sorted by name, as all dicts do.
 
     Args:
       model: a whole model, or a container.
@@ -77,7 +78,9 @@ def batched_features(
         raise ValueError(
             f"batched_features expects images of shape (batch, height, width, channels), got {images.shape}"
         )
-    return jax.vmap(lambda x: features(model, params, state, x, at=at), axis_name="batch")(images)
+    found = jax.vmap(lambda x: features(model, params, state, x, at=at), axis_name="batch")(images)
+    # What goes through a transform of JAX comes out sorted by name.
+    return {path: found[path] for path in at}
 
 
 class _Tapped(NamedTuple):

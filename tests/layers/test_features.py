@@ -116,6 +116,10 @@ def test_all_features_at_once_come_in_the_order_asked_for(expected):
         assert_close(found[path], expected[path])
 
 
+def test_the_features_of_a_batch_come_in_the_order_asked_for_too():
+    assert list(batched_features(MODEL, PARAMS, STATE, IMAGES, at=["stem", "mixed/narrow"])) == ["stem", "mixed/narrow"]
+
+
 def test_a_compiled_batch_gives_the_features_of_each_image():
     call = functools.partial(batched_features, MODEL, at=["mixed/wide", "head"])
     found = jax.jit(call)(PARAMS, STATE, IMAGES)
