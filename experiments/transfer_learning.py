@@ -1,22 +1,23 @@
 """Transfer learning on handwritten digits: from the digits 0 to 4 to the digits 5 to 9, with few examples of each.
 
-For every seed a small residual network (ResNet-8 on 16x16 pixels) is pretrained on the digits 0 to 4. Then the digits
-5 to 9 are learned from 1, 2, 5, 10 or 20 examples of each, in three ways, each in 400 steps of 10 images with Adam and
-a cosine schedule:
+For every seed the small CNN (on 16x16 pixels) is pretrained on the digits 0 to 4. Then the digits 5 to 9 are learned
+from 1, 2, 5, 10 or 20 examples of each, in three ways, each in 50 or in 200 steps of 10 images with Adam, a cosine
+schedule and the same augmentation (turn, scale, shear, shift):
 
 - from scratch;
-- frozen: the pretrained backbone stays, parameters and statistics, and a new head learns;
+- frozen: the pretrained backbone stays as it is, and a new head learns;
 - unfrozen: as before for the first half of the steps, then the whole network with a smaller learning rate, that of the
   backbone a tenth of the head's.
 
-Each way has the learning rate that is best on the validation images, on average over 1, 5 and 20 examples and two seeds
-that are used for nothing else. The test images, half of the digits 5 to 9, are looked at once, after the last
-step. Writes experiments/results/transfer_learning.json and .png.
+Each way has, for each number of steps, the learning rate that is best on the validation images, on average over 1, 5
+and 20 examples and two seeds that are used for nothing else. The test images, half of the digits 5 to 9, are looked at
+once, after the last step. Writes experiments/results/transfer_learning.json and .png.
 
     python experiments/transfer_learning.py
 """
 
 import functools
+import itertools
 import json
 import os
 import platform
@@ -32,24 +33,27 @@ from matplotlib.figure import Figure
 from jaxcnn import data
 from jaxcnn.benchmark import environment
 from jaxcnn.layers import Sequential, freeze, unfreeze
-from jaxcnn.models import cifar_resnet
+from jaxcnn.models import small_cnn
 from jaxcnn.training import evaluate, make_eval_step, make_train_state, make_train_step, scale_by_name
 from jaxcnn.training.step import TrainStep
 from jaxcnn.types import Params, State
 
 SEEDS, TRIAL_SEEDS = range(5), (100, 101)
 EXAMPLES_PER_CLASS, TRIAL_EXAMPLES = (1, 2, 5, 10, 20), (1, 5, 20)
-STEPS, PRETRAINING_STEPS, BATCH_SIZE = 400, 800, 10
+BUDGETS, PRETRAINING_STEPS = (50, 200), 400
+BATCH_SIZE, PRETRAINING_BATCH_SIZE, PRETRAINING_RATE = 10, 32, 2e-3
 RATES = {
     "from scratch": (1e-3, 3e-3, 1e-2),
-    "frozen": (3e-3, 1e-2, 3e-2),
-    "unfrozen": (1e-3, 3e-3, 1e-2),
+    "frozen": (1e-2, 3e-2, 1e-1),
+    "unfrozen": (3e-3, 1e-2, 3e-2),
 }
 BACKBONE = "(?!head).*"
 FIRST_DIGITS, OTHER_DIGITS = list("01234"), list("56789")
 RESULTS = Path(__file__).parent / "results" / "transfer_learning.json"
 
-MODEL = cifar_resnet(8, 5, in_channels=1)
+IMAGE_SIZE = 16
+MODEL = small_cnn(5, in_channels=1, image_size=IMAGE_SIZE)
+AUGMENT = data.Step(data.affine, max_degrees=12, max_scale=0.12, max_shear=8, max_shift=2)
 EVAL_STEP = make_eval_step(MODEL)
 
 
@@ -78,19 +82,30 @@ def pretrain(seed: int) -> Task:
     Returns:
       The task of this seed.
     """
-    digits = data.digits(image_size=16)
+    digits = data.digits(image_size=IMAGE_SIZE)
     own = data.split(data.choose_classes(digits, FIRST_DIGITS), seed=seed)
-    params, state = fit(MODEL, *MODEL.init(jax.random.key(seed)), own.train, 3e-3, PRETRAINING_STEPS, seed)
+    params, state = fit(
+        MODEL,
+        *MODEL.init(jax.random.key(seed)),
+        own.train,
+        PRETRAINING_RATE,
+        PRETRAINING_STEPS,
+        seed,
+        batch_size=PRETRAINING_BATCH_SIZE,
+    )
     others = data.split(data.choose_classes(digits, OTHER_DIGITS), fractions=(0.3, 0.2, 0.5), seed=seed)
     return Task(params, state, others, accuracy(params, state, own.test))
 
 
-def transfer(way: str, rates: dict[str, float], task: Task, examples: int, seed: int) -> tuple[Params, State]:
+def transfer(
+    way: str, rates: dict[str, float], budget: int, task: Task, examples: int, seed: int
+) -> tuple[Params, State]:
     """Learns the digits 5 to 9 from a few examples.
 
     Args:
       way: "from scratch", "frozen" or "unfrozen".
       rates: learning rate of each way, at the start of its schedule.
+      budget: number of steps.
       task: what there is to work with.
       examples: number of examples of each class.
       seed: draws the examples, their order and the fresh parameters.
@@ -101,13 +116,13 @@ def transfer(way: str, rates: dict[str, float], task: Task, examples: int, seed:
     few = data.few(task.splits.train, examples, seed=seed)
     params, state = MODEL.init(jax.random.key(1000 + seed))
     if way == "from scratch":
-        return fit(MODEL, params, state, few, rates[way], STEPS, seed)
+        return fit(MODEL, params, state, few, rates[way], budget, seed)
     frozen = freeze(MODEL, {**task.params, "head": params["head"]}, task.state, BACKBONE)
-    steps = STEPS if way == "frozen" else STEPS // 2
+    steps = budget if way == "frozen" else budget // 2
     model, params, state = unfreeze(frozen[0], *fit(*frozen, few, rates["frozen"], steps, seed))
     if way == "frozen":
         return params, state
-    return fit(model, params, state, few, rates[way], STEPS - steps, seed, backbone_factor=0.1)
+    return fit(model, params, state, few, rates[way], budget - steps, seed, backbone_factor=0.1)
 
 
 def fit(
@@ -118,6 +133,8 @@ def fit(
     rate: float,
     steps: int,
     seed: int,
+    *,
+    batch_size: int = BATCH_SIZE,
     backbone_factor: float | None = None,
 ) -> tuple[Params, State]:
     """Trains with Adam and a cosine schedule.
@@ -129,18 +146,19 @@ def fit(
       dataset: the training images; those of a small set come several times in a batch.
       rate: learning rate at the start.
       steps: number of steps.
-      seed: draws the order.
+      seed: draws order and augmentation.
+      batch_size: images in a step.
       backbone_factor: what the learning rate is multiplied by for all but the head, or None.
 
     Returns:
       Parameters and state after the last step.
     """
     step, optimizer = make_step(model, rate, steps, backbone_factor)
-    copies = -(-BATCH_SIZE // len(dataset.labels))
+    copies = -(-batch_size // len(dataset.labels))
     dataset = dataset._replace(
         images=np.concatenate([dataset.images] * copies), labels=np.concatenate([dataset.labels] * copies)
     )
-    batches, train_state = data.Batches(dataset, BATCH_SIZE, seed=seed), make_train_state(params, state, optimizer)
+    batches, train_state = data.Batches(dataset, batch_size, seed=seed), make_train_state(params, state, optimizer)
     for i in range(steps):
         train_state, _ = step(train_state, *batches[i], jax.random.key(seed))
     return train_state.params, train_state.state
@@ -164,7 +182,7 @@ def make_step(
     optimizer = optax.adam(optax.cosine_decay_schedule(rate, steps))
     if backbone_factor is not None:
         optimizer = optax.chain(optimizer, scale_by_name({"head/.*": 1.0, "(?!head/).*": backbone_factor}))
-    return make_train_step(model, optimizer), optimizer
+    return make_train_step(model, optimizer, augment=AUGMENT), optimizer
 
 
 def accuracy(params: Params, state: State, dataset: data.Dataset) -> float:
@@ -182,10 +200,11 @@ def accuracy(params: Params, state: State, dataset: data.Dataset) -> float:
     return evaluate(EVAL_STEP, params, state, batches, count=len(dataset.labels)).accuracy()
 
 
-def choose_rates(tasks: dict[int, Task]) -> dict[str, float]:
+def choose_rates(budget: int, tasks: dict[int, Task]) -> dict[str, float]:
     """Chooses the learning rate of each way on the validation images.
 
     Args:
+      budget: number of steps.
       tasks: by seed; seeds for this purpose alone.
 
     Returns:
@@ -196,12 +215,14 @@ def choose_rates(tasks: dict[int, Task]) -> dict[str, float]:
         means = {}
         for rate in candidates:
             means[rate] = statistics.mean(
-                accuracy(*transfer(way, {**chosen, way: rate}, task, examples, seed), task.splits.validation)
+                accuracy(*transfer(way, {**chosen, way: rate}, budget, task, examples, seed), task.splits.validation)
                 for seed, task in tasks.items()
                 for examples in TRIAL_EXAMPLES
             )
         chosen[way] = max(means, key=lambda rate: means[rate])
-        print(f"{way}: " + ", ".join(f"{rate:g} {mean:.4f}" for rate, mean in means.items()), flush=True)
+        print(
+            f"{budget} steps, {way}: " + ", ".join(f"{rate:g} {mean:.4f}" for rate, mean in means.items()), flush=True
+        )
     return chosen
 
 
@@ -209,7 +230,7 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
     """Draws accuracy against the number of examples.
 
     Args:
-      points: mean and standard deviation of each way and number of examples.
+      points: mean and standard deviation of each number of steps, way and number of examples.
       path: PNG file.
     """
     colours = {"from scratch": "#5A5A5A", "frozen": "#0072B2", "unfrozen": "#D55E00"}
@@ -218,56 +239,61 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
         "frozen": "pretrained backbone, frozen",
         "unfrozen": "the same, unfrozen halfway",
     }
-    figure = Figure(figsize=(7.2, 4.6), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    for shift, way in zip((0.97, 1.0, 1.03), colours, strict=True):
-        own = [point for point in points if point["way"] == way]
-        axes.errorbar(
-            [point["examples_per_class"] * shift for point in own],
-            [100 * point["mean"] for point in own],
-            [100 * point["std"] for point in own],
-            color=colours[way],
-            marker="o",
-            markersize=5,
-            linewidth=2,
-            elinewidth=1.2,
-            capsize=3,
-            label=labels[way],
-        )
-    axes.set_xscale("log")
-    axes.set_xticks(EXAMPLES_PER_CLASS, [str(n) for n in EXAMPLES_PER_CLASS])
-    axes.minorticks_off()
-    axes.set_xlabel("examples of each digit")
-    axes.set_ylabel("accuracy on test images, %")
-    axes.set_title("Digits 5 to 9 after pretraining on 0 to 4", loc="left", fontsize=13, color="#222222")
-    axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", frameon=False, title=f"mean and standard deviation, {len(SEEDS)} seeds")
+    figure = Figure(figsize=(9.6, 4.6), dpi=150, layout="constrained")
+    panels = figure.subplots(1, len(BUDGETS), sharey=True)
+    for axes, budget in zip(panels, BUDGETS, strict=True):
+        for shift, way in zip((0.97, 1.0, 1.03), colours, strict=True):
+            own = [point for point in points if (point["way"], point["steps"]) == (way, budget)]
+            axes.errorbar(
+                [point["examples_per_class"] * shift for point in own],
+                [100 * point["mean"] for point in own],
+                [100 * point["std"] for point in own],
+                color=colours[way],
+                marker="o",
+                markersize=5,
+                linewidth=2,
+                elinewidth=1.2,
+                capsize=3,
+                label=labels[way],
+            )
+        axes.set_xscale("log")
+        axes.set_xticks(EXAMPLES_PER_CLASS, [str(n) for n in EXAMPLES_PER_CLASS])
+        axes.minorticks_off()
+        axes.set_xlabel("examples of each digit")
+        axes.set_title(f"{budget} steps of {BATCH_SIZE} images", loc="left", fontsize=11, color="#222222")
+        axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("accuracy on test images, %")
+    panels[-1].legend(loc="lower right", frameon=False, title=f"mean and standard deviation, {len(SEEDS)} seeds")
+    figure.suptitle("Digits 5 to 9 after pretraining on 0 to 4", x=0.01, ha="left", fontsize=13, color="#222222")
     figure.savefig(path)
 
 
 def main() -> None:
     """Runs everything, prints a summary and writes the results."""
-    rates = choose_rates({seed: pretrain(seed) for seed in TRIAL_SEEDS})
+    trials = {seed: pretrain(seed) for seed in TRIAL_SEEDS}
+    rates = {budget: choose_rates(budget, trials) for budget in BUDGETS}
     tasks = {seed: pretrain(seed) for seed in SEEDS}
     points = []
-    for way in RATES:
-        for examples in EXAMPLES_PER_CLASS:
-            accuracies = [
-                accuracy(*transfer(way, rates, task, examples, seed), task.splits.test) for seed, task in tasks.items()
-            ]
-            mean, std = statistics.mean(accuracies), statistics.stdev(accuracies)
-            points.append(
-                {"way": way, "examples_per_class": examples, "mean": mean, "std": std, "accuracies": accuracies}
-            )
-            print(f"{way}, {examples} of each: {mean:.4f} +- {std:.4f}", flush=True)
+    for budget, way, examples in itertools.product(BUDGETS, RATES, EXAMPLES_PER_CLASS):
+        accuracies = [
+            accuracy(*transfer(way, rates[budget], budget, task, examples, seed), task.splits.test)
+            for seed, task in tasks.items()
+        ]
+        mean, std = statistics.mean(accuracies), statistics.stdev(accuracies)
+        point = {"steps": budget, "way": way, "examples_per_class": examples, "mean": mean, "std": std}
+        points.append({**point, "accuracies": accuracies})
+        print(f"{budget} steps, {way}, {examples} of each: {mean:.4f} +- {std:.4f}", flush=True)
     results = {
         "script": "experiments/transfer_learning.py",
         "model": repr(MODEL),
-        "steps": STEPS,
         "batch_size": BATCH_SIZE,
-        "pretraining_steps": PRETRAINING_STEPS,
+        "pretraining": {
+            "steps": PRETRAINING_STEPS,
+            "batch_size": PRETRAINING_BATCH_SIZE,
+            "learning_rate": PRETRAINING_RATE,
+        },
         "learning_rates": rates,
         "seeds": list(SEEDS),
         "test_images": len(tasks[SEEDS[0]].splits.test.labels),
