@@ -1,9 +1,12 @@
 """GoogLeNet: the weights of torchvision give the outputs here that they give there, auxiliary heads included."""
 
+import numpy as np
 import pytest
 from torchvision_peer import torch, torchvision
 from weights_peer import (
+    LOGITS_TOLERANCE,
     changed,
+    channels_first,
     check_faults_are_seen,
     check_names,
     check_torch_training,
@@ -15,6 +18,8 @@ from weights_peer import (
     torch_weights,
 )
 
+from jaxcnn.interop.preprocessing import torchvision_preprocessing
+from jaxcnn.interop.records import RECORDS
 from jaxcnn.interop.weights import load_weights
 from jaxcnn.layers import AuxiliaryHeads, MaxPool, Sequential, count_parameters
 
@@ -46,6 +51,18 @@ def test_weights_fit_with_and_without_auxiliary_heads(aux_heads, count, tmp_path
 
 def test_a_training_step_of_all_heads_is_that_of_torchvision(tmp_path):
     check_torch_training("torchvision/googlenet", googlenet(), tmp_path, 64)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_the_change_of_moments_in_torchvisions_model_is_part_of_the_preprocessing(name):
+    module = torchvision.models.get_model(name, init_weights=False, transform_input=True)
+    usual = torchvision_preprocessing(256, 224)
+    for record in [record for record in RECORDS if record.name == f"torchvision/{name}"]:
+        preprocessing = record.preprocessing
+        pixels = channels_first(np.random.default_rng(0).uniform(size=(2, 5, 4, 3)))
+        imagenet = torchvision.transforms.functional.normalize(pixels, usual.mean, usual.std)
+        expected = torchvision.transforms.functional.normalize(pixels, preprocessing.mean, preprocessing.std)
+        assert error(module._transform_input(imagenet), expected) < LOGITS_TOLERANCE
 
 
 def test_planted_faults_are_seen(tmp_path):
