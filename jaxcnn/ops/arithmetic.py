@@ -5,8 +5,9 @@ Source: Dumoulin & Visin, "A guide to convolution arithmetic for deep learning",
 
 import jax
 import jax.numpy as jnp
+from jax.core import max_dim, min_dim
 
-from jaxcnn.ops.check import Padding, Sides, Size, as_padding, as_pair
+from jaxcnn.ops.check import Padding, Sides, Size, as_image_size, as_padding, as_pair
 
 
 def padding_sides(
@@ -36,7 +37,7 @@ def padding_sides(
         return (0, 0), (0, 0)
     if padding == "SAME":
         vertical, horizontal = (
-            max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
+            max_dim((n - 1) // s * s + d * (k - 1) + 1 - n, 0)
             for n, k, s, d in zip(size, window_shape, strides, dilation, strict=True)
         )
         return (vertical // 2, vertical - vertical // 2), (horizontal // 2, horizontal - horizontal // 2)
@@ -61,7 +62,7 @@ def conv_output_size(
     Raises:
       ValueError: the dilated kernel is larger than the padded image.
     """
-    size, kernel_size = as_pair("size", size), as_pair("kernel_size", kernel_size)
+    size, kernel_size = as_image_size("size", size), as_pair("kernel_size", kernel_size)
     strides, dilation = as_pair("strides", strides), as_pair("dilation", dilation)
     sides = padding_sides(size, kernel_size, strides, padding, dilation)
     extent = tuple(d * (k - 1) + 1 for k, d in zip(kernel_size, dilation, strict=True))
@@ -102,7 +103,7 @@ def conv_transpose_output_size(
       ValueError: the padding is "SAME" or cuts the whole output off, or the output padding reaches both the
         stride and the dilation.
     """
-    size, kernel_size = as_pair("size", size), as_pair("kernel_size", kernel_size)
+    size, kernel_size = as_image_size("size", size), as_pair("kernel_size", kernel_size)
     strides, dilation = as_pair("strides", strides), as_pair("dilation", dilation)
     output_padding = as_pair("output_padding", output_padding, minimum=0)
     sides = transpose_padding_sides(padding)
@@ -192,12 +193,12 @@ def pool_output_size(
     Raises:
       ValueError: a side of the padding is not smaller than the window, or the window larger than the padded image.
     """
-    size, window_shape = as_pair("size", size), as_pair("window_shape", window_shape)
+    size, window_shape = as_image_size("size", size), as_pair("window_shape", window_shape)
     strides = window_shape if strides is None else as_pair("strides", strides)
     sides = padding_sides(size, window_shape, strides, padding)
     output = []
     for n, k, s, (before, after) in zip(size, window_shape, strides, sides, strict=True):
-        if max(before, after) >= k:
+        if before >= k or after >= k:
             raise ValueError(
                 f"expected a padding smaller than the window of {window_shape} pixels, got {sides}: "
                 "a window wholly in the border has no value"
@@ -208,8 +209,8 @@ def pool_output_size(
                 f"expected a window that fits the padded image, got a window of {window_shape} for an image of "
                 f"{size} with padding {sides}; use a smaller window, more padding or a larger image"
             )
-        steps = -(-room // s) if ceil_mode else room // s
-        output.append(steps + 1 if steps * s < n + before else steps)
+        # Of the windows that ceil mode adds, none starts beyond the image.
+        output.append((min_dim((room - 1) // s + 1, (n + before - 1) // s) if ceil_mode else room // s) + 1)
     return output[0], output[1]
 
 

@@ -5,6 +5,7 @@ from typing import Any, Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.export import is_symbolic_dim
 
 Size: TypeAlias = int | tuple[int, int]
 """(height, width), or one int for both."""
@@ -84,6 +85,26 @@ def as_pair(name: str, value: Any, *, minimum: int = 1) -> tuple[int, int]:
     return int(pair[0]), int(pair[1])
 
 
+def as_image_size(name: str, value: Any) -> tuple[int, int]:
+    """Turns an int or a pair into the size of an image, which may not be known while a program is exported.
+
+    Args:
+      name: name of the argument, for the message.
+      value: one size for both axes, or (height, width); ints of at least 1 or symbolic dimensions (`jax.export`).
+
+    Returns:
+      (height, width).
+
+    Raises:
+      ValueError: anything else.
+    """
+    pair = (value, value) if is_symbolic_dim(value) else value
+    if isinstance(pair, tuple | list) and len(pair) == 2 and any(map(is_symbolic_dim, pair)):
+        sizes: list[Any] = [n if is_symbolic_dim(n) else as_pair(name, n)[0] for n in pair]
+        return sizes[0], sizes[1]
+    return as_pair(name, value)
+
+
 def as_padding(value: Any) -> Literal["VALID", "SAME"] | Sides:
     """Turns every accepted form of a padding into "VALID", "SAME" or one number for each side.
 
@@ -105,10 +126,10 @@ def as_padding(value: Any) -> Literal["VALID", "SAME"] | Sides:
         isinstance(value, tuple | list)
         and len(value) == 2
         and all(isinstance(side, tuple | list) and len(side) == 2 for side in value)
-        and all(is_int(v) and v >= 0 for side in value for v in side)
+        and all(is_symbolic_dim(v) or (is_int(v) and v >= 0) for side in value for v in side)
     ):
-        (top, bottom), (left, right) = value
-        return (int(top), int(bottom)), (int(left), int(right))
+        pixels: list[Any] = [v if is_symbolic_dim(v) else int(v) for side in value for v in side]
+        return (pixels[0], pixels[1]), (pixels[2], pixels[3])
     raise ValueError(
         "padding expects 'VALID', 'SAME', an int of at least 0 or ((top, bottom), (left, right)) of such ints, "
         f"got {value!r}"

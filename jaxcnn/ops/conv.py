@@ -4,6 +4,7 @@ from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxcnn.ops import lowering
 from jaxcnn.ops.arithmetic import (
@@ -17,8 +18,6 @@ from jaxcnn.ops.check import Padding, Sides, Size, as_pair, check_floating, chec
 
 Border: TypeAlias = Literal["zeros", "edge", "reflect", "circular"]
 """What padded pixels hold: zeros; the nearest pixel; the image mirrored at its outermost pixels; the opposite side."""
-
-_PAD_MODES = {"edge": "edge", "reflect": "reflect", "circular": "wrap"}
 
 
 def conv(
@@ -175,7 +174,7 @@ def _pad_border(x: jax.Array, sides: Sides, border: Border) -> tuple[jax.Array, 
 def _padded(x: jax.Array, sides: Sides, border: Border) -> jax.Array:
     if border == "zeros":
         return jnp.pad(x, (*sides, (0, 0)))
-    if border not in tuple(_PAD_MODES):
+    if border not in ("edge", "reflect", "circular"):
         raise ValueError(f"border expects 'zeros', 'edge', 'reflect' or 'circular', got {border!r}")
     for size, side in zip(x.shape[:2], sides, strict=True):
         most = {"edge": max(side), "reflect": size - 1, "circular": size}[border]
@@ -184,4 +183,11 @@ def _padded(x: jax.Array, sides: Sides, border: Border) -> jax.Array:
                 f"border {border!r} expects a padding of at most {most} pixels for an image of {x.shape[:2]}, "
                 f"got {sides}"
             )
-    return jnp.pad(x, (*sides, (0, 0)), mode=_PAD_MODES[border])
+    if border == "circular":
+        for axis, (before, after) in enumerate(sides):
+            size = x.shape[axis]
+            x = jnp.concatenate(
+                [lax.slice_in_dim(x, size - before, size, axis=axis), x, lax.slice_in_dim(x, 0, after, axis=axis)], axis
+            )
+        return x
+    return jnp.pad(x, (*sides, (0, 0)), mode=border)

@@ -1,5 +1,7 @@
 """Normalisation: moments over a batch, over groups of channels, over channels, over neighbouring channels."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ from jax import lax
 
 from jaxcnn.ops import lowering
 from jaxcnn.ops.check import at_least_float32, check_epsilon, check_floating, check_image, check_vector, is_int
+from jaxcnn.ops.sizes import is_known
 
 
 def batch_moments(x: jax.Array, axis_name: str, *, shift: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
@@ -103,13 +106,16 @@ def normalize(
     term = (origin - mean) * factor
     if bias is not None:
         term = term + bias.astype(dtype)
+    if not is_known(x.shape):
+        # jax cannot tell of every product of unknown sizes that it is one of pixels.
+        return ((x.astype(dtype) - origin) * factor + term).astype(x.dtype)
     y = lowering.affine(_as_pixels(x.astype(dtype)), factor[None], term[None], origin[None])
     return y.reshape(x.shape).astype(x.dtype)
 
 
 def _as_pixels(x: jax.Array) -> jax.Array:
     """Brings an array (..., channels) to (1, pixels, channels)."""
-    return x.reshape(1, int(np.prod(x.shape[:-1])), x.shape[-1])
+    return x.reshape(1, math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def group_norm(

@@ -1,12 +1,16 @@
 """Pooling and unpooling of one image."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import max_dim
 
 from jaxcnn.ops import lowering
 from jaxcnn.ops.arithmetic import padding_sides, pool_output_size
-from jaxcnn.ops.check import Padding, Sides, Size, as_pair, at_least_float32, check_image
+from jaxcnn.ops.check import Padding, Sides, Size, as_image_size, as_pair, at_least_float32, check_image
+from jaxcnn.ops.sizes import as_number, is_known, positions
 
 
 def max_pool(
@@ -93,7 +97,7 @@ def max_unpool(y: jax.Array, indices: jax.Array, output_shape: Size) -> jax.Arra
       TypeError: `y` is not floating point, or `indices` are not integers.
     """
     check_image("max_unpool", y)
-    height, width = as_pair("output_shape", output_shape)
+    height, width = as_image_size("output_shape", output_shape)
     if indices.shape != y.shape:
         raise ValueError(f"max_unpool expects one index for each value of shape {y.shape}, got {indices.shape}")
     if not jnp.issubdtype(indices.dtype, jnp.integer):
@@ -101,7 +105,7 @@ def max_unpool(y: jax.Array, indices: jax.Array, output_shape: Size) -> jax.Arra
     channels = y.shape[2]
     flat = jnp.zeros((height * width, channels), y.dtype)
     # NumPy's negative indices count from the end: they are sent beyond it, to be dropped.
-    place = jnp.where(indices < 0, height * width, indices).reshape(-1, channels)
+    place = jnp.where(indices < 0, as_number(height * width), indices).reshape(-1, channels)
     channel = jnp.broadcast_to(jnp.arange(channels, dtype=place.dtype), place.shape)
     return flat.at[place, channel].set(y.reshape(-1, channels), mode="drop").reshape(height, width, channels)
 
@@ -141,7 +145,7 @@ def avg_pool(
         for axis in (0, 1)
     )
     dtype = at_least_float32(x.dtype)
-    counts = jnp.asarray(rows[:, None, None] * columns[None, :, None], dtype)
+    counts = jnp.asarray((rows[:, None, None] * columns[None, :, None]).astype(dtype))
     return (lowering.window_sum(x.astype(dtype), window, strides, sides) / counts).astype(x.dtype)
 
 
@@ -178,6 +182,10 @@ def global_max_pool(x: jax.Array) -> jax.Array:
       TypeError: `x` is not floating point.
     """
     check_image("global_max_pool", x)
+    if not is_known(x.shape):
+        for axis in (1, 0):
+            x = jnp.take_along_axis(x, jnp.argmax(x, axis, keepdims=True), axis)
+        return x[0, 0]
     return max_pool(x, (x.shape[0], x.shape[1]))[0, 0]
 
 
@@ -200,10 +208,13 @@ def adaptive_avg_pool(x: jax.Array, output_shape: Size) -> jax.Array:
     """
     check_image("adaptive_avg_pool", x)
     for axis, n in enumerate(as_pair("output_shape", output_shape)):
-        places, inside = _adaptive_places(x.shape[axis], n)
-        weights = np.zeros((n, x.shape[axis]))
-        np.add.at(weights, (np.arange(n)[:, None], places), inside / inside.sum(1, keepdims=True))
-        x = jnp.moveaxis(jnp.tensordot(jnp.asarray(weights, x.dtype), x, (1, axis), precision="highest"), 0, axis)
+        size = x.shape[axis]
+        first, end = _adaptive_windows(size, n)
+        place = positions(size)
+        inside = (place >= first[:, None]) & (place < end[:, None])
+        dtype = at_least_float32(x.dtype)
+        weights = jnp.asarray((inside.astype(dtype) / (end - first)[:, None].astype(dtype)).astype(x.dtype))
+        x = jnp.moveaxis(jnp.tensordot(weights, x, (1, axis), precision="highest"), 0, axis)
     return x
 
 
@@ -224,6 +235,8 @@ def adaptive_max_pool(x: jax.Array, output_shape: Size) -> jax.Array:
       TypeError: `x` is not floating point.
     """
     check_image("adaptive_max_pool", x)
+    if not is_known(x.shape):
+        raise ValueError(f"adaptive_max_pool expects an image of known size, got {x.shape}; export it for one size")
     height, width = as_pair("output_shape", output_shape)
     rows, row_inside = _adaptive_places(x.shape[0], height)
     columns, column_inside = _adaptive_places(x.shape[1], width)
@@ -244,23 +257,29 @@ def _windows(
     sides = padding_sides(size, window, strides, padding)
     output = pool_output_size(size, window, strides=strides, padding=sides, ceil_mode=ceil_mode)
     (top, bottom), (left, right) = (
-        (before, max(after, (n_out - 1) * s + k - n - before))
+        (before, max_dim(after, (n_out - 1) * s + k - n - before) if ceil_mode else after)
         for n, n_out, s, k, (before, after) in zip(size, output, strides, window, sides, strict=True)
     )
     return window, strides, ((top, bottom), (left, right)), output
 
 
-def _counted(size: int, window: int, stride: int, side: tuple[int, int], windows: int, pad: bool) -> np.ndarray:
+def _counted(size: int, window: int, stride: int, side: tuple[int, int], windows: int, pad: bool) -> Any:
     """Counts the pixels of each window along one axis that the mean is taken over."""
-    start = np.arange(windows) * stride - side[0]
+    start = positions(windows) * stride - side[0]
+    end, size = start + window, as_number(size)
     if pad:
-        return np.minimum(start + window, size + side[1]) - start
-    return np.minimum(start + window, size) - np.maximum(start, 0)
+        return end - (end - size - as_number(side[1])).clip(0) - start
+    return end - (end - size).clip(0) - start.clip(0)
+
+
+def _adaptive_windows(size: int, windows: int) -> tuple[Any, Any]:
+    """Returns the first pixel of each adaptive window, and the one behind its last."""
+    scaled = np.arange(windows + 1) * as_number(size)
+    return scaled[:-1] // windows, -(-scaled[1:] // windows)
 
 
 def _adaptive_places(size: int, windows: int) -> tuple[np.ndarray, np.ndarray]:
     """Lists the pixels of each adaptive window, and marks which are inside: two arrays (windows, widest window)."""
-    window = np.arange(windows)
-    first, end = window * size // windows, -(-(window + 1) * size // windows)
+    first, end = _adaptive_windows(size, windows)
     place = first[:, None] + np.arange(np.max(end - first))[None, :]
     return np.minimum(place, size - 1), place < end[:, None]

@@ -1,12 +1,13 @@
 """Resizing of one image, to the numbers that torch gives."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.ops.check import Size, as_pair, check_image
+from jaxcnn.ops.check import Size, as_image_size, check_image
+from jaxcnn.ops.sizes import as_number, is_known, positions
 
 
 def resize(
@@ -38,7 +39,7 @@ def resize(
       TypeError: `x` is not floating point.
     """
     check_image("resize", x)
-    output_shape = as_pair("output_shape", output_shape)
+    output_shape = as_image_size("output_shape", output_shape)
     if method not in ("bilinear", "bicubic", "nearest"):
         raise ValueError(f"resize expects method 'bilinear', 'bicubic' or 'nearest', got {method!r}")
     if method == "nearest":
@@ -48,27 +49,34 @@ def resize(
             )
         for axis, n in enumerate(output_shape):
             # In integers: floor(i * size / n) by floating point is off by one where the quotient is a whole number.
-            x = jnp.take(x, np.arange(n) * x.shape[axis] // n, axis=axis)
+            x = jnp.take(x, positions(n) * as_number(x.shape[axis]) // as_number(n), axis=axis)
         return x
+    if antialias and not is_known((*x.shape, *output_shape)):
+        raise ValueError(
+            f"resize expects known sizes where antialias=True, got {x.shape} to {output_shape}; export it for one size"
+        )
     for axis, n in enumerate(output_shape):
         weights = (_antialiased if antialias else _interpolating)(x.shape[axis], n, method)
-        matrix = jnp.asarray(weights, x.dtype)
+        matrix = jnp.asarray(weights.astype(x.dtype))
         x = jnp.moveaxis(jnp.tensordot(matrix, x, (1, axis), precision="highest"), 0, axis)
     return x
 
 
-def _interpolating(size: int, n: int, method: str) -> np.ndarray:
+def _interpolating(size: int, n: int, method: str) -> Any:
     """Returns the weights (n, size) of interpolation between the 2 or 4 nearest pixels."""
-    centre = (np.arange(n) + 0.5) * size / n - 0.5
+    row, pixel, size, n = positions(n), positions(size), as_number(size), as_number(n)
+    # In integers: 2 n times the centre (i + 1/2) size / n - 1/2.
+    scaled = (2 * row + 1) * size - n
     if method == "bilinear":
-        centre = np.maximum(centre, 0)
-    first = np.floor(centre).astype(int)
-    weights = np.zeros((n, size))
+        scaled = scaled.clip(0)
+    first = scaled // (2 * n)
+    beyond = (scaled - first * 2 * n) / (2 * n)
     taps = range(2) if method == "bilinear" else range(-1, 3)
-    for tap in taps:
-        weight = _filter(centre - (first + tap), method, coefficient=-0.75)
-        np.add.at(weights, (np.arange(n), np.clip(first + tap, 0, size - 1)), weight)
-    return weights
+    return sum(
+        _filter(beyond - tap, method, coefficient=-0.75)[:, None]
+        * ((first + tap).clip(0, size - 1)[:, None] == pixel).astype(beyond.dtype)
+        for tap in taps
+    )
 
 
 def _antialiased(size: int, n: int, method: str) -> np.ndarray:
@@ -86,12 +94,13 @@ def _antialiased(size: int, n: int, method: str) -> np.ndarray:
     return weights / weights.sum(1, keepdims=True)
 
 
-def _filter(distance: np.ndarray, method: str, coefficient: float) -> np.ndarray:
+def _filter(distance: Any, method: str, coefficient: float) -> Any:
     """Evaluates the triangle, or Keys' cubic convolution kernel, at distances in pixels."""
-    d = np.abs(distance)
+    d = abs(distance)
     if method == "bilinear":
-        return np.maximum(1 - d, 0)
+        return (1 - d).clip(0)
     a = coefficient
     near = ((a + 2) * d - (a + 3)) * d * d + 1
     far = (((d - 5) * d + 8) * d - 4) * a
-    return np.where(d < 1, near, np.where(d < 2, far, 0))
+    choose = np.where if isinstance(d, np.ndarray) else jnp.where
+    return choose(d < 1, near, choose(d < 2, far, 0))

@@ -8,9 +8,11 @@ them joins it.
 from jaxcnn.ops.lowering.channels import affine, own_moments
 from jaxcnn.ops.lowering.convolution import convolve, input_gradient, kernel_gradient
 from jaxcnn.ops.lowering.geometry import Geometry
+from jaxcnn.ops.lowering.plain import PLAIN_RULES
 from jaxcnn.ops.lowering.pooling import window_argmax, window_max, window_sum
 
 __all__ = [
+    "PLAIN_RULES",
     "Geometry",
     "affine",
     "convolve",

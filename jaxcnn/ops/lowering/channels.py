@@ -25,6 +25,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxcnn.ops.lowering import native
+from jaxcnn.ops.lowering.plain import PLAIN_RULES
 
 
 def own_moments(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -197,6 +198,7 @@ def _define(primitive: Primitive, arrays: int, rule: Callable[..., Any], in_nati
     many = primitive.multiple_results
     primitive.def_impl(jax.jit(primitive.bind))
     batching.primitive_batchers[primitive] = partial(_batch, primitive, arrays)
+    PLAIN_RULES[primitive] = rule
     mlir.register_lowering(primitive, mlir.lower_fun(rule, multiple_results=many))
     if in_native is None:
         return

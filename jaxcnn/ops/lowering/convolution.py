@@ -24,6 +24,7 @@ from jax.interpreters import ad, batching, mlir
 
 from jaxcnn.ops.lowering import cpu, native, xla
 from jaxcnn.ops.lowering.geometry import Geometry
+from jaxcnn.ops.lowering.plain import PLAIN_RULES
 
 Pair = tuple[int, int]
 
@@ -229,6 +230,7 @@ def _define(
 
     primitive.def_impl(run)
     batching.primitive_batchers[primitive] = batch
+    PLAIN_RULES[primitive] = general
     mlir.register_lowering(primitive, mlir.lower_fun(general, multiple_results=False))
     mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")
 
@@ -257,3 +259,6 @@ _define(
     cpu.kernel_gradient,
     native.kernel_gradient,
 )
+
+# In the layout of all others, and with no kernel to be turned by whoever reads it.
+PLAIN_RULES[_input_gradient] = xla.input_gradient_as_convolution

@@ -102,7 +102,7 @@ def _is_depthwise(channels: int, geometry: Geometry) -> bool:
 
 def _strided(x: jax.Array, geometry: Geometry) -> jax.Array:
     down, across = geometry.strides
-    return x[:, ::down, ::across]
+    return lax.slice(x, (0, 0, 0, 0), x.shape, (1, down, across, 1))
 
 
 def _spread(y: jax.Array, strides: Pair, size: Pair) -> jax.Array:

@@ -1,15 +1,23 @@
 """Convolution by XLA's own operation and its transposes: the rule for GPU and TPU, and the reference for all others."""
 
+from dataclasses import replace
+
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn.ops.lowering.geometry import Geometry
+from jaxcnn.ops.sizes import is_known
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def convolve(x: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
     """See `lowering.convolution.convolve`."""
+    if not is_known((*geometry.padding[0], *geometry.padding[1])):
+        kernel_size = kernel.shape[0], kernel.shape[1]
+        output_size = geometry.output_size((x.shape[1], x.shape[2]), kernel_size)
+        x, geometry = _fitted(x, geometry, kernel_size, output_size)
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -23,13 +31,75 @@ def convolve(x: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Arra
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, *, geometry: Geometry, input_size: tuple[int, int]) -> jax.Array:
     """See `lowering.convolution.input_gradient`."""
+    if not is_known((*dy.shape[1:3], *input_size)):
+        return input_gradient_as_convolution(dy, kernel, geometry=geometry, input_size=input_size)
     x = jax.ShapeDtypeStruct((dy.shape[0], *input_size, kernel.shape[2] * geometry.groups), dy.dtype)
     (dx,) = jax.linear_transpose(lambda x: convolve(x, kernel, geometry=geometry), x)(dy)
     return dx
 
 
+def input_gradient_as_convolution(
+    dy: jax.Array, kernel: jax.Array, *, geometry: Geometry, input_size: tuple[int, int]
+) -> jax.Array:
+    """Computes `input_gradient` as the convolution of the outputs, spread out by the strides, with the turned kernel.
+
+    `jax.linear_transpose` gives the same in other layouts, which not every converter knows, and for known sizes alone.
+
+    Args:
+      dy: see `lowering.convolution.input_gradient`, and so the others.
+      kernel: not turned yet.
+      geometry: of the convolution that is transposed.
+      input_size: (height, width) of its images.
+
+    Returns:
+      Shape (batch, *input_size, in_channels).
+    """
+    height, width, channels, outputs = kernel.shape
+    sides = []
+    for axis in (0, 1):
+        reach = geometry.dilation[axis] * (kernel.shape[axis] - 1)
+        before = reach - geometry.padding[axis][0]
+        spread = (dy.shape[axis + 1] - 1) * geometry.strides[axis] + 1
+        sides.append((before, input_size[axis] + reach - before - spread))
+    grouped = kernel[::-1, ::-1].reshape(height, width, channels, geometry.groups, outputs // geometry.groups)
+    turned = grouped.transpose(0, 1, 4, 3, 2).reshape(height, width, outputs // geometry.groups, -1)
+    spreads = geometry.strides
+    if not is_known((*sides[0], *sides[1])):
+        config = [(*side, stride - 1) for side, stride in zip(sides, spreads, strict=True)]
+        dy = lax.pad(dy, jnp.zeros((), dy.dtype), [(0, 0, 0), *config, (0, 0, 0)])
+        sides, spreads = [(0, 0), (0, 0)], (1, 1)
+    return lax.conv_general_dilated(
+        dy,
+        turned,
+        window_strides=(1, 1),
+        padding=sides,
+        lhs_dilation=spreads,
+        rhs_dilation=geometry.dilation,
+        dimension_numbers=_LAYOUT,
+        feature_group_count=geometry.groups,
+    )
+
+
 def kernel_gradient(x: jax.Array, dy: jax.Array, *, geometry: Geometry, kernel_size: tuple[int, int]) -> jax.Array:
     """See `lowering.convolution.kernel_gradient`."""
+    if not is_known((*x.shape[1:3], *dy.shape[1:3])):
+        x, geometry = _fitted(x, geometry, kernel_size, (dy.shape[1], dy.shape[2]))
     kernel = jax.ShapeDtypeStruct((*kernel_size, x.shape[3] // geometry.groups, dy.shape[3]), x.dtype)
     (dk,) = jax.linear_transpose(lambda kernel: convolve(x, kernel, geometry=geometry), kernel)(dy)
     return dk
+
+
+def _fitted(
+    x: jax.Array, geometry: Geometry, kernel_size: tuple[int, int], output_size: tuple[int, int]
+) -> tuple[jax.Array, Geometry]:
+    """Pads images, and cuts off what no kernel reaches, so that nothing is left for the convolution to pad.
+
+    `lax.conv_general_dilated` takes no paddings that depend on unknown sizes, `lax.pad` does.
+    """
+    config = [(0, 0, 0)]
+    for axis in (0, 1):
+        before = geometry.padding[axis][0]
+        spanned = (output_size[axis] - 1) * geometry.strides[axis] + geometry.dilation[axis] * (kernel_size[axis] - 1)
+        config.append((before, spanned + 1 - x.shape[axis + 1] - before, 0))
+    padded = lax.pad(x, jnp.zeros((), x.dtype), [*config, (0, 0, 0)])
+    return padded, replace(geometry, padding=((0, 0), (0, 0)))
