@@ -6,7 +6,7 @@ from typing import Any
 import tyro
 
 from jaxcnn.cli.errors import CommandError
-from jaxcnn.cli.options import Bench, Command, Evaluate, Predict, Summary, Train
+from jaxcnn.cli.options import Bench, Command, Evaluate, Export, Predict, Summary, Train
 
 _DESCRIPTION = "jaxcnn: train, evaluate and look into convolutional networks in JAX."
 
@@ -37,7 +37,7 @@ def run(arguments: list[str]) -> int:
         return 130
 
 
-def _dispatch(command: Train | Evaluate | Predict | Summary | Bench, arguments: list[str]) -> int:
+def _dispatch(command: Train | Evaluate | Predict | Export | Summary | Bench, arguments: list[str]) -> int:
     # Each command loads only what it needs: a summary must not wait for Orbax.
     match command:
         case Train():
@@ -52,6 +52,10 @@ def _dispatch(command: Train | Evaluate | Predict | Summary | Bench, arguments: 
             from jaxcnn.cli.predict import predict
 
             return predict(command)
+        case Export():
+            from jaxcnn.cli.export import export
+
+            return export(command)
         case Summary():
             from jaxcnn.cli.summary import summary
 

@@ -102,6 +102,28 @@ class Predict:
 
 
 @dataclass(frozen=True)
+class Export:
+    """Writes the best epoch of a run as a file that runs without jaxcnn, for batches of any size.
+
+    A JSON file beside it says what goes in and comes out, and holds the class names and lines of Python that load it.
+    """
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """Folder of the run."""
+    format: Literal["stablehlo", "onnx"] = "stablehlo"
+    """StableHLO, which jax runs, or ONNX, which is compared with onnxruntime before it is written."""
+    output: Path | None = None
+    """File to write; model.stablehlo or model.onnx in the folder of the run if not given. An older one is replaced."""
+    image_size: Literal["auto", "any", "fixed"] = "auto"
+    """Size of the images that the program takes: any, that of the run (fixed), or any where the model can (auto). ONNX
+    files take that of the run."""
+    platforms: tuple[str, ...] = ("cpu", "cuda", "tpu")
+    """What a StableHLO program runs on: cpu, cuda, rocm, tpu."""
+    gradients: bool = False
+    """Whether a StableHLO program can be differentiated, by its images."""
+
+
+@dataclass(frozen=True)
 class Summary:
     """Prints a model layer by layer: path, kind, output shape, parameters, multiply-adds and receptive field."""
 
@@ -148,6 +170,7 @@ Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Predict, tyro.conf.subcommand("predict")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Summary, tyro.conf.subcommand("summary")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
 )

@@ -1,0 +1,71 @@
+"""`jaxcnn export`."""
+
+from typing import Any
+
+from jaxcnn.cli import trained
+from jaxcnn.cli.errors import CommandError, reported
+from jaxcnn.cli.options import Export
+from jaxcnn.cli.run_folder import RunFolder
+from jaxcnn.cli.trained import Trained
+from jaxcnn.interop.export import ExportedModel, export_stablehlo
+from jaxcnn.interop.onnx import export_onnx
+from jaxcnn.types import Shape
+
+_SYMBOLIC = {"auto": None, "any": True, "fixed": False}
+
+
+def export(options: Export) -> int:
+    """Writes the best epoch of a run as a file that needs no jaxcnn, and a description of it beside.
+
+    Args:
+      options: which run, and what to write.
+
+    Returns:
+      The exit status, 0.
+
+    Raises:
+      CommandError: the run cannot be read, its model cannot be exported as asked for, or the file cannot be written.
+    """
+    if options.format == "onnx" and (options.image_size == "any" or options.gradients):
+        raise CommandError("--format onnx takes images of the run's size and has no gradients; use --format stablehlo")
+    run = trained.load(options.run)
+    shape = run.splits.train.images.shape[1:]
+    with reported(ValueError, ImportError):
+        exported = _export(options, run, shape)
+    origin = {"model": RunFolder(options.run).options.model, "epoch": run.epoch}
+    exported = exported._replace(description={"run": origin, **exported.description})
+    try:
+        path, beside = exported.save(options.output or options.run / f"model.{options.format}")
+    except OSError as error:
+        raise CommandError(f"expected a place for the file, got {error}; choose another --output") from error
+    print(
+        f"epoch {run.epoch} in {path} ({len(exported.content):,} bytes), described in {beside}\n"
+        f"it takes {exported.description['input']['sizes']}"
+    )
+    return 0
+
+
+def _export(options: Export, run: Trained, shape: Shape) -> ExportedModel:
+    arguments = (run.model, run.params, run.state, shape)
+    words: Any = {"class_names": run.splits.train.class_names, "preprocessing": _preprocessing(shape)}
+    if options.format == "onnx":
+        return export_onnx(*arguments, **words)
+    return export_stablehlo(
+        *arguments,
+        symbolic_size=_SYMBOLIC[options.image_size],
+        platforms=options.platforms,
+        gradients=options.gradients,
+        dtype=run.dtype,
+        **words,
+    )
+
+
+def _preprocessing(shape: Shape) -> str:
+    """Says how the images of a run were prepared, and those of `jaxcnn predict` are."""
+    height, width, channels = shape
+    kind = {1: " of grey", 3: " in the order red, green, blue"}.get(channels, "")
+    return (
+        f"pixels in [0, 1], 8-bit values divided by 255; {channels} channel{'s' if channels > 1 else ''}{kind}; "
+        f"the model was trained on {height}x{width} pixels, to which other images are resized (bilinear, with "
+        "antialias) on a ground of the median colour of their border"
+    )
