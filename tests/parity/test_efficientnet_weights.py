@@ -64,7 +64,8 @@ def test_weights_of_timm_give_its_logits(name, tmp_path):
 )
 def test_weights_of_deep_ones_give_the_same_logits(name, tmp_path):
     module = TORCH[name](name.split("/")[1], num_classes=10)
-    weights = torch_weights(name, module, tmp_path, LARGER_SIZES[0])
+    # With these weights torch's own logits change by less than 1e-11 where the images change by 1e-15.
+    weights = torch_weights(name, module, tmp_path, LARGER_SIZES[0], seed=2)
     for size in LARGER_SIZES:
         assert error(our_logits(weights, images(size)), torch_logits(module, images(size))) < LOGITS_TOLERANCE
 
@@ -149,8 +150,8 @@ def keras_arrays(mean, variance):
 def test_published_files_of_keras_hold_deviations_in_the_place_of_variances():
     # What the model does to an image of 0 to 255 when it is built with the published weights.
     image = np.array([0.0, 100.0, 255.0])
-    normalized = (image / 255 - IMAGENET_MEAN) / np.sqrt(IMAGENET_STD)
-    expected = normalized * [1 / math.sqrt(deviation) for deviation in IMAGENET_STD]
+    by_the_layer = (image / 255 - IMAGENET_MEAN) / np.sqrt(IMAGENET_STD)
+    expected = by_the_layer * [1 / math.sqrt(deviation) for deviation in IMAGENET_STD]
     found = keras_normalization(keras_arrays(IMAGENET_MEAN, IMAGENET_STD), 300)
     np.testing.assert_allclose(normalized(found, image), expected, rtol=1e-6)
     assert found.resize_size == (300, 300)
