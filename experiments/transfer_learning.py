@@ -14,6 +14,19 @@ and 20 examples and two seeds that are used for nothing else. The test images, h
 once, after the last step. Writes experiments/results/transfer_learning.json and .png.
 
     python experiments/transfer_learning.py
+
+In three minutes on two CPU cores (x86-64, Python 3.11, jax 0.10.2), mean accuracy and standard deviation in percent,
+over seeds 0 to 4, each on 448 test images:
+
+    steps  way            1 example    2            5            10           20
+    50     from scratch   78.3 (6.7)   84.5 (4.6)   88.3 (5.2)   90.3 (2.9)   89.3 (5.8)
+    50     frozen         60.4 (6.5)   74.0 (4.7)   78.9 (6.3)   81.9 (2.9)   80.4 (3.4)
+    50     unfrozen       62.1 (10.7)  79.2 (2.6)   85.3 (3.9)   87.6 (2.9)   89.6 (3.7)
+    200    from scratch   79.9 (8.8)   87.3 (6.9)   93.9 (3.1)   96.6 (2.2)   97.7 (0.7)
+    200    frozen         62.6 (7.8)   76.1 (5.1)   83.2 (4.9)   88.8 (2.3)   90.7 (1.1)
+    200    unfrozen       75.2 (7.8)   87.1 (5.1)   92.5 (3.9)   95.5 (1.3)   97.9 (0.8)
+
+Transfer does not beat training from scratch here by more than the spread.
 """
 
 import functools
