@@ -45,7 +45,7 @@ def test_a_name_that_resembles_none_gets_no_guess(jaxcnn, option):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["trian"], r"Available subcommands: train, evaluate, predict, summary, bench"),
+        (["trian"], r"Available subcommands: train, evaluate, predict, export, summary, bench"),
         (["train", "--modle", "mlp"], r"Perhaps you meant:.* --model STR"),
         (["train", "--schedule", "cos"], r"invalid choice 'cos' .* Expected one of \('cosine', 'linear', 'constant'\)"),
         (["train", "--epochs", "many"], r"--epochs"),
@@ -63,7 +63,7 @@ def test_words_that_are_no_command_or_option_say_what_there_is(jaxcnn, words, me
 def test_help_lists_the_commands(jaxcnn, words):
     done = jaxcnn(*words)
     assert done.status == 0
-    for command in ("train", "evaluate", "predict", "summary", "bench"):
+    for command in ("train", "evaluate", "predict", "export", "summary", "bench"):
         assert f"• {command} " in done.out
 
 
