@@ -31,9 +31,9 @@ Transfer does not beat training from scratch here by more than the spread.
 This setting is not the first that was tried. A ResNet-8 and the small CNN with 400 steps were given up after trials on
 validation images; a probe of frozen features (LeNet-5, small CNN, ResNet-8; validation images) chose the small CNN;
 grids of learning rates were moved where the best lay at their edge. Two other full runs also looked at the test images,
-one of them with 200 steps and without augmentation: from scratch, frozen and unfrozen 92.9, 82.1 and 92.1 with 5 examples, 97.0,
-93.5 and 97.6 with 20. So the test images were seen by three full runs in all, and in none did transfer win by more than
-the spread.
+one of them with 200 steps and without augmentation: from scratch, frozen and unfrozen 92.9, 82.1 and 92.1 with 5
+examples, 97.0, 93.5 and 97.6 with 20. So the test images were seen by three full runs in all, and in none did transfer
+win by more than the spread.
 """
 
 import functools

@@ -18,6 +18,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -283,19 +284,20 @@ def image_sizes(
     if symbolic_size is False:
         return Sizes(f"b, {height}, {width}, {channels}", (), fixed)
 
-    def fault(multiple: int, least: int) -> Exception | None:
-        return _fault(model, params, state, _symbolic(multiple, least, channels).struct().shape[1:])
+    def fault(multiple: int, count: int) -> Exception | None:
+        return _fault(model, params, state, _symbolic(multiple, count, channels).struct().shape[1:])
+
+    def fits(multiple: int, count: int) -> bool:
+        return fault(multiple, count) is None
 
     reason = None
     for multiple in _MULTIPLES:
         if height % multiple or width % multiple:
             break
-        error = fault(multiple, min(height, width))
+        most = min(height, width) // multiple
+        error = fault(multiple, most)
         if error is None:
-            least = multiple
-            while least < min(height, width) and fault(multiple, least):
-                least *= 2
-            return _symbolic(multiple, min(least, height, width), channels)
+            return _symbolic(multiple, _least(most, partial(fits, multiple)), channels)
         reason = reason or error
     # Most layers say it better of numbers.
     reason = _fault(model, params, state, (2 * height, 2 * width, channels)) or reason
@@ -320,9 +322,21 @@ def _fault(model: Layer, params: Params, state: State, shape: Shape) -> Exceptio
     return None
 
 
-def _symbolic(multiple: int, least: int, channels: int) -> Sizes:
+def _least(most: int, is_enough: Callable[[int], bool]) -> int:
+    """Finds the least number that is enough, where `most` is; it is often 1, and seldom far from it."""
+    too_few, enough, number = 0, most, 1
+    while too_few + 1 < enough:
+        if is_enough(number):
+            enough = number
+        else:
+            too_few = number
+        number = min(2 * number, (too_few + enough) // 2)
+    return enough
+
+
+def _symbolic(multiple: int, count: int, channels: int) -> Sizes:
+    """Describes images of at least `count` times `multiple` pixels in height and width."""
     factor = "" if multiple == 1 else f"{multiple}*"
-    count = -(-least // multiple)
     text = f"images of any size of at least {count * multiple}x{count * multiple} pixels"
     if multiple > 1:
         text += f", height and width multiples of {multiple}"
