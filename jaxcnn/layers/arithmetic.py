@@ -155,6 +155,11 @@ def count_parameters(layer: Layer) -> int:
         return sum(count_parameters(inner) for _, inner in layer.layers)  # pyright: ignore[reportAttributeAccessIssue]
     if type(layer) is Residual:
         return count_parameters(layer.body) + count_parameters(layer.shortcut)
+    if type(layer) in (Conv, ConvTranspose, Dense):
+        shape: Shape = layer.kernel_shape  # pyright: ignore[reportAttributeAccessIssue]
+        return prod(shape) + (shape[-1] if layer.use_bias else 0)  # pyright: ignore[reportAttributeAccessIssue]
+    if type(layer) in (BatchNorm, GroupNorm, LayerNorm):
+        return layer.channels * (layer.use_scale + layer.use_bias)  # pyright: ignore[reportAttributeAccessIssue]
     return _count_drawn(layer)
 
 

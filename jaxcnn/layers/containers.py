@@ -1,5 +1,6 @@
 """The only layers that contain layers: they thread parameters, state, keys, names and notes on errors."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -496,11 +497,21 @@ def _split(key: jax.Array | None, n: int, train: bool) -> list:
 def _check_layer(name: str, layer: Layer) -> None:
     if "/" in name or not name:
         raise ValueError(f"expected a layer name without '/', which separates the names of a path, got {name!r}")
-    if isinstance(layer, type) or not isinstance(layer, Layer) or "train" not in signature(layer.apply).parameters:
+    if isinstance(layer, type) or not isinstance(layer, Layer) or not _takes_train(layer):
         raise TypeError(
             f"expected {name!r} to be a layer, with init(key) and apply(params, state, x, *, train, key=None), "
             f"got {layer!r}; wrap a function in Function, a linen module in jaxcnn.interop.flax.from_linen"
         )
+
+
+def _takes_train(layer: Layer) -> bool:
+    return "train" in _parameters(getattr(layer.apply, "__func__", layer.apply))
+
+
+@functools.lru_cache(maxsize=256)
+def _parameters(function: Callable) -> frozenset[str]:
+    """Names the parameters of a function; remembered, since a deep model has thousands of layers of a few classes."""
+    return frozenset(signature(function).parameters)
 
 
 def _call(name: str, arguments: list[str]) -> str:

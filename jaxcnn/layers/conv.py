@@ -11,7 +11,7 @@ from jaxcnn.layers.parameters import affine_names, check_channels, check_names, 
 from jaxcnn.ops.arithmetic import transpose_padding_sides
 from jaxcnn.ops.check import Padding, Size, as_padding, as_pair
 from jaxcnn.ops.conv import Border
-from jaxcnn.types import Params, State
+from jaxcnn.types import Params, Shape, State
 from jaxcnn.values import Value
 
 
@@ -52,10 +52,14 @@ class Conv(Value):
         object.__setattr__(self, "dilation", as_pair("dilation", self.dilation))
         check_channels("Conv", self.in_channels, self.out_channels, self.groups)
 
+    @property
+    def kernel_shape(self) -> Shape:
+        """(height, width, in_channels / groups, out_channels)."""
+        return (*as_pair("kernel_size", self.kernel_size), self.in_channels // self.groups, self.out_channels)
+
     def init(self, key: jax.Array) -> tuple[Params, State]:
         """Draws kernel and bias."""
-        shape = (*as_pair("kernel_size", self.kernel_size), self.in_channels // self.groups, self.out_channels)
-        return init_kernel_and_bias(self, key, shape), {}
+        return init_kernel_and_bias(self, key), {}
 
     def apply(
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
@@ -114,10 +118,14 @@ class ConvTranspose(Value):
         object.__setattr__(self, "dilation", as_pair("dilation", self.dilation))
         check_channels("ConvTranspose", self.in_channels, self.out_channels, self.groups)
 
+    @property
+    def kernel_shape(self) -> Shape:
+        """(height, width, in_channels / groups, out_channels)."""
+        return (*as_pair("kernel_size", self.kernel_size), self.in_channels // self.groups, self.out_channels)
+
     def init(self, key: jax.Array) -> tuple[Params, State]:
         """Draws kernel and bias."""
-        shape = (*as_pair("kernel_size", self.kernel_size), self.in_channels // self.groups, self.out_channels)
-        return init_kernel_and_bias(self, key, shape), {}
+        return init_kernel_and_bias(self, key), {}
 
     def apply(
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None

@@ -8,7 +8,7 @@ import jax
 from jaxcnn import ops
 from jaxcnn.layers.initializers import lecun_normal
 from jaxcnn.layers.parameters import affine_names, check_names, check_positive, init_kernel_and_bias
-from jaxcnn.types import Params, State
+from jaxcnn.types import Params, Shape, State
 from jaxcnn.values import Value
 
 
@@ -34,9 +34,14 @@ class Dense(Value):
         check_positive("Dense", "in_features", self.in_features)
         check_positive("Dense", "out_features", self.out_features)
 
+    @property
+    def kernel_shape(self) -> Shape:
+        """(in_features, out_features)."""
+        return self.in_features, self.out_features
+
     def init(self, key: jax.Array) -> tuple[Params, State]:
         """Draws kernel and bias."""
-        return init_kernel_and_bias(self, key, (self.in_features, self.out_features)), {}
+        return init_kernel_and_bias(self, key), {}
 
     def apply(
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None

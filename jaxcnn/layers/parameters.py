@@ -12,6 +12,8 @@ from jaxcnn.types import Params, Shape
 
 class _Affine(Protocol):
     @property
+    def kernel_shape(self) -> Shape: ...
+    @property
     def use_bias(self) -> bool: ...
     @property
     def kernel_init(self) -> Callable[..., jax.Array]: ...
@@ -19,21 +21,20 @@ class _Affine(Protocol):
     def bias_init(self) -> Callable[..., jax.Array]: ...
 
 
-def init_kernel_and_bias(layer: _Affine, key: jax.Array, kernel_shape: Shape) -> Params:
+def init_kernel_and_bias(layer: _Affine, key: jax.Array) -> Params:
     """Draws the parameters of a convolution or a dense layer, in float32.
 
     Args:
-      layer: holds the initializers and whether there is a bias.
+      layer: holds the initializers, the shape of the kernel and whether there is a bias; the last axis is the output.
       key: typed random key, consumed.
-      kernel_shape: shape of the kernel; its last axis is the output.
 
     Returns:
       `{"kernel": ..., "bias": ...}`, or the kernel alone.
     """
     kernel_key, bias_key = jax.random.split(key)
-    params = {"kernel": layer.kernel_init(kernel_key, kernel_shape, jnp.float32)}
+    params = {"kernel": layer.kernel_init(kernel_key, layer.kernel_shape, jnp.float32)}
     if layer.use_bias:
-        params["bias"] = layer.bias_init(bias_key, kernel_shape[-1:], jnp.float32)
+        params["bias"] = layer.bias_init(bias_key, layer.kernel_shape[-1:], jnp.float32)
     return params
 
 
