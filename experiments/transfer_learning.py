@@ -16,25 +16,28 @@ and 20 examples and two seeds that are used for nothing else. A run looks at the
 
     python experiments/transfer_learning.py
 
-In three minutes on two CPU cores (x86-64, Python 3.11, jax 0.10.2), mean accuracy and standard deviation in percent,
+In some minutes on two CPU cores (x86-64, Python 3.11, jax 0.10.2), mean accuracy and standard deviation in percent,
 over seeds 0 to 4, each on 448 test images:
 
-    steps  way            1 example    2            5            10           20
-    50     from scratch   78.3 (6.7)   84.5 (4.6)   88.3 (5.2)   90.3 (2.9)   89.3 (5.8)
-    50     frozen         60.4 (6.5)   74.0 (4.7)   78.9 (6.3)   81.9 (2.9)   80.4 (3.4)
-    50     unfrozen       62.1 (10.7)  79.2 (2.6)   85.3 (3.9)   87.6 (2.9)   89.6 (3.7)
-    200    from scratch   79.9 (8.8)   87.3 (6.9)   93.9 (3.1)   96.6 (2.2)   97.7 (0.7)
-    200    frozen         62.6 (7.8)   76.1 (5.1)   83.2 (4.9)   88.8 (2.3)   90.7 (1.1)
-    200    unfrozen       75.2 (7.8)   87.1 (5.1)   92.5 (3.9)   95.5 (1.3)   97.9 (0.8)
+    steps  way               1 example    2            5            10           20
+    50     from scratch      78.3 (6.7)   84.5 (4.6)   88.3 (5.2)   90.3 (2.9)   89.3 (5.8)
+    50     new head          60.4 (6.5)   74.0 (4.7)   78.9 (6.3)   81.9 (2.9)   80.4 (3.4)
+    50     new dense layers  75.8 (5.7)   83.0 (5.7)   90.6 (5.9)   93.8 (1.8)   95.2 (0.8)
+    50     unfrozen          78.5 (5.4)   84.0 (4.6)   89.9 (4.4)   93.2 (2.4)   94.0 (2.4)
+    200    from scratch      79.9 (8.8)   87.3 (6.9)   93.9 (3.1)   96.6 (2.2)   97.7 (0.7)
+    200    new head          62.6 (7.8)   76.1 (5.1)   83.2 (4.9)   88.8 (2.3)   90.7 (1.1)
+    200    new dense layers  79.2 (7.6)   84.7 (3.2)   91.9 (4.6)   95.5 (2.3)   98.2 (0.7)
+    200    unfrozen          76.3 (6.4)   84.3 (3.7)   92.5 (4.2)   95.8 (1.3)   97.8 (0.7)
 
-Transfer does not beat training from scratch here by more than the spread.
+What the convolutions learned carries over, what the dense layer behind them learned does not (it was trained to tell
+five other digits apart). With 50 steps and 10 examples or more, frozen convolutions beat training from scratch (with
+10, for each of the five seeds); with 200 steps or fewer examples, training from scratch is as good.
 
-This setting is not the first that was tried. A ResNet-8 and the small CNN with 400 steps were given up after trials on
-validation images; a probe of frozen features (LeNet-5, small CNN, ResNet-8; validation images) chose the small CNN;
-grids of learning rates were moved where the best lay at their edge. Two other full runs also looked at the test images,
-one of them with 200 steps and without augmentation: from scratch, frozen and unfrozen 92.9, 82.1 and 92.1 with 5
-examples, 97.0, 93.5 and 97.6 with 20. So the test images were seen by three full runs in all, and in none did transfer
-win by more than the spread.
+This setting is not the first that was tried. At first all but the head was frozen. A ResNet-8 and the small CNN with
+400 steps were given up after trials on validation images; a probe of frozen features (LeNet-5, small CNN, ResNet-8;
+validation images) chose the small CNN; grids of learning rates were moved where the best lay at their edge. Three full
+runs of that kind looked at the test images, and in none did transfer win by more than the spread. New dense layers were
+then chosen on the validation images of seeds 100 and 101, and the numbers above are of the first run with them.
 """
 
 import functools
