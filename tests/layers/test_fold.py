@@ -40,11 +40,14 @@ LARGER = {"densenet161", "densenet169", "densenet201", "shufflenet_v2_x1_0", "sh
 LARGER |= {f"efficientnet_{size}" for size in ("b1", "b2", "b3", "b4", "b5", "b6", "b7", "v2_s", "v2_m", "v2_l")}
 LARGER |= {f"regnet_x_{size}" for size in ("400mf", "800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")}
 LARGER |= {f"regnet_y_{size}" for size in ("800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")}
-LARGER |= {"vgg13_bn", "vgg16_bn", "vgg19_bn"}
+LARGER |= {"resnet34", "resnet101", "resnet152", "resnet101_v1", "resnet152_v1", "resnet101_v2", "resnet152_v2"}
+LARGER |= {"resnet32", "resnet44", "resnet56", "resnet110", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet101_2"}
+LARGER |= {"resnet34_cifar", "resnet101_cifar", "resnet152_cifar", "vgg13_bn", "vgg16_bn", "vgg19_bn"}
 
 # Batch norms that do not follow a convolution, and stay: those in front of dense layers, transitions and residual
 # blocks, and the last one.
-KEPT = {"densenet121": 58 + 3 + 1, "resnet50_v2": 17, "resnet101_v2": 34, "resnet152_v2": 51, "wrn_28_10": 12}
+KEPT = {"densenet121": 58 + 3 + 1, "densenet161": 78 + 3 + 1, "densenet169": 82 + 3 + 1, "densenet201": 98 + 3 + 1}
+KEPT |= {"resnet50_v2": 17, "resnet101_v2": 34, "resnet152_v2": 51, "wrn_28_10": 12}
 
 KINDS = {
     "conv": (Conv(6, 8), (5, 4, 6)),
@@ -445,6 +448,14 @@ def models():
         yield pytest.param(name, entry, id=name, marks=[] if name in QUICK else [pytest.mark.slow])
 
 
+@pytest.fixture
+def forgets_programs():
+    """The programs of all models together take gigabytes."""
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.usefixtures("forgets_programs")
 @pytest.mark.parametrize(("name", "entry"), list(models()))
 def test_every_model_computes_the_same_without_its_batch_norms(name, entry):
     size = max(32, entry.min_size)
@@ -456,12 +467,36 @@ def test_every_model_computes_the_same_without_its_batch_norms(name, entry):
         return
     params, state = calibrated(model)
     folded = fold_batch_norm(model, params, state)
+    assert_batch_norms_are_gone(name, (model, params, state), folded)
+    assert_same_results((model, params, state), folded, some_images(shape))
+
+
+def assert_batch_norms_are_gone(name, original, folded):
     kept = repr(folded[0]).count("BatchNorm(")
     assert kept == KEPT.get(name, 0)
     assert len(jax.tree.leaves(folded[2])) == 2 * kept
     # Four leaves of each batch norm go, and a bias comes where the convolution had none.
-    removed = repr(model).count("BatchNorm(") - kept
-    biases = repr(model).count("use_bias=False") - repr(folded[0]).count("use_bias=False")
-    leaves = len(jax.tree.leaves((params, state))) - 4 * removed + biases
+    removed = repr(original[0]).count("BatchNorm(") - kept
+    biases = repr(original[0]).count("use_bias=False") - repr(folded[0]).count("use_bias=False")
+    leaves = len(jax.tree.leaves(original[1:])) - 4 * removed + biases
     assert len(jax.tree.leaves(folded[1:])) == leaves
-    assert_same_results((model, params, state), folded, some_images(shape))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(LARGER))
+def test_larger_models_keep_no_batch_norm_behind_a_convolution(name):
+    entry = catalog.CATALOG[name]
+    model = catalog.build(name, 10, entry.image_shape)
+    params, state = jax.eval_shape(model.init, jax.random.key(0))
+    layers = []
+
+    def fold(params, state):
+        layer, params, state = fold_batch_norm(model, params, state)
+        layers.append(layer)
+        return params, state
+
+    shapes = jax.eval_shape(fold, params, state)
+    assert_batch_norms_are_gone(name, (model, params, state), (*layers, *shapes))
+    images = jax.ShapeDtypeStruct((2, *entry.image_shape), np.float32)
+    logits = jax.eval_shape(lambda *trees: batched(layers[0])(*trees, train=False)[0], *shapes, images)
+    assert logits.shape == (2, 10)
