@@ -190,9 +190,9 @@ DEEP = {"resnet18", "resnet50", "resnet50_v2"}
 DEEP |= {"efficientnet_b0", "mobilenet_v1", "xception"}
 DEEP |= {"convnext_tiny", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "resnext50_32x4d", "unet"}
 DEEP |= {"densenet121", "regnet_y_400mf", "shufflenet_v2_x0_5"}
-DEEP |= {"alexnet", "googlenet", "inception_v3", "squeezenet1_1", "vgg11_bn"}
+DEEP |= {"alexnet", "googlenet", "inception_v3", "squeezenet1_1"}
 
-# The blocks of a model above, only more or wider: the tests of the models count them.
+# The blocks of a model above, only more or wider (for VGG, AlexNet's layers): the tests of the models count them.
 LARGER = {"convnext_base", "convnext_large", "convnext_small"}
 LARGER |= {"resnet32", "resnet34", "resnet44", "resnet56", "resnet101", "resnet110", "resnet152"}
 LARGER |= {"resnet50_v1", "resnet101_v1", "resnet152_v1", "resnet101_v2", "resnet152_v2", "wrn_28_10"}
@@ -202,7 +202,7 @@ LARGER |= {"densenet161", "densenet169", "densenet201"}
 LARGER |= {"shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0"}
 LARGER |= {f"regnet_x_{size}" for size in ("400mf", "800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")}
 LARGER |= {f"regnet_y_{size}" for size in ("800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")}
-LARGER |= {"squeezenet1_0", "vgg11", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"}
+LARGER |= {"squeezenet1_0", "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"}
 
 BATCH = 4
 

@@ -36,7 +36,7 @@ RELU = Function(jax.nn.relu)
 # The other models are these with more or wider blocks.
 QUICK = {"mlp"}
 SLOW = {"convnext_tiny", "densenet121", "efficientnet_b0", "lenet5", "lenet5_1998", "mobilenet_v2"}
-SLOW |= {"alexnet", "googlenet", "inception_v3", "mobilenet_v1", "squeezenet1_1", "vgg11_bn"}
+SLOW |= {"alexnet", "googlenet", "inception_v3", "mobilenet_v1", "squeezenet1_1"}
 SLOW |= {"mobilenet_v3_small", "regnet_y_400mf", "resnet18", "resnet20", "resnet50_v2", "resnext50_32x4d"}
 SLOW |= {"shufflenet_v2_x0_5", "small_cnn", "unet", "xception"}
 
