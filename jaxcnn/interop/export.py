@@ -27,7 +27,9 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
+from jaxcnn.interop.files.paths import written_whole
 from jaxcnn.layers import batched, fold_batch_norm
+from jaxcnn.layers.containers import LAYER_NOTE
 from jaxcnn.types import Layer, Params, Shape, State
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -37,8 +39,6 @@ _KNOWN_PLATFORMS = (*PLATFORMS, "rocm")
 
 _MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 """What a model may want height and width to be multiples of."""
-
-_NOTE = "in layer "
 
 
 class ExportedModel(NamedTuple):
@@ -72,12 +72,8 @@ class ExportedModel(NamedTuple):
         text = json.dumps({"file": path.name, **self.description, "load": load}, indent=2) + "\n"
         # The description first, so that no program is ever without one.
         for target, content in ((beside, text.encode()), (path, self.content)):
-            temporary = target.with_name(f".{target.name}.{os.getpid()}")
-            try:
-                temporary.write_bytes(content)
-                temporary.replace(target)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with written_whole(target) as file:
+                file.write(content)
         return path, beside
 
 
@@ -302,7 +298,7 @@ def image_sizes(
     # Most layers say it better of numbers.
     reason = _fault(model, params, state, (2 * height, 2 * width, channels)) or reason
     because = textwrap.shorten((str(reason).splitlines() or [repr(reason)])[0].rstrip("."), 240, placeholder=" ...")
-    place = next((note for note in getattr(reason, "__notes__", []) if note.startswith(_NOTE)), None)
+    place = next((note for note in getattr(reason, "__notes__", []) if note.startswith(LAYER_NOTE)), None)
     why = f"{because} ({place})" if place else because
     if symbolic_size is None:
         return Sizes(f"b, {height}, {width}, {channels}", (), f"{fixed} only: {why}")

@@ -22,7 +22,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn import ops, trees
-from jaxcnn.layers.containers import AuxiliaryHeads, Concat, Gate, Residual, Sequential, check_weights, joined_shape
+from jaxcnn.layers.containers import (
+    LAYER_NOTE,
+    AuxiliaryHeads,
+    Concat,
+    Gate,
+    Residual,
+    Sequential,
+    check_weights,
+    joined_shape,
+)
 from jaxcnn.layers.conv import Conv, ConvTranspose
 from jaxcnn.layers.dense import Dense
 from jaxcnn.layers.frozen import Frozen
@@ -569,7 +578,7 @@ def _located(path: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:
-        error.add_note(f"in layer {path!r}")
+        error.add_note(f"{LAYER_NOTE}{path!r}")
         raise
 
 

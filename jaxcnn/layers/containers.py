@@ -15,7 +15,8 @@ from jaxcnn.layers.parameters import check_names
 from jaxcnn.types import Layer, Params, Shape, State
 from jaxcnn.values import Value
 
-_NOTE = "in layer "
+LAYER_NOTE = "in layer "
+"""How the note on an error begins that says which layer it came from; the path follows in quotes."""
 
 Part: TypeAlias = tuple[Any, Params, State]
 """A layer, its parameters and its state."""
@@ -505,11 +506,11 @@ def _check_layer(name: str, layer: Layer) -> None:
 
 
 def _takes_train(layer: Layer) -> bool:
-    return "train" in _parameters(getattr(layer.apply, "__func__", layer.apply))
+    return "train" in _parameter_names(getattr(layer.apply, "__func__", layer.apply))
 
 
 @functools.lru_cache(maxsize=256)
-def _parameters(function: Callable) -> frozenset[str]:
+def _parameter_names(function: Callable) -> frozenset[str]:
     """Names the parameters of a function; remembered, since a deep model has thousands of layers of a few classes."""
     return frozenset(signature(function).parameters)
 
@@ -535,9 +536,9 @@ def named(name: str) -> Iterator[None]:
             yield
     except Exception as error:
         notes = getattr(error, "__notes__", [])
-        inner = next((i for i, note in enumerate(notes) if note.startswith(_NOTE)), None)
+        inner = next((i for i, note in enumerate(notes) if note.startswith(LAYER_NOTE)), None)
         if inner is None:
-            error.add_note(f"{_NOTE}'{name}'")
+            error.add_note(f"{LAYER_NOTE}'{name}'")
         else:
-            notes[inner] = f"{_NOTE}'{name}/{notes[inner].removeprefix(_NOTE)[1:]}"
+            notes[inner] = f"{LAYER_NOTE}'{name}/{notes[inner].removeprefix(LAYER_NOTE)[1:]}"
         raise

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from random_weights import random_weights
 
 from jaxcnn import batched, ops
 from jaxcnn.interop.export import _least, export_stablehlo, image_sizes
@@ -52,19 +53,6 @@ def small_net():
         mean=GlobalAvgPool(),
         head=Dense(8, 5),
     )
-
-
-def drawn(model, seed=0):
-    """Draws parameters and moments, none of them 0 or 1."""
-    random = np.random.default_rng(seed)
-
-    def draw(path, leaf):
-        if path[-1].key in ("var", "scale"):
-            return jnp.asarray(random.uniform(0.5, 2.0, leaf.shape), jnp.float32)
-        size = 1 / np.sqrt(np.prod(leaf.shape[:-1])) if path[-1].key == "kernel" else 0.5
-        return jnp.asarray(size * random.standard_normal(leaf.shape), jnp.float32)
-
-    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(model.init, jax.random.key(0)))
 
 
 def some_images(*shape, seed=1):
@@ -136,7 +124,7 @@ def reloaded(folder, batches, *, gradients=False):
 
 def test_a_saved_program_runs_without_jaxcnn_on_batches_and_images_of_any_size(tmp_path):
     model = small_net()
-    params, state = drawn(model)
+    params, state = random_weights(model, np.float32)
     exported = export_stablehlo(model, params, state, (16, 16, 3), gradients=True)
     exported.save(tmp_path / "model.stablehlo")
     batches = [some_images(1, 16, 16, 3), some_images(4, 9, 14, 3, seed=2)]
@@ -150,7 +138,7 @@ def test_a_saved_program_runs_without_jaxcnn_on_batches_and_images_of_any_size(t
 
 def test_a_program_for_other_weights_would_be_seen(tmp_path):
     model = small_net()
-    params, state = drawn(model)
+    params, state = random_weights(model, np.float32)
     program = export.deserialize(export_stablehlo(model, params, state, (16, 16, 3), platforms=("cpu",)).content)
     images = some_images(2, 16, 16, 3)
     other = jax.tree.map(lambda leaf: 1.001 * leaf, params)
@@ -162,12 +150,12 @@ def test_a_program_for_other_weights_would_be_seen(tmp_path):
 @pytest.mark.slow
 def test_one_program_serves_other_weights():
     model = small_net()
-    params, state = drawn(model)
+    params, state = random_weights(model, np.float32)
     exported = export_stablehlo(
         model, params, state, (16, 16, 3), weights="arguments", gradients=True, platforms=("cpu",)
     )
     program = export.deserialize(exported.content)
-    other, images = drawn(model, seed=3), some_images(2, 12, 10, 3)
+    other, images = random_weights(model, np.float32, seed=3), some_images(2, 12, 10, 3)
     assert_close(program.call(*other, images), evaluated(model, *other, images))
     assert exported.load[-1] == "logits = program.call(params, state, images)"
 
@@ -183,7 +171,7 @@ def test_one_program_serves_other_weights():
 
 def test_batch_norms_are_folded_unless_gradients_are_wanted():
     model = small_net()
-    params, state = drawn(model)
+    params, state = random_weights(model, np.float32)
     make = partial(export_stablehlo, model, params, state, (16, 16, 3), platforms=("cpu",), symbolic_size=False)
     texts = {fold: export.deserialize(make(fold=fold).content).mlir_module() for fold in (True, False)}
     # What is left of a batch norm is its factor, from the running variance.
@@ -196,8 +184,8 @@ def test_batch_norms_are_folded_unless_gradients_are_wanted():
 
 def test_a_program_computes_in_another_dtype():
     model = small_net()
-    params, state = fold_batch_norm(model, *drawn(model))[1:]
-    model = fold_batch_norm(model, *drawn(model))[0]
+    params, state = fold_batch_norm(model, *random_weights(model, np.float32))[1:]
+    model = fold_batch_norm(model, *random_weights(model, np.float32))[0]
     exported = export_stablehlo(
         model, params, state, (16, 16, 3), dtype=jnp.bfloat16, platforms=("cpu",), symbolic_size=False
     )
@@ -211,7 +199,11 @@ def test_a_program_computes_in_another_dtype():
 def test_the_description_says_what_is_in_the_file(tmp_path):
     model = small_net()
     exported = export_stablehlo(
-        model, *drawn(model), (16, 16, 3), class_names=("a", "b", "c", "d", "e"), preprocessing="divide by 255"
+        model,
+        *random_weights(model, np.float32),
+        (16, 16, 3),
+        class_names=("a", "b", "c", "d", "e"),
+        preprocessing="divide by 255",
     )
     path, beside = exported.save(tmp_path / "model.stablehlo")
     assert path.read_bytes() == exported.content
@@ -248,7 +240,7 @@ def test_the_description_says_what_is_in_the_file(tmp_path):
 def test_a_program_does_not_tell_the_folders_of_the_machine_that_made_it():
     model = Sequential(conv=Conv(1, 2), relu=RELU)
     before = jax.config.values["jax_hlo_source_file_canonicalization_regex"]
-    content = export_stablehlo(model, *drawn(model), (8, 8, 1), gradients=True).content
+    content = export_stablehlo(model, *random_weights(model, np.float32), (8, 8, 1), gradients=True).content
     assert b"conv.py" in content
     assert os.fsencode(os.path.dirname(ops.__file__)) not in content
     assert b"site-packages" not in content
@@ -310,7 +302,9 @@ def test_the_least_size_is_found_in_few_traces(least):
 
 def test_images_that_are_too_small_are_refused():
     model = Sequential(conv=Conv(1, 2, 5, padding="VALID"), pool=GlobalMaxPool())
-    program = export.deserialize(export_stablehlo(model, *drawn(model), (16, 16, 1), platforms=("cpu",)).content)
+    program = export.deserialize(
+        export_stablehlo(model, *random_weights(model, np.float32), (16, 16, 1), platforms=("cpu",)).content
+    )
     assert program.call(some_images(1, 5, 9, 1)).shape == (1, 2)
     with pytest.raises(ValueError, match="refining shapes"):
         program.call(some_images(1, 4, 9, 1))
@@ -342,7 +336,7 @@ def test_models_of_every_family_compute_the_same_exported(name):
     shape = (64, 64, 3) if entry.image_shape[0] > 32 else entry.image_shape
     shape = (96, 96, 3) if name in ("inception_v3", "xception") else shape
     model = catalog.build(name, 7, shape)
-    params, state = drawn(model)
+    params, state = random_weights(model, np.float32)
     exported = export_stablehlo(model, params, state, shape, platforms=("cpu",))
     open_size = exported.description["input"]["shape"][1] != shape[0]
     assert open_size == (name not in {"lenet5", "lenet5_1998", "mlp", "small_cnn"})
@@ -433,7 +427,7 @@ def test_ops_that_need_a_known_size_say_so(op, message):
 
 def test_adaptive_pooling_leaves_the_size_open():
     model = Sequential(pool=AdaptiveAvgPool(2), flatten=Flatten(), head=Dense(12, 4))
-    params, state = drawn(model)
+    params, state = random_weights(model, np.float32)
     exported = export_stablehlo(model, params, state, (8, 8, 3), symbolic_size=True, platforms=("cpu",))
     images = some_images(2, 5, 11, 3)
     assert_close(export.deserialize(exported.content).call(images), evaluated(model, params, state, images))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from random_weights import random_weights
 
 from jaxcnn.interop import onnx
 from jaxcnn.layers import AvgPool, BatchNorm, Conv, Function, GlobalAvgPool, GlobalMaxPool, MaxPool, Sequential
@@ -44,19 +45,6 @@ MODELS = {
 }
 
 
-def drawn(model, seed=0):
-    """Draws parameters and moments, none of them 0 or 1."""
-    random = np.random.default_rng(seed)
-
-    def draw(path, leaf):
-        if path[-1].key in ("var", "scale"):
-            return jnp.asarray(random.uniform(0.5, 2.0, leaf.shape), jnp.float32)
-        size = 1 / np.sqrt(np.prod(leaf.shape[:-1])) if path[-1].key == "kernel" else 0.5
-        return jnp.asarray(size * random.standard_normal(leaf.shape), jnp.float32)
-
-    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(model.init, jax.random.key(0)))
-
-
 def evaluated(model, params, state, images):
     one = jax.jit(lambda image: model.apply(params, state, image, train=False)[0])
     return np.stack([one(jnp.asarray(image)) for image in images])
@@ -72,7 +60,7 @@ def as_users_run_it():
 @pytest.mark.parametrize("name", MODELS)
 def test_onnxruntime_computes_what_jaxcnn_computes(name):
     model, shape = MODELS[name]
-    params, state = drawn(model)
+    params, state = random_weights(model, np.float32)
     exported = onnx.export_onnx(model, params, state, shape)
     session = onnxruntime.InferenceSession(exported.content, providers=["CPUExecutionProvider"])
     images = np.random.default_rng(7).normal(size=(3, *shape)).astype(np.float32)
@@ -99,7 +87,7 @@ np.save("logits.npy", logits)
 
 def test_a_saved_file_runs_without_jax(tmp_path):
     model = Sequential(conv=Conv(3, 6, 3, 2), norm=BatchNorm(6), relu=RELU, pool=MaxPool(3, 2, 1), mean=GlobalAvgPool())
-    params, state = drawn(model)
+    params, state = random_weights(model, np.float32)
     exported = onnx.export_onnx(model, params, state, (12, 16, 3), class_names=tuple("abcdef"))
     _, beside = exported.save(tmp_path / "model.onnx")
     description = json.loads(beside.read_text())
@@ -122,7 +110,7 @@ def test_a_padding_that_the_conversion_drops_is_found(monkeypatch):
         return padded
 
     model = Sequential(conv=Conv(3, 4), pool=MaxPool(3, 2, 1), mean=GlobalAvgPool())
-    make = partial(onnx.export_onnx, model, *drawn(model), (12, 12, 3))
+    make = partial(onnx.export_onnx, model, *random_weights(model, np.float32), (12, 12, 3))
     make()
     monkeypatch.setitem(onnx._RULES, lax.pad_p, cropped)
     with pytest.raises(

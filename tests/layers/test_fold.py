@@ -1,10 +1,10 @@
 import dataclasses
-from math import prod
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_weights import random_weights
 
 from jaxcnn import Layer, batched, trees
 from jaxcnn.layers import (
@@ -64,20 +64,6 @@ KINDS = {
 }
 
 
-def calibrated(model, dtype=np.float64, seed=0):
-    """Draws parameters and moments as training might leave them: none of them is 0 or 1."""
-    random = np.random.default_rng(seed)
-
-    def draw(path, leaf):
-        name = path[-1].key
-        if name in ("var", "scale"):
-            return random.uniform(0.5, 2.0, leaf.shape).astype(dtype)
-        size = 1 / np.sqrt(prod(leaf.shape[:-1])) if name == "kernel" else 0.5
-        return (size * random.standard_normal(leaf.shape)).astype(dtype)
-
-    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(model.init, jax.random.key(0)))
-
-
 def run(model, params, state, images):
     return jax.jit(lambda *trees: batched(model)(*trees, images, train=False)[0])(params, state)
 
@@ -125,7 +111,7 @@ def nested():
 def test_a_convolution_takes_in_the_batch_norm_behind_it(layer, shape):
     channels = layer.out_features if isinstance(layer, Dense) else layer.out_channels
     model = Sequential(first=layer, norm=BatchNorm(channels, epsilon=0.1), relu=RELU)
-    params, state = calibrated(model)
+    params, state = random_weights(model)
     folded = fold_batch_norm(model, params, state)
     assert folded[0] == Sequential(first=dataclasses.replace(layer, use_bias=True), relu=RELU)
     assert folded[2] == {"first": {}, "relu": {}}
@@ -134,7 +120,7 @@ def test_a_convolution_takes_in_the_batch_norm_behind_it(layer, shape):
 
 def test_what_is_inside_of_a_gate_is_folded():
     model = Gate(Sequential(conv=Conv(4, 4, 1, use_bias=False), norm=BatchNorm(4)))
-    params, state = calibrated(model)
+    params, state = random_weights(model)
     folded = fold_batch_norm(model, params, state)
     assert folded[0] == Gate(Sequential(conv=Conv(4, 4, 1)))
     assert_same_results((model, params, state), folded, some_images((5, 4, 4)), 1e-14)
@@ -155,7 +141,7 @@ def test_layers_beside_auxiliary_heads_are_folded_as_far_as_the_heads_do_not_see
         norm3=BatchNorm(5),
         pool=GlobalAvgPool(),
     )
-    params, state = calibrated(model)
+    params, state = random_weights(model)
     folded = fold_batch_norm(model, params, state)
     plain = Sequential(conv=Conv(4, 5, 1), pool=GlobalAvgPool())
     assert folded[0] == AuxiliaryHeads(
@@ -182,7 +168,7 @@ def test_layers_beside_auxiliary_heads_are_folded_as_far_as_the_heads_do_not_see
 
 def test_kernel_and_bias_are_those_of_the_formula():
     model = Sequential(conv=Conv(2, 3, (1, 2)), norm=BatchNorm(3, epsilon=0.25))
-    params, state = calibrated(model)
+    params, state = random_weights(model)
     _, folded, _ = fold_batch_norm(model, params, state)
     for o in range(3):
         factor = params["norm"]["scale"][o] / np.sqrt(state["norm"]["var"][o] + 0.25)
@@ -196,13 +182,13 @@ def test_kernel_and_bias_are_those_of_the_formula():
 @pytest.mark.parametrize("use_bias", [True, False], ids=["bias", "no bias"])
 def test_a_batch_norm_may_have_no_scale_and_no_bias(use_scale, use_bias):
     model = Sequential(conv=Conv(2, 3, use_bias=False), norm=BatchNorm(3, use_scale=use_scale, use_bias=use_bias))
-    params, state = calibrated(model)
+    params, state = random_weights(model)
     assert_same_results((model, params, state), fold_batch_norm(model, params, state), some_images((4, 4, 2)), 1e-14)
 
 
 def test_two_batch_norms_in_a_row_are_both_taken_in():
     model = Sequential(conv=Conv(2, 3), norm1=BatchNorm(3), norm2=BatchNorm(3))
-    params, state = calibrated(model)
+    params, state = random_weights(model)
     folded = fold_batch_norm(model, params, state)
     assert folded[0] == Sequential(conv=Conv(2, 3))
     assert_same_results((model, params, state), folded, some_images((4, 4, 2)), 1e-14)
@@ -213,17 +199,17 @@ def test_what_drops_in_training_does_not_stand_between():
         return Sequential(conv=Conv(2, 3), **{f"layer{i}": layer for i, layer in enumerate(layers)}, norm=BatchNorm(3))
 
     model = between(Dropout(0.5), DropPath(0.5))
-    params, state = calibrated(model)
+    params, state = random_weights(model)
     folded = fold_batch_norm(model, params, state)
     assert folded[0] == Sequential(conv=Conv(2, 3), layer0=Dropout(0.5), layer1=DropPath(0.5))
     assert_same_results((model, params, state), folded, some_images((4, 4, 2)), 1e-14)
     model = between(Dropout(0.5), RELU, Dropout(0.5))
-    assert fold_batch_norm(model, *calibrated(model))[0] == model
+    assert fold_batch_norm(model, *random_weights(model))[0] == model
 
 
 def test_containers_are_gone_through():
     model = nested()
-    params, state = calibrated(model)
+    params, state = random_weights(model)
     folded = fold_batch_norm(model, params, state)
     body = Sequential(
         conv1=Conv(4, 6),
@@ -247,7 +233,7 @@ def test_containers_are_gone_through():
 
 def test_names_of_parameters_and_state_are_those_of_the_folded_model(key):
     model = nested()
-    folded, params, state = fold_batch_norm(model, *calibrated(model))
+    folded, params, state = fold_batch_norm(model, *random_weights(model))
     expected_params, expected_state = jax.eval_shape(folded.init, key)
     assert jax.tree.structure((params, state)) == jax.tree.structure((expected_params, expected_state))
     shapes = [leaf.shape for leaf in jax.tree.leaves((expected_params, expected_state))]
@@ -277,7 +263,7 @@ def test_names_of_parameters_and_state_are_those_of_the_folded_model(key):
     ids=repr,
 )
 def test_other_batch_norms_stay(model):
-    params, state = calibrated(model)
+    params, state = random_weights(model)
     folded, folded_params, folded_state = fold_batch_norm(model, params, state)
     assert folded == model
     assert jax.tree.structure((folded_params, folded_state)) == jax.tree.structure((params, state))
@@ -287,7 +273,7 @@ def test_other_batch_norms_stay(model):
 
 def test_the_given_trees_stay_as_they_are():
     model = nested()
-    params, state = calibrated(model)
+    params, state = random_weights(model)
     names, values = list(trees.named_leaves((params, state))), jax.tree.map(np.copy, (params, state))
     fold_batch_norm(model, params, state)
     assert list(trees.named_leaves((params, state))) == names
@@ -295,8 +281,8 @@ def test_the_given_trees_stay_as_they_are():
 
 
 def test_the_folded_model_is_a_value():
-    folded, *_ = fold_batch_norm(nested(), *calibrated(nested(), seed=1))
-    again, *_ = fold_batch_norm(nested(), *calibrated(nested(), seed=2))
+    folded, *_ = fold_batch_norm(nested(), *random_weights(nested(), seed=1))
+    again, *_ = fold_batch_norm(nested(), *random_weights(nested(), seed=2))
     assert folded is not again
     assert folded == again
     assert hash(folded) == hash(again)
@@ -305,7 +291,7 @@ def test_the_folded_model_is_a_value():
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-6), (jnp.bfloat16, 0.02), (np.float16, 2e-3)])
 def test_kernel_and_bias_keep_their_dtype(dtype, tolerance):
     model = Sequential(conv=Conv(4, 3, use_bias=False), norm=BatchNorm(3))
-    params, state = calibrated(model, np.float32)
+    params, state = random_weights(model, np.float32)
     params["conv"] = {"kernel": params["conv"]["kernel"].astype(dtype)}
     folded = fold_batch_norm(model, params, state)
     assert {leaf.dtype for leaf in jax.tree.leaves(folded[1:])} == {np.dtype(dtype)}
@@ -314,7 +300,7 @@ def test_kernel_and_bias_keep_their_dtype(dtype, tolerance):
 
 def test_folding_can_be_compiled_and_mapped_over_an_ensemble():
     model = nested()
-    members = [calibrated(model, seed=seed) for seed in range(2)]
+    members = [random_weights(model, seed=seed) for seed in range(2)]
     ensemble = jax.tree.map(lambda *leaves: np.stack(leaves), *members)
     many = jax.jit(jax.vmap(lambda *trees: fold_batch_norm(model, *trees)[1:]))(*ensemble)
     for i, member in enumerate(members):
@@ -324,7 +310,7 @@ def test_folding_can_be_compiled_and_mapped_over_an_ensemble():
 
 def test_in_training_a_folded_model_is_a_plain_one_with_biases():
     model = Sequential(conv=Conv(2, 3, use_bias=False), norm=BatchNorm(3), relu=RELU)
-    params, state = calibrated(model)
+    params, state = random_weights(model)
     images = some_images((4, 4, 2))
     folded, params, state = fold_batch_norm(model, params, state)
     trained, new_state = batched(folded)(params, state, images, train=True)
@@ -359,7 +345,7 @@ def test_derived_classes_are_not_taken_for_what_they_derive_from():
         plain=Conv(3, 3),
         norm3=DoubledNorm(3),
     )
-    params, state = calibrated(model)
+    params, state = random_weights(model)
     folded = fold_batch_norm(model, params, state)
     assert folded[0] == model.replace(twice=Twice(conv=Conv(3, 3)))
     assert_same_results((model, params, state), folded, some_images((4, 4, 3)))
@@ -381,7 +367,7 @@ class Scaled:
 def test_a_container_of_ones_own_joins_in_by_registering():
     block = Sequential(conv=Conv(3, 3), norm=BatchNorm(3))
     model = Sequential(scaled=Scaled(block, 2.0), norm=BatchNorm(3))
-    params, state = calibrated(model)
+    params, state = random_weights(model)
     assert fold_batch_norm(model, params, state) == (model, params, state)
 
     @fold_batch_norm.register
@@ -427,7 +413,7 @@ def without(tree, path):
 )
 def test_parameters_and_state_of_another_model_are_refused(which, missing, message, place):
     model = nested()
-    given = dict(zip(("params", "state"), calibrated(model), strict=True))
+    given = dict(zip(("params", "state"), random_weights(model), strict=True))
     given[which] = without(given[which], missing)
     with pytest.raises(ValueError, match=message) as caught:
         fold_batch_norm(model, given["params"], given["state"])
@@ -437,7 +423,7 @@ def test_parameters_and_state_of_another_model_are_refused(which, missing, messa
 def test_a_batch_norm_of_other_channels_is_refused():
     model = Sequential(conv=Conv(2, 6), norm=BatchNorm(1))
     with pytest.raises(ValueError, match=r"mean of shape \(6,\).*got \(1,\)") as caught:
-        fold_batch_norm(model, *calibrated(model))
+        fold_batch_norm(model, *random_weights(model))
     assert caught.value.__notes__ == ["in layer 'norm'"]
 
 
@@ -465,7 +451,7 @@ def test_every_model_computes_the_same_without_its_batch_norms(name, entry):
         shapes = jax.eval_shape(model.init, jax.random.key(0))
         assert fold_batch_norm(model, *shapes) == (model, *shapes)
         return
-    params, state = calibrated(model)
+    params, state = random_weights(model)
     folded = fold_batch_norm(model, params, state)
     assert_batch_norms_are_gone(name, (model, params, state), folded)
     assert_same_results((model, params, state), folded, some_images(shape))
