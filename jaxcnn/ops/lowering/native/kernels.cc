@@ -8,6 +8,7 @@
 #include "depthwise.h"
 #include "geometry.h"
 #include "moments.h"
+#include "pages.h"
 #include "parallel.h"
 #include "winograd.h"
 #include "xla/ffi/api/ffi.h"

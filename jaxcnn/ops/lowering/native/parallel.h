@@ -14,26 +14,10 @@
 #include <thread>
 #include <unordered_map>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include "simd.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace jaxcnn {
-
-// Asks for large pages under memory that is about to be written. XLA takes fresh memory for every run of a program, and a
-// first write to each 4 KiB of it would interrupt the work; that costs a network of cheap layers a quarter of its time.
-// Only a hint, for whole large pages within the memory: where the system does not know it or has none, nothing changes.
-inline void prefer_large_pages(void* data, size_t bytes) {
-#if defined(MADV_HUGEPAGE)
-  constexpr uintptr_t kPage = uintptr_t{2} << 20;
-  const uintptr_t start = (reinterpret_cast<uintptr_t>(data) + kPage - 1) / kPage * kPage;
-  const uintptr_t stop = (reinterpret_cast<uintptr_t>(data) + bytes) / kPage * kPage;
-  if (start < stop) madvise(reinterpret_cast<void*>(start), stop - start, MADV_HUGEPAGE);
-#endif
-}
 
 // Large blocks that buffers have given back. A fresh block costs a page fault for every 4 KiB, which takes longer than the
 // arithmetic of a small convolution; so the next buffer takes one of these.
