@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import jaxcnn
-from jaxcnn import batched, layers, models
+from jaxcnn import batched, layers, models, ops
 from jaxcnn.layers import (
     AdaptiveAvgPool,
     AuxiliaryHeads,
@@ -129,7 +129,7 @@ LAYERS = {
     ],
     Function: [
         ((6, 5, 4), lambda: Function(jax.nn.relu)),
-        ((7,), lambda: Function(jax.nn.gelu, approximate=False)),
+        ((7,), lambda: Function(ops.gelu)),
         ((6, 5, 4), lambda: Function(jnp.transpose, axes=(1, 0, 2))),
         ((6, 5, 4), lambda: Function(identity.function)),
     ],

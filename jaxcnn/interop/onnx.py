@@ -31,7 +31,14 @@ TOLERANCE = 1e-4
 
 _BATCHES = (1, 2, 5)
 
-_CALLS = {"jit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
+_CALLS = {
+    "jit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "checkpoint": "jaxpr",
+    "remat2": "jaxpr",  # what jax.checkpoint is called in jax 0.10
+}
 """Primitives that hold a program of their own, and the name that they hold it by."""
 
 
@@ -145,7 +152,7 @@ def _evaluate(program: ClosedJaxpr, arguments: Sequence[Any], batch: Any) -> lis
         options = {option: _renamed(value, batch) for option, value in equation.params.items()}
         if name in _CALLS:
             inner = options[_CALLS[name]]
-            results = _evaluate(inner, operands, batch)
+            results = _evaluate(inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ()), operands, batch)
         else:
             rule = _RULES.get(equation.primitive, equation.primitive.bind)
             results = rule(*operands, **options)

@@ -5,6 +5,7 @@ Source: Liu, Mao, Wu, Feichtenhofer, Darrell & Xie, "A ConvNet for the 2020s", 2
 
 import jax
 
+from jaxcnn import ops
 from jaxcnn.layers import (
     Conv,
     Dense,
@@ -21,7 +22,7 @@ from jaxcnn.ops.check import check_rate
 
 # The paper's code cuts this normal distribution off at -2 and 2, a hundred standard deviations away: nowhere.
 _init = Initializer(jax.nn.initializers.normal, stddev=0.02)
-_gelu = Function(jax.nn.gelu, approximate=False)
+_gelu = Function(ops.gelu)
 
 
 def convnext_tiny(num_classes: int = 1000, *, in_channels: int = 3, drop_path_rate: float = 0.1) -> Sequential:

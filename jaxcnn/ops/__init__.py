@@ -4,6 +4,7 @@ An image is (height, width, channels), floating point; a kernel is (height, widt
 Map them over a batch with `jax.vmap`.
 """
 
+from jaxcnn.ops.activation import gelu
 from jaxcnn.ops.arithmetic import (
     compose_kernels,
     conv_output_size,
@@ -51,6 +52,7 @@ __all__ = [
     "dense",
     "drop_path",
     "dropout",
+    "gelu",
     "global_avg_pool",
     "global_max_pool",
     "group_norm",

@@ -149,8 +149,13 @@ def group_norm(
     height, width, channels = x.shape
     if not is_int(num_groups) or num_groups < 1 or channels % num_groups:
         raise ValueError(f"group_norm expects groups that divide the {channels} channels, got {num_groups!r}")
-    grouped = x.reshape(height, width, num_groups, channels // num_groups)
-    return _scale_and_shift(_standardize(grouped, (0, 1, 3), epsilon).reshape(x.shape), scale, bias).astype(x.dtype)
+
+    @jax.checkpoint
+    def normalized(x: jax.Array, scale: jax.Array | None, bias: jax.Array | None) -> jax.Array:
+        grouped = x.reshape(height, width, num_groups, channels // num_groups)
+        return _scale_and_shift(_standardize(grouped, (0, 1, 3), epsilon).reshape(x.shape), scale, bias).astype(x.dtype)
+
+    return normalized(x, scale, bias)
 
 
 def layer_norm(
@@ -172,7 +177,12 @@ def layer_norm(
       TypeError: `x` is not floating point.
     """
     _check_affine("layer_norm", x, epsilon, scale=scale, bias=bias)
-    return _scale_and_shift(_standardize(x, (-1,), epsilon), scale, bias).astype(x.dtype)
+
+    @jax.checkpoint
+    def normalized(x: jax.Array, scale: jax.Array | None, bias: jax.Array | None) -> jax.Array:
+        return _scale_and_shift(_standardize(x, (-1,), epsilon), scale, bias).astype(x.dtype)
+
+    return normalized(x, scale, bias)
 
 
 def local_response_norm(

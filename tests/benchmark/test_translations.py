@@ -125,6 +125,7 @@ FUNCTIONS = [
     Function(jax.nn.relu6),
     Function(jax.nn.gelu),
     Function(jax.nn.gelu, approximate=False),
+    Function(ops.gelu),
     Function(jax.nn.silu),
     Function(jax.nn.hard_swish),
     Function(jax.nn.hard_sigmoid),

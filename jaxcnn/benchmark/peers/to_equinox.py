@@ -51,6 +51,7 @@ _POINTWISE = (
 _FUNCTIONS: dict[Any, Callable[..., eqx.Module]] = {
     IDENTITY: eqx.nn.Identity,
     check_size: lambda depth: eqx.nn.Identity(),
+    ops.gelu: lambda: eqx.nn.Lambda(partial(jax.nn.gelu, approximate=False)),
     ops.channel_slice: lambda start, stop: eqx.nn.Lambda(lambda x: x[start:stop]),
     ops.channel_shuffle: lambda groups: eqx.nn.Lambda(partial(_shuffle, groups=groups)),
     **{

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn import layers, trees
+from jaxcnn import layers, ops, trees
 from jaxcnn.benchmark.jax_program import JaxModel, JaxProgram
 from jaxcnn.benchmark.peers.common import (
     conv_sides,
@@ -385,7 +385,7 @@ def _(layer: ZeroPadShortcut, shape: Shape, dtype: Any) -> nn.Module:
 
 @translate.register
 def _(layer: layers.Function, shape: Shape, dtype: Any) -> nn.Module:
-    return Always(jax.vmap(layer))
+    return Always(partial(jax.nn.gelu, approximate=False) if layer.function is ops.gelu else jax.vmap(layer))
 
 
 def _pool(pool: Callable[..., jax.Array], window: Any, strides: Any, sides: Any) -> Callable[..., jax.Array]:

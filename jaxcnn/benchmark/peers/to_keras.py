@@ -38,6 +38,7 @@ _NO_SIDES = ((0, 0), (0, 0))
 _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     IDENTITY: lambda: lambda x: x,
     check_size: lambda depth: lambda x: x,
+    ops.gelu: lambda: partial(keras.ops.gelu, approximate=False),
     ops.channel_slice: lambda start, stop: lambda x: x[..., start:stop],
     ops.channel_shuffle: lambda groups: partial(_shuffle, groups=groups),
     jax.nn.relu: lambda: keras.ops.relu,

@@ -58,6 +58,7 @@ _FUNCTIONS: dict[Any, Callable[..., nn.Module]] = {
     jax.nn.leaky_relu: lambda negative_slope=1e-2: nn.LeakyReLU(negative_slope),
     jax.nn.softplus: nn.Softplus,
     check_size: lambda depth: nn.Identity(),
+    ops.gelu: nn.GELU,
     ops.channel_slice: lambda start, stop: ChannelSlice(start, stop),
     ops.channel_shuffle: nn.ChannelShuffle,
 }
