@@ -36,8 +36,7 @@ _CALLS = {
     "closed_call": "call_jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
-    "checkpoint": "jaxpr",
-    "remat2": "jaxpr",  # what jax.checkpoint is called in jax 0.10
+    "remat2": "jaxpr",  # jax.checkpoint
 }
 """Primitives that hold a program of their own, and the name that they hold it by."""
 

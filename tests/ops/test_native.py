@@ -37,6 +37,13 @@ CASES = {
     "more padding than image": ((2, 3, 2, 9), (3, 3, 9, 10), Geometry((1, 1), ((4, 3), (3, 5)))),
     "many pixels": ((3, 25, 24, 40), (3, 2, 40, 24), Geometry((1, 1), ((1, 1), (1, 0)))),
     "many pixels, few channels": ((3, 25, 24, 16), (2, 3, 8, 16), Geometry((1, 1), ((1, 0), (1, 1)), groups=2)),
+    "many pixels, strided": ((3, 33, 35, 16), (3, 3, 16, 40), Geometry((2, 3), ((1, 1), (1, 0)))),
+    "many pixels, dilated": ((2, 22, 23, 17), (2, 3, 17, 24), Geometry((1, 1), ((2, 2), (0, 3)), (2, 3))),
+    "many outputs": ((3, 13, 12, 20), (1, 1, 20, 150), Geometry()),
+    "many outputs, grouped": ((3, 13, 12, 24), (1, 1, 12, 300), Geometry(groups=2)),
+    "many outputs and taps": ((2, 12, 13, 9), (2, 2, 9, 170), Geometry((1, 1), ((1, 0), (0, 2)))),
+    "a large kernel": ((2, 12, 13, 1800), (1, 1, 1800, 600), Geometry()),
+    "a large kernel of more outputs": ((2, 12, 13, 600), (1, 1, 600, 1800), Geometry()),
     "one pixel": ((5, 1, 1, 16), (1, 1, 16, 24), Geometry()),
     "pointwise, strided": ((2, 7, 8, 24), (1, 1, 24, 20), Geometry((2, 2))),
     "grouped": ((2, 8, 7, 48), (3, 3, 16, 60), Geometry((1, 1), ((1, 1), (1, 1)), groups=3)),
@@ -198,6 +205,26 @@ print(float(convolve(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 1)), Geometry())
     output, errors = run_python(code, JAXCNN_NATIVE="0", JAXCNN_CACHE_DIR=str(tmp_path / "unused"))
     assert (output.split(), errors) == (["18.0", "False"], "")
     assert not (tmp_path / "unused").exists()
+
+
+@pytest.mark.skipif(
+    not os.path.exists("/sys/kernel/mm/transparent_hugepage/enabled"), reason="the system has no large pages to ask for"
+)
+def test_all_memory_that_a_large_result_lies_in_is_asked_to_have_large_pages():
+    code = """
+import jax, jax.numpy as jnp
+from jaxcnn.ops.lowering import Geometry, convolve
+y = jax.jit(lambda x, kernel: convolve(x, kernel, Geometry()))(jnp.ones((40, 64, 64, 64)), jnp.ones((1, 1, 64, 64)))
+address, inside = y.unsafe_buffer_pointer(), False
+for line in open("/proc/self/smaps"):
+    word, *flags = line.split()
+    if "-" in word:
+        start, stop = (int(end, 16) for end in word.split("-"))
+        inside = start <= address < stop
+    elif inside and word == "VmFlags:":
+        print("hg" in flags, start < address and address + y.nbytes <= stop)
+"""
+    assert run_python(code)[0].split() == ["True", "True"]
 
 
 def run_python(code, **environment):

@@ -23,91 +23,135 @@ inline int64_t pixels_of_item(int64_t pixels, int64_t threads) {
   return std::min(kPixels, ceil_div(ceil_div(pixels, items), kRows) * kRows);
 }
 
-// Brings a kernel (taps, channels, outputs of all groups) into panels: [group][panel][tap][channel][vectors * lanes], or
-// with channels and outputs exchanged.
+// Brings one tap of a panel into the form that it is multiplied in, [channel][vectors * lanes], or with channels and outputs
+// exchanged.
 template <typename T>
-void pack_kernel(const Geometry& g, const T* kernel, bool exchanged, T* packed, Workers& workers) {
-  const int64_t channels = g.group_channels(), outputs = g.group_outputs(), taps = g.taps();
-  const int64_t depth = exchanged ? outputs : channels, width = exchanged ? channels : outputs;
-  const auto panels = panels_of<T>(width);
-  const int64_t group_size = packed_size<T>(taps * depth, width);
-  workers.for_each(g.groups * taps, [&](int64_t item) {
-    const int64_t group = item / taps, tap = item % taps;
-    const T* from = kernel + tap * channels * g.outputs + group * outputs;
-    for (const Panel& panel : panels) {
-      const int64_t wide = panel.vectors * kLanes<T>;
-      T* to = packed + group * group_size + packed_start<T>(taps * depth, panel) + tap * depth * wide;
-      if (exchanged) {
-        // In square blocks, so that neither side is walked across far apart lines for long.
-        for (int64_t start = 0; start < depth; start += 16) {
-          const int64_t stop = std::min(start + 16, depth);
-          for (int64_t j = 0; j < wide; ++j)
-            for (int64_t k = start; k < stop; ++k)
-              to[k * wide + j] = j < panel.width ? from[(panel.start + j) * g.outputs + k] : T(0);
-        }
-      } else {
-        for (int64_t k = 0; k < depth; ++k) {
-          std::copy_n(from + k * g.outputs + panel.start, panel.width, to + k * wide);
-          std::fill_n(to + k * wide + panel.width, wide - panel.width, T(0));
+void pack_panel(const Geometry& g, const T* kernel, bool exchanged, int64_t group, int64_t tap, const Panel& panel, T* to) {
+  const int64_t channels = g.group_channels(), outputs = g.group_outputs(), wide = panel.vectors * kLanes<T>;
+  const T* from = kernel + tap * channels * g.outputs + group * outputs;
+  if (exchanged) {
+    // In square blocks, so that neither side is walked across far apart lines for long.
+    for (int64_t start = 0; start < outputs; start += 16) {
+      const int64_t stop = std::min(start + 16, outputs);
+      for (int64_t j = 0; j < wide; ++j)
+        for (int64_t k = start; k < stop; ++k)
+          to[k * wide + j] = j < panel.width ? from[(panel.start + j) * g.outputs + k] : T(0);
+    }
+    return;
+  }
+  for (int64_t k = 0; k < channels; ++k) {
+    std::copy_n(from + k * g.outputs + panel.start, panel.width, to + k * wide);
+    std::fill_n(to + k * wide + panel.width, wide - panel.width, T(0));
+  }
+}
+
+// The pixels that one phase of a convolution, or of its transpose, writes, and the taps that it reads for them.
+template <typename T>
+struct Phase {
+  const Reads& rows;
+  const Reads& columns;
+  int64_t row_phase;
+  int64_t column_phase;
+  int64_t row_count;
+  int64_t column_count;
+  int64_t pixels;
+  std::vector<int32_t> taps;  // of the kernel
+
+  Phase(const Geometry& g, const Reads& rows, const Reads& columns, int64_t row_phase, int64_t column_phase)
+      : rows(rows),
+        columns(columns),
+        row_phase(row_phase),
+        column_phase(column_phase),
+        row_count(rows.count(row_phase)),
+        column_count(columns.count(column_phase)),
+        pixels(g.images * row_count * column_count) {
+    for (const auto& row : rows.phases[row_phase])
+      for (const auto& column : columns.phases[column_phase]) taps.push_back(row.tap * g.columns.taps + column.tap);
+  }
+
+  int64_t terms() const { return static_cast<int64_t>(taps.size()); }
+
+  // Finds where some pixels are written, and what each tap reads for them: [tap][stride], zeros outside of the image.
+  void locate(int64_t start, int64_t count, const T* from, int64_t from_stride, const T* zeros, const T** sources,
+              int64_t stride, T* to, int64_t to_stride, T** targets) const {
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t pixel = start + i, column = pixel % column_count;
+      const int64_t row = pixel / column_count % row_count, image = pixel / column_count / row_count;
+      const int64_t to_row = row * rows.period + row_phase, to_column = column * columns.period + column_phase;
+      targets[i] = to + ((image * rows.to_size + to_row) * columns.to_size + to_column) * to_stride;
+      int64_t t = 0;
+      for (const auto& row_tap : rows.phases[row_phase]) {
+        const int64_t from_row = rows.source(row, row_tap);
+        for (const auto& column_tap : columns.phases[column_phase]) {
+          const int64_t from_column = columns.source(column, column_tap);
+          const int64_t at = (image * rows.from_size + from_row) * columns.from_size + from_column;
+          sources[t++ * stride + i] = from_row < 0 || from_column < 0 ? zeros : from + at * from_stride;
         }
       }
     }
-  });
-}
+  }
+};
 
 // Writes each pixel of `to` as the sum over its taps of a pixel of `from` times the tap's matrix: a convolution where
 // `rows` and `columns` are forward reads, its transpose where they are transposed and the kernel is exchanged.
+//
+// Many pixels are split between the threads, and the kernel is packed once for all of them. Where there are few, packing
+// would take as long as the products: then the panels are split, and each is packed by the thread that multiplies it.
 template <typename T>
-void gather(const Geometry& g, const Reads& rows, const Reads& columns, const T* from, const T* packed, bool exchanged,
+void gather(const Geometry& g, const Reads& rows, const Reads& columns, const T* from, const T* kernel, bool exchanged,
             T* to, Workers& workers) {
+  constexpr int64_t kFewPixels = 256;
   const int64_t depth = exchanged ? g.group_outputs() : g.group_channels();
   const int64_t width = exchanged ? g.group_channels() : g.group_outputs();
   const int64_t from_stride = exchanged ? g.outputs : g.pixel, to_stride = width * g.groups;
   const auto panels = panels_of<T>(width);
-  const int64_t group_size = packed_size<T>(g.taps() * depth, width);
+  const int64_t panel_count = static_cast<int64_t>(panels.size());
   const std::vector<T> zeros(depth * g.groups, T(0));
   for (int64_t row_phase = 0; row_phase < rows.period; ++row_phase) {
     for (int64_t column_phase = 0; column_phase < columns.period; ++column_phase) {
-      const auto& row_taps = rows.phases[row_phase];
-      const auto& column_taps = columns.phases[column_phase];
-      const int64_t row_count = rows.count(row_phase), column_count = columns.count(column_phase);
-      const int64_t pixels = g.images * row_count * column_count;
-      const int64_t terms = static_cast<int64_t>(row_taps.size() * column_taps.size());
-      std::vector<int32_t> term;
-      for (const auto& row : row_taps)
-        for (const auto& column : column_taps) term.push_back(row.tap * g.columns.taps + column.tap);
+      const Phase<T> phase(g, rows, columns, row_phase, column_phase);
+      const int64_t pixels = phase.pixels, terms = phase.terms(), group_size = packed_size<T>(terms * depth, width);
       if (pixels == 0) continue;
+      auto pack = [&](int64_t group, int64_t term, const Panel& panel, T* to) {
+        pack_panel<T>(g, kernel, exchanged, group, phase.taps[term], panel,
+                      to + term * depth * panel.vectors * kLanes<T>);
+      };
+      auto multiply = [&](int64_t group, const Panel& panel, const T* packed, int64_t count, const T* const* sources,
+                          int64_t stride, T* const* targets, T** panel_targets) {
+        for (int64_t i = 0; i < count; ++i) panel_targets[i] = targets[i] + group * width + panel.start;
+        multiply_rows<T>(count, terms, depth, sources, stride, group * depth, packed, panel_targets, panel);
+      };
+      if (pixels <= kFewPixels) {
+        std::vector<const T*> sources(terms * pixels);
+        std::vector<T*> targets(pixels);
+        phase.locate(0, pixels, from, from_stride, zeros.data(), sources.data(), pixels, to, to_stride, targets.data());
+        workers.for_each(g.groups * panel_count, [&](int64_t item) {
+          const Panel& panel = panels[item % panel_count];
+          const int64_t group = item / panel_count;
+          Buffer<T> packed(terms * depth * panel.vectors * kLanes<T>);
+          for (int64_t term = 0; term < terms; ++term) pack(group, term, panel, packed.get());
+          T* panel_targets[kFewPixels];
+          multiply(group, panel, packed.get(), pixels, sources.data(), pixels, targets.data(), panel_targets);
+        });
+        continue;
+      }
+      Buffer<T> packed(g.groups * group_size);
+      workers.for_each(g.groups * terms, [&](int64_t item) {
+        const int64_t group = item / terms, term = item % terms;
+        for (const Panel& panel : panels)
+          pack(group, term, panel, packed.get() + group * group_size + packed_start<T>(terms * depth, panel));
+      });
       const int64_t at_once = pixels_of_item(pixels, workers.count());
       workers.for_each(ceil_div(pixels, at_once), [&](int64_t item) {
-        const int64_t start = item * at_once;
-        const int64_t count = std::min(at_once, pixels - start);
+        const int64_t start = item * at_once, count = std::min(at_once, pixels - start);
         std::vector<const T*> sources(terms * kPixels);
         T* targets[kPixels];
         T* panel_targets[kPixels];
-        for (int64_t i = 0; i < count; ++i) {
-          const int64_t pixel = start + i, column = pixel % column_count;
-          const int64_t row = pixel / column_count % row_count, image = pixel / column_count / row_count;
-          const int64_t to_row = row * rows.period + row_phase, to_column = column * columns.period + column_phase;
-          targets[i] = to + ((image * rows.to_size + to_row) * columns.to_size + to_column) * to_stride;
-          int64_t t = 0;
-          for (const auto& row_tap : row_taps) {
-            const int64_t from_row = rows.source(row, row_tap);
-            for (const auto& column_tap : column_taps) {
-              const int64_t from_column = columns.source(column, column_tap);
-              const int64_t at = (image * rows.from_size + from_row) * columns.from_size + from_column;
-              sources[t++ * kPixels + i] =
-                  from_row < 0 || from_column < 0 ? zeros.data() : from + at * from_stride;
-            }
-          }
-        }
-        for (int64_t group = 0; group < g.groups; ++group) {
-          for (const Panel& panel : panels) {
-            for (int64_t i = 0; i < count; ++i) panel_targets[i] = targets[i] + group * width + panel.start;
-            multiply_rows<T>(count, terms, depth, sources.data(), kPixels, group * depth,
-                             packed + group * group_size + packed_start<T>(g.taps() * depth, panel), term.data(),
-                             panel_targets, panel);
-          }
-        }
+        phase.locate(start, count, from, from_stride, zeros.data(), sources.data(), kPixels, to, to_stride, targets);
+        for (int64_t group = 0; group < g.groups; ++group)
+          for (const Panel& panel : panels)
+            multiply(group, panel, packed.get() + group * group_size + packed_start<T>(terms * depth, panel), count,
+                     sources.data(), kPixels, targets, panel_targets);
       });
     }
   }
@@ -155,16 +199,12 @@ void convolve(const Geometry& g, const T* x, const T* kernel, T* to, Workers& wo
     add_borders<T>(g, m, x, bordered.get(), workers);
     return convolve<T>(m, bordered.get(), kernel, to, workers);
   }
-  Buffer<T> packed(g.groups * packed_size<T>(g.taps() * g.group_channels(), g.group_outputs()));
-  pack_kernel<T>(g, kernel, false, packed.get(), workers);
-  gather<T>(g, Reads::forward(g.rows), Reads::forward(g.columns), x, packed.get(), false, to, workers);
+  gather<T>(g, Reads::forward(g.rows), Reads::forward(g.columns), x, kernel, false, to, workers);
 }
 
 template <typename T>
 void input_gradient(const Geometry& g, const T* dy, const T* kernel, T* to, Workers& workers) {
-  Buffer<T> packed(g.groups * packed_size<T>(g.taps() * g.group_outputs(), g.group_channels()));
-  pack_kernel<T>(g, kernel, true, packed.get(), workers);
-  gather<T>(g, Reads::transposed(g.rows), Reads::transposed(g.columns), dy, packed.get(), true, to, workers);
+  gather<T>(g, Reads::transposed(g.rows), Reads::transposed(g.columns), dy, kernel, true, to, workers);
 }
 
 // Computes the gradient of the kernel, (taps, group channels, outputs).
@@ -178,24 +218,31 @@ void kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers&
   }
   const int64_t channels = g.group_channels(), outputs = g.group_outputs(), size = g.taps() * channels * g.outputs;
   const Reads rows = Reads::forward(g.rows), columns = Reads::forward(g.columns);
-  const auto panels = panels_of<T>(outputs);
   const int64_t width = g.columns.out_size, pixels = g.images * g.rows.out_size * width;
   const int64_t parts = parts_of(ceil_div(pixels, kPackedRows), size);
-  // With few parts the channels are split as well.
-  constexpr int64_t kFewestChannels = 48, kFewChannels = 32;
-  const int64_t slabs = parts >= 4 ? 1 : std::clamp<int64_t>(channels / kFewestChannels, 1, 16);
-  const int64_t slab = ceil_div(channels, slabs);
+  if (pixels == 0) {
+    std::fill_n(to, size, T(0));
+    return;
+  }
+  // With few parts the kernel is split as well: along its outputs, for which the images are packed once for each slab and
+  // tap, or along its channels, for which the outputs are.
+  constexpr int64_t kFewestInSlab = 48, kFewChannels = 32;
+  const bool by_outputs = outputs > channels * g.taps();
+  const int64_t long_side = by_outputs ? outputs : channels, unit = by_outputs ? kPanelWidth<T> : 1;
+  const int64_t most_slabs = parts >= 4 ? 1 : std::clamp<int64_t>(long_side / kFewestInSlab, 1, 16);
+  const int64_t slab = ceil_div(ceil_div(long_side, most_slabs), unit) * unit, slabs = ceil_div(long_side, slab);
   // As many channels at a time as the second cache holds, packed.
-  const int64_t at_once = std::min<int64_t>(slab, (192 << 10) / (kPackedRows * sizeof(T)) / 24 * 24);
+  const int64_t most_at_once = (192 << 10) / (kPackedRows * sizeof(T)) / 24 * 24;
   Buffer<T> sums(parts == 1 ? 0 : parts * size);
   T* totals = parts == 1 ? to : sums.get();
   workers.for_each(parts * slabs * g.groups, [&](int64_t item) {
     const int64_t part = item / (slabs * g.groups), group = item % g.groups;
-    const int64_t first = item / g.groups % slabs * slab, last = std::min(channels, first + slab);
+    const int64_t slab_start = item / g.groups % slabs * slab, slab_stop = std::min(long_side, slab_start + slab);
+    const int64_t first = by_outputs ? 0 : slab_start, last = by_outputs ? channels : slab_stop;
+    const auto panels = panels_of<T>(by_outputs ? slab_stop - slab_start : outputs);
+    const int64_t output = group * outputs + (by_outputs ? slab_start : 0);
+    const int64_t at_once = std::min(last - first, most_at_once);
     T* total = totals + part * size;
-    for (int64_t tap = 0; tap < g.taps(); ++tap)
-      for (int64_t c = first; c < last; ++c)
-        std::fill_n(total + (tap * channels + c) * g.outputs + group * outputs, outputs, T(0));
     const int64_t begin = pixels * part / parts, end = pixels * (part + 1) / parts;
     const int64_t chunk = ceil_div(end - begin, ceil_div(end - begin, kPackedRows));
     // Few channels, as those of a group, are read in place: packing them would cost more than it saves.
@@ -205,12 +252,12 @@ void kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers&
     for (int64_t start = begin; start < end; start += chunk) {
       const int64_t stop = std::min(start + chunk, end);
       for (int64_t pixel = start; pixel < stop; ++pixel)
-        pack_right<T>(dy + pixel * g.outputs + group * outputs, panels, pixel - start, right.get());
+        pack_right<T>(dy + pixel * g.outputs + output, panels, pixel - start, right.get());
       with_left_width(panels, [&](auto left_width) {
         for (const auto& row_tap : rows.phases[0]) {
           for (const auto& column_tap : columns.phases[0]) {
             const Inside span = inside(columns, 0, column_tap);
-            T* tap_total = total + (row_tap.tap * g.columns.taps + column_tap.tap) * channels * g.outputs + group * outputs;
+            T* tap_total = total + (row_tap.tap * g.columns.taps + column_tap.tap) * channels * g.outputs + output;
             for (int64_t channel = first; channel < last; channel += at_once) {
               const int64_t count = std::min(at_once, last - channel);
               runs.clear();
@@ -238,8 +285,8 @@ void kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers&
               }
               const LeftSteps steps =
                   packs ? LeftSteps{left_width, kLeftStep} : LeftSteps{columns.step * g.pixel, left_width};
-              accumulate<T, left_width>(runs.data(), static_cast<int64_t>(runs.size()), steps, count, right.get(), panels,
-                                        tap_total + channel * g.outputs, g.outputs);
+              accumulate<T, left_width>(runs.data(), static_cast<int64_t>(runs.size()), start == begin, steps, count,
+                                        right.get(), panels, tap_total + channel * g.outputs, g.outputs);
             }
           }
         }

@@ -65,15 +65,15 @@ inline void with_constant(int n, const F& f) {
 }
 
 // Adds up rows of numbers times panels:
-//   to[i][0:width] = sum over t < terms and k < depth of  from[t * stride + i][shift + k] * panel[term[t]][k][0:width]
+//   to[i][0:width] = sum over t < terms and k < depth of  from[t * stride + i][shift + k] * panel[t][k][0:width]
 // where each term of the panel is (depth, vectors * lanes).
 template <typename T, int kRows, int kVectors>
 inline void multiply_block(int64_t terms, int64_t depth, const T* const* from, int64_t stride, int64_t shift,
-                           const T* panel, const int32_t* term, T* const* to, int width) {
+                           const T* panel, T* const* to, int width) {
   constexpr int kWide = kVectors * kLanes<T>;
   Vector<T> sum[kRows][kVectors] = {};
   for (int64_t t = 0; t < terms; ++t) {
-    const T* b = panel + term[t] * depth * kWide;
+    const T* b = panel + t * depth * kWide;
     const T* row[kRows];
     for (int i = 0; i < kRows; ++i) row[i] = from[t * stride + i] + shift;
     for (int64_t k = 0; k < depth; ++k, b += kWide) {
@@ -100,14 +100,14 @@ inline void multiply_block(int64_t terms, int64_t depth, const T* const* from, i
 // The same for any number of rows.
 template <typename T>
 inline void multiply_rows(int64_t rows, int64_t terms, int64_t depth, const T* const* from, int64_t stride,
-                          int64_t shift, const T* panel, const int32_t* term, T* const* to, const Panel& shape) {
+                          int64_t shift, const T* panel, T* const* to, const Panel& shape) {
   with_constant<kPanelVectors>(shape.vectors, [&](auto vectors) {
     constexpr int kRows = rows_of_block(vectors);
     int64_t i = 0;
     for (; i + kRows <= rows; i += kRows)
-      multiply_block<T, kRows, vectors>(terms, depth, from + i, stride, shift, panel, term, to + i, shape.width);
+      multiply_block<T, kRows, vectors>(terms, depth, from + i, stride, shift, panel, to + i, shape.width);
     with_constant<kRows - 1>(static_cast<int>(rows - i), [&](auto rest) {
-      multiply_block<T, rest, vectors>(terms, depth, from + i, stride, shift, panel, term, to + i, shape.width);
+      multiply_block<T, rest, vectors>(terms, depth, from + i, stride, shift, panel, to + i, shape.width);
     });
   });
 }
@@ -116,7 +116,7 @@ inline void multiply_rows(int64_t rows, int64_t terms, int64_t depth, const T* c
 // packed into panels, in which the numbers of a block lie next to each other: the rows of a matrix of many columns are
 // far apart, and mostly a power of two, so that few of them fit into a cache at once.
 
-inline constexpr int64_t kPackedRows = 192;
+inline constexpr int64_t kPackedRows = 224;
 
 // Values between two panels beside the panels themselves, so that they do not compete for the same places of a cache.
 inline constexpr int64_t kPanelGap = 16;
@@ -179,9 +179,10 @@ struct LeftSteps {
 };
 
 // to[i * to_stride + j] += sum over the rows r of all runs of  left[r][shift + i] * right[r][j],  i < kRows, j < width
+// or, where they are the first to be added up, = that sum.
 template <typename T, int kRows, int kVectors>
-inline void accumulate_block(const Run<T>* runs, int64_t count, int64_t shift, int64_t row_step, const T* right, T* to,
-                             int64_t to_stride, int width) {
+inline void accumulate_block(const Run<T>* runs, int64_t count, bool first, int64_t shift, int64_t row_step,
+                             const T* right, T* to, int64_t to_stride, int width) {
   constexpr int kWide = kVectors * kLanes<T>;
   for (int i = 0; i < kRows; ++i) __builtin_prefetch(to + i * to_stride, 1);
   Vector<T> sum[kRows][kVectors] = {};
@@ -200,28 +201,29 @@ inline void accumulate_block(const Run<T>* runs, int64_t count, int64_t shift, i
   for (int i = 0; i < kRows; ++i) {
     T* line = to + i * to_stride;
     if (width == kWide) {
-      for (int v = 0; v < kVectors; ++v) store(line + v * kLanes<T>, load(line + v * kLanes<T>) + sum[i][v]);
+      for (int v = 0; v < kVectors; ++v)
+        store(line + v * kLanes<T>, first ? sum[i][v] : load(line + v * kLanes<T>) + sum[i][v]);
     } else {
       T whole[kWide];
       for (int v = 0; v < kVectors; ++v) store(whole + v * kLanes<T>, sum[i][v]);
-      for (int j = 0; j < width; ++j) line[j] += whole[j];
+      for (int j = 0; j < width; ++j) line[j] = first ? whole[j] : line[j] + whole[j];
     }
   }
 }
 
 // The same for all columns of both matrices.
 template <typename T, int kWidth>
-inline void accumulate(const Run<T>* runs, int64_t count, const LeftSteps& left, int64_t columns, T* right,
+inline void accumulate(const Run<T>* runs, int64_t count, bool first, const LeftSteps& left, int64_t columns, T* right,
                        const std::vector<Panel>& panels, T* to, int64_t to_stride) {
   for (const Panel& panel : panels) {
     const T* b = right_panel(right, panel);
     with_constant<kPanelVectors>(panel.vectors, [&](auto vectors) {
       int64_t i = 0, shift = 0;
       for (; i + kWidth <= columns; i += kWidth, shift += left.block)
-        accumulate_block<T, kWidth, vectors>(runs, count, shift, left.row, b, to + i * to_stride + panel.start, to_stride,
+        accumulate_block<T, kWidth, vectors>(runs, count, first, shift, left.row, b, to + i * to_stride + panel.start, to_stride,
                                              panel.width);
       with_constant<kWidth - 1>(static_cast<int>(columns - i), [&](auto rest) {
-        accumulate_block<T, rest, vectors>(runs, count, shift, left.row, b, to + i * to_stride + panel.start, to_stride,
+        accumulate_block<T, rest, vectors>(runs, count, first, shift, left.row, b, to + i * to_stride + panel.start, to_stride,
                                            panel.width);
       });
     });

@@ -181,13 +181,12 @@ void gather(int64_t images, const T* from, int64_t rows, int64_t columns, int64_
                           count);
     std::vector<const T*> sources(count);
     std::vector<T*> targets(count);
-    const int32_t term = 0;
     for (int p = 0; p < kPoints; ++p) {
       for (int64_t i = 0; i < count; ++i) sources[i] = patches.get() + (p * count + i) * depth;
       for (const Panel& panel : panels) {
         for (int64_t i = 0; i < count; ++i) targets[i] = products.get() + (p * count + i) * width + panel.start;
         multiply_rows<T>(count, 1, depth, sources.data(), 0, 0, packed + p * point_size + packed_start<T>(depth, panel),
-                         &term, targets.data(), panel);
+                         targets.data(), panel);
       }
     }
     for (int64_t n = 0; n < count; ++n) {
@@ -245,7 +244,6 @@ void kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers&
     });
     workers.for_each(kPoints, [&](int64_t p) {
       T* sum = sums.get() + p * matrix;
-      if (first == 0) std::fill_n(sum, matrix, T(0));
       const int64_t chunk = ceil_div(count, ceil_div(count, kPackedRows));
       Buffer<T> left(left_size(g.channels, left_width(panels))), right(right_size<T>(g.outputs));
       with_left_width(panels, [&](auto left_width) {
@@ -255,7 +253,8 @@ void kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers&
             pack_left<T, left_width>(patches.get() + (p * count + start + row) * g.channels, g.channels, row, left.get());
             pack_right<T>(gradients.get() + (p * count + start + row) * g.outputs, panels, row, right.get());
           }
-          accumulate<T, left_width>(&run, 1, {left_width, kLeftStep}, g.channels, right.get(), panels, sum, g.outputs);
+          accumulate<T, left_width>(&run, 1, first + start == 0, {left_width, kLeftStep}, g.channels, right.get(), panels,
+                                    sum, g.outputs);
         }
       });
     });
