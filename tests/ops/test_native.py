@@ -56,6 +56,7 @@ CASES = {
     "depthwise, wide": ((1, 12, 23, 16), (2, 9, 1, 16), Geometry((1, 1), ((0, 1), (4, 4)), groups=16)),
     "winograd": ((8, 17, 14, 64), (3, 3, 64, 48), Geometry((1, 1), ((1, 1), (1, 1)))),
     "winograd, valid": ((8, 18, 15, 48), (3, 3, 48, 80), Geometry()),
+    "winograd, many tiles": ((24, 18, 17, 64), (3, 3, 64, 48), Geometry((1, 1), ((1, 1), (1, 1)))),
     "winograd, odd padding": ((8, 14, 15, 64), (3, 3, 64, 64), Geometry((1, 1), ((2, 0), (-1, 3)))),
 }
 
