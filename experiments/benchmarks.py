@@ -6,6 +6,7 @@ between two marker comments of README.md. Let the machine do nothing else meanwh
     python experiments/benchmarks.py                        against torch and flax
     python experiments/benchmarks.py --peers torch          about 7 minutes on 2 CPU cores
     python experiments/benchmarks.py --peers torch,flax,equinox,keras
+    python experiments/benchmarks.py --peers flax --add     keep what the file says of other peers
     python experiments/benchmarks.py --models lenet5 unet   some of the set; nothing in README.md is changed
 
 On an accelerator, give it work to do: `--precision bfloat16 --batch-factor 16`.
@@ -56,12 +57,31 @@ def main() -> None:
             print("\n".join(line(record) for record in found), flush=True)
     slug = device_slug(records)
     RESULTS.mkdir(exist_ok=True)
+    path, seconds = RESULTS / f"{slug}.json", round(time.monotonic() - started)
+    if options.add and path.exists():
+        before = json.loads(path.read_text())
+        records, seconds = joined(before["records"], records), seconds + before["seconds"]
     plot_ratios(records, RESULTS / f"{slug}.png")
-    results = {"script": "experiments/benchmarks.py", "seconds": round(time.monotonic() - started), "records": records}
-    (RESULTS / f"{slug}.json").write_text(json.dumps(results, indent=1) + "\n")
+    results = {"script": "experiments/benchmarks.py", "seconds": seconds, "records": records}
+    path.write_text(json.dumps(results, indent=1) + "\n")
     if not options.models:
         README.write_text(with_table(README.read_text(), table(records)))
-    print(f"{RESULTS / slug}.json and .png, {results['seconds']} s")
+    print(f"{RESULTS / slug}.json and .png, {seconds} s")
+
+
+def joined(before: Sequence[benchmark.Record], now: Sequence[benchmark.Record]) -> list[benchmark.Record]:
+    """Puts new records in the place of those that they are newer than.
+
+    Args:
+      before: records of an earlier run, with other peers or models.
+      now: records of this run.
+
+    Returns:
+      The records of both; of a model, mode and contestant only the new one. Each ratio stays that of its own run.
+    """
+    kept = {(record["model"], record["mode"], record["contestant"]): record for record in before}
+    kept |= {(record["model"], record["mode"], record["contestant"]): record for record in now}
+    return list(kept.values())
 
 
 def line(record: benchmark.Record) -> str:
@@ -150,6 +170,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Runs the standard set of jaxcnn bench.")
     parser.add_argument("--models", nargs="*", choices=list(benchmark.STANDARD), help="some of the set")
     parser.add_argument("--peers", default="torch,flax", help="separated by commas")
+    parser.add_argument("--add", action="store_true", help="keep the records of other peers and models that there are")
     parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--batch-factor", type=int, default=1, help="multiplies every batch size")
     return parser.parse_args()
