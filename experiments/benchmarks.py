@@ -4,7 +4,7 @@ Writes experiments/results/<device>.json (the records of `jaxcnn.benchmark`), th
 between two marker comments of README.md. Let the machine do nothing else meanwhile: the script says if it did.
 
     python experiments/benchmarks.py                        against torch and flax
-    python experiments/benchmarks.py --peers torch          about 7 minutes on 2 CPU cores
+    python experiments/benchmarks.py --peers torch          about 15 minutes on 2 CPU cores
     python experiments/benchmarks.py --peers torch,flax,equinox,keras
     python experiments/benchmarks.py --peers flax --add     keep what the file says of other peers
     python experiments/benchmarks.py --models lenet5 unet   some of the set; nothing in README.md is changed

@@ -214,7 +214,7 @@ def race(
       contest: what is compared.
       report: is told what happens.
       start: gets a contestant ready.
-      round_seconds: how long a round lasts, at least one step.
+      round_seconds: how long a round lasts, at least one step; one more before does not count.
 
     Returns:
       How each did, and how busy the machine was with other things.

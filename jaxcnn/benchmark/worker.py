@@ -67,16 +67,20 @@ def main(import_seconds: float) -> None:
 
 
 def run_round(run: Callable[[int], float], seconds: float, steps: int) -> list[float]:
-    """Runs samples for a while.
+    """Runs samples for a while, after one that does not count.
+
+    Steps of a training follow each other. The first one after the turn of another contestant has cold caches, and may
+    find its memory taken back by the system: on a virtual machine it took up to half as long again as the next.
 
     Args:
       run: runs that many steps and returns how long they took together, in seconds.
-      seconds: how long to go on; there is at least one sample.
+      seconds: how long to go on; at least one sample counts.
       steps: steps in a sample.
 
     Returns:
       Seconds of a step, one number for each sample.
     """
+    run(steps)
     samples, left = [], seconds
     while not samples or left > 0:
         taken = run(steps)

@@ -73,7 +73,12 @@ def test_a_round_lasts_as_long_as_it_should():
 
     assert run_round(run, 0.5, 2) == [0.125, 0.125]
     assert run_round(run, 0.0, 5) == [0.05]
-    assert asked == [2, 2, 5]
+    assert asked == [2, 2, 2, 5, 5]
+
+
+def test_the_first_sample_after_a_turn_of_another_does_not_count():
+    times = iter([9.0, 0.25, 0.5])
+    assert run_round(lambda steps: next(times), 0.5, 1) == [0.25, 0.5]
 
 
 def test_short_steps_share_a_sample():
