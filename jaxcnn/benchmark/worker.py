@@ -70,7 +70,7 @@ def run_round(run: Callable[[int], float], seconds: float, steps: int) -> list[f
     """Runs samples for a while, after one that does not count.
 
     Steps of a training follow each other. The first one after the turn of another contestant has cold caches, and may
-    find its memory taken back by the system: on a virtual machine it took up to half as long again as the next.
+    find its memory taken back by the system, as virtual machines do after some seconds.
 
     Args:
       run: runs that many steps and returns how long they took together, in seconds.

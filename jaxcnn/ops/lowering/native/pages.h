@@ -16,7 +16,7 @@ namespace jaxcnn {
 #if defined(MADV_HUGEPAGE)
 
 // XLA takes fresh memory for every run of a program, one piece that holds all arrays but its results, and a first write to
-// each 4 KiB of it interrupts the work: a tenth to a quarter of a training step. So the first kernel of a run that writes
+// each 4 KiB of it interrupts the work: a tenth of a training step and more. So the first kernel of a run that writes
 // into such a piece asks for large pages under all of it, also where XLA's own loops will write.
 class Mappings {
  public:
