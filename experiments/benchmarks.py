@@ -77,11 +77,13 @@ def joined(before: Sequence[benchmark.Record], now: Sequence[benchmark.Record]) 
       now: records of this run.
 
     Returns:
-      The records of both; of a model, mode and contestant only the new one. Each ratio stays that of its own run.
+      The records of both, those of a model and mode together; of a model, mode and contestant only the new one. Each
+      ratio stays that of its own run.
     """
     kept = {(record["model"], record["mode"], record["contestant"]): record for record in before}
     kept |= {(record["model"], record["mode"], record["contestant"]): record for record in now}
-    return list(kept.values())
+    places = list(dict.fromkeys((model, mode) for model, mode, _ in kept))
+    return sorted(kept.values(), key=lambda record: places.index((record["model"], record["mode"])))
 
 
 def line(record: benchmark.Record) -> str:

@@ -62,11 +62,15 @@ def test_without_both_markers_nothing_is_written(experiment, text):
 
 
 def test_records_of_another_run_are_kept_where_nothing_newer_is(experiment):
-    now = [record("lenet5", "train", "jaxcnn", 0.02), record("lenet5", "train", "flax", 0.04, 0.5)]
+    now = [
+        record("lenet5", "train", "jaxcnn", 0.02),
+        record("lenet5", "train", "flax", 0.04, 0.5),
+        record("lenet5", "train", "keras"),
+    ]
     joined = experiment.joined(RECORDS, now)
-    assert joined == [now[0], RECORDS[1], now[1], *RECORDS[3:]]
+    assert joined == [now[0], RECORDS[1], *now[1:], *RECORDS[3:]]
     assert experiment.table(joined).splitlines()[2] == (
-        "| lenet5, train | 8x32x32x3 | 20 | 0.60 (0.50 to 0.70) | 0.50 (0.40 to 0.60) |"
+        "| lenet5, train | 8x32x32x3 | 20 | 0.60 (0.50 to 0.70) | 0.50 (0.40 to 0.60) | missing |"
     )
 
 
