@@ -80,8 +80,7 @@ def joined(before: Sequence[benchmark.Record], now: Sequence[benchmark.Record]) 
       The records of both, those of a model and mode together; of a model, mode and contestant only the new one. Each
       ratio stays that of its own run.
     """
-    kept = {(record["model"], record["mode"], record["contestant"]): record for record in before}
-    kept |= {(record["model"], record["mode"], record["contestant"]): record for record in now}
+    kept = {(record["model"], record["mode"], record["contestant"]): record for record in (*before, *now)}
     places = list(dict.fromkeys((model, mode) for model, mode, _ in kept))
     return sorted(kept.values(), key=lambda record: places.index((record["model"], record["mode"])))
 

@@ -1,6 +1,7 @@
 """Normalisation: moments over a batch, over groups of channels, over channels, over neighbouring channels."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -149,13 +150,8 @@ def group_norm(
     height, width, channels = x.shape
     if not is_int(num_groups) or num_groups < 1 or channels % num_groups:
         raise ValueError(f"group_norm expects groups that divide the {channels} channels, got {num_groups!r}")
-
-    @jax.checkpoint
-    def normalized(x: jax.Array, scale: jax.Array | None, bias: jax.Array | None) -> jax.Array:
-        grouped = x.reshape(height, width, num_groups, channels // num_groups)
-        return _scale_and_shift(_standardize(grouped, (0, 1, 3), epsilon).reshape(x.shape), scale, bias).astype(x.dtype)
-
-    return normalized(x, scale, bias)
+    groups = (height, width, num_groups, channels // num_groups)
+    return _normalized_in_groups(x, scale, bias, groups, (0, 1, 3), epsilon)
 
 
 def layer_norm(
@@ -177,12 +173,7 @@ def layer_norm(
       TypeError: `x` is not floating point.
     """
     _check_affine("layer_norm", x, epsilon, scale=scale, bias=bias)
-
-    @jax.checkpoint
-    def normalized(x: jax.Array, scale: jax.Array | None, bias: jax.Array | None) -> jax.Array:
-        return _scale_and_shift(_standardize(x, (-1,), epsilon), scale, bias).astype(x.dtype)
-
-    return normalized(x, scale, bias)
+    return _normalized_in_groups(x, scale, bias, x.shape, (-1,), epsilon)
 
 
 def local_response_norm(
@@ -231,6 +222,22 @@ def _check_affine(op: str, x: jax.Array, epsilon: float, **vectors: jax.Array | 
         raise ValueError(f"{op} expects an array of shape (..., channels), got a scalar")
     for name, vector in vectors.items():
         check_vector(op, name, vector, x.shape[-1])
+
+
+# For its gradient it keeps its arguments alone, and computes the rest again: XLA would keep the deviations, and scale
+# and standard deviations spread out to the size of the image.
+@partial(jax.checkpoint, static_argnums=(3, 4, 5))
+def _normalized_in_groups(
+    x: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    groups: tuple[int, ...],
+    axes: tuple[int, ...],
+    epsilon: float,
+) -> jax.Array:
+    """Normalises `x`, in the shape of its groups, over some axes of it."""
+    standard = _standardize(x.reshape(groups), axes, epsilon).reshape(x.shape)
+    return _scale_and_shift(standard, scale, bias).astype(x.dtype)
 
 
 def _standardize(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:

@@ -320,3 +320,14 @@ def group_norm(x, num_groups=3, **options):
 def test_norms_refuse_nonsense(error, call, message):
     with pytest.raises(error, match="^" + message):
         call()
+
+
+@pytest.mark.parametrize(
+    "norm", [ops.layer_norm, lambda x, scale, bias: ops.group_norm(x, 3, scale, bias)], ids=["layer_norm", "group_norm"]
+)
+def test_the_gradient_of_a_norm_of_one_image_keeps_no_other_array_of_its_size(norm, key):
+    x = jax.random.normal(key, (5, 4, 6))
+    _, pull_back = jax.vjp(jax.jit(norm), x, jnp.full(6, 2.0), jnp.ones(6))
+    kept = [array for array in jax.tree.leaves(pull_back) if array.size == x.size]
+    assert len(kept) == 1
+    np.testing.assert_array_equal(kept[0], x)

@@ -385,6 +385,7 @@ def _(layer: ZeroPadShortcut, shape: Shape, dtype: Any) -> nn.Module:
 
 @translate.register
 def _(layer: layers.Function, shape: Shape, dtype: Any) -> nn.Module:
+    # What a user of flax has: ours is made to be faster.
     return Always(partial(jax.nn.gelu, approximate=False) if layer.function is ops.gelu else jax.vmap(layer))
 
 

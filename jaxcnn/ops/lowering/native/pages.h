@@ -30,7 +30,8 @@ class Mappings {
     const auto start = reinterpret_cast<uintptr_t>(data), stop = start + bytes;
     if (bytes < kLargePage) return;
     std::lock_guard<std::mutex> lock(mutex_);
-    // The next run mostly gets the same place. Where it did not, part of the range is not mapped, and the hint fails.
+    // The next run mostly gets the same place. Where it did not, part of the range is not mapped, and the hint fails;
+    // a larger piece in its place is asked for in part.
     for (const Range& range : known_)
       if (range.start <= start && stop <= range.stop && advise(range)) return;
     const Range found = find(start);
