@@ -7,7 +7,7 @@ between two marker comments of README.md. Let the machine do nothing else meanwh
     python experiments/benchmarks.py --peers torch          about 15 minutes on 2 CPU cores
     python experiments/benchmarks.py --peers torch,flax,equinox,keras
     python experiments/benchmarks.py --peers flax --add     keep what the file says of other peers
-    python experiments/benchmarks.py --models lenet5 unet   some of the set; nothing in README.md is changed
+    python experiments/benchmarks.py --models lenet5 unet   some of the set; README.md is changed with --add only
 
 On an accelerator, give it work to do: `--precision bfloat16 --batch-factor 16`.
 """
@@ -64,7 +64,7 @@ def main() -> None:
     plot_ratios(records, RESULTS / f"{slug}.png")
     results = {"script": "experiments/benchmarks.py", "seconds": seconds, "records": records}
     path.write_text(json.dumps(results, indent=1) + "\n")
-    if not options.models:
+    if {record["model"] for record in records} == set(benchmark.STANDARD):
         README.write_text(with_table(README.read_text(), table(records)))
     print(f"{RESULTS / slug}.json and .png, {seconds} s")
 
