@@ -12,6 +12,8 @@ import optax
 from jaxcnn.benchmark.program import LEARNING_RATE, MOMENTUM, Stopwatch, Unavailable, draw_batch
 from jaxcnn.benchmark.spec import Spec
 
+Apply = Callable[[Any, Any, jax.Array, bool, jax.Array | None], tuple[jax.Array, Any]]
+
 
 class JaxModel(NamedTuple):
     """A model as pure functions of a batch.
@@ -27,9 +29,43 @@ class JaxModel(NamedTuple):
 
     params: Any
     state: Any
-    apply: Callable[[Any, Any, jax.Array, bool, jax.Array | None], tuple[jax.Array, Any]]
+    apply: Apply
     parameters: int
     lay_out: Callable[[np.ndarray], np.ndarray] = np.asarray
+
+
+def make_train_step(apply: Apply) -> Callable[[Any, jax.Array, jax.Array], tuple[Any, jax.Array]]:
+    """Makes the training step of a model, not compiled.
+
+    Args:
+      apply: as in `JaxModel`.
+
+    Returns:
+      From a carry as `first_carry` makes it, images and labels to the new carry and the mean loss.
+    """
+    optimizer = _optimizer()
+
+    def train_step(carry: Any, images: jax.Array, labels: jax.Array) -> Any:
+        params, state, opt_state, key = carry
+        key, step_key = jax.random.split(key)
+
+        def mean_loss(params: Any) -> tuple[jax.Array, Any]:
+            logits, new_state = apply(params, state, images, True, step_key)
+            # With auxiliary heads there are several results for one label: then all of them count alike.
+            targets = jnp.broadcast_to(labels[:, None], logits.shape[:-1]) if logits.ndim > labels.ndim + 1 else labels
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), targets)
+            return jnp.mean(losses), new_state
+
+        (loss, new_state), gradients = jax.value_and_grad(mean_loss, has_aux=True)(params)
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        return (optax.apply_updates(params, updates), new_state, opt_state, key), loss
+
+    return train_step
+
+
+def first_carry(model: JaxModel) -> Any:
+    """Returns what a training step changes: parameters, state, the optimizer's state and a typed random key."""
+    return model.params, model.state, _optimizer().init(model.params), jax.random.key(1)
 
 
 class JaxProgram:
@@ -61,7 +97,7 @@ class JaxProgram:
             jax.block_until_ready(arguments)
         # Donation lets the new parameters take the place of the old ones, as in a training loop.
         if spec.mode == "train":
-            jitted = jax.jit(_train_step(model.apply), donate_argnums=0, out_shardings=shared)
+            jitted = jax.jit(make_train_step(model.apply), donate_argnums=0, out_shardings=shared)
         else:
             jitted = jax.jit(_infer_step(model.apply), out_shardings=split)
         with watch.part("trace"):
@@ -100,27 +136,6 @@ class JaxProgram:
         return statistics.get("peak_bytes_in_use")
 
 
-def _train_step(apply: Callable[..., Any]) -> Callable[..., Any]:
-    optimizer = _optimizer()
-
-    def train_step(carry: Any, images: jax.Array, labels: jax.Array) -> Any:
-        params, state, opt_state, key = carry
-        key, step_key = jax.random.split(key)
-
-        def mean_loss(params: Any) -> tuple[jax.Array, Any]:
-            logits, new_state = apply(params, state, images, True, step_key)
-            # With auxiliary heads there are several results for one label: then all of them count alike.
-            targets = jnp.broadcast_to(labels[:, None], logits.shape[:-1]) if logits.ndim > labels.ndim + 1 else labels
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), targets)
-            return jnp.mean(losses), new_state
-
-        (loss, new_state), gradients = jax.value_and_grad(mean_loss, has_aux=True)(params)
-        updates, opt_state = optimizer.update(gradients, opt_state, params)
-        return (optax.apply_updates(params, updates), new_state, opt_state, key), loss
-
-    return train_step
-
-
 def _infer_step(apply: Callable[..., Any]) -> Callable[..., Any]:
     def infer_step(params: Any, state: Any, images: jax.Array) -> jax.Array:
         return apply(params, state, images, False, None)[0]
@@ -136,8 +151,7 @@ def _arguments(spec: Spec, model: JaxModel, batch: Any, shared: Any) -> tuple[An
     images, labels = batch
     if spec.mode == "infer":
         return (*jax.device_put((model.params, model.state), shared), images)
-    carry = (model.params, model.state, _optimizer().init(model.params), jax.random.key(1))
-    return jax.device_put(carry, shared), images, labels
+    return jax.device_put(first_carry(model), shared), images, labels
 
 
 def _shardings(devices: int) -> tuple[Any, Any]:

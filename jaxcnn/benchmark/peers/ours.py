@@ -12,6 +12,28 @@ from jaxcnn.compiler import compiler_options
 from jaxcnn.ops.lowering import native
 
 
+def make_model(spec: Spec) -> JaxModel:
+    """Builds the model of a spec, and folds its batch norms for inference.
+
+    Args:
+      spec: what to measure.
+
+    Returns:
+      The model as functions of a batch.
+    """
+    model: Any = spec.model
+    params, state = jax.jit(model.init)(jax.random.key(0))
+    parameters = trees.count(params)
+    if spec.mode == "infer":
+        model, params, state = layers.fold_batch_norm(model, params, state)
+    forward = layers.batched(model)
+
+    def apply(params: Any, state: Any, images: jax.Array, train: bool, key: jax.Array | None) -> Any:
+        return forward(params, state, images, train=train, key=key)
+
+    return JaxModel(params, state, apply, parameters)
+
+
 def make_program(spec: Spec) -> Program:
     """Builds and compiles jaxcnn's program.
 
@@ -21,26 +43,14 @@ def make_program(spec: Spec) -> Program:
     Returns:
       The program, before its first step.
     """
-    folds = spec.mode == "infer"
-
-    def make_model() -> JaxModel:
-        model: Any = spec.model
-        params, state = jax.jit(model.init)(jax.random.key(0))
-        parameters = trees.count(params)
-        if folds:
-            model, params, state = layers.fold_batch_norm(model, params, state)
-        forward = layers.batched(model)
-
-        def apply(params: Any, state: Any, images: jax.Array, train: bool, key: jax.Array | None) -> Any:
-            return forward(params, state, images, train=train, key=key)
-
-        return JaxModel(params, state, apply, parameters)
-
     program = JaxProgram(
         spec,
-        make_model,
+        lambda: make_model(spec),
         compiler_options=compiler_options(),
-        facts={"folded_batch_norms": folds, "multiply_adds": layers.multiply_adds(spec.model, spec.image_shape)},
+        facts={
+            "folded_batch_norms": spec.mode == "infer",
+            "multiply_adds": layers.multiply_adds(spec.model, spec.image_shape),
+        },
     )
     # Asked for afterwards: they are built with the first program, in whose cold start that belongs.
     program.facts["native_kernels"] = jax.default_backend() == "cpu" and native.ready()
