@@ -65,7 +65,7 @@ def load_weights(model_name: str, source: str | Path, *, architecture: str | Non
     Args:
       model_name: name of a model of the catalog, such as "resnet50".
       source: a Hugging Face hub id such as "timm/resnet50.a1_in1k" (needs a network and the package huggingface_hub); a
-        folder with json and model.safetensors; a `.safetensors` file, of torch's names or written by
+        folder with config.json and model.safetensors; a `.safetensors` file, of torch's names or written by
         `save_safetensors`; a `.pth` or `.pt` file of torch; or a legacy `.h5` file of Keras.
       architecture: library and architecture, such as "timm/tf_efficientnet_b0": needed where weights of several
         variants have the same names and shapes and the file does not tell which it is.
