@@ -23,9 +23,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcnn import layers, trees
 from jaxcnn.benchmark.jax_program import JaxModel, JaxProgram
-from jaxcnn.benchmark.peers import to_flax
+from jaxcnn.benchmark.peers import ours, to_flax
 from jaxcnn.benchmark.spec import Mode, Spec
 from jaxcnn.benchmark.standard import STANDARD
 from jaxcnn.models import catalog
@@ -37,35 +36,16 @@ TOO_LONG = 6.0
 """Seconds of the first step, above which a model is left out."""
 RESULTS = Path(__file__).parent / "results" / "compiler_options.json"
 YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
-CANDIDATES: dict[str, dict[str, str]] = {
+CANDIDATES: dict[str, dict[str, Any]] = {
     "none": {},
     "YNNPACK for dot": {YNNPACK: "LIBRARY_FUSION_TYPE_DOT"},
     "vectors of 512 bits": {"xla_cpu_prefer_vector_width": "512"},
+    "older fusion": {"xla_cpu_use_fusion_emitters": False},
+    "order for memory": {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"},
 }
 
 
-def our_model(spec: Spec) -> JaxModel:
-    """Builds the model of a spec with our layers, and folds its batch norms for inference.
-
-    Args:
-      spec: what to measure.
-
-    Returns:
-      The model as functions of a batch.
-    """
-    model: Any = spec.model
-    params, state = jax.jit(model.init)(jax.random.key(0))
-    if spec.mode == "infer":
-        model, params, state = layers.fold_batch_norm(model, params, state)
-    forward = layers.batched(model)
-
-    def apply(params: Any, state: Any, images: jax.Array, train: bool, key: jax.Array | None) -> Any:
-        return forward(params, state, images, train=train, key=key)
-
-    return JaxModel(params, state, apply, trees.count(params))
-
-
-MODELS = {"jaxcnn": our_model, "flax": to_flax.make_model}
+MODELS = {"jaxcnn": ours.make_model, "flax": to_flax.make_model}
 
 
 def measure(who: str, name: str, mode: Mode) -> dict[str, Any]:

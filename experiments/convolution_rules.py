@@ -5,7 +5,7 @@ in turn; the numbers are medians over repeats and their quartiles, in millisecon
 of stride 1 are measured in processor time, and what Winograd's costs beside its matrix products is fitted: the two
 numbers at the top of `jaxcnn.ops.lowering.native.rules`. Writes experiments/results/convolution_rules.json.
 
-    python experiments/convolution_rules.py             about 4 minutes on 2 CPU cores
+    python experiments/convolution_rules.py             about 5 minutes on 2 CPU cores
 """
 
 import json
@@ -99,6 +99,7 @@ def measure(case: Case) -> dict[str, Any]:
         seconds: dict[str, list[float]] = {way: [] for way in functions}
         for _ in range(SLOW_REPEATS if slowest > SLOW_SECONDS else REPEATS):
             for way, function in functions.items():
+                _timed(function, operands)  # not counted: caches and memory are then those of this way, not of the last
                 seconds[way].append(_timed(function, operands))
         results[product] = {
             way: {
