@@ -44,6 +44,11 @@ LARGER |= {"resnet34", "resnet101", "resnet152", "resnet101_v1", "resnet152_v1",
 LARGER |= {"resnet32", "resnet44", "resnet56", "resnet110", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet101_2"}
 LARGER |= {"resnet34_cifar", "resnet101_cifar", "resnet152_cifar", "vgg13_bn", "vgg16_bn", "vgg19_bn"}
 
+# Of those the deepest or widest of each kind: their results are compared too, not only which batch norms are left.
+DEEPEST = {"densenet201", "efficientnet_b7", "efficientnet_v2_l", "regnet_x_32gf", "regnet_y_32gf", "resnet110"}
+DEEPEST |= {"resnet152", "resnet152_v1", "resnet152_v2", "resnext101_64x4d", "shufflenet_v2_x2_0", "vgg19_bn"}
+DEEPEST |= {"wide_resnet101_2"}
+
 # Batch norms that do not follow a convolution, and stay: those in front of dense layers, transitions and residual
 # blocks, and the last one.
 KEPT = {"densenet121": 58 + 3 + 1, "densenet161": 78 + 3 + 1, "densenet169": 82 + 3 + 1, "densenet201": 98 + 3 + 1}
@@ -429,9 +434,13 @@ def test_a_batch_norm_of_other_channels_is_refused():
 
 def models():
     for name, entry in catalog.CATALOG.items():
-        if name in LARGER:
+        if name in LARGER - DEEPEST:
             continue
         yield pytest.param(name, entry, id=name, marks=[] if name in QUICK else [pytest.mark.slow])
+
+
+def with_doubled_variances(state):
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: 2 * leaf if path[-1].key == "var" else leaf, state)
 
 
 @pytest.fixture
@@ -452,6 +461,9 @@ def test_every_model_computes_the_same_without_its_batch_norms(name, entry):
         assert fold_batch_norm(model, *shapes) == (model, *shapes)
         return
     params, state = random_weights(model)
+    if name == "efficientnet_v2_l":
+        # As drawn, it is chaotic: a change of the image by 1e-15 of it changes the logits by 3 % of theirs.
+        state = with_doubled_variances(state)
     folded = fold_batch_norm(model, params, state)
     assert_batch_norms_are_gone(name, (model, params, state), folded)
     assert_same_results((model, params, state), folded, some_images(shape))
