@@ -11,17 +11,14 @@ alone takes too long, as ResNeXt does in flax, the model is left out, which the 
 A candidate earns a row in the table if it is faster for our steps on most of the set, and slower on none.
 """
 
-import json
-import os
-import platform
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from reports import write_report
 
 from jaxcnn.benchmark.jax_program import JaxModel, JaxProgram
 from jaxcnn.benchmark.peers import ours, to_flax
@@ -34,7 +31,6 @@ SECONDS = 6.0
 """For the steps of one model, all candidates together; at least FEWEST_STEPS of each are measured."""
 TOO_LONG = 6.0
 """Seconds of the first step, above which a model is left out."""
-RESULTS = Path(__file__).parent / "results" / "compiler_options.json"
 YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
 CANDIDATES: dict[str, dict[str, Any]] = {
     "none": {},
@@ -130,16 +126,7 @@ def main(names: list[str]) -> None:
                 print(f"{name:<16} {mode:<6} {who:<7} {results['none_ms']:9.1f} ms   {found}", flush=True)
     if names:
         return
-    report = {
-        "script": "experiments/compiler_options.py",
-        "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-        "jax": jax.__version__,
-        "most_steps": MOST_STEPS,
-        "candidates": CANDIDATES,
-        "rows": rows,
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(__file__, {"most_steps": MOST_STEPS, "candidates": CANDIDATES, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -8,19 +8,16 @@ numbers at the top of `jaxcnn.ops.lowering.native.rules`. Writes experiments/res
     python experiments/convolution_rules.py             about 5 minutes on 2 CPU cores
 """
 
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
 import numpy as np
+from reports import write_report
 
 from jaxcnn.ops.lowering import Geometry, cpu, native, xla
 from jaxcnn.ops.lowering.native import rules
@@ -28,7 +25,6 @@ from jaxcnn.ops.lowering.native import rules
 REPEATS = 9
 SLOW_REPEATS = 3
 SLOW_SECONDS = 1.0
-RESULTS = Path(__file__).parent / "results" / "convolution_rules.json"
 WAYS = {"cpp": native, "plain": cpu, "xla": xla}
 
 
@@ -185,16 +181,7 @@ def main() -> None:
         print(f"{case.network:<28}  " + "   ".join(cells), flush=True)
     costs = fit()
     print("costs of Winograd's algorithm, in multiplications:", costs)
-    report = {
-        "script": "experiments/convolution_rules.py",
-        "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-        "jax": jax.__version__,
-        "repeats": REPEATS,
-        "costs": costs,
-        "cases": rows,
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(__file__, {"repeats": REPEATS, "costs": costs, "cases": rows})
 
 
 if __name__ == "__main__":

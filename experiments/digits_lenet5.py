@@ -8,8 +8,6 @@ split. Writes experiments/results/digits_lenet5.json.
 """
 
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -19,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from reports import write_report
 from sklearn.svm import SVC
 
 from jaxcnn import data
 
 SEEDS = range(5)
-RESULTS = Path(__file__).parent / "results" / "digits_lenet5.json"
 
 
 def train(seed: int, folder: Path) -> dict[str, Any]:
@@ -72,7 +70,6 @@ def main() -> None:
     accuracies = [run["test_accuracy"] for run in runs]
     config = runs[0]["config"]
     results = {
-        "script": "experiments/digits_lenet5.py",
         "model": "lenet5",
         "test_accuracy_mean": statistics.mean(accuracies),
         "test_accuracy_std": statistics.stdev(accuracies),
@@ -83,11 +80,9 @@ def main() -> None:
         "options": config["options"],
         "commit": config["commit"],
         "versions": config["versions"],
-        "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "runs": [{name: value for name, value in run.items() if name != "config"} for run in runs],
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    write_report(__file__, results)
     print(
         f"test accuracy {results['test_accuracy_mean']:.4f} +- {results['test_accuracy_std']:.4f} "
         f"({results['test_accuracy_min']:.4f} to {results['test_accuracy_max']:.4f}, seeds 0-4); "

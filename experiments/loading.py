@@ -9,7 +9,6 @@ the file, which is mapped into memory, are the system's to take back.
 """
 
 import json
-import os
 import platform
 import statistics
 import subprocess
@@ -17,7 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results" / "loading.json"
+from reports import write_report
+
 REPEATS = 5
 
 _LOAD = """
@@ -69,8 +69,6 @@ def write_checkpoint(path: Path) -> float:
 
 def main() -> None:
     """Measures both formats, prints and writes the results."""
-    import jax
-
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for ending in (".pth", ".safetensors"):
@@ -89,15 +87,7 @@ def main() -> None:
                 f"{ending:13} first call {row['first']:.2f} s, again {row['again']:.2f} s, "
                 f"{row['added_mib']:.0f} MiB more for {size:.0f} MiB of weights"
             )
-    report = {
-        "script": "experiments/loading.py",
-        "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "repeats": REPEATS,
-        "rows": rows,
-    }
-    RESULTS.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(__file__, {"python": platform.python_version(), "repeats": REPEATS, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -9,15 +9,12 @@ experiments/results/memory_and_compile_time.json.
     python experiments/memory_and_compile_time.py lenet5 small_cnn    # some models: printed, not written
 """
 
-import json
-import os
-import platform
 import statistics
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
+from reports import write_report
 
 from jaxcnn.benchmark.peers import ours, to_flax
 from jaxcnn.benchmark.spec import Spec
@@ -25,7 +22,6 @@ from jaxcnn.benchmark.standard import STANDARD
 from jaxcnn.models import catalog
 
 REPEATS = 5
-RESULTS = Path(__file__).parent / "results" / "memory_and_compile_time.json"
 PROGRAMS = {"jaxcnn": ours.make_program, "flax": to_flax.make_program}
 
 
@@ -79,15 +75,7 @@ def main(names: list[str]) -> None:
         print(f"{name:<16} " + "   ".join(cells), flush=True)
     if names:
         return
-    report = {
-        "script": "experiments/memory_and_compile_time.py",
-        "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-        "jax": jax.__version__,
-        "repeats": REPEATS,
-        "models": rows,
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(__file__, {"repeats": REPEATS, "models": rows})
 
 
 if __name__ == "__main__":

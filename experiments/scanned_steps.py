@@ -8,20 +8,17 @@ steps, scan to loop: above 1 the scan is slower. Writes experiments/results/scan
     python experiments/scanned_steps.py lenet5 small_cnn    # some models: printed, not written
 """
 
-import json
-import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from reports import write_report
 
 from jaxcnn.benchmark.jax_program import first_carry, make_train_step
 from jaxcnn.benchmark.peers import ours
@@ -38,7 +35,6 @@ SECONDS = 2.0
 FEWEST_STEPS, MOST_STEPS = 3, 50
 TOLERANCE = 1e-4
 """Between the losses of both, relative."""
-RESULTS = Path(__file__).parent / "results" / "scanned_steps.json"
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -117,15 +113,7 @@ def main(names: list[str]) -> None:
         )
     if names:
         return
-    report = {
-        "script": "experiments/scanned_steps.py",
-        "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-        "jax": jax.__version__,
-        "rounds": ROUNDS,
-        "models": rows,
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(__file__, {"rounds": ROUNDS, "models": rows})
 
 
 if __name__ == "__main__":

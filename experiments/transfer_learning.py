@@ -42,9 +42,6 @@ then chosen on the validation images of seeds 100 and 101, and the numbers above
 
 import functools
 import itertools
-import json
-import os
-import platform
 import re
 import statistics
 from pathlib import Path
@@ -54,6 +51,7 @@ import jax
 import numpy as np
 import optax
 from matplotlib.figure import Figure
+from reports import write_report
 
 from jaxcnn import data
 from jaxcnn.benchmark import environment
@@ -76,7 +74,6 @@ RATES = {
 CONVOLUTIONS = "(?!dense|head).*"
 FROZEN = {"new head": "(?!head).*", "new dense layers": CONVOLUTIONS, "unfrozen": CONVOLUTIONS}
 FIRST_DIGITS, OTHER_DIGITS = list("01234"), list("56789")
-RESULTS = Path(__file__).parent / "results" / "transfer_learning.json"
 
 IMAGE_SIZE = 16
 MODEL = small_cnn(5, in_channels=1, image_size=IMAGE_SIZE)
@@ -321,7 +318,6 @@ def main() -> None:
         points.append({**point, "accuracies": accuracies})
         print(f"{budget} steps, {way}, {examples} of each: {mean:.4f} +- {std:.4f}", flush=True)
     results = {
-        "script": "experiments/transfer_learning.py",
         "model": repr(MODEL),
         "batch_size": BATCH_SIZE,
         "pretraining": {
@@ -336,11 +332,8 @@ def main() -> None:
         "points": points,
         "commit": environment.commit(),
         "versions": {"jax": jax.__version__, "optax": optax.__version__},
-        "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    draw(points, RESULTS.with_suffix(".png"))
+    draw(points, write_report(__file__, results).with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,23 @@
 import importlib.util
+import json
 from pathlib import Path
 
+import jax
 import pytest
 
-PATH = Path(__file__).parents[2] / "experiments" / "benchmarks.py"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def experiment():
-    spec = importlib.util.spec_from_file_location("benchmarks", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("benchmarks")
 
 
 def record(model, mode, contestant, seconds=None, ratio=None, device="cpu"):
@@ -84,3 +90,19 @@ def test_a_line_tells_what_was_measured(experiment):
     line = " ".join(experiment.line(RECORDS[1]).split())
     assert line == "lenet5 train torch 20.0 ms 0.60 (0.50 to 0.70) others: 0.0 cores"
     assert " ".join(experiment.line(RECORDS[2]).split()) == "lenet5 train flax missing: None"
+
+
+def test_a_report_names_its_script_the_hardware_and_jax(tmp_path, monkeypatch):
+    reports = load("reports")
+    monkeypatch.setattr(reports, "__file__", str(tmp_path / "reports.py"))
+    monkeypatch.setattr(reports, "usable_cores", lambda: 2)
+    monkeypatch.setattr(reports, "processor", lambda: "Some CPU")
+    monkeypatch.setattr(reports.platform, "machine", lambda: "x86_64")
+    path = reports.write_report("anywhere/speed.py", {"rows": [{"ms": 0.5}]})
+    assert path == tmp_path / "results" / "speed.json"
+    assert json.loads(path.read_text()) == {
+        "script": "experiments/speed.py",
+        "hardware": "2 CPU cores, Some CPU, x86_64",
+        "jax": jax.__version__,
+        "rows": [{"ms": 0.5}],
+    }

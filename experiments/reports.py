@@ -1,0 +1,34 @@
+"""What every experiment writes beside its measurements: which script, on what hardware, with which jax."""
+
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxcnn.benchmark.environment import processor, usable_cores
+
+
+def write_report(script: str, measured: Mapping[str, Any]) -> Path:
+    """Writes experiments/results/<name of the script>.json.
+
+    Args:
+      script: the `__file__` of the script.
+      measured: what JSON can hold, by name.
+
+    Returns:
+      The path of the file.
+    """
+    name = Path(script).stem
+    report = {
+        "script": f"experiments/{name}.py",
+        "hardware": f"{usable_cores()} CPU cores, {processor()}, {platform.machine()}",
+        "jax": jax.__version__,
+        **measured,
+    }
+    path = Path(__file__).parent / "results" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    return path
