@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jaxcnn.layers.function import Function, identity
 from jaxcnn.layers.parameters import check_names
+from jaxcnn.ops.wide import scale_channels
 from jaxcnn.types import Layer, Params, Shape, State
 from jaxcnn.values import Value
 
@@ -376,7 +377,7 @@ class Gate(Value):
         """Weighs one image by what the body makes of it."""
         weights, state = self.apply_parts(params, state, x, train=train, key=key)
         check_weights(weights.shape, x.shape)
-        return x * weights, state
+        return scale_channels(x, weights), state
 
     def apply_parts(
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None

@@ -24,7 +24,7 @@ class BatchNorm(Value):
 
     Attributes:
       channels: channels of the image (its last axis).
-      decay: weight of the old running moments, in [0, 1). torch's momentum is 1 - decay.
+      decay: weight of the old running moments, in [0, 1]; at 1 they stay as they are. torch's momentum is 1 - decay.
       epsilon: added to the variance; at least 0.
       use_scale: whether to train a scale.
       use_bias: whether to train a bias.
@@ -48,8 +48,8 @@ class BatchNorm(Value):
     def __post_init__(self) -> None:
         check_positive("BatchNorm", "channels", self.channels)
         check_epsilon("BatchNorm", self.epsilon)
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"BatchNorm expects a decay in [0, 1), got {self.decay!r}")
+        if not 0 <= self.decay <= 1:
+            raise ValueError(f"BatchNorm expects a decay in [0, 1], got {self.decay!r}")
 
     def init(self, key: jax.Array) -> tuple[Params, State]:
         """Draws scale and bias; the running mean is 0 and the running variance 1."""
@@ -57,29 +57,46 @@ class BatchNorm(Value):
         return _init_scale_and_bias(self, key), {"mean": jnp.zeros(shape), "var": jnp.ones(shape)}
 
     def apply(
-        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
+        self,
+        params: Params,
+        state: State,
+        x: jax.Array,
+        *,
+        train: bool,
+        key: jax.Array | None = None,
+        mask: jax.Array | None = None,
     ) -> tuple[jax.Array, State]:
-        """Normalises one image (height, width, channels) of a batch, or its features (channels,)."""
+        """Normalises one image (height, width, channels) of a batch, or its features (channels,).
+
+        `mask` says what counts for the moments in training, as in `jaxcnn.ops.batch_moments`: False for an image that
+        only fills up the batch.
+        """
         del key
         check_names("BatchNorm parameters", params, _affine_names(self))
         check_names("BatchNorm state", state, ("mean", "var"))
+        if x.shape[-1] != self.channels:
+            raise ValueError(f"BatchNorm expects {self.channels} channels on the last axis, got shape {x.shape}")
         mean, var = state["mean"], state["var"]
         if train:
-            mean, var = ops.batch_moments(x, self.axis_name, shift=state["mean"])
-            state = self._update(state, mean, var, ops.batch_count(x, self.axis_name))
+            mean, var = ops.batch_moments(x, self.axis_name, mask=mask)
+            state = self._update(state, mean, var, ops.batch_count(x, self.axis_name, mask=mask))
         return ops.normalize(x, mean, var, params.get("scale"), params.get("bias"), epsilon=self.epsilon), state
 
-    def _update(self, state: State, mean: jax.Array, var: jax.Array, count: int) -> State:
-        if count < 2:
+    def _update(self, state: State, mean: jax.Array, var: jax.Array, count: int | jax.Array) -> State:
+        if isinstance(count, int) and count < 2:
             raise ValueError(
                 "BatchNorm expects at least two values of each channel in training, got a batch of one value, "
                 "which has no variance; use a larger batch or train=False"
             )
+        decay: Any = self.decay
+        if not isinstance(count, int):
+            # A batch of which less than two values count says nothing of the variance.
+            decay, count = jnp.where(count < 2, 1.0, decay), jnp.maximum(count, 2).astype(var.dtype)
         if self.unbiased:
             var = var * (count / (count - 1))
         new = {"mean": mean, "var": var}
         return {
-            name: self.decay * old + (1 - self.decay) * jax.lax.stop_gradient(new[name]).astype(old.dtype)
+            name: (decay * old + (1 - decay) * jax.lax.stop_gradient(new[name])).astype(old.dtype)
             for name, old in state.items()
         }
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.layers.parameters import check_names, check_positive
+from jaxcnn.ops.wide import scale_channels
 from jaxcnn.types import Params, State
 from jaxcnn.values import Value
 
@@ -43,4 +44,4 @@ class LayerScale(Value):
         check_names("LayerScale parameters", params, ("scale",))
         if x.shape[-1:] != (self.channels,):
             raise ValueError(f"LayerScale expects {self.channels} channels on the last axis, got shape {x.shape}")
-        return x * params["scale"].astype(x.dtype), state
+        return scale_channels(x, params["scale"]), state

@@ -15,6 +15,7 @@ from jaxcnn.ops.arithmetic import (
     transpose_padding_sides,
 )
 from jaxcnn.ops.check import Padding, Sides, Size, as_pair, check_floating, check_image, check_vector, is_int
+from jaxcnn.ops.wide import add_bias
 
 Border: TypeAlias = Literal["zeros", "edge", "reflect", "circular"]
 """What padded pixels hold: zeros; the nearest pixel; the image mirrored at its outermost pixels; the opposite side."""
@@ -64,7 +65,7 @@ def conv(
     x, sides = _pad_border(x, sides, border)
     geometry = lowering.Geometry(strides, sides, dilation, groups)
     y = lowering.convolve(x[None], kernel.astype(x.dtype), geometry)[0]
-    return y if bias is None else y + bias.astype(x.dtype)
+    return add_bias(y, bias)
 
 
 def conv_transpose(
@@ -115,7 +116,7 @@ def conv_transpose(
     sides = (top, bottom - output_padding[0]), (left, right - output_padding[1])
     geometry = lowering.Geometry(strides, sides, dilation, groups)
     y = lowering.input_gradient(x[None], _turned(kernel.astype(x.dtype), groups), geometry, output_size)[0]
-    return y if bias is None else y + bias.astype(x.dtype)
+    return add_bias(y, bias)
 
 
 def pad(x: jax.Array, padding: int | Sides, *, border: Border = "zeros") -> jax.Array:

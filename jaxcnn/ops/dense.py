@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.ops.check import check_floating, check_vector
+from jaxcnn.ops.wide import add_bias
 
 
 def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
@@ -33,5 +34,4 @@ def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax
     check_floating("dense", x)
     check_floating("dense, kernel", kernel)
     check_vector("dense", "bias", bias, kernel.shape[1])
-    y = jnp.matmul(x, kernel.astype(x.dtype))
-    return y if bias is None else y + bias.astype(x.dtype)
+    return add_bias(jnp.matmul(x, kernel.astype(x.dtype)), bias)

@@ -11,52 +11,73 @@ from jax import lax
 from jaxcnn.ops import lowering
 from jaxcnn.ops.check import at_least_float32, check_epsilon, check_floating, check_image, check_vector, is_int
 from jaxcnn.ops.sizes import is_known
+from jaxcnn.ops.wide import over_channels
 
 
-def batch_moments(x: jax.Array, axis_name: str, *, shift: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+def batch_moments(x: jax.Array, axis_name: str, *, mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
     """Computes each channel's mean and variance over the pixels of all images of a batch.
 
-    Both come from one pass over the data, as sums of (x - shift) and (x - shift)^2 divided once by the count: XLA then
-    folds the reductions over pixels and images into one. The result does not depend on the shift but its rounding does:
-    a shift near the mean keeps the variance of data far from zero exact (Chan, Golub & LeVeque 1983).
+    The pixels are read once. What is summed up are differences from the mean of a few pixels of the batch, so that the
+    variance is as exact far from zero as near it (Chan, Golub & LeVeque 1983).
 
     Args:
       x: one image of the batch, shape (height, width, channels), or its features, shape (channels,); floating point.
       axis_name: name of the `jax.vmap` axis that runs over the batch.
-      shift: shape (channels,), the same for the whole batch, for instance the running mean; zero if None.
+      mask: what counts: one bool for the whole image, shape (), or one for each pixel, shape (height, width); all if
+        None. Where nothing counts in the whole batch, both moments are zero.
 
     Returns:
       Mean and biased variance (divided by the count), each of shape (channels,), float32, or float64 for float64 `x`.
 
     Raises:
-      ValueError: there is no axis of that name, or `x` has neither one nor three axes.
-      TypeError: `x` is not floating point.
+      ValueError: there is no axis of that name, `x` has neither one nor three axes, or the mask another shape.
+      TypeError: `x` is not floating point, or the mask not bool.
     """
     if x.ndim != 1:
         check_image("batch_moments", x)
     check_floating("batch_moments", x)
-    check_vector("batch_moments", "shift", shift, x.shape[-1])
-    dtype = at_least_float32(x.dtype)
-    origin = jnp.zeros(x.shape[-1], dtype) if shift is None else lax.stop_gradient(shift).astype(dtype)
-    sums = lowering.own_moments(_as_pixels(x.astype(dtype)), origin[None])
-    count = batch_count(x, axis_name)
-    first, second = (total[0] / count for total in lax.psum(sums, axis_name))
+    pixels = _as_pixels(x.astype(at_least_float32(x.dtype)))
+    count = batch_count(x, axis_name, mask=mask)
+    if mask is None:
+        shift = lax.stop_gradient(lax.pmean(jnp.mean(_sample(pixels), axis=1), axis_name))
+        mean, squares = lowering.own_moments(pixels, shift)
+        first, second = mean, squares / pixels.shape[1] + jnp.square(mean)
+        first, second = lax.pmean((first, second), axis_name)
+    else:
+        share = 1 / jnp.maximum(count, 1).astype(pixels.dtype)
+        counts = jnp.broadcast_to(mask[..., None], (*x.shape[:-1], 1)).reshape(1, -1, 1)
+
+        def mean_of(values: jax.Array) -> jax.Array:
+            return lax.psum(jnp.sum(values, axis=1), axis_name) * share
+
+        shift = lax.stop_gradient(mean_of(jnp.where(counts, pixels, 0)))
+        # Set to zero before it is squared: what does not count may be NaN, and a gradient of zero times NaN too.
+        centred = jnp.where(counts, pixels - shift[:, None], 0)
+        first, second = mean_of(centred), mean_of(jnp.square(centred))
     # Rounding can make the difference of two nearly equal numbers negative.
-    return first + origin, jnp.maximum(second - jnp.square(first), 0)
+    return (first + shift)[0], jnp.maximum(second - jnp.square(first), 0)[0]
 
 
-def batch_count(x: jax.Array, axis_name: str) -> int:
+def _sample(pixels: jax.Array) -> jax.Array:
+    """Takes some sixteen pixels from all over images (images, pixels, channels), or one where their number is unknown."""
+    count = pixels.shape[1]
+    return pixels[:, :: max(1, count // 16)] if is_known((count,)) else pixels[:, :1]
+
+
+def batch_count(x: jax.Array, axis_name: str, *, mask: jax.Array | None = None) -> int | jax.Array:
     """Counts the pixels that `batch_moments` averages over.
 
     Args:
       x: one image of the batch, shape (height, width, channels), or its features, shape (channels,).
       axis_name: name of the `jax.vmap` axis that runs over the batch.
+      mask: as in `batch_moments`.
 
     Returns:
-      height * width * batch size; the batch size for features.
+      height * width * batch size, the batch size for features; with a mask what is left of it, int32, shape ().
 
     Raises:
-      ValueError: there is no axis of that name.
+      ValueError: there is no axis of that name, or the mask has another shape.
+      TypeError: the mask is not bool.
     """
     try:
         batch_size = lax.axis_size(axis_name)
@@ -65,7 +86,13 @@ def batch_count(x: jax.Array, axis_name: str) -> int:
             f"batch normalisation in training expects a batch: a jax.vmap with axis_name={axis_name!r}, got one image; "
             "use jaxcnn.batched, or train=False to use the running moments"
         ) from None
-    return int(np.prod(x.shape[:-1])) * batch_size
+    if mask is None:
+        return math.prod(x.shape[:-1]) * batch_size
+    if mask.shape not in ((), x.shape[:-1]):
+        raise ValueError(f"expected a mask of shape () or {x.shape[:-1]}, one bool for each pixel, got {mask.shape}")
+    if mask.dtype != jnp.bool_:
+        raise TypeError(f"expected a mask of bools, got {mask.dtype}")
+    return lax.psum(jnp.sum(jnp.broadcast_to(mask, x.shape[:-1]), dtype=jnp.int32), axis_name)
 
 
 def normalize(
@@ -155,25 +182,33 @@ def group_norm(
 
 
 def layer_norm(
-    x: jax.Array, scale: jax.Array | None = None, bias: jax.Array | None = None, *, epsilon: float = 1e-6
+    x: jax.Array,
+    scale: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    *,
+    num_axes: int = 1,
+    epsilon: float = 1e-6,
 ) -> jax.Array:
-    """Normalises each pixel over its channels (Ba et al. 2016; as in ConvNeXt, Liu et al. 2022, section 2.6).
+    """Normalises over the last axes (Ba et al. 2016), such as each pixel over its channels (Liu et al. 2022, ConvNeXt).
 
     Args:
       x: shape (..., channels), floating point.
-      scale: shape (channels,), or None for one.
-      bias: shape (channels,), or None for zero.
+      scale: the shape of the last `num_axes` axes, or None for one.
+      bias: the same shape, or None for zero.
+      num_axes: number of axes to normalise over: 1 for the channels of each pixel, 3 for a whole image.
       epsilon: added to the variance; at least 0.
 
     Returns:
       Same shape and dtype as `x`; computed in at least float32.
 
     Raises:
-      ValueError: the shapes do not fit together.
+      ValueError: the shapes do not fit together, or there are not so many axes.
       TypeError: `x` is not floating point.
     """
-    _check_affine("layer_norm", x, epsilon, scale=scale, bias=bias)
-    return _normalized_in_groups(x, scale, bias, x.shape, (-1,), epsilon)
+    if not is_int(num_axes) or not 1 <= num_axes <= max(x.ndim, 1):
+        raise ValueError(f"layer_norm expects a num_axes from 1 to the {x.ndim} axes of the array, got {num_axes!r}")
+    _check_affine("layer_norm", x, epsilon, num_axes, scale=scale, bias=bias)
+    return _normalized_in_groups(x, scale, bias, x.shape, tuple(range(-num_axes, 0)), epsilon)
 
 
 def local_response_norm(
@@ -215,13 +250,18 @@ def local_response_norm(
     return (wide / (k + alpha / size * energy) ** beta).astype(x.dtype)
 
 
-def _check_affine(op: str, x: jax.Array, epsilon: float, **vectors: jax.Array | None) -> None:
+def _check_affine(op: str, x: jax.Array, epsilon: float, num_axes: int = 1, **factors: jax.Array | None) -> None:
     check_floating(op, x)
     check_epsilon(op, epsilon)
     if x.ndim == 0:
         raise ValueError(f"{op} expects an array of shape (..., channels), got a scalar")
-    for name, vector in vectors.items():
-        check_vector(op, name, vector, x.shape[-1])
+    for name, factor in factors.items():
+        if num_axes == 1:
+            check_vector(op, name, factor, x.shape[-1])
+        elif factor is not None:
+            check_floating(f"{op}, {name}", factor)
+            if factor.shape != x.shape[-num_axes:]:
+                raise ValueError(f"{op} expects a {name} of shape {x.shape[-num_axes:]}, got {factor.shape}")
 
 
 # For its gradient it keeps its arguments alone, and computes the rest again: XLA would keep the deviations, and scale
@@ -236,18 +276,17 @@ def _normalized_in_groups(
     epsilon: float,
 ) -> jax.Array:
     """Normalises `x`, in the shape of its groups, over some axes of it."""
-    standard = _standardize(x.reshape(groups), axes, epsilon).reshape(x.shape)
-    return _scale_and_shift(standard, scale, bias).astype(x.dtype)
+    wide = _standardize(x.astype(at_least_float32(x.dtype)).reshape(groups), axes, epsilon).reshape(x.shape)
+    wide = wide if scale is None else wide * over_channels(scale, wide)
+    wide = wide if bias is None else wide + over_channels(bias, wide)
+    return wide.astype(x.dtype)
 
 
 def _standardize(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:
-    """Brings `x` to mean zero and variance one over the axes, in at least float32."""
-    x = x.astype(at_least_float32(x.dtype))
+    """Brings `x` to mean zero and variance one over the axes."""
+    # Differences from one of the values: their mean is exact where that of the values, far from zero, would not be.
+    first = tuple(slice(1) if axis - x.ndim in axes or axis in axes else slice(None) for axis in range(x.ndim))
+    x = x - lax.stop_gradient(x[first])
     centred = x - jnp.mean(x, axes, keepdims=True)
     var = jnp.mean(jnp.square(centred), axes, keepdims=True)
     return centred * lax.rsqrt(var + jnp.asarray(epsilon, x.dtype))
-
-
-def _scale_and_shift(x: jax.Array, scale: jax.Array | None, bias: jax.Array | None) -> jax.Array:
-    x = x if scale is None else x * scale.astype(x.dtype)
-    return x if bias is None else x + bias.astype(x.dtype)

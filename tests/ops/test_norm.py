@@ -25,17 +25,19 @@ def check_gradients(op, loops, arrays, seed=0):
         np.testing.assert_allclose(np.sum(gradient * direction), expected, rtol=1e-6, atol=1e-7)
 
 
-def moments(images, shift=None):
-    one = functools.partial(ops.batch_moments, axis_name="batch", shift=shift)
-    return jax.jit(jax.vmap(one, axis_name="batch", out_axes=None))(images)
+def moments(images, masks=None):
+    def one(image, mask):
+        return ops.batch_moments(image, "batch", mask=mask)
+
+    return jax.jit(jax.vmap(one, axis_name="batch", out_axes=None))(images, masks)
 
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("shape", [(4, 5, 6, 3), (1, 5, 6, 3), (4, 1, 1, 3), (4, 3)])
-@pytest.mark.parametrize("shifted", [False, True])
-def test_batch_moments_are_those_of_all_pixels_of_all_images(shape, shifted):
-    images = np.random.default_rng(0).normal(size=shape) * 3 + 1
-    mean, var = moments(images, jnp.array([2.0, -1.0, 0.5]) if shifted else None)
+@pytest.mark.parametrize("offset", [1, 1e6])
+def test_batch_moments_are_those_of_all_pixels_of_all_images(shape, offset):
+    images = np.random.default_rng(0).normal(size=shape) * 3 + offset
+    mean, var = moments(images)
     assert mean.dtype == var.dtype == jnp.float64
     pixels = images.reshape(-1, 3)
     np.testing.assert_allclose(mean, pixels.sum(0) / len(pixels), rtol=1e-12)
@@ -48,13 +50,52 @@ def test_batch_moments_compute_a_golden_example():
     np.testing.assert_allclose(var, [8 / 3, 8], rtol=1e-6)
 
 
-def test_a_shift_near_the_mean_keeps_the_variance_of_data_far_from_zero():
-    images = np.random.default_rng(0).normal(size=(8, 6, 6, 2)).astype(np.float32) + np.float32(10000)
-    pixels = images.astype(np.float64).reshape(-1, 2)
-    _, var = moments(images, jnp.full(2, 10000, jnp.float32))
-    np.testing.assert_allclose(var, pixels.var(0), rtol=1e-4)
-    _, unshifted = moments(images)
-    assert (np.asarray(unshifted) >= 0).all()
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("shape", [(8, 6, 6, 2), (3, 40, 20, 20), (64, 5)])
+@pytest.mark.parametrize("offset", [0, 1e3, -1e6])
+def test_moments_are_exact_however_far_the_mean_is_from_zero(offset, shape, native, monkeypatch):
+    if not native:
+        monkeypatch.setattr("jaxcnn.ops.lowering.native.ready", lambda: False)
+    rng = np.random.default_rng(0)
+    images = (rng.normal(size=shape) + rng.normal(size=shape[-1]) + offset).astype(np.float32)
+    # Images that differ from each other, and single pixels that differ from all others.
+    images[0] += 30
+    images[1, ..., 0] *= 2
+    images[(2, *[0] * (len(shape) - 2))] -= 50
+    pixels = images.astype(np.float64).reshape(-1, shape[-1])
+    mean, var = moments(images)
+    np.testing.assert_allclose(mean, pixels.mean(0), rtol=2e-7, atol=1e-6)
+    np.testing.assert_allclose(var, pixels.var(0), rtol=3e-6)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_mask_leaves_out_images_or_pixels_whatever_they_hold(whole):
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(5, 4, 6, 3)) + 100
+    masks = rng.integers(0, 2, 5 if whole else (5, 4, 6)).astype(bool)
+    pixels = images[masks].reshape(-1, 3)
+    images[~masks] = np.nan
+    mean, var = moments(images, masks)
+    np.testing.assert_allclose(mean, pixels.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(var, pixels.var(0), rtol=1e-12)
+    weights = rng.normal(size=(2, 3))
+    gradient = jax.grad(lambda x: jnp.sum(weights * jnp.stack(moments(x, masks))))(images)
+    assert not gradient[~masks].any()
+    centred = pixels - pixels.mean(0)
+    expected = (weights[0] + 2 * weights[1] * centred) / len(pixels)
+    np.testing.assert_allclose(gradient[masks].reshape(-1, 3), expected, rtol=1e-10, atol=1e-14)
+
+
+def test_moments_of_nothing_are_zero():
+    mean, var = moments(jnp.full((3, 2, 2, 2), jnp.nan), jnp.zeros(3, bool))
+    np.testing.assert_array_equal([mean, var], np.zeros((2, 2)))
+
+
+@pytest.mark.parametrize(("mask", "error"), [(np.ones((5, 2), bool), ValueError), (np.ones(5, np.int32), TypeError)])
+def test_a_mask_of_another_shape_or_dtype_is_refused(mask, error):
+    with pytest.raises(error, match="expected a mask of"):
+        moments(jnp.ones((5, 4, 6, 3)), mask)
 
 
 def test_the_variance_of_a_constant_is_zero():
@@ -74,14 +115,12 @@ def test_moments_of_half_precision_are_summed_in_float32(dtype):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("shifted", [False, True])
-def test_the_gradient_of_batch_normalisation_passes_through_its_moments(shifted):
+def test_the_gradient_of_batch_normalisation_passes_through_its_moments():
     rng = np.random.default_rng(0)
-    shift = jnp.array([2.0, -1.0]) if shifted else None
 
     def op(images, scale, bias):
         def normalized(x):
-            mean, var = ops.batch_moments(x, "batch", shift=shift)
+            mean, var = ops.batch_moments(x, "batch")
             return ops.normalize(x, mean, var, scale, bias, epsilon=1e-3)
 
         return jax.vmap(normalized, axis_name="batch")(images)
@@ -93,6 +132,30 @@ def test_the_gradient_of_batch_normalisation_passes_through_its_moments(shifted)
     arrays = [rng.normal(size=shape) for shape in ((3, 4, 5, 2), (2,), (2,))]
     np.testing.assert_allclose(op(*arrays), loops(*arrays), rtol=1e-11, atol=1e-12)
     check_gradients(op, loops, arrays)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("forward_first", [True, False])
+def test_second_derivatives_of_batch_normalisation_are_those_of_its_formula(forward_first):
+    rng = np.random.default_rng(0)
+    images, direction, weights = (jnp.asarray(rng.normal(size=(3, 4, 5, 2))) for _ in range(3))
+
+    def ours(images):
+        def normalized(x):
+            return ops.normalize(x, *ops.batch_moments(x, "batch"), epsilon=1e-3)
+
+        return jnp.sum(weights * jax.vmap(normalized, axis_name="batch")(images) ** 2)
+
+    def formula(images):
+        mean, var = jnp.mean(images, (0, 1, 2)), jnp.var(images, (0, 1, 2))
+        return jnp.sum(weights * ((images - mean) / jnp.sqrt(var + 1e-3)) ** 2)
+
+    def product(loss):
+        if forward_first:
+            return jax.jvp(jax.grad(loss), (images,), (direction,))[1]
+        return jax.grad(lambda x: jnp.sum(jax.grad(loss)(x) * direction))(images)
+
+    np.testing.assert_allclose(product(ours), product(formula), rtol=1e-9, atol=1e-9)
 
 
 def test_batch_count_counts_pixels_of_all_images():
@@ -146,6 +209,41 @@ def test_layer_norm_and_its_gradient_equal_the_loops(shape, affine):
     loops = functools.partial(reference.layer_norm, epsilon=1e-2)
     np.testing.assert_allclose(op(*arrays), loops(*arrays), rtol=1e-12, atol=1e-12)
     check_gradients(op, loops, arrays)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("num_axes", [2, 3])
+def test_layer_norm_over_several_axes_equals_that_of_their_values_in_a_row(num_axes):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 4, 5)) * 2 + 1
+    scale, bias = rng.normal(size=(2, *x.shape[-num_axes:]))
+    y = ops.layer_norm(x, scale, bias, num_axes=num_axes)
+    rows = reference.layer_norm(x.reshape(-1, scale.size), scale.ravel(), bias.ravel()).reshape(x.shape)
+    np.testing.assert_allclose(y, rows, rtol=1e-12)
+
+
+@pytest.mark.parametrize("num_axes", [0, 4, True, 1.0])
+def test_layer_norm_refuses_a_number_of_axes_that_the_array_has_not(num_axes):
+    with pytest.raises(ValueError, match=f"num_axes from 1 to the 3 axes of the array, got {num_axes}"):
+        ops.layer_norm(jnp.ones((3, 4, 5)), num_axes=num_axes)
+
+
+def test_layer_norm_refuses_a_scale_of_another_shape_than_its_axes():
+    with pytest.raises(ValueError, match=r"a scale of shape \(4, 5\), got \(5,\)"):
+        ops.layer_norm(jnp.ones((3, 4, 5)), jnp.ones(5), num_axes=2)
+
+
+@pytest.mark.parametrize("offset", [1e4, 1e6])
+def test_group_and_layer_norms_are_exact_far_from_zero(offset):
+    x = (np.random.default_rng(0).normal(size=(20, 20, 32)) + offset).astype(np.float32)
+    wide = x.astype(np.float64)
+    groups = wide.reshape(400, 4, 8).transpose(1, 0, 2).reshape(4, -1)
+    expected = ((groups - groups.mean(1, keepdims=True)) / np.sqrt(groups.var(1, keepdims=True) + 1e-5)).reshape(
+        4, 400, 8
+    )
+    np.testing.assert_allclose(ops.group_norm(x, 4), expected.transpose(1, 0, 2).reshape(x.shape), rtol=0, atol=2e-6)
+    expected = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(ops.layer_norm(x), expected, rtol=0, atol=2e-6)
 
 
 @pytest.mark.usefixtures("float64")
@@ -236,11 +334,6 @@ def group_norm(x, num_groups=3, **options):
             TypeError,
             lambda: moments(np.zeros((2, 6), np.int32)),
             r"batch_moments expects floating point values, got int32",
-        ),
-        (
-            ValueError,
-            lambda: moments(np.zeros((2, 4, 4, 6), np.float32), np.zeros((4, 1), np.float32)),
-            r"batch_moments expects a shift of shape \(6,\), one for each channel, got \(4, 1\)",
         ),
         (
             ValueError,

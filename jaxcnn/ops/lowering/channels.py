@@ -1,6 +1,6 @@
 """What batch normalisation does to each channel, as primitives: sums over pixels, and a factor and a term for each.
 
-    own_moments(x, shift)     sum of (x - shift), sum of (x - shift)^2
+    own_moments(x, shift)     mean of (x - shift), sum of squared deviations from the mean
     moments(x, y, shift)      sum of y, sum of (x - shift) * y
     affine(x, a, b, shift)    (x - shift) * a + b
     multiply(x, a)            x * a
@@ -29,14 +29,15 @@ from jaxcnn.ops.lowering.plain import PLAIN_RULES
 
 
 def own_moments(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Sums up a channel's deviations from a constant, and their squares.
+    """Computes the mean of each image and channel, and the sum of squared deviations from it.
 
     Args:
       x: shape (images, pixels, channels), float32 or wider.
-      shift: shape (1, channels) or (images, channels), a constant to differentiation.
+      shift: shape (1, channels) or (images, channels), a constant to differentiation; near the mean, which is returned
+        as its distance from there, so that it is exact where the mean is large and the deviations are small.
 
     Returns:
-      Sums of (x - shift) and of (x - shift)^2 over the pixels, each of shape (images, channels).
+      Mean of (x - shift) over the pixels, and sum of (x - mean of x)^2, each of shape (images, channels).
     """
     return tuple(_own_moments.bind(x, shift))
 
@@ -103,8 +104,11 @@ def _constant_shift(tangent: Any) -> None:
 def _own_moments_jvp(primals: Any, tangents: Any) -> Any:
     (x, shift), (dx, dshift) = primals, tangents
     _constant_shift(dshift)
-    first, second = _moments_of(x, dx, shift)
-    return own_moments(x, shift), (first, 2 * second)
+    mean, squares = own_moments(x, shift)
+    # A constant next to the mean, and how far the mean is from it: zero but for rounding, and no constant.
+    origin = jax.lax.stop_gradient(mean + shift)
+    first, second = _moments_of(x, dx, origin)
+    return (mean, squares), (first / x.shape[1], 2 * (second - (mean + (shift - origin)) * first))
 
 
 def _moments_jvp(primals: Any, tangents: Any) -> Any:
@@ -178,7 +182,9 @@ def _batch(primitive: Primitive, arrays: int, operands: Any, axes: Any) -> Any:
 
 def _own_moments_rule(x: jax.Array, shift: jax.Array) -> list[jax.Array]:
     centred = x - shift[:, None]
-    return [jnp.sum(centred, axis=1), jnp.sum(jnp.square(centred), axis=1)]
+    mean = jnp.mean(centred, axis=1)
+    # Rounding can make the difference of two nearly equal numbers negative.
+    return [mean, jnp.maximum(jnp.sum(jnp.square(centred), axis=1) - x.shape[1] * jnp.square(mean), 0)]
 
 
 def _moments_rule(x: jax.Array, y: jax.Array, shift: jax.Array) -> list[jax.Array]:

@@ -223,16 +223,38 @@ def _define(
     def run(*operands: jax.Array, **options: Any) -> jax.Array:
         return primitive.bind(*operands, **options)
 
+    def batch_of_any_size(operands: Any, axes: Any, **options: Any) -> tuple[jax.Array, int]:
+        avals = [
+            jax.ShapeDtypeStruct(x.shape if axis is None else (*x.shape[:axis], *x.shape[axis + 1 :]), x.dtype)
+            for x, axis in zip(operands, axes, strict=True)
+        ]
+        sizes = [x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None]
+        if sizes[0] == 0:
+            y = jax.eval_shape(partial(primitive.bind, **options), *avals)
+            return jnp.zeros((0, *y.shape), y.dtype), 0
+        return batch(operands, axes, **options)
+
     def lower_on_cpu(ctx: Any, *operands: Any, **options: Any) -> Any:
         image, kernel_shape = image_and_kernel(*ctx.avals_in, **options)
         takes = native.may_call(ctx) and native.takes(image, kernel_shape, options["geometry"]) and native.ready()
-        return mlir.lower_fun(in_native if takes else on_cpu, multiple_results=False)(ctx, *operands, **options)
+        rule = _in_its_precision(in_native if takes else on_cpu)
+        return mlir.lower_fun(rule, multiple_results=False)(ctx, *operands, **options)
 
     primitive.def_impl(run)
-    batching.primitive_batchers[primitive] = batch
+    batching.primitive_batchers[primitive] = batch_of_any_size
     PLAIN_RULES[primitive] = general
-    mlir.register_lowering(primitive, mlir.lower_fun(general, multiple_results=False))
+    mlir.register_lowering(primitive, mlir.lower_fun(_in_its_precision(general), multiple_results=False))
     mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")
+
+
+def _in_its_precision(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """Lowers a rule with the precision that the convolution was called with, wherever it is lowered."""
+
+    def lowered(*operands: jax.Array, geometry: Geometry, **options: Any) -> jax.Array:
+        with jax.default_matmul_precision(geometry.precision):
+            return rule(*operands, geometry=geometry, **options)
+
+    return lowered
 
 
 _define(

@@ -8,12 +8,16 @@ compiler turns into matrix products and fused loops. They are chosen by shape wh
     depthwise     sum of shifted products    the same, flipped          sums of products, row by row
     grouped       dense in bundles           dense in bundles           dense in bundles
     dense         XLA                        XLA                        XLA
+
+What is shorter than float32 is summed up in float32. The length of the programs does not depend on the number of
+images or groups, nor, beyond some, on that of taps.
 """
 
-import functools
 import math
 import operator
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -31,43 +35,30 @@ _BUNDLE_CHANNELS = 32
 _LANES = 8
 """Images that a depthwise kernel gradient goes through side by side: a batch over so many devices stays where it is."""
 
-_MOST_BUNDLES = 32
-"""Above it the program would become too long."""
+_MOST_TAPS = 64
+"""Taps of a depthwise kernel that are written out; more of them are gone through in a loop."""
 
 
 def convolve(x: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
     """See `lowering.convolution.convolve`."""
     if _is_pointwise(kernel.shape[:2], geometry):
-        return jnp.einsum("nhwi,io->nhwo", _strided(x, geometry), kernel[0, 0])
+        return _product("nhwi,io->nhwo", _strided(x, geometry), kernel[0, 0])
     if _is_depthwise(kernel.shape[2], geometry):
         return _depthwise(x, kernel, geometry)
-    if _in_bundles(kernel.shape[2], geometry):
-        n = _bundles(geometry, kernel.shape[2])
-        together, dense = geometry.groups // n, replace(geometry, groups=1)
-        parts = zip(_split(x, n), _split(kernel, n), strict=True)
-        return jnp.concatenate(
-            [convolve(image, block_diagonal(part, together), geometry=dense) for image, part in parts], axis=-1
-        )
+    if geometry.groups > 1:
+        return _in_bundles(partial(convolve, geometry=replace(geometry, groups=1)), x, kernel, geometry.groups)
     return xla.convolve(x, kernel, geometry=geometry)
 
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, *, geometry: Geometry, input_size: Pair) -> jax.Array:
     """See `lowering.convolution.input_gradient`."""
     if _is_pointwise(kernel.shape[:2], geometry):
-        return _spread(jnp.einsum("nhwo,io->nhwi", dy, kernel[0, 0]), geometry.strides, input_size)
+        return _spread(_product("nhwo,io->nhwi", dy, kernel[0, 0]), geometry.strides, input_size)
     if _is_depthwise(kernel.shape[2], geometry):
         return _depthwise_input_gradient(dy, kernel, geometry, input_size)
-    if _in_bundles(kernel.shape[2], geometry):
-        n = _bundles(geometry, kernel.shape[2])
-        together, dense = geometry.groups // n, replace(geometry, groups=1)
-        parts = zip(_split(dy, n), _split(kernel, n), strict=True)
-        return jnp.concatenate(
-            [
-                input_gradient(gradient, block_diagonal(part, together), geometry=dense, input_size=input_size)
-                for gradient, part in parts
-            ],
-            axis=-1,
-        )
+    if geometry.groups > 1:
+        dense = partial(input_gradient, geometry=replace(geometry, groups=1), input_size=input_size)
+        return _in_bundles(dense, dy, kernel, geometry.groups)
     return xla.input_gradient(dy, kernel, geometry=geometry, input_size=input_size)
 
 
@@ -75,21 +66,35 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, *, geometry: Geometry, kernel_s
     """See `lowering.convolution.kernel_gradient`."""
     channels = x.shape[3] // geometry.groups
     if _is_pointwise(kernel_size, geometry):
-        return jnp.einsum("nhwi,nhwo->io", _strided(x, geometry), dy)[None, None]
+        return _product("nhwi,nhwo->io", _strided(x, geometry), dy)[None, None]
     if _is_depthwise(channels, geometry):
         return _depthwise_kernel_gradient(x, dy, geometry, kernel_size)
-    if _in_bundles(channels, geometry):
-        n = _bundles(geometry, channels)
-        together, dense = geometry.groups // n, replace(geometry, groups=1)
-        parts = zip(_split(x, n), _split(dy, n), strict=True)
-        return jnp.concatenate(
-            [
-                diagonal_blocks(kernel_gradient(image, gradient, geometry=dense, kernel_size=kernel_size), together)
-                for image, gradient in parts
-            ],
-            axis=-1,
-        )
+    if geometry.groups > 1:
+        together = _together(geometry.groups, channels)
+        dense = partial(kernel_gradient, geometry=replace(geometry, groups=1), kernel_size=kernel_size)
+        bundles = (_split(x, geometry.groups // together), _split(dy, geometry.groups // together))
+        return _joined(lax.map(lambda bundle: diagonal_blocks(dense(*bundle), together), bundles))
     return xla.kernel_gradient(x, dy, geometry=geometry, kernel_size=kernel_size)
+
+
+def _product(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.einsum(subscripts, a, b, preferred_element_type=at_least_float32(a.dtype)).astype(a.dtype)
+
+
+def _in_bundles(dense: Callable[..., jax.Array], x: jax.Array, kernel: jax.Array, groups: int) -> jax.Array:
+    """Computes a grouped convolution, or its input gradient, as dense ones of so many groups as fill a matrix unit.
+
+    A bundle multiplies the channels of its other groups by zeros, and zero times infinity is not zero: where a result
+    is not finite, each group is computed by itself.
+    """
+
+    def in_bundles_of(together: int) -> jax.Array:
+        bundles = (_split(x, groups // together), _split(kernel, groups // together))
+        return _joined(lax.map(lambda bundle: dense(bundle[0], block_diagonal(bundle[1], together)), bundles))
+
+    together = _together(groups, kernel.shape[2])
+    y = in_bundles_of(together)
+    return y if together == 1 else lax.cond(jnp.all(jnp.isfinite(y)), lambda: y, lambda: in_bundles_of(1))
 
 
 def _is_pointwise(kernel_size: tuple[int, ...], geometry: Geometry) -> bool:
@@ -118,36 +123,49 @@ def _padded(x: jax.Array, geometry: Geometry) -> jax.Array:
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0)])
 
 
-def _taps(x: jax.Array, geometry: Geometry, kernel_size: Pair, output_size: Pair) -> list[jax.Array]:
-    """Cuts out of padded images, for each tap of the kernel, the pixels it meets: (batch, *output_size, channels)."""
-    (rows, columns), (down, across) = output_size, geometry.strides
-    return [
-        x[
-            :,
-            i * geometry.dilation[0] : i * geometry.dilation[0] + (rows - 1) * down + 1 : down,
-            j * geometry.dilation[1] : j * geometry.dilation[1] + (columns - 1) * across + 1 : across,
-        ]
-        for i in range(kernel_size[0])
-        for j in range(kernel_size[1])
-    ]
+def _sum_of_taps(x: jax.Array, rows: jax.Array, geometry: Geometry, kernel_size: Pair, output_size: Pair) -> jax.Array:
+    """Adds up, over the taps of a kernel, the pixels of padded images that it meets times the tap's numbers.
+
+    Args:
+      x: padded images, shape (batch, height, width, channels, any).
+      rows: shape (taps, channels, any), which spreads over the pixels.
+      geometry: strides and dilation; its padding is not looked at.
+      kernel_size: (height, width) of the kernel.
+      output_size: (height, width) of the result.
+
+    Returns:
+      Shape (batch, *output_size, channels, any), in at least float32.
+    """
+    dtype = at_least_float32(x.dtype)
+    rows = rows.astype(dtype)
+
+    def term(tap: int | jax.Array) -> jax.Array:
+        return _tap(x, tap, geometry, kernel_size, output_size).astype(dtype) * rows[tap]
+
+    taps = math.prod(kernel_size)
+    if taps <= _MOST_TAPS:
+        return reduce(operator.add, map(term, range(taps)))
+    return lax.fori_loop(1, taps, lambda tap, total: total + term(tap), term(0))
 
 
-def _total(terms: list[jax.Array]) -> jax.Array:
-    return functools.reduce(operator.add, terms)
+def _tap(x: jax.Array, tap: int | jax.Array, geometry: Geometry, kernel_size: Pair, output_size: Pair) -> jax.Array:
+    """Cuts out of padded images (batch, height, width, ...) the pixels that a tap meets, for each pixel of the output."""
+    place = (tap // kernel_size[1], tap % kernel_size[1])
+    for axis in (0, 1):
+        reach = (output_size[axis] - 1) * geometry.strides[axis] + 1
+        x = lax.dynamic_slice_in_dim(x, place[axis] * geometry.dilation[axis], reach, axis + 1)
+        x = lax.slice_in_dim(x, 0, None, geometry.strides[axis], axis + 1)
+    return x
 
 
 def _depthwise(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """Sums up the taps, each an image times one number for each channel; XLA makes one loop of it."""
     kernel_size = (kernel.shape[0], kernel.shape[1])
     size = geometry.output_size((x.shape[1], x.shape[2]), kernel_size)
-    channels = x.shape[3]
-    multiplier = kernel.shape[3] // channels
-    taps = _taps(_padded(x, geometry), geometry, kernel_size, size)
-    rows = kernel.reshape(-1, channels, multiplier)
-    if multiplier == 1:
-        return _total([tap * row[:, 0] for tap, row in zip(taps, rows, strict=True)])
-    y = _total([tap[..., None] * row for tap, row in zip(taps, rows, strict=True)])
-    return y.reshape(*y.shape[:3], channels * multiplier)
+    channels, outputs = x.shape[3], kernel.shape[3]
+    rows = kernel.reshape(-1, channels, outputs // channels)
+    y = _sum_of_taps(_padded(x, geometry)[..., None], rows, geometry, kernel_size, size)
+    return y.reshape(*y.shape[:3], outputs).astype(x.dtype)
 
 
 def _depthwise_input_gradient(dy: jax.Array, kernel: jax.Array, geometry: Geometry, input_size: Pair) -> jax.Array:
@@ -161,12 +179,10 @@ def _depthwise_input_gradient(dy: jax.Array, kernel: jax.Array, geometry: Geomet
         spread = (dy.shape[axis + 1] - 1) * geometry.strides[axis] + 1
         config.append((before, input_size[axis] + reach - before - spread, geometry.strides[axis] - 1))
     padded = lax.pad(dy, jnp.zeros((), dy.dtype), [*config, (0, 0, 0)])
-    taps = _taps(padded, Geometry(dilation=geometry.dilation), kernel_size, input_size)
+    padded = padded.reshape(*padded.shape[:3], geometry.groups, multiplier)
     rows = kernel.reshape(-1, geometry.groups, multiplier)[::-1]
-    if multiplier == 1:
-        return _total([tap * row[:, 0] for tap, row in zip(taps, rows, strict=True)])
-    split = [tap.reshape(*tap.shape[:3], geometry.groups, multiplier) for tap in taps]
-    return _total([jnp.sum(tap * row, axis=-1) for tap, row in zip(split, rows, strict=True)])
+    dx = _sum_of_taps(padded, rows, Geometry(dilation=geometry.dilation), kernel_size, input_size)
+    return jnp.sum(dx, axis=-1).astype(dy.dtype)
 
 
 def _depthwise_kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry, kernel_size: Pair) -> jax.Array:
@@ -178,6 +194,14 @@ def _depthwise_kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry, 
     images, height, width, outputs = dy.shape
     channels = x.shape[3]
     dtype = at_least_float32(x.dtype)
+    if math.prod(kernel_size) > _MOST_TAPS:
+        padded, wide = _padded(x, geometry)[..., None], dy.reshape(*dy.shape[:3], channels, -1).astype(dtype)
+
+        def sum_of(tap: jax.Array) -> jax.Array:
+            return jnp.sum(_tap(padded, tap, geometry, kernel_size, (height, width)).astype(dtype) * wide, (0, 1, 2))
+
+        sums = lax.map(sum_of, jnp.arange(math.prod(kernel_size)))
+        return sums.astype(x.dtype).reshape(*kernel_size, 1, outputs)
     (down, across), (row_step, column_step) = geometry.strides, geometry.dilation
     reach = row_step * (kernel_size[0] - 1) + 1
     x = _padded(x, geometry)
@@ -205,20 +229,23 @@ def _depthwise_kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry, 
     return jnp.stack(totals).astype(x.dtype).reshape(*kernel_size, 1, outputs)
 
 
-def _bundles(geometry: Geometry, channels: int) -> int:
-    """Chooses into how many dense convolutions the groups are bundled."""
+def _together(groups: int, channels: int) -> int:
+    """Chooses how many groups go together as one dense convolution."""
     together = max(1, _BUNDLE_CHANNELS // channels)
-    while geometry.groups % together:
+    while groups % together:
         together -= 1
-    return geometry.groups // together
+    return together
 
 
-def _in_bundles(channels: int, geometry: Geometry) -> bool:
-    return geometry.groups > 1 and _bundles(geometry, channels) <= _MOST_BUNDLES
+def _split(x: jax.Array, bundles: int) -> jax.Array:
+    """Cuts the last axis into bundles, on a first axis."""
+    return jnp.moveaxis(x.reshape(*x.shape[:-1], bundles, -1), -2, 0)
 
 
-def _split(x: jax.Array, bundles: int) -> list[jax.Array]:
-    return jnp.split(x, bundles, axis=-1)
+def _joined(parts: jax.Array) -> jax.Array:
+    """Undoes `_split`."""
+    parts = jnp.moveaxis(parts, 0, -2)
+    return parts.reshape(*parts.shape[:-2], -1)
 
 
 def block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
@@ -250,5 +277,5 @@ def diagonal_blocks(kernel: jax.Array, groups: int) -> jax.Array:
     """
     height, width, channels, outputs = kernel.shape
     blocks = kernel.reshape(height, width, groups, channels // groups, groups, outputs // groups)
-    diagonal = jnp.stack([blocks[:, :, group, :, group] for group in range(groups)], axis=3)
+    diagonal = jnp.moveaxis(jnp.diagonal(blocks, axis1=2, axis2=4), -1, 3)
     return diagonal.reshape(height, width, channels // groups, outputs)

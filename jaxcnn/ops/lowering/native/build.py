@@ -50,12 +50,6 @@ def ready() -> bool:
 
 
 @functools.cache
-def vector_bytes() -> int:
-    """Returns the width of the vectors that the kernels, which are `ready`, work with."""
-    return _library().jaxcnn_vector_bytes()
-
-
-@functools.cache
 def _library() -> ctypes.CDLL:
     return ctypes.CDLL(str(_built(_compiler(), cache_folder())))
 

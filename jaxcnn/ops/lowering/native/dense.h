@@ -8,6 +8,7 @@
 #include "gemm.h"
 #include "geometry.h"
 #include "parallel.h"
+#include "plain.h"
 
 namespace jaxcnn::dense {
 
@@ -97,9 +98,11 @@ struct Phase {
 //
 // Many pixels are split between the threads, and the kernel is packed once for all of them. Where there are few, packing
 // would take as long as the products: then the panels are split, and each is packed by the thread that multiplies it.
+//
+// Where `plain` is given, it writes the pixels of an item again if a result is not finite.
 template <typename T>
 void gather(const Geometry& g, const Reads& rows, const Reads& columns, const T* from, const T* kernel, bool exchanged,
-            T* to, Workers& workers) {
+            T* to, Workers& workers, PlainSums<T>* plain = nullptr) {
   constexpr int64_t kFewPixels = 256;
   const int64_t depth = exchanged ? g.group_outputs() : g.group_channels();
   const int64_t width = exchanged ? g.group_channels() : g.group_outputs();
@@ -121,6 +124,10 @@ void gather(const Geometry& g, const Reads& rows, const Reads& columns, const T*
         for (int64_t i = 0; i < count; ++i) panel_targets[i] = targets[i] + group * width + panel.start;
         multiply_rows<T>(count, terms, depth, sources, stride, group * depth, packed, panel_targets, panel);
       };
+      auto mend = [&](int64_t count, const T* const* sources, int64_t stride, T* const* targets) {
+        if (plain == nullptr || all_finite(targets, count, to_stride)) return;
+        for (int64_t i = 0; i < count; ++i) plain->write(sources + i, stride, phase.taps, terms, targets[i]);
+      };
       if (pixels <= kFewPixels) {
         std::vector<const T*> sources(terms * pixels);
         std::vector<T*> targets(pixels);
@@ -133,6 +140,7 @@ void gather(const Geometry& g, const Reads& rows, const Reads& columns, const T*
           T* panel_targets[kFewPixels];
           multiply(group, panel, packed.get(), pixels, sources.data(), pixels, targets.data(), panel_targets);
         });
+        mend(pixels, sources.data(), pixels, targets.data());
         continue;
       }
       Buffer<T> packed(g.groups * group_size);
@@ -152,6 +160,7 @@ void gather(const Geometry& g, const Reads& rows, const Reads& columns, const T*
           for (const Panel& panel : panels)
             multiply(group, panel, packed.get() + group * group_size + packed_start<T>(terms * depth, panel), count,
                      sources.data(), kPixels, targets, panel_targets);
+        mend(count, sources.data(), kPixels, targets);
       });
     }
   }
@@ -191,6 +200,60 @@ void add_borders(const Geometry& g, const Geometry& m, const T* x, T* to, Worker
   });
 }
 
+// Small groups leave most of a vector unused. So many go together as fill one, as one kernel with zeros between them.
+template <typename T>
+int64_t bundled_groups(const Geometry& g) {
+  if (g.groups == 1) return 1;
+  int64_t together = std::max<int64_t>(1, kLanes<T> / std::min(g.group_channels(), g.group_outputs()));
+  while (g.groups % together != 0) --together;
+  return together;
+}
+
+inline Geometry in_bundles(const Geometry& g, int64_t together) {
+  Geometry bundled = g;
+  bundled.groups = g.groups / together;
+  return bundled;
+}
+
+// Writes a kernel (taps, channels, outputs) as (taps, together * channels, outputs), with zeros between the groups.
+template <typename T>
+void bundle(const Geometry& g, int64_t together, const T* kernel, T* to, Workers& workers) {
+  const int64_t channels = g.group_channels(), outputs = g.group_outputs();
+  workers.for_each(g.taps() * together * channels, [&](int64_t item) {
+    const int64_t tap = item / channels / together, member = item / channels % together, channel = item % channels;
+    const T* from = kernel + (tap * channels + channel) * g.outputs;
+    T* line = to + item * g.outputs;
+    std::fill_n(line, g.outputs, T(0));
+    for (int64_t group = member; group < g.groups; group += together)
+      std::copy_n(from + group * outputs, outputs, line + group * outputs);
+  });
+}
+
+// Undoes `bundle`: takes what belongs to each group.
+template <typename T>
+void unbundle(const Geometry& g, int64_t together, const T* bundled, T* to, Workers& workers) {
+  const int64_t channels = g.group_channels(), outputs = g.group_outputs();
+  workers.for_each(g.taps() * channels, [&](int64_t item) {
+    const int64_t tap = item / channels, channel = item % channels;
+    for (int64_t group = 0; group < g.groups; ++group) {
+      const int64_t line = (tap * together + group % together) * channels + channel;
+      std::copy_n(bundled + line * g.outputs + group * outputs, outputs, to + item * g.outputs + group * outputs);
+    }
+  });
+}
+
+// `gather` with groups in bundles.
+template <typename T>
+void gather_bundles(const Geometry& g, const Reads& rows, const Reads& columns, const T* from, const T* kernel,
+                    bool exchanged, T* to, Workers& workers) {
+  const int64_t together = bundled_groups<T>(g);
+  if (together == 1) return gather<T>(g, rows, columns, from, kernel, exchanged, to, workers);
+  Buffer<T> bundled(g.taps() * together * g.group_channels() * g.outputs);
+  bundle<T>(g, together, kernel, bundled.get(), workers);
+  PlainSums<T> plain(g, kernel, exchanged);
+  gather<T>(in_bundles(g, together), rows, columns, from, bundled.get(), exchanged, to, workers, &plain);
+}
+
 template <typename T>
 void convolve(const Geometry& g, const T* x, const T* kernel, T* to, Workers& workers) {
   if (merges(g)) {
@@ -199,23 +262,17 @@ void convolve(const Geometry& g, const T* x, const T* kernel, T* to, Workers& wo
     add_borders<T>(g, m, x, bordered.get(), workers);
     return convolve<T>(m, bordered.get(), kernel, to, workers);
   }
-  gather<T>(g, Reads::forward(g.rows), Reads::forward(g.columns), x, kernel, false, to, workers);
+  gather_bundles<T>(g, Reads::forward(g.rows), Reads::forward(g.columns), x, kernel, false, to, workers);
 }
 
 template <typename T>
 void input_gradient(const Geometry& g, const T* dy, const T* kernel, T* to, Workers& workers) {
-  gather<T>(g, Reads::transposed(g.rows), Reads::transposed(g.columns), dy, kernel, true, to, workers);
+  gather_bundles<T>(g, Reads::transposed(g.rows), Reads::transposed(g.columns), dy, kernel, true, to, workers);
 }
 
-// Computes the gradient of the kernel, (taps, group channels, outputs).
+// Computes the gradient of a kernel whose groups are bundles, (taps, group channels, outputs).
 template <typename T>
-void kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers& workers) {
-  if (merges(g)) {
-    const Geometry m = merged(g);
-    Buffer<T> bordered(g.images * m.rows.size * m.columns.size * g.channels);
-    add_borders<T>(g, m, x, bordered.get(), workers);
-    return kernel_gradient<T>(m, bordered.get(), dy, to, workers);
-  }
+void gradient_of_bundles(const Geometry& g, const T* x, const T* dy, T* to, Workers& workers) {
   const int64_t channels = g.group_channels(), outputs = g.group_outputs(), size = g.taps() * channels * g.outputs;
   const Reads rows = Reads::forward(g.rows), columns = Reads::forward(g.columns);
   const int64_t width = g.columns.out_size, pixels = g.images * g.rows.out_size * width;
@@ -294,6 +351,23 @@ void kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers&
     }
   });
   if (parts > 1) add_parts(sums.get(), parts, size, to, workers);
+}
+
+// Computes the gradient of the kernel, (taps, group channels, outputs).
+template <typename T>
+void kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers& workers) {
+  if (merges(g)) {
+    const Geometry m = merged(g);
+    Buffer<T> bordered(g.images * m.rows.size * m.columns.size * g.channels);
+    add_borders<T>(g, m, x, bordered.get(), workers);
+    return kernel_gradient<T>(m, bordered.get(), dy, to, workers);
+  }
+  if (const int64_t together = bundled_groups<T>(g); together > 1) {
+    Buffer<T> bundled(g.taps() * together * g.group_channels() * g.outputs);
+    gradient_of_bundles<T>(in_bundles(g, together), x, dy, bundled.get(), workers);
+    return unbundle<T>(g, together, bundled.get(), to, workers);
+  }
+  gradient_of_bundles<T>(g, x, dy, to, workers);
 }
 
 }  // namespace jaxcnn::dense

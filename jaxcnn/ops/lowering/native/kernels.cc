@@ -134,34 +134,37 @@ ffi::Error run_kernel_gradient(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyB
       case Algorithm::kDepthwise:
         return depthwise::kernel_gradient<T>(g, image, gradient, to, workers);
       case Algorithm::kWinograd:
-        return winograd::kernel_gradient<T>(g, image, gradient, to, workers);
+        if (winograd::kernel_gradient<T>(g, image, gradient, to, workers)) return;
+        [[fallthrough]];
       case Algorithm::kDirect:
         return dense::kernel_gradient<T>(g, image, gradient, to, workers);
     }
   });
 }
 
-template <bool kOwn>
-ffi::Error sum_up(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer y, ffi::AnyBuffer shift,
-                  ffi::Result<ffi::AnyBuffer> first, ffi::Result<ffi::AnyBuffer> second) {
+// Values from one image's shift to the next: none where all share one.
+int64_t shift_step(const ffi::AnyBuffer& shift) { return shift.dimensions()[0] == 1 ? 0 : shift.dimensions()[1]; }
+
+ffi::Error run_moments(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer y, ffi::AnyBuffer shift,
+                       ffi::Result<ffi::AnyBuffer> first, ffi::Result<ffi::AnyBuffer> second) {
   return in_dtype(x.element_type(), [&](auto type) {
     using T = typename decltype(type)::type;
     Workers workers(pool);
     const auto size = x.dimensions();
-    const int64_t shift_step = shift.dimensions()[0] == 1 ? 0 : size[2];
-    moments<T, kOwn>(size[0], size[1], size[2], x.typed_data<T>(), y.typed_data<T>(), shift.typed_data<T>(), shift_step,
-                     first->typed_data<T>(), second->typed_data<T>(), workers);
+    moments<T>(size[0], size[1], size[2], x.typed_data<T>(), y.typed_data<T>(), shift.typed_data<T>(),
+               shift_step(shift), first->typed_data<T>(), second->typed_data<T>(), workers);
   });
 }
 
-ffi::Error run_moments(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer y, ffi::AnyBuffer shift,
-                       ffi::Result<ffi::AnyBuffer> first, ffi::Result<ffi::AnyBuffer> second) {
-  return sum_up<false>(pool, x, y, shift, first, second);
-}
-
 ffi::Error run_own_moments(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer shift,
-                           ffi::Result<ffi::AnyBuffer> first, ffi::Result<ffi::AnyBuffer> second) {
-  return sum_up<true>(pool, x, x, shift, first, second);
+                           ffi::Result<ffi::AnyBuffer> mean, ffi::Result<ffi::AnyBuffer> squares) {
+  return in_dtype(x.element_type(), [&](auto type) {
+    using T = typename decltype(type)::type;
+    Workers workers(pool);
+    const auto size = x.dimensions();
+    own_moments<T>(size[0], size[1], size[2], x.typed_data<T>(), shift.typed_data<T>(), shift_step(shift),
+                   mean->typed_data<T>(), squares->typed_data<T>(), workers);
+  });
 }
 
 auto binding() {
@@ -179,8 +182,6 @@ auto binding() {
 
 }  // namespace
 }  // namespace jaxcnn
-
-extern "C" int64_t jaxcnn_vector_bytes() { return jaxcnn::kVectorBytes; }
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_convolve, jaxcnn::run_convolve, jaxcnn::binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_input_gradient, jaxcnn::run_input_gradient, jaxcnn::binding());

@@ -13,16 +13,14 @@ They were fitted where there is AVX-512; where there is AVX2 alone the script fi
 import enum
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.ops.lowering.cpu import block_diagonal, diagonal_blocks
+from jaxcnn.ops.check import at_least_float32
 from jaxcnn.ops.lowering.geometry import Geometry
-from jaxcnn.ops.lowering.native.build import vector_bytes
 
 Pair = tuple[int, int]
 
@@ -68,13 +66,12 @@ def takes(image: Any, kernel_shape: tuple[int, ...], geometry: Geometry) -> bool
       geometry: of the convolution.
 
     Returns:
-      False for other dtypes than float32 and float64, for shapes that are not known, and for depthwise kernels that
-      `lowering.cpu` has the better rule for.
+      False for shapes that are not known, and for depthwise kernels that `lowering.cpu` has the better rule for.
     """
-    if not (_is_known(image) and all(isinstance(n, int) and n > 0 for n in kernel_shape)):
+    if not (_is_known(image.shape) and _is_known(kernel_shape)):
         return False
     if geometry.groups > 1 and kernel_shape[2] == 1:
-        return kernel_shape[3] == geometry.groups and geometry.groups >= _lanes(image.dtype)
+        return kernel_shape[3] == geometry.groups and geometry.groups >= _lanes(at_least_float32(image.dtype))
     return True
 
 
@@ -84,11 +81,11 @@ def sums(image: Any) -> bool:
     Args:
       image: shape and dtype, (images, pixels, channels).
     """
-    return _is_known(image)
+    return image.dtype in (jnp.float32, jnp.float64) and _is_known(image.shape)
 
 
-def _is_known(image: Any) -> bool:
-    return image.dtype in (jnp.float32, jnp.float64) and all(isinstance(n, int) and n > 0 for n in image.shape)
+def _is_known(shape: Sequence[Any]) -> bool:
+    return all(isinstance(n, int) and n > 0 for n in shape)
 
 
 def own_moments(x: jax.Array, shift: jax.Array) -> Sequence[jax.Array]:
@@ -107,35 +104,24 @@ def _sums(x: jax.Array) -> list[jax.ShapeDtypeStruct]:
 
 def convolve(x: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
     """See `lowering.convolution.convolve`."""
-    bundled, together = _bundled(geometry, kernel.shape, kernel.dtype)
     size = geometry.output_size((x.shape[1], x.shape[2]), (kernel.shape[0], kernel.shape[1]))
     shape = (x.shape[0], *size, kernel.shape[3])
-    kernel = _bundle(kernel, bundled.groups, together)
-    return _call("jaxcnn_convolve", shape, x, kernel, geometry=bundled, kernel_shape=kernel.shape, pixels=size)
+    return _call("jaxcnn_convolve", shape, x, kernel, geometry=geometry, kernel_shape=kernel.shape, pixels=size)
 
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, *, geometry: Geometry, input_size: Pair) -> jax.Array:
     """See `lowering.convolution.input_gradient`."""
-    bundled, together = _bundled(geometry, kernel.shape, kernel.dtype)
     shape = (dy.shape[0], *input_size, kernel.shape[2] * geometry.groups)
-    kernel = _bundle(kernel, bundled.groups, together)
     return _call(
-        "jaxcnn_input_gradient", shape, dy, kernel, geometry=bundled, kernel_shape=kernel.shape, pixels=input_size
+        "jaxcnn_input_gradient", shape, dy, kernel, geometry=geometry, kernel_shape=kernel.shape, pixels=input_size
     )
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, *, geometry: Geometry, kernel_size: Pair) -> jax.Array:
     """See `lowering.convolution.kernel_gradient`."""
     shape = (*kernel_size, x.shape[3] // geometry.groups, dy.shape[3])
-    bundled, together = _bundled(geometry, shape, x.dtype)
-    wide = (*kernel_size, shape[2] * together, shape[3])
-    dk = _call(
-        "jaxcnn_kernel_gradient", wide, x, dy, geometry=bundled, kernel_shape=wide, pixels=(dy.shape[1], dy.shape[2])
-    )
-    if together == 1:
-        return dk
-    bundles = jnp.split(dk, bundled.groups, axis=-1)
-    return jnp.concatenate([diagonal_blocks(bundle, together) for bundle in bundles], axis=-1)
+    pixels = (dy.shape[1], dy.shape[2])
+    return _call("jaxcnn_kernel_gradient", shape, x, dy, geometry=geometry, kernel_shape=shape, pixels=pixels)
 
 
 def _call(
@@ -146,16 +132,17 @@ def _call(
     kernel_shape: tuple[int, ...],
     pixels: Pair,
 ) -> jax.Array:
-    images, dtype = operands[0].shape[0], operands[0].dtype
+    # Narrower numbers are multiplied and summed up as float32; their results are rounded once.
+    images, dtype = operands[0].shape[0], at_least_float32(operands[0].dtype)
     result = jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(shape, dtype))
     return result(
-        *operands,
+        *(x.astype(dtype) for x in operands),
         strides=np.array(geometry.strides, np.int64),
         before=np.array([geometry.padding[0][0], geometry.padding[1][0]], np.int64),
         dilation=np.array(geometry.dilation, np.int64),
         groups=np.int64(geometry.groups),
         algorithm=np.int64(_algorithm(geometry, kernel_shape, images, pixels, dtype)),
-    )
+    ).astype(operands[0].dtype)
 
 
 def _lanes(dtype: Any) -> int:
@@ -172,27 +159,9 @@ def _algorithm(geometry: Geometry, kernel_shape: tuple[int, ...], images: int, p
         and geometry.groups == 1
         and channels % _lanes(dtype) == outputs % _lanes(dtype) == 0
     )
-    if not fits or jax.config.values["jax_default_matmul_precision"] in ("highest", "float32"):
+    if not fits or geometry.precision in ("highest", "float32"):
         return Algorithm.DIRECT
     tiles = images * math.ceil(pixels[0] / 4) * math.ceil(pixels[1] / 4)
     matrix = channels * outputs
     winograd = tiles * (36 * matrix + TILE_COST * (channels + outputs)) + KERNEL_COST * matrix
     return Algorithm.WINOGRAD if winograd < 9 * images * math.prod(pixels) * matrix else Algorithm.DIRECT
-
-
-def _bundled(geometry: Geometry, kernel_shape: tuple[int, ...], dtype: Any) -> tuple[Geometry, int]:
-    """Chooses how many groups go together, as one dense kernel with zeros between them: those that fill a vector."""
-    channels, outputs = kernel_shape[2], kernel_shape[3] // geometry.groups
-    if geometry.groups == 1 or (channels == 1 and outputs == 1):
-        return geometry, 1
-    lanes = vector_bytes() // jnp.dtype(dtype).itemsize
-    together = max(1, lanes // min(channels, outputs))
-    while geometry.groups % together:
-        together -= 1
-    return replace(geometry, groups=geometry.groups // together), together
-
-
-def _bundle(kernel: jax.Array, groups: int, together: int) -> jax.Array:
-    if together == 1:
-        return kernel
-    return jnp.concatenate([block_diagonal(part, together) for part in jnp.split(kernel, groups, axis=-1)], axis=-1)

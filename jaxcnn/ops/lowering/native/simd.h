@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 
 namespace jaxcnn {
 
@@ -34,6 +36,28 @@ inline Vector<T> load(const T* from) {
 template <typename T>
 inline void store(T* to, Vector<T> value) {
   *reinterpret_cast<Vector<T>*>(to) = value;
+}
+
+// The bits of numbers without their signs, which order as the numbers do: infinity above all numbers, NaN above that.
+template <typename T>
+using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+
+template <typename T>
+inline Vector<Bits<T>> magnitudes(Vector<T> value) {
+  constexpr Bits<T> kAllButSign = static_cast<Bits<T>>(~(std::make_unsigned_t<Bits<T>>(1) << (8 * sizeof(T) - 1)));
+  return reinterpret_cast<Vector<Bits<T>>>(value) & kAllButSign;
+}
+
+template <typename T>
+inline T from_magnitude(Bits<T> bits) {
+  T value;
+  std::memcpy(&value, &bits, sizeof(T));
+  return value;
+}
+
+template <typename B>
+inline Vector<B> larger(Vector<B> a, Vector<B> b) {
+  return a > b ? a : b;
 }
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

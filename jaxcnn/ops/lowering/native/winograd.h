@@ -4,15 +4,20 @@
 // 0, 1, -1, 1/2, -2 and infinity of Barabasz, Anderson, Soodhalter & Gregg, "Error analysis and improving the accuracy of
 // Winograd convolution for deep neural networks", 2020: a tile of 4x4 results is A^T [(G k G^T) * (B^T d B)] A for the 6x6
 // pixels d under it. Summed over channels the products in the middle are 36 matrix products.
+//
+// Its rounding is relative to the largest of those 36 pixels, also where a result sees only small ones; a tile is therefore
+// computed by the plain sum where its pixels differ by more than `kMostRange`, and where a result is not finite.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "gemm.h"
 #include "geometry.h"
 #include "parallel.h"
+#include "plain.h"
 #include "simd.h"
 
 namespace jaxcnn::winograd {
@@ -100,11 +105,51 @@ int64_t tiles_at_once(int64_t channels, int64_t outputs) {
   return std::clamp<int64_t>((640 << 10) / bytes / 6 * 6, 24, 96);
 }
 
+// The largest ratio between the pixels under a tile and those that a single one of its results sees.
+inline constexpr int kMostRange = 64;
+
+// Finds out whether the pixels under a tile, the largest of all channels, are of like size. Each result sees 3x3 pixels, and
+// so the whole of at least one of nine blocks of 2x2: the largest pixel may not be far above the largest of any block.
+template <typename T>
+class Range {
+ public:
+  void add(const Vector<T>* square) {
+    for (int i = 0; i < kBlocks; ++i) {
+      for (int j = 0; j < kBlocks; ++j) {
+        const Vector<T>* corner = square + 2 * (i * kPatch + j);
+        const auto top = larger<Bits<T>>(magnitudes<T>(corner[0]), magnitudes<T>(corner[1]));
+        const auto bottom = larger<Bits<T>>(magnitudes<T>(corner[kPatch]), magnitudes<T>(corner[kPatch + 1]));
+        Vector<Bits<T>>& most = most_[i * kBlocks + j];
+        most = larger<Bits<T>>(most, larger<Bits<T>>(top, bottom));
+      }
+    }
+  }
+
+  // For a tile of which so many rows and columns of results are wanted.
+  bool is_small(int64_t down, int64_t across) const {
+    Bits<T> highest = 0, lowest = std::numeric_limits<Bits<T>>::max();
+    for (int i = 0; i < kBlocks; ++i) {
+      for (int j = 0; j < kBlocks; ++j) {
+        Bits<T> most = 0;
+        for (int lane = 0; lane < kLanes<T>; ++lane) most = std::max(most, most_[i * kBlocks + j][lane]);
+        highest = std::max(highest, most);
+        if (2 * i <= down && 2 * j <= across) lowest = std::min(lowest, most);
+      }
+    }
+    return from_magnitude<T>(highest) <= kMostRange * from_magnitude<T>(lowest);
+  }
+
+ private:
+  static constexpr int kBlocks = kPatch / 2;
+  Vector<Bits<T>> most_[kBlocks * kBlocks] = {};
+};
+
 // Transforms squares of pixels, zero outside of the image, whose first is (tile * kTile - before):
-// to[point][tile][channel] = M square M^T.
-template <typename T, typename M>
+// to[point][tile][channel] = M square M^T. Calls look(tile, square) for each vector of channels.
+template <typename T, typename M, typename Look>
 void transform_tiles(const Tiles& tiles, int64_t first, int64_t count, const T* image, int64_t rows, int64_t columns,
-                     int64_t channels, int64_t before_rows, int64_t before_columns, T* to, int64_t capacity) {
+                     int64_t channels, int64_t before_rows, int64_t before_columns, T* to, int64_t capacity,
+                     const Look& look) {
   constexpr int kSide = M::kColumns;
   for (int64_t n = 0; n < count; ++n) {
     const int64_t tile = first + n, picture = tile / tiles.across / tiles.down;
@@ -123,6 +168,7 @@ void transform_tiles(const Tiles& tiles, int64_t first, int64_t count, const T* 
                                         ? load(corner + (i * columns + j) * channels + c)
                                         : Vector<T>{};
       }
+      look(n, square);
       transform_both<M, T>(square, points);
       for (int p = 0; p < kPoints; ++p) store(to + (p * capacity + n) * channels + c, points[p]);
     }
@@ -165,20 +211,40 @@ void transform_kernel(const T* kernel, int64_t channels, int64_t outputs, bool e
   });
 }
 
+// Writes the results of a tile, (width,) for each of its pixels, as plain sums.
+template <typename T>
+void write_plain(const T* image, int64_t rows, int64_t columns, int64_t depth, int64_t row, int64_t column,
+                 const T* zeros, PlainSums<T>& plain, T* corner, int64_t to_step, int64_t width, int64_t down,
+                 int64_t across) {
+  static constexpr int kTaps[9] = {0, 1, 2, 3, 4, 5, 6, 7, 8};
+  for (int64_t i = 0; i < down; ++i) {
+    for (int64_t j = 0; j < across; ++j) {
+      const T* sources[9];
+      for (int tap = 0; tap < 9; ++tap) {
+        const int64_t r = row + i + tap / 3, c = column + j + tap % 3;
+        sources[tap] = r >= 0 && r < rows && c >= 0 && c < columns ? image + (r * columns + c) * depth : zeros;
+      }
+      plain.write(sources, 1, kTaps, 9, corner + i * to_step + j * width);
+    }
+  }
+}
+
 // Convolves images (images, rows, columns, depth) with a transformed kernel; `before` are the zeros before the first pixel.
 template <typename T>
 void gather(int64_t images, const T* from, int64_t rows, int64_t columns, int64_t depth, int64_t before_rows,
-            int64_t before_columns, const T* packed, T* to, int64_t to_rows, int64_t to_columns, int64_t width,
-            Workers& workers) {
+            int64_t before_columns, const T* packed, PlainSums<T>& plain, T* to, int64_t to_rows, int64_t to_columns,
+            int64_t width, Workers& workers) {
   const Tiles tiles(images, to_rows, to_columns);
   const auto panels = panels_of<T>(width);
   const int64_t point_size = packed_size<T>(depth, width);
   const int64_t at_once = std::min(tiles_at_once<T>(depth, width), ceil_div(tiles.count(), 2));
+  const std::vector<T> zeros(depth, T(0));
   workers.for_each(ceil_div(tiles.count(), at_once), [&](int64_t item) {
     const int64_t first = item * at_once, count = std::min(at_once, tiles.count() - first);
     Buffer<T> patches(kPoints * count * depth), products(kPoints * count * width);
+    std::vector<Range<T>> ranges(count);
     transform_tiles<T, B>(tiles, first, count, from, rows, columns, depth, before_rows, before_columns, patches.get(),
-                          count);
+                          count, [&](int64_t n, const Vector<T>* square) { ranges[n].add(square); });
     std::vector<const T*> sources(count);
     std::vector<T*> targets(count);
     for (int p = 0; p < kPoints; ++p) {
@@ -194,13 +260,20 @@ void gather(int64_t images, const T* from, int64_t rows, int64_t columns, int64_
       const int64_t row = tile / tiles.across % tiles.down * kTile, column = tile % tiles.across * kTile;
       const int64_t down = std::min<int64_t>(kTile, to_rows - row), across = std::min<int64_t>(kTile, to_columns - column);
       T* corner = to + ((picture * to_rows + row) * to_columns + column) * width;
+      Vector<T> not_finite = {};
       for (int64_t c = 0; c < width; c += kLanes<T>) {
         Vector<T> points[kPoints], results[kTile * kTile];
         for (int p = 0; p < kPoints; ++p) points[p] = load(products.get() + (p * count + n) * width + c);
         transform_both<A, T>(points, results);
+        for (int i = 0; i < kTile * kTile; ++i) not_finite += results[i] - results[i];
         for (int i = 0; i < down; ++i)
           for (int j = 0; j < across; ++j) store(corner + (i * to_columns + j) * width + c, results[i * kTile + j]);
       }
+      T sum = 0;
+      for (int lane = 0; lane < kLanes<T>; ++lane) sum += not_finite[lane];
+      if (sum != 0 || !ranges[n].is_small(down, across))
+        write_plain<T>(from + picture * rows * columns * depth, rows, columns, depth, row - before_rows,
+                       column - before_columns, zeros.data(), plain, corner, to_columns * width, width, down, across);
     }
   });
 }
@@ -209,8 +282,9 @@ template <typename T>
 void convolve(const Geometry& g, const T* x, const T* kernel, T* to, Workers& workers) {
   Buffer<T> packed(kPoints * packed_size<T>(g.channels, g.outputs));
   transform_kernel<T>(kernel, g.channels, g.outputs, false, packed.get(), workers);
-  gather<T>(g.images, x, g.rows.size, g.columns.size, g.channels, g.rows.before, g.columns.before, packed.get(), to,
-            g.rows.out_size, g.columns.out_size, g.outputs, workers);
+  PlainSums<T> plain(g, kernel, false);
+  gather<T>(g.images, x, g.rows.size, g.columns.size, g.channels, g.rows.before, g.columns.before, packed.get(), plain,
+            to, g.rows.out_size, g.columns.out_size, g.outputs, workers);
 }
 
 // A convolution itself, with the kernel turned round.
@@ -218,13 +292,15 @@ template <typename T>
 void input_gradient(const Geometry& g, const T* dy, const T* kernel, T* to, Workers& workers) {
   Buffer<T> packed(kPoints * packed_size<T>(g.outputs, g.channels));
   transform_kernel<T>(kernel, g.channels, g.outputs, true, packed.get(), workers);
+  PlainSums<T> plain(g, kernel, true, true);
   gather<T>(g.images, dy, g.rows.out_size, g.columns.out_size, g.outputs, 2 - g.rows.before, 2 - g.columns.before,
-            packed.get(), to, g.rows.size, g.columns.size, g.channels, workers);
+            packed.get(), plain, to, g.rows.size, g.columns.size, g.channels, workers);
 }
 
-// Computes the gradient of the kernel: the transpose of the above with respect to it.
+// Computes the gradient of the kernel: the transpose of the above with respect to it. Returns whether it is finite; where
+// it is not, the plain sums may be, or less of them is not.
 template <typename T>
-void kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers& workers) {
+bool kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers& workers) {
   const Tiles tiles(g.images, g.rows.out_size, g.columns.out_size);
   const auto panels = panels_of<T>(g.outputs);
   // As many tiles as the last cache holds, in which all threads work point by point.
@@ -233,14 +309,15 @@ void kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers&
   const int64_t matrix = g.channels * g.outputs;
   Buffer<T> patches(kPoints * at_once * g.channels), gradients(kPoints * at_once * g.outputs), sums(kPoints * matrix);
   constexpr int64_t kPiece = 8;
+  auto ignore = [](int64_t, const Vector<T>*) {};
   for (int64_t first = 0; first < tiles.count(); first += at_once) {
     const int64_t count = std::min(at_once, tiles.count() - first);
     workers.for_each(ceil_div(count, kPiece), [&](int64_t piece) {
       const int64_t start = piece * kPiece, size = std::min(kPiece, count - start);
       transform_tiles<T, B>(tiles, first + start, size, x, g.rows.size, g.columns.size, g.channels, g.rows.before,
-                            g.columns.before, patches.get() + start * g.channels, count);
+                            g.columns.before, patches.get() + start * g.channels, count, ignore);
       transform_tiles<T, Transposed<A>>(tiles, first + start, size, dy, g.rows.out_size, g.columns.out_size, g.outputs, 0,
-                                        0, gradients.get() + start * g.outputs, count);
+                                        0, gradients.get() + start * g.outputs, count, ignore);
     });
     workers.for_each(kPoints, [&](int64_t p) {
       T* sum = sums.get() + p * matrix;
@@ -268,6 +345,7 @@ void kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers&
       for (int tap = 0; tap < 9; ++tap) store(to + tap * matrix + at, taps[tap]);
     }
   });
+  return all_finite(&to, 1, 9 * matrix);
 }
 
 }  // namespace jaxcnn::winograd
