@@ -10,6 +10,7 @@ from typing import Any, Self, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.layers.drawing import split_key
 from jaxcnn.layers.function import Function, identity
 from jaxcnn.layers.parameters import check_names
 from jaxcnn.ops.wide import scale_channels
@@ -84,7 +85,7 @@ class _NamedLayers:
     def init(self, key: jax.Array) -> tuple[Params, State]:
         """Draws parameters and state of all layers, under their names."""
         params, state = {}, {}
-        keys = jax.random.split(key, len(self.layers)) if self.layers else ()
+        keys = split_key(key, len(self.layers))
         for (name, layer), layer_key in zip(self.layers, keys, strict=True):
             with named(name):
                 params[name], state[name] = layer.init(layer_key)
@@ -293,7 +294,7 @@ class Residual(Value):
 
     def init(self, key: jax.Array) -> tuple[Params, State]:
         """Draws parameters and state of body and shortcut."""
-        body_key, shortcut_key = jax.random.split(key)
+        body_key, shortcut_key = split_key(key, 2)
         params, state = self.body.init(body_key)
         with named("shortcut"):
             shortcut_params, shortcut_state = self.shortcut.init(shortcut_key)

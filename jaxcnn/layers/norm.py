@@ -6,8 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcnn import ops
+from jaxcnn.layers.drawing import draw, split_key
 from jaxcnn.layers.parameters import check_names, check_positive
 from jaxcnn.ops.check import check_epsilon
 from jaxcnn.types import Params, State
@@ -53,8 +55,8 @@ class BatchNorm(Value):
 
     def init(self, key: jax.Array) -> tuple[Params, State]:
         """Draws scale and bias; the running mean is 0 and the running variance 1."""
-        shape = (self.channels,)
-        return _init_scale_and_bias(self, key), {"mean": jnp.zeros(shape), "var": jnp.ones(shape)}
+        moments = {"mean": np.zeros(self.channels, np.float32), "var": np.ones(self.channels, np.float32)}
+        return _init_scale_and_bias(self, key), jax.device_put(moments)
 
     def apply(
         self,
@@ -190,7 +192,9 @@ def _affine_names(layer: BatchNorm | GroupNorm | LayerNorm) -> tuple[str, ...]:
 
 
 def _init_scale_and_bias(layer: BatchNorm | GroupNorm | LayerNorm, key: jax.Array) -> Params:
-    draw: dict[str, Any] = {"scale": layer.scale_init, "bias": layer.bias_init}
-    names = _affine_names(layer)
-    keys = jax.random.split(key, len(draw))
-    return {name: draw[name](k, (layer.channels,), jnp.float32) for name, k in zip(names, keys, strict=False)}
+    initializers = {"scale": layer.scale_init, "bias": layer.bias_init}
+    keys = split_key(key, 2)
+    return {
+        name: draw(initializers[name], k, (layer.channels,))
+        for name, k in zip(_affine_names(layer), keys, strict=False)
+    }

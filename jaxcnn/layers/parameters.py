@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import jax
-import jax.numpy as jnp
 
+from jaxcnn.layers.drawing import draw, split_key
 from jaxcnn.ops.check import is_int
 from jaxcnn.types import Params, Shape
 
@@ -31,10 +31,10 @@ def init_kernel_and_bias(layer: _Affine, key: jax.Array) -> Params:
     Returns:
       `{"kernel": ..., "bias": ...}`, or the kernel alone.
     """
-    kernel_key, bias_key = jax.random.split(key)
-    params = {"kernel": layer.kernel_init(kernel_key, layer.kernel_shape, jnp.float32)}
+    kernel_key, bias_key = split_key(key, 2)
+    params = {"kernel": draw(layer.kernel_init, kernel_key, layer.kernel_shape)}
     if layer.use_bias:
-        params["bias"] = layer.bias_init(bias_key, layer.kernel_shape[-1:], jnp.float32)
+        params["bias"] = draw(layer.bias_init, bias_key, layer.kernel_shape[-1:])
     return params
 
 

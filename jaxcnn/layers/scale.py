@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from jaxcnn.layers.parameters import check_names, check_positive
 from jaxcnn.ops.wide import scale_channels
@@ -34,7 +34,7 @@ class LayerScale(Value):
     def init(self, key: jax.Array) -> tuple[Params, State]:
         """Returns the scale, `init_value` for each channel; the key is not used."""
         del key
-        return {"scale": jnp.full((self.channels,), self.init_value, jnp.float32)}, {}
+        return {"scale": jax.device_put(np.full(self.channels, self.init_value, np.float32))}, {}
 
     def apply(
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None

@@ -59,7 +59,7 @@ def batch_moments(x: jax.Array, axis_name: str, *, mask: jax.Array | None = None
 
 
 def _sample(pixels: jax.Array) -> jax.Array:
-    """Takes some sixteen pixels from all over images (images, pixels, channels), or one where their number is unknown."""
+    """Takes sixteen pixels or more of images (images, pixels, channels), or one where their number is unknown."""
     count = pixels.shape[1]
     return pixels[:, :: max(1, count // 16)] if is_known((count,)) else pixels[:, :1]
 

@@ -1,5 +1,6 @@
 """The C++ kernels against XLA: every algorithm, when they are used and when not, and where they cannot be built."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcnn import ops
 from jaxcnn.ops import lowering
 from jaxcnn.ops.lowering import Geometry, native, xla
 from jaxcnn.ops.lowering.native import rules
@@ -93,6 +95,53 @@ def test_a_convolution_and_its_gradients_are_those_of_xla(case):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12 * np.abs(theirs).max())
 
 
+SPOILED = ["dense", "grouped", "many small groups", "many pixels, few channels", "groups that no bundle fills"]
+SPOILED += ["depthwise", "depthwise, strided", "winograd", "winograd, odd padding", "winograd, many tiles"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e37, 1e6])
+@pytest.mark.parametrize("case", SPOILED)
+def test_a_number_out_of_the_ordinary_reaches_the_results_that_are_made_of_it_and_no_other(case, value):
+    x, kernel, dy, geometry = draw(case, jnp.float32)
+    program, plain = three(native, geometry, x, kernel), three(xla, geometry, x, kernel)
+    usual = program(x, kernel, dy)
+    for operand, array in ((0, x), (2, dy)):
+        place = tuple(n // 2 for n in array.shape)
+        arrays = [x, kernel, dy]
+        arrays[operand] = array.at[place].set(value)
+        # A convolution is linear: what a number reaches is what it alone gives, where nothing cancels.
+        alone = [jnp.ones_like(a) for a in arrays]
+        alone[operand] = jnp.zeros_like(array).at[place].set(1)
+        reaches = {0: (0, 2), 2: (1, 2)}[operand]
+        for i in reaches:
+            result, reached = np.asarray(program(*arrays)[i]), np.asarray(plain(*alone)[i]) != 0
+            scale = np.abs(usual[i]).max()
+            np.testing.assert_allclose(result[~reached], usual[i][~reached], rtol=0, atol=1e-5 * scale)
+            assert np.isfinite(value) == np.isfinite(result[reached]).all()
+            assert np.isfinite(value) or not np.isfinite(result[reached]).any()
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("value", [1e3, 1e6, 1e10])
+def test_winograds_rounding_is_that_of_the_pixels_that_a_result_sees(value, gradient):
+    x, kernel, dy, geometry = draw("winograd", jnp.float32)
+    images = (dy if gradient else x).at[1, 6, 5, 7].set(value)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(module, images, kernel):
+        if gradient:
+            return module.input_gradient(images, kernel, geometry=geometry, input_size=x.shape[1:3])
+        return module.convolve(images, kernel, geometry=geometry)
+
+    ours = run(native, images, kernel)
+    with jax.enable_x64(True):
+        exact = run(xla, *(jnp.asarray(np.asarray(a), jnp.float64) for a in (images, kernel)))
+    seen = np.zeros(ours.shape, bool)
+    seen[1, 5:8, 4:7] = True
+    np.testing.assert_allclose(ours[~seen], exact[~seen], rtol=0, atol=5e-6 * np.abs(exact[~seen]).max())
+    np.testing.assert_allclose(ours[seen], exact[seen], rtol=0, atol=3e-6 * np.abs(exact).max())
+
+
 @pytest.mark.parametrize("case", ["winograd", "winograd, valid", "dense", "depthwise, no multiple of a vector"])
 def test_float32_is_within_its_rounding(case):
     x, kernel, dy, geometry = draw(case, jnp.float32)
@@ -134,9 +183,20 @@ def test_the_algorithm_is_chosen_by_shape(case, algorithm):
     assert algorithms(case) == [algorithm] * 3
 
 
-def test_the_highest_precision_forgoes_winograd():
-    with jax.default_matmul_precision("highest"):
-        assert algorithms("winograd") == [rules.Algorithm.DIRECT] * 3
+def test_a_convolution_called_in_the_highest_precision_forgoes_winograd_and_so_do_its_gradients():
+    x, kernel, dy, _ = draw("winograd", jnp.float32)
+
+    def convolved(x, kernel, highest):
+        with jax.default_matmul_precision("highest" if highest else None):
+            return jax.vmap(lambda image: ops.conv(image, kernel, padding=1))(x)
+
+    def program(x, kernel, dy, highest):
+        y, transpose = jax.vjp(lambda x, kernel: convolved(x, kernel, highest), x, kernel)
+        return y, *transpose(dy)
+
+    for highest, algorithm in ((True, rules.Algorithm.DIRECT), (False, rules.Algorithm.WINOGRAD)):
+        text = jax.jit(program, static_argnums=3).lower(x, kernel, dy, highest).as_text()
+        assert [int(part.split(" ")[0]) for part in text.split("algorithm = ")[1:]] == [algorithm] * 3
 
 
 @pytest.mark.usefixtures("float64")
@@ -147,10 +207,13 @@ def test_winograd_is_not_chosen_where_the_kernel_costs_more_than_it_saves():
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_other_dtypes_go_the_way_of_xla(dtype):
-    x, kernel, _, geometry = draw("dense", dtype)
-    text = jax.jit(lambda x, kernel: lowering.convolve(x, kernel, geometry)).lower(x, kernel).as_text()
-    assert "custom_call" not in text
+@pytest.mark.parametrize("case", ["dense", "winograd", "many small groups", "depthwise"])
+def test_half_precision_is_summed_up_in_float32_and_rounded_once(case, dtype):
+    x, kernel, dy, geometry = draw(case, dtype)
+    ours = three(native, geometry, x, kernel)(x, kernel, dy)
+    exact = three(native, geometry, x, kernel)(*(a.astype(jnp.float32) for a in (x, kernel, dy)))
+    for one, other in zip(ours, exact, strict=True):
+        np.testing.assert_array_equal(one, other.astype(dtype))
 
 
 def test_an_exported_program_does_not_need_this_package():

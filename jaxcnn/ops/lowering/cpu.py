@@ -149,7 +149,7 @@ def _sum_of_taps(x: jax.Array, rows: jax.Array, geometry: Geometry, kernel_size:
 
 
 def _tap(x: jax.Array, tap: int | jax.Array, geometry: Geometry, kernel_size: Pair, output_size: Pair) -> jax.Array:
-    """Cuts out of padded images (batch, height, width, ...) the pixels that a tap meets, for each pixel of the output."""
+    """Cuts out of padded images (batch, height, width, ...) the pixel that a tap meets, for each of the output."""
     place = (tap // kernel_size[1], tap % kernel_size[1])
     for axis in (0, 1):
         reach = (output_size[axis] - 1) * geometry.strides[axis] + 1

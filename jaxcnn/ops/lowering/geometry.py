@@ -23,7 +23,7 @@ class Geometry:
     padding: Sides = ((0, 0), (0, 0))
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
-    precision: str | None = field(default_factory=lambda: jax.config.jax_default_matmul_precision)
+    precision: str | None = field(default_factory=lambda: jax.config.values["jax_default_matmul_precision"])
 
     def times_groups(self, factor: int) -> "Geometry":
         """Returns the same with so many times the groups."""

@@ -1,0 +1,176 @@
+"""Random keys and first parameters, drawn by a few small programs whatever the number of shapes.
+
+`jax.random.normal(key, shape)` is compiled for each shape, and a network has dozens: that takes seconds where drawing
+takes a fraction of one. Here a program of a fixed size draws block after block, and NumPy joins the blocks. The numbers
+are those of `jax.random` to the last bit: with `jax_threefry_partitionable`, jax's default, the n-th number of an array
+depends on the key and on n alone. Where keys are traced, in `jax.jit` or `jax.vmap`, or of another kind, `jax.random`
+itself is called.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.core import Tracer
+from jax.extend.random import define_prng_impl, threefry_2x32
+
+from jaxcnn.types import Shape
+from jaxcnn.values import Partial
+
+_BLOCK = 1 << 15
+"""Numbers that are drawn at a time: small beside a kernel, large beside the cost of a call."""
+
+_MOST_KEYS = 64
+"""Keys that are split off at a time, which is more than most layers have parts."""
+
+
+def split_key(key: jax.Array, n: int) -> list[jax.Array]:
+    """Splits a key, into the keys that `jax.random.split(key, n)` gives.
+
+    Args:
+      key: typed random key, consumed.
+      n: number of keys.
+
+    Returns:
+      n keys.
+    """
+    if not _is_counted(key):
+        return list(jax.random.split(key, n))
+    many = -(-n // _MOST_KEYS) * _MOST_KEYS
+    data = np.asarray(_split_data(key, many))
+    return [jax.random.wrap_key_data(jax.device_put(one), impl="threefry2x32") for one in data[:n]]
+
+
+def draw(initializer: Callable[..., jax.Array], key: jax.Array, shape: Shape) -> jax.Array:
+    """Calls an initializer.
+
+    Args:
+      initializer: called as `initializer(key, shape, jnp.float32)`. Those of `jax.nn.initializers` that draw normal
+        numbers, or uniform ones around zero, are computed here if they are held as `jaxcnn.layers.Initializer`.
+      key: typed random key, consumed.
+      shape: shape of the array; for kernels the last two axes are input and output.
+
+    Returns:
+      The array, float32.
+    """
+    at_hand = _is_counted(key)
+    constant = {jax.nn.initializers.zeros: 0, jax.nn.initializers.ones: 1}.get(initializer)
+    if at_hand and constant is not None:
+        return jax.device_put(np.full(shape, constant, np.float32))
+    recipe = _recipe(initializer, shape) if isinstance(initializer, Partial) else None
+    if recipe is None:
+        return initializer(key, shape, jnp.float32)
+    distribution, factor = recipe
+    if at_hand:
+        return jax.device_put(_draw_blocks(key, distribution, math.prod(shape)).reshape(shape) * factor)
+    # Without the barrier the factor is multiplied into another one before it, which rounds differently.
+    return lax.optimization_barrier(_DISTRIBUTIONS[distribution](key, shape, jnp.float32)) * factor
+
+
+def _is_counted(key: jax.Array) -> bool:
+    """Tells whether a key is at hand, and its n-th number depends on n alone."""
+    return (
+        not isinstance(key, Tracer)
+        and key.ndim == 0
+        and jax.random.key_impl(key) == "threefry2x32"
+        and jax.config.jax_threefry_partitionable  # pyright: ignore[reportAttributeAccessIssue]
+    )
+
+
+# Whole numbers, and few: hardly optimised they are the same, and compiled in a third of the time.
+@partial(
+    jax.jit,
+    static_argnums=1,
+    compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True},
+)
+def _split_data(key: jax.Array, n: int) -> jax.Array:
+    return jax.random.key_data(jax.random.split(key, n))
+
+
+def _recipe(initializer: Partial, shape: Shape) -> tuple[str, np.float32] | None:
+    """Returns the distribution that an initializer draws from, and the number it multiplies by; None for all others."""
+    initializers = jax.nn.initializers
+    options: dict[str, Any] = dict(initializer.options)
+    if initializer.function is initializers.normal and options.keys() <= {"stddev"}:
+        return "normal", np.float32(options.get("stddev", 1e-2))
+    scaling = {
+        initializers.variance_scaling: {},
+        initializers.lecun_normal: {"scale": 1.0, "mode": "fan_in", "distribution": "truncated_normal"},
+        initializers.he_normal: {"scale": 2.0, "mode": "fan_in", "distribution": "truncated_normal"},
+        initializers.glorot_normal: {"scale": 1.0, "mode": "fan_avg", "distribution": "truncated_normal"},
+        initializers.lecun_uniform: {"scale": 1.0, "mode": "fan_in", "distribution": "uniform"},
+        initializers.he_uniform: {"scale": 2.0, "mode": "fan_in", "distribution": "uniform"},
+        initializers.glorot_uniform: {"scale": 1.0, "mode": "fan_avg", "distribution": "uniform"},
+    }.get(initializer.function)
+    if scaling is None or len(shape) < 2:
+        return None
+    options = scaling | options
+    if options.keys() != {"scale", "mode", "distribution"} or options["distribution"] not in _DISTRIBUTIONS:
+        return None
+    taps = math.prod(shape[:-2])
+    fan_in, fan_out = shape[-2] * taps, shape[-1] * taps
+    fans = {
+        "fan_in": fan_in,
+        "fan_out": fan_out,
+        "fan_avg": (fan_in + fan_out) / 2,
+        "fan_geo_avg": (fan_in * fan_out) ** 0.5,
+    }
+    if options["mode"] not in fans:
+        return None
+    variance = np.float32(options["scale"] / fans[options["mode"]])
+    # The standard deviation of a normal distribution cut off at two of its own; that of numbers between -1 and 1.
+    factor = {
+        "normal": np.sqrt(variance),
+        "truncated_normal": np.sqrt(variance) / np.float32(0.87962566103423978),
+        "uniform": np.sqrt(np.float32(3) * variance),
+    }
+    return options["distribution"], factor[options["distribution"]]
+
+
+_DISTRIBUTIONS = {
+    "normal": jax.random.normal,
+    "truncated_normal": lambda key, shape, dtype: jax.random.truncated_normal(key, -2, 2, shape, dtype),
+    "uniform": lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -1),
+}
+
+
+def _draw_blocks(key: jax.Array, distribution: str, count: int) -> np.ndarray:
+    data = jax.random.key_data(key)
+    blocks = [_draw_block(data, np.uint32(start), distribution) for start in range(0, count, _BLOCK)]
+    return np.concatenate(jax.device_get(blocks) or [np.zeros(0, np.float32)])[:count]
+
+
+@partial(jax.jit, static_argnums=2)
+def _draw_block(data: jax.Array, start: jax.Array, distribution: str) -> jax.Array:
+    key = jax.random.wrap_key_data(jnp.append(data, start), impl=_FROM_A_PLACE)
+    return _DISTRIBUTIONS[distribution](key, (_BLOCK,), jnp.float32)
+
+
+def _bits_from_a_place(data: jax.Array, bit_width: int, shape: Shape) -> jax.Array:
+    """Draws the bits that `jax.random` draws for numbers from data[2] on."""
+    if bit_width != 32:
+        raise NotImplementedError(f"expected 32 bits for each number, got {bit_width}")
+    low = data[2] + jnp.arange(math.prod(shape), dtype=jnp.uint32)
+    high, low = jnp.split(threefry_2x32(data[:2], jnp.concatenate([jnp.zeros_like(low), low])), 2)
+    return (high ^ low).reshape(shape)
+
+
+def _not_needed(*_: Any) -> Any:
+    raise NotImplementedError("a key that counts from a place only draws")
+
+
+_FROM_A_PLACE = define_prng_impl(
+    key_shape=(3,),
+    seed=_not_needed,
+    split=_not_needed,
+    fold_in=_not_needed,
+    random_bits=_bits_from_a_place,
+    name="threefry2x32_from_a_place",
+    tag="jaxcnn",
+)
+"""jax's generator, with the number to start from as a third part of the key."""
