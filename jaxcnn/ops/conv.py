@@ -115,7 +115,7 @@ def conv_transpose(
     # The output padding takes back what the padding cuts off, and goes beyond it as zeros.
     sides = (top, bottom - output_padding[0]), (left, right - output_padding[1])
     geometry = lowering.Geometry(strides, sides, dilation, groups)
-    y = lowering.input_gradient(x[None], _turned(kernel.astype(x.dtype), groups), geometry, output_size)[0]
+    y = lowering.input_gradient(x[None], lowering.exchanged(kernel.astype(x.dtype), groups), geometry, output_size)[0]
     return add_bias(y, bias)
 
 
@@ -158,13 +158,6 @@ def _check_kernel(op: str, x: jax.Array, kernel: jax.Array, bias: jax.Array | No
             f"groups={groups}), got {in_channels} (an image of shape {x.shape})"
         )
     check_vector(op, "bias", bias, out_channels)
-
-
-def _turned(kernel: jax.Array, groups: int) -> jax.Array:
-    """Exchanges inputs and outputs of each group: the kernel of the convolution that `conv_transpose` transposes."""
-    height, width, channels, outputs = kernel.shape
-    grouped = kernel.reshape(height, width, channels, groups, outputs // groups)
-    return grouped.transpose(0, 1, 4, 3, 2).reshape(height, width, outputs // groups, groups * channels)
 
 
 def _pad_border(x: jax.Array, sides: Sides, border: Border) -> tuple[jax.Array, Sides]:

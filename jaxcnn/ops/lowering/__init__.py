@@ -10,12 +10,14 @@ from jaxcnn.ops.lowering.convolution import convolve, input_gradient, kernel_gra
 from jaxcnn.ops.lowering.geometry import Geometry
 from jaxcnn.ops.lowering.plain import PLAIN_RULES
 from jaxcnn.ops.lowering.pooling import window_argmax, window_max, window_sum
+from jaxcnn.ops.lowering.xla import exchanged
 
 __all__ = [
     "PLAIN_RULES",
     "Geometry",
     "affine",
     "convolve",
+    "exchanged",
     "input_gradient",
     "kernel_gradient",
     "own_moments",

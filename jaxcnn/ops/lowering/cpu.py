@@ -7,10 +7,11 @@ compiler turns into matrix products and fused loops. They are chosen by shape wh
     1x1           matrix product             matrix product             matrix product
     depthwise     sum of shifted products    the same, flipped          sums of products, row by row
     grouped       dense in bundles           dense in bundles           dense in bundles
+    many groups   products of patches        the same, flipped          products of patches
     dense         XLA                        XLA                        XLA
 
-What is shorter than float32 is summed up in float32. The length of the programs does not depend on the number of
-images or groups, nor, beyond some, on that of taps.
+What is shorter than float32 is summed up in float32. Beyond some, the length of the programs depends neither on the
+number of images or groups nor on that of taps.
 """
 
 import math
@@ -32,6 +33,9 @@ Pair = tuple[int, int]
 _BUNDLE_CHANNELS = 32
 """Input channels of a bundle of groups: fewer leave the matrix units idle, more multiply too many zeros."""
 
+_MOST_BUNDLES = 32
+"""Bundles that are written out; more of them would make the program long."""
+
 _LANES = 8
 """Images that a depthwise kernel gradient goes through side by side: a batch over so many devices stays where it is."""
 
@@ -46,7 +50,12 @@ def convolve(x: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Arra
     if _is_depthwise(kernel.shape[2], geometry):
         return _depthwise(x, kernel, geometry)
     if geometry.groups > 1:
-        return _in_bundles(partial(convolve, geometry=replace(geometry, groups=1)), x, kernel, geometry.groups)
+        dense = partial(convolve, geometry=replace(geometry, groups=1))
+
+        def by_group() -> jax.Array:
+            return _grouped(_padded(x, geometry), kernel, geometry, _output_size(x, kernel, geometry))
+
+        return _in_bundles(dense, by_group, x, kernel, geometry.groups)
     return xla.convolve(x, kernel, geometry=geometry)
 
 
@@ -58,7 +67,13 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, *, geometry: Geometry, inpu
         return _depthwise_input_gradient(dy, kernel, geometry, input_size)
     if geometry.groups > 1:
         dense = partial(input_gradient, geometry=replace(geometry, groups=1), input_size=input_size)
-        return _in_bundles(dense, dy, kernel, geometry.groups)
+
+        def by_group() -> jax.Array:
+            spread = _spread_for(dy, geometry, (kernel.shape[0], kernel.shape[1]), input_size)
+            flipped = Geometry(dilation=geometry.dilation, groups=geometry.groups)
+            return _grouped(spread, xla.exchanged(kernel[::-1, ::-1], geometry.groups), flipped, input_size)
+
+        return _in_bundles(dense, by_group, dy, kernel, geometry.groups)
     return xla.input_gradient(dy, kernel, geometry=geometry, input_size=input_size)
 
 
@@ -70,10 +85,14 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, *, geometry: Geometry, kernel_s
     if _is_depthwise(channels, geometry):
         return _depthwise_kernel_gradient(x, dy, geometry, kernel_size)
     if geometry.groups > 1:
-        together = _together(geometry.groups, channels)
-        dense = partial(kernel_gradient, geometry=replace(geometry, groups=1), kernel_size=kernel_size)
-        bundles = (_split(x, geometry.groups // together), _split(dy, geometry.groups // together))
-        return _joined(lax.map(lambda bundle: diagonal_blocks(dense(*bundle), together), bundles))
+        together, bundles = _bundles(geometry.groups, channels)
+        if bundles <= _MOST_BUNDLES:
+            dense = partial(kernel_gradient, geometry=replace(geometry, groups=1), kernel_size=kernel_size)
+            pairs = zip(jnp.split(x, bundles, axis=-1), jnp.split(dy, bundles, axis=-1), strict=True)
+            return jnp.concatenate([_diagonal_blocks(dense(*pair), together) for pair in pairs], axis=-1)
+        outputs = dy.reshape(*dy.shape[:3], geometry.groups, -1)
+        patches = _patches(_padded(x, geometry), geometry, kernel_size, (dy.shape[1], dy.shape[2]))
+        return _product("nhwgtc,nhwgo->tcgo", patches, outputs).reshape(*kernel_size, channels, dy.shape[3])
     return xla.kernel_gradient(x, dy, geometry=geometry, kernel_size=kernel_size)
 
 
@@ -81,24 +100,73 @@ def _product(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(subscripts, a, b, preferred_element_type=at_least_float32(a.dtype)).astype(a.dtype)
 
 
-def _in_bundles(dense: Callable[..., jax.Array], x: jax.Array, kernel: jax.Array, groups: int) -> jax.Array:
+def _in_bundles(
+    dense: Callable[..., jax.Array], by_group: Callable[[], jax.Array], x: jax.Array, kernel: jax.Array, groups: int
+) -> jax.Array:
     """Computes a grouped convolution, or its input gradient, as dense ones of so many groups as fill a matrix unit.
 
     A bundle multiplies the channels of its other groups by zeros, and zero times infinity is not zero: where a result
-    is not finite, each group is computed by itself.
+    is not finite, and where there are too many bundles, it is computed group by group.
     """
+    together, bundles = _bundles(groups, kernel.shape[2])
+    if bundles > _MOST_BUNDLES:
+        return by_group()
+    pairs = zip(jnp.split(x, bundles, axis=-1), jnp.split(kernel, bundles, axis=-1), strict=True)
+    y = jnp.concatenate([dense(part, _block_diagonal(own, together)) for part, own in pairs], axis=-1)
+    return y if together == 1 else lax.cond(jnp.all(jnp.isfinite(y)), lambda: y, by_group)
 
-    def in_bundles_of(together: int) -> jax.Array:
-        bundles = (_split(x, groups // together), _split(kernel, groups // together))
-        return _joined(lax.map(lambda bundle: dense(bundle[0], block_diagonal(bundle[1], together)), bundles))
 
-    together = _together(groups, kernel.shape[2])
-    y = in_bundles_of(together)
-    return y if together == 1 else lax.cond(jnp.all(jnp.isfinite(y)), lambda: y, lambda: in_bundles_of(1))
+def _bundles(groups: int, channels: int) -> tuple[int, int]:
+    """Chooses how many groups go together as one dense convolution; returns that and the number of bundles."""
+    together = max(1, _BUNDLE_CHANNELS // channels)
+    while groups % together:
+        together -= 1
+    return together, groups // together
+
+
+def _block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
+    """Writes a kernel (height, width, channels / groups, outputs) as (height, width, channels, outputs), with zeros."""
+    height, width, channels, outputs = kernel.shape
+    grouped = kernel.reshape(height, width, 1, channels, groups, outputs // groups)
+    same = jnp.eye(groups, dtype=bool)[:, None, :, None]
+    return jnp.where(same, grouped, jnp.zeros((), kernel.dtype)).reshape(height, width, groups * channels, outputs)
+
+
+def _diagonal_blocks(kernel: jax.Array, groups: int) -> jax.Array:
+    """Undoes `_block_diagonal`."""
+    height, width, channels, outputs = kernel.shape
+    blocks = kernel.reshape(height, width, groups, channels // groups, groups, outputs // groups)
+    diagonal = jnp.moveaxis(jnp.diagonal(blocks, axis1=2, axis2=4), -1, 3)
+    return diagonal.reshape(height, width, channels // groups, outputs)
+
+
+def _grouped(x: jax.Array, kernel: jax.Array, geometry: Geometry, output_size: Pair) -> jax.Array:
+    """Convolves padded images with a grouped kernel: for each group the product of its patches with its kernel."""
+    height, width, channels, outputs = kernel.shape
+    patches = _patches(x, geometry, (height, width), output_size)
+    y = _product("nhwgtc,tcgo->nhwgo", patches, kernel.reshape(height * width, channels, geometry.groups, -1))
+    return y.reshape(*y.shape[:3], outputs)
+
+
+def _patches(x: jax.Array, geometry: Geometry, kernel_size: Pair, output_size: Pair) -> jax.Array:
+    """Lays side by side what each tap meets: (batch, *output_size, groups, taps, channels of a group)."""
+    x = x.reshape(*x.shape[:3], geometry.groups, -1)
+
+    def at(tap: int | jax.Array) -> jax.Array:
+        return _tap(x, tap, geometry, kernel_size, output_size)
+
+    taps = math.prod(kernel_size)
+    if taps <= _MOST_TAPS:
+        return jnp.stack([at(tap) for tap in range(taps)], axis=4)
+    return jnp.moveaxis(lax.map(at, jnp.arange(taps)), 0, 4)
 
 
 def _is_pointwise(kernel_size: tuple[int, ...], geometry: Geometry) -> bool:
     return tuple(kernel_size) == (1, 1) and geometry.groups == 1 and geometry.padding == ((0, 0), (0, 0))
+
+
+def _output_size(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> Pair:
+    return geometry.output_size((x.shape[1], x.shape[2]), (kernel.shape[0], kernel.shape[1]))
 
 
 def _is_depthwise(channels: int, geometry: Geometry) -> bool:
@@ -116,6 +184,17 @@ def _spread(y: jax.Array, strides: Pair, size: Pair) -> jax.Array:
         (0, n - (m - 1) * s - 1, s - 1) for n, m, s in zip(size, y.shape[1:3], strides, strict=True)
     ]
     return lax.pad(y, jnp.zeros((), y.dtype), [*config, (0, 0, 0)])
+
+
+def _spread_for(dy: jax.Array, geometry: Geometry, kernel_size: Pair, input_size: Pair) -> jax.Array:
+    """Spreads outputs out by the strides, and pads them for the flipped kernel, whose results are of `input_size`."""
+    config = [(0, 0, 0)]
+    for axis in (0, 1):
+        reach = geometry.dilation[axis] * (kernel_size[axis] - 1)
+        before = reach - geometry.padding[axis][0]
+        spread = (dy.shape[axis + 1] - 1) * geometry.strides[axis] + 1
+        config.append((before, input_size[axis] + reach - before - spread, geometry.strides[axis] - 1))
+    return lax.pad(dy, jnp.zeros((), dy.dtype), [*config, (0, 0, 0)])
 
 
 def _padded(x: jax.Array, geometry: Geometry) -> jax.Array:
@@ -160,8 +239,7 @@ def _tap(x: jax.Array, tap: int | jax.Array, geometry: Geometry, kernel_size: Pa
 
 def _depthwise(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """Sums up the taps, each an image times one number for each channel; XLA makes one loop of it."""
-    kernel_size = (kernel.shape[0], kernel.shape[1])
-    size = geometry.output_size((x.shape[1], x.shape[2]), kernel_size)
+    kernel_size, size = (kernel.shape[0], kernel.shape[1]), _output_size(x, kernel, geometry)
     channels, outputs = x.shape[3], kernel.shape[3]
     rows = kernel.reshape(-1, channels, outputs // channels)
     y = _sum_of_taps(_padded(x, geometry)[..., None], rows, geometry, kernel_size, size)
@@ -172,13 +250,7 @@ def _depthwise_input_gradient(dy: jax.Array, kernel: jax.Array, geometry: Geomet
     """Sums up the taps of the turned kernel over the outputs, spread out by the strides."""
     kernel_size = (kernel.shape[0], kernel.shape[1])
     multiplier = kernel.shape[3] // geometry.groups
-    config = [(0, 0, 0)]
-    for axis in (0, 1):
-        reach = geometry.dilation[axis] * (kernel_size[axis] - 1)
-        before = reach - geometry.padding[axis][0]
-        spread = (dy.shape[axis + 1] - 1) * geometry.strides[axis] + 1
-        config.append((before, input_size[axis] + reach - before - spread, geometry.strides[axis] - 1))
-    padded = lax.pad(dy, jnp.zeros((), dy.dtype), [*config, (0, 0, 0)])
+    padded = _spread_for(dy, geometry, kernel_size, input_size)
     padded = padded.reshape(*padded.shape[:3], geometry.groups, multiplier)
     rows = kernel.reshape(-1, geometry.groups, multiplier)[::-1]
     dx = _sum_of_taps(padded, rows, Geometry(dilation=geometry.dilation), kernel_size, input_size)
@@ -227,55 +299,3 @@ def _depthwise_kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry, 
     sums, _ = lax.scan(add_row, (zeros,) * (kernel_size[0] * kernel_size[1]), steps)
     totals = [jnp.sum(total, axis=(0, 1)) for total in sums]
     return jnp.stack(totals).astype(x.dtype).reshape(*kernel_size, 1, outputs)
-
-
-def _together(groups: int, channels: int) -> int:
-    """Chooses how many groups go together as one dense convolution."""
-    together = max(1, _BUNDLE_CHANNELS // channels)
-    while groups % together:
-        together -= 1
-    return together
-
-
-def _split(x: jax.Array, bundles: int) -> jax.Array:
-    """Cuts the last axis into bundles, on a first axis."""
-    return jnp.moveaxis(x.reshape(*x.shape[:-1], bundles, -1), -2, 0)
-
-
-def _joined(parts: jax.Array) -> jax.Array:
-    """Undoes `_split`."""
-    parts = jnp.moveaxis(parts, 0, -2)
-    return parts.reshape(*parts.shape[:-2], -1)
-
-
-def block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
-    """Writes a grouped kernel as a dense one, with zeros between channels of different groups.
-
-    Args:
-      kernel: shape (height, width, in_channels / groups, out_channels).
-      groups: number of its groups.
-
-    Returns:
-      Shape (height, width, in_channels, out_channels).
-    """
-    height, width, channels, outputs = kernel.shape
-    grouped = kernel.reshape(height, width, channels, groups, outputs // groups)
-    same = jnp.eye(groups, dtype=kernel.dtype)
-    blocks = grouped[:, :, None] * same[:, None, :, None]
-    return blocks.reshape(height, width, groups * channels, outputs)
-
-
-def diagonal_blocks(kernel: jax.Array, groups: int) -> jax.Array:
-    """Undoes `block_diagonal`.
-
-    Args:
-      kernel: shape (height, width, in_channels, out_channels).
-      groups: number of groups.
-
-    Returns:
-      Shape (height, width, in_channels / groups, out_channels).
-    """
-    height, width, channels, outputs = kernel.shape
-    blocks = kernel.reshape(height, width, groups, channels // groups, groups, outputs // groups)
-    diagonal = jnp.moveaxis(jnp.diagonal(blocks, axis1=2, axis2=4), -1, 3)
-    return diagonal.reshape(height, width, channels // groups, outputs)

@@ -38,6 +38,21 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, *, geometry: Geometry, inpu
     return dx
 
 
+def exchanged(kernel: jax.Array, groups: int) -> jax.Array:
+    """Exchanges the inputs and outputs of each group of a kernel.
+
+    Args:
+      kernel: shape (height, width, in_channels / groups, out_channels).
+      groups: number of its groups.
+
+    Returns:
+      Shape (height, width, out_channels / groups, in_channels).
+    """
+    height, width, channels, outputs = kernel.shape
+    grouped = kernel.reshape(height, width, channels, groups, outputs // groups)
+    return grouped.transpose(0, 1, 4, 3, 2).reshape(height, width, outputs // groups, groups * channels)
+
+
 def input_gradient_as_convolution(
     dy: jax.Array, kernel: jax.Array, *, geometry: Geometry, input_size: tuple[int, int]
 ) -> jax.Array:
@@ -54,15 +69,13 @@ def input_gradient_as_convolution(
     Returns:
       Shape (batch, *input_size, in_channels).
     """
-    height, width, channels, outputs = kernel.shape
     sides = []
     for axis in (0, 1):
         reach = geometry.dilation[axis] * (kernel.shape[axis] - 1)
         before = reach - geometry.padding[axis][0]
         spread = (dy.shape[axis + 1] - 1) * geometry.strides[axis] + 1
         sides.append((before, input_size[axis] + reach - before - spread))
-    grouped = kernel[::-1, ::-1].reshape(height, width, channels, geometry.groups, outputs // geometry.groups)
-    turned = grouped.transpose(0, 1, 4, 3, 2).reshape(height, width, outputs // geometry.groups, -1)
+    turned = exchanged(kernel[::-1, ::-1], geometry.groups)
     spreads = geometry.strides
     if not is_known((*sides[0], *sides[1])):
         config = [(*side, stride - 1) for side, stride in zip(sides, spreads, strict=True)]
