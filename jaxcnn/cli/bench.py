@@ -7,6 +7,7 @@ from pathlib import Path
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from jaxcnn import benchmark, layers
 from jaxcnn.benchmark.peers import PEERS
@@ -16,6 +17,7 @@ from jaxcnn.benchmark.spread import three_digits
 from jaxcnn.cli import names
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Bench
+from jaxcnn.cli.terminal import escaped, make_console, shown
 from jaxcnn.models.catalog import CATALOG
 
 _STANDARD = "standard"
@@ -43,14 +45,16 @@ def bench(options: Bench) -> int:
     _check_writable(options.output)
     _check_writable(options.plot)
     _check_plot(options.plot)
-    console = Console(highlight=False)
+    console = make_console()
     if not console.is_terminal:
         console.width = max(console.width, 160)
-    progress = Console(stderr=True, highlight=False)
+    progress = make_console(stderr=True)
     records = []
     for contest in contests:
         with progress.status("") as status:
-            found = benchmark.make_records(benchmark.race(contest, report=status.update))
+            found = benchmark.make_records(
+                benchmark.race(contest, report=lambda text: status.update(Text(shown(text))))
+            )
         if options.output:
             benchmark.append_records(options.output, found)
         records += found
@@ -146,7 +150,7 @@ def print_records(console: Console, records: list[benchmark.Record]) -> None:
     console.print(cold)
     for record in records:
         if record["status"] != "measured":
-            console.print(f"{record['contestant']}: {record['status']}: {record['reason']}", markup=False)
+            console.print(escaped(f"{record['contestant']}: {record['status']}: {record['reason']}"))
     busy = first["host"]["busy_cores"]
     if busy and busy > _DISTURBING:
         console.print(
@@ -186,7 +190,7 @@ def _check_writable(path: Path | None) -> None:
         return
     folder = path.parent
     if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
-        raise CommandError(f"expected a file that can be written, got {path}; is its folder there?")
+        raise CommandError(f"expected a file that can be written, got {shown(path)}; is its folder there?")
 
 
 def _check_plot(path: Path | None) -> None:
@@ -194,6 +198,6 @@ def _check_plot(path: Path | None) -> None:
     if path is None:
         return
     if path.suffix.lower() != ".png":
-        raise CommandError(f"--plot expects a file that ends in .png, got {path}")
+        raise CommandError(f"--plot expects a file that ends in .png, got {shown(path)}")
     if not importlib.util.find_spec("matplotlib"):
         raise CommandError("--plot expects matplotlib to be installed; pip install matplotlib")

@@ -6,6 +6,7 @@ from jaxcnn.cli import trained
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Export
 from jaxcnn.cli.run_folder import RunFolder
+from jaxcnn.cli.terminal import say, shown
 from jaxcnn.cli.trained import Trained
 from jaxcnn.interop.export import ExportedModel, export_stablehlo
 from jaxcnn.interop.onnx import export_onnx
@@ -38,8 +39,8 @@ def export(options: Export) -> int:
         path, beside = exported.save(options.output or options.run / f"model.{options.format}")
     except OSError as error:
         raise CommandError(f"expected a place for the file, got {error}; choose another --output") from error
-    print(
-        f"epoch {run.epoch} in {path} ({len(exported.content):,} bytes), described in {beside}\n"
+    say(
+        f"epoch {run.epoch} in {shown(path)} ({len(exported.content):,} bytes), described in {shown(beside)}\n"
         f"it takes {exported.description['input']['sizes']}"
     )
     return 0

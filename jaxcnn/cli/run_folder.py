@@ -13,6 +13,7 @@ import jax
 from jaxcnn.benchmark import environment
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Train
+from jaxcnn.cli.terminal import shown
 
 _PLACE = ("run_dir", "resume")
 """Options that say where a run is, not what it is."""
@@ -33,18 +34,20 @@ class RunFolder:
         config = path / "config.json"
         if not config.is_file():
             raise CommandError(
-                f"expected the folder of a run, with a config.json, got {path}; `jaxcnn train` makes one"
+                f"expected the folder of a run, with a config.json, got {shown(path)}; `jaxcnn train` makes one"
             )
         try:
             self.config: dict[str, Any] = json.loads(config.read_text())
             options = set(self.config["options"])
         except (ValueError, OSError, TypeError, KeyError) as error:
             raise CommandError(
-                f"expected the options of a run in {config}, got a file that cannot be read: {error!r}"
+                f"expected the options of a run in {shown(config)}, got a file that cannot be read: {error!r}"
             ) from error
         known = {field.name for field in dataclasses.fields(Train)} - set(_PLACE)
         if options != known:
-            raise CommandError(f"expected the options {sorted(known)} in {config}; was it written by another version?")
+            raise CommandError(
+                f"expected the options {sorted(known)} in {shown(config)}; was it written by another version?"
+            )
 
     @classmethod
     def create(
@@ -73,7 +76,7 @@ class RunFolder:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             what = "holds a run already" if (path / "config.json").is_file() else "is not empty"
             raise CommandError(
-                f"expected a new folder for the run, but {path} {what}; "
+                f"expected a new folder for the run, but {shown(path)} {what}; "
                 "choose another --run-dir, or go on with the run in it by --resume"
             )
         with reported(OSError):

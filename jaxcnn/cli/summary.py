@@ -1,13 +1,13 @@
 """`jaxcnn summary`."""
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from jaxcnn import layers
 from jaxcnn.cli import names
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Summary
+from jaxcnn.cli.terminal import make_console
 from jaxcnn.models.catalog import CATALOG
 
 
@@ -69,7 +69,7 @@ def _table(
 
 def _print(table: Table) -> None:
     """Prints a table at its full width where output is not a terminal, so that no column is cut."""
-    console = Console(highlight=False)
+    console = make_console()
     if not console.is_terminal:
         console.width = max(console.width, 200)
     console.print(table)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxcnn.text import printable
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -188,7 +190,7 @@ def confusion_figure(labels: ArrayLike, predictions: ArrayLike, class_names: Seq
     errors = int(np.count_nonzero(labels != predictions))
     numbered = classes <= _MAX_NUMBERED_CLASSES
 
-    names = [_shorten(name, 18) for name in class_names]
+    names = [_shorten(printable(name), 18) for name in class_names]
     longest = max(len(name) for name in names)
     font = _TICK if numbered else 7.0
     side = min(max(4.6, 0.64 * classes), 10.5) if numbered else 12.0
@@ -273,7 +275,7 @@ def mistakes_figure(
     confidences = probabilities[wrong, predictions[wrong]]
     order = np.argsort(-confidences, kind="stable")[:limit]
     shown = wrong[order]
-    names = np.array([_shorten(name, 16) for name in class_names])
+    names = np.array([_shorten(printable(name), 16) for name in class_names])
     captions = [
         f"true {true},\npredicted {predicted} ({_percent(confidence, 0)})"
         for true, predicted, confidence in zip(
