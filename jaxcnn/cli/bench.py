@@ -1,7 +1,6 @@
 """`jaxcnn bench`."""
 
 import importlib.util
-import os
 from pathlib import Path
 
 from rich import box
@@ -18,6 +17,7 @@ from jaxcnn.cli import names
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Bench
 from jaxcnn.cli.terminal import escaped, make_console, shown
+from jaxcnn.files import check_target
 from jaxcnn.models.catalog import CATALOG
 
 _STANDARD = "standard"
@@ -42,8 +42,10 @@ def bench(options: Bench) -> int:
       CommandError: an option makes no sense, or a file cannot be written; nothing has been measured then.
     """
     contests = plan(options)
-    _check_writable(options.output)
-    _check_writable(options.plot)
+    # Before all the measuring.
+    with reported(OSError):
+        for path in filter(None, (options.output, options.plot)):
+            check_target(path)
     _check_plot(options.plot)
     console = make_console()
     if not console.is_terminal:
@@ -182,15 +184,6 @@ def _table(title: str, headings: tuple[str, ...]) -> Table:
     for column, heading in enumerate(headings):
         table.add_column(heading, justify="right" if column else "left", no_wrap=True)
     return table
-
-
-def _check_writable(path: Path | None) -> None:
-    """Refuses a file that could not be written after all the measuring."""
-    if path is None:
-        return
-    folder = path.parent
-    if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
-        raise CommandError(f"expected a file that can be written, got {shown(path)}; is its folder there?")
 
 
 def _check_plot(path: Path | None) -> None:

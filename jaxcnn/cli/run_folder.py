@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.metadata
 import json
-import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from jaxcnn.benchmark import environment
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Train
 from jaxcnn.cli.terminal import shown
+from jaxcnn.files import check_target, written_whole
 
 _PLACE = ("run_dir", "resume")
 """Options that say where a run is, not what it is."""
@@ -123,7 +123,7 @@ class RunFolder:
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Adds a line to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a") as file:
+        with check_target(self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
 
     def keep_metrics(self, epochs: int) -> list[dict[str, Any]]:
@@ -168,9 +168,8 @@ def write_text(path: Path, text: str) -> None:
       path: the file; an older one is replaced.
       text: its contents.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+    with written_whole(path) as file:
+        file.write(text.encode())
 
 
 def versions_differ(folder: RunFolder) -> list[str]:

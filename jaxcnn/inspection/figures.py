@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxcnn.files import written_whole
 from jaxcnn.text import printable
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def plot_curves(
     Raises:
       ImportError: matplotlib is not installed.
       ValueError: as in `curves_figure`, or `path` does not end in .png.
-      FileNotFoundError: the folder does not exist.
+      OSError: `path` cannot be written; see `jaxcnn.files.check_target`.
     """
     _write(curves_figure(history, best_epoch=best_epoch, train_note=train_note), path)
 
@@ -78,7 +79,7 @@ def plot_confusion(
       ImportError: matplotlib is not installed.
       TypeError: as in `confusion_figure`.
       ValueError: as in `confusion_figure`, or `path` does not end in .png.
-      FileNotFoundError: the folder does not exist.
+      OSError: `path` cannot be written; see `jaxcnn.files.check_target`.
     """
     _write(confusion_figure(labels, predictions, class_names), path)
 
@@ -107,7 +108,7 @@ def plot_mistakes(
       ImportError: matplotlib is not installed.
       TypeError: as in `mistakes_figure`.
       ValueError: as in `mistakes_figure`, or `path` does not end in .png.
-      FileNotFoundError: the folder does not exist.
+      OSError: `path` cannot be written; see `jaxcnn.files.check_target`.
     """
     _write(mistakes_figure(images, labels, predictions, probabilities, class_names, limit), path)
 
@@ -333,22 +334,14 @@ def _fit_below_heading(figure: "Figure") -> None:
 
 
 def _write(figure: "Figure", path: str | os.PathLike[str]) -> None:
-    """Writes a figure to a file beside `path`, then renames that, so that `path` never holds half a picture."""
+    """Writes a figure to a PNG file, whole or not at all."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    path = Path(path)
-    if path.suffix.lower() != ".png":
+    if Path(path).suffix.lower() != ".png":
         raise ValueError(f"pictures are PNG files: expected a path that ends in .png, got {str(path)!r}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"the folder of the picture {str(path)!r} does not exist; create it first")
-    # Not by tempfile, whose files only their owner may read.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with written_whole(path) as file:
         # Not savefig, whose size and background the settings of the user may change.
-        FigureCanvasAgg(figure).print_png(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        FigureCanvasAgg(figure).print_png(file)
 
 
 def _scale_loss(axes: "Axes", curves: Mapping[str, np.ndarray]) -> None:
