@@ -71,8 +71,15 @@ class RunFolder:
           The folder.
 
         Raises:
-          CommandError: something is there already.
+          CommandError: something is there already, or the path is not UTF-8.
         """
+        try:
+            str(path.absolute()).encode()
+        except UnicodeEncodeError:
+            # That checkpoints need, and would find out after the first epochs.
+            raise CommandError(
+                f"expected a folder whose whole path is UTF-8, got {shown(path.absolute())}; choose another --run-dir"
+            ) from None
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             what = "holds a run already" if (path / "config.json").is_file() else "is not empty"
             raise CommandError(

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from typing import TextIO
@@ -23,6 +24,14 @@ def shown(text: object) -> str:
       a line break by "\\n".
     """
     return _encodable(printable(text), sys.stdout)
+
+
+def columns() -> int | None:
+    """Returns the characters in a line of standard output; None for a file or a pipe, which take lines of any length.
+
+    The environment variable COLUMNS overrides what the terminal says.
+    """
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def escaped(text: str) -> str:

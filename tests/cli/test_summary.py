@@ -1,9 +1,11 @@
 import re
+import sys
 
 import pytest
 
 from jaxcnn import layers
 from jaxcnn.cli import summary
+from jaxcnn.cli import table as table_module
 from jaxcnn.models import catalog
 from jaxcnn.models.catalog import CATALOG
 
@@ -106,7 +108,7 @@ def terminal(jaxcnn, monkeypatch):
     """Runs `summary` on a terminal of some columns."""
 
     def run(columns, *words):
-        monkeypatch.setattr(summary.sys.stdout, "isatty", lambda: True, raising=False)
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
         monkeypatch.setenv("COLUMNS", str(columns))
         return jaxcnn("summary", *words).out.splitlines()
 
@@ -161,7 +163,7 @@ def test_numbers_are_exact_where_there_is_room_and_rounded_where_not(terminal):
     [("", ""), ("7", "7"), ("999", "999"), ("1,000", "1k"), ("9,996", "10k"), ("999,499", "999k"), ("999,500", "1M")],
 )
 def test_numbers_are_rounded_to_three_digits(number, expected):
-    assert summary._rounded(number) == expected
+    assert table_module._rounded(number) == expected
 
 
 def test_the_list_of_models_fits_a_narrow_terminal(terminal, monkeypatch):

@@ -505,3 +505,11 @@ assert "matplotlib.pyplot" not in sys.modules
 """
     environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "MPLBACKEND")}
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, env=environment)
+
+
+def test_class_names_are_drawn_without_what_cannot_be_printed():
+    names = ["\x1b[2J", "a\nb", "plain"]
+    axes = confusion_figure([0, 1, 2], [0, 1, 1], names).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["\\x1b[2J", "a\\nb", "plain"]
+    figure = mistakes_figure(np.zeros((1, 4, 4, 1), np.float32), [0], [1], [[0.0, 1.0, 0.0]], names)
+    assert figure.axes[0].get_title(loc="left") == "true \\x1b[2J,\npredicted a\\nb (100 %)"
