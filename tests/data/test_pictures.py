@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-from PIL import Image, TiffImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from jaxcnn.data import pictures
 from jaxcnn.data.pictures import PictureError, read_picture
@@ -159,6 +159,17 @@ def test_a_rational_number_of_the_camera_without_a_value_does_not_matter(path):
     upright = read_picture(path, 3)
     path.write_bytes(jpeg.replace(struct.pack(">ii", -1, 3), struct.pack(">ii", -1, 0)))
     np.testing.assert_array_equal(read_picture(path, 3), upright)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 99])
+def test_an_orientation_that_is_none_does_not_matter(path, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    upright = PIXELS.astype(np.float32) / 255
+    np.testing.assert_array_equal(read_picture(save(path, PIXELS, exif=exif.tobytes()), 3), upright)
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("Raw profile type exif", "\nexif\n 8\nno numbers at all")
+    np.testing.assert_array_equal(read_picture(save(path, PIXELS, pnginfo=notes), 3), upright)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
