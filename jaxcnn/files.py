@@ -27,7 +27,7 @@ def check_target(path: str | os.PathLike[str]) -> Path:
       path: where a file is to be.
 
     Returns:
-      The path behind all symbolic links.
+      The path that all symbolic links lead to.
 
     Raises:
       FileNotFoundError: the folder is not there.
