@@ -1,9 +1,14 @@
-"""Values: objects compared by content and printed as their constructor."""
+"""Values: objects compared by content, printed as their constructor, copied and pickled."""
 
 import dataclasses
+import functools
+import importlib
+import pickle
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, Self
+
+import numpy as np
 
 # Where JAX shows functions whose own module is private.
 _PUBLIC_HOMES = ("jax.nn", "jax.numpy", "jax.lax", "jax.nn.initializers")
@@ -14,7 +19,37 @@ class Value:
 
     Required fields are printed by position, the others by name where they differ from their default:
     `Conv(3, 64, strides=(2, 2))`.
+
+    Equal values print alike and compute alike, however they were made: before a class's own `__post_init__` runs, NumPy
+    numbers become Python's, also within tuples, and a number becomes a `float` or `bool` where the field is annotated
+    so. A value is its own copy, since nothing can change it, and pickles where the functions that it holds are found by
+    name in a module.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if own := vars(cls).get("__post_init__"):
+
+            @functools.wraps(own)
+            def with_plain_numbers(self: Value, *arguments: Any) -> None:
+                Value.__post_init__(self)
+                own(self, *arguments)
+
+            cls.__post_init__ = with_plain_numbers
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # pyright: ignore[reportArgumentType]
+            if hasattr(self, field.name):
+                object.__setattr__(self, field.name, _as_annotated(field.type, plain(getattr(self, field.name))))
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: _to_pickle(self, value) for name, value in vars(self).items()}
 
     def __repr__(self) -> str:
         arguments = []
@@ -28,7 +63,7 @@ class Value:
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
-class Partial:
+class Partial(Value):
     """A function with some of its keyword arguments, like `functools.partial` but compared by content.
 
     `Partial(jax.nn.gelu, approximate=False)` equals another one made the same way, so a model that holds it is not
@@ -57,7 +92,7 @@ class Partial:
                     "use a tuple for a list, and pass arrays as arguments"
                 ) from None
         object.__setattr__(self, "function", function)
-        object.__setattr__(self, "options", tuple(sorted(options.items())))
+        object.__setattr__(self, "options", tuple((name, plain(options[name])) for name in sorted(options)))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the function with its options and the arguments given."""
@@ -66,6 +101,31 @@ class Partial:
     def __repr__(self) -> str:
         options = [f"{name}={describe(value)}" for name, value in self.options]
         return f"{type(self).__name__}({', '.join([describe(self.function), *options])})"
+
+
+def plain(value: Any) -> Any:
+    """Turns NumPy numbers into Python's, which print and compare alike on every version of NumPy.
+
+    Args:
+      value: anything; tuples and lists are gone through.
+
+    Returns:
+      The same, with `bool`, `int` and `float` in the place of NumPy's scalars.
+    """
+    match value:
+        case np.bool_():
+            return bool(value)
+        case np.integer():
+            return int(value)
+        case np.floating():
+            return float(value)
+        case np.generic():
+            return value.item()
+        case tuple() if hasattr(value, "_make"):
+            return type(value)._make(map(plain, value))  # pyright: ignore[reportAttributeAccessIssue]
+        case tuple() | list():
+            return type(value)(map(plain, value))
+    return value
 
 
 def describe(value: Any) -> str:
@@ -77,12 +137,76 @@ def describe(value: Any) -> str:
     Returns:
       Source text; for other objects their `repr`.
     """
-    name = getattr(value, "__qualname__", None)
+    name = _name(value)
     if not callable(value) or name is None:
         return repr(value)
-    parts = value.__module__.split(".")
-    parents = [".".join(parts[: i + 1]) for i in range(len(parts))]
-    for home in (*_PUBLIC_HOMES, *parents):
-        if getattr(sys.modules.get(home), name, None) is value:
-            return f"{home}.{name}"
-    return f"{value.__module__}.{name}"
+    found = _found_by_name(value)
+    return f"{value.__module__}.{name}" if found is None else f"{found.module}.{found.name}"
+
+
+class _Named(NamedTuple):
+    """What stands for a function in a pickle: where it is found."""
+
+    module: str
+    name: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _look_up, (self.module, self.name)
+
+
+def _look_up(module: str, name: str) -> Any:
+    try:
+        return functools.reduce(getattr, name.split("."), importlib.import_module(module))
+    except (ImportError, AttributeError) as error:
+        raise pickle.UnpicklingError(
+            f"the pickle holds the function {module}.{name}, which is not there: {error}; "
+            "make it available under this name, or build the value anew"
+        ) from error
+
+
+def _name(value: Any) -> str | None:
+    # The universal functions of jax.numpy have only a __name__.
+    return getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
+
+
+def _found_by_name(value: Any) -> _Named | None:
+    """Finds the shortest public path of a function or class, or None if no module holds it under its name."""
+    name, home = _name(value), getattr(value, "__module__", None)
+    if name is None or home is None:
+        return None
+    parts = home.split(".")
+    for module in (*_PUBLIC_HOMES, *(".".join(parts[: i + 1]) for i in range(len(parts)))):
+        try:
+            found = functools.reduce(getattr, name.split("."), sys.modules.get(module))
+        except AttributeError:
+            continue
+        if found is value:
+            return _Named(module, name)
+    return None
+
+
+def _to_pickle(holder: Value, value: Any) -> Any:
+    """Replaces functions by where they are found: many of JAX's cannot be pickled themselves, such as `jax.nn.relu`."""
+    if value is None or isinstance(value, Value | bool | int | float | str):
+        return value
+    if type(value) is tuple:
+        return tuple(_to_pickle(holder, item) for item in value)
+    if callable(value) and (found := _found_by_name(value)) is not None:
+        return found
+    try:
+        pickle.dumps(value)
+    except Exception as error:
+        raise pickle.PicklingError(
+            f"{type(holder).__name__} cannot be pickled, because it holds {describe(value)}: {error}; "
+            "define a function at the top level of a module, and give its options by Function, Initializer or Partial"
+        ) from error
+    return value
+
+
+def _as_annotated(annotation: Any, value: Any) -> Any:
+    # The annotation is a string where a module says `from __future__ import annotations`.
+    if annotation in (float, "float") and type(value) is int:
+        return float(value)
+    if annotation in (bool, "bool") and type(value) is int and value in (0, 1):
+        return bool(value)
+    return value

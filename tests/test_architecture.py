@@ -20,6 +20,8 @@ FLOORS = {
     "compiler": 0,
     "ops": 0,
     "layers": 1,
+    "files": 2,
+    "text": 2,
     "models": 2,
     "data": 2,
     "training": 3,

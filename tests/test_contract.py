@@ -1,9 +1,11 @@
 """The laws that every layer and every model obeys, whatever it computes."""
 
+import copy
 import dataclasses
 import functools
 import importlib
 import inspect
+import pickle
 import pkgutil
 from collections import Counter
 
@@ -465,6 +467,42 @@ def test_other_options_make_another_layer():
     built = [build() for cases in LAYERS.values() for _, build in cases]
     assert len(set(built)) == len(built)
     assert len({catalog.build(name, 10, small_shape(e)) for name, e in catalog.CATALOG.items()}) == len(catalog.CATALOG)
+
+
+# Every layer of the table, and every model of the catalog; nothing is drawn.
+BUILDS = {f"{kind.__name__}-{i}": build for kind, cases in LAYERS.items() for i, (_, build) in enumerate(cases)}
+BUILDS |= {name: functools.partial(catalog.build, name, 10, e.image_shape) for name, e in catalog.CATALOG.items()}
+
+
+@pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
+def test_copies_and_pickles_are_equal(build):
+    value = build()
+    for again in (pickle.loads(pickle.dumps(value)), copy.deepcopy(value), copy.copy(value)):
+        assert again == value
+        assert (hash(again), repr(again)) == (hash(value), repr(value))
+
+
+def in_numpy(value):
+    """The same with NumPy's numbers in the place of Python's."""
+    kinds = {bool: np.bool_, int: np.int64, float: np.float64}
+    if type(value) is tuple:
+        return tuple(map(in_numpy, value))
+    return kinds[type(value)](value) if type(value) in kinds else value
+
+
+@pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
+def test_layers_made_with_numbers_of_numpy_hold_those_of_python(build):
+    value = build()
+    if isinstance(value, Partial):
+        again = type(value)(value.function, **{name: in_numpy(option) for name, option in value.options})
+    elif isinstance(build, functools.partial):
+        name, num_classes, shape = build.args
+        again = catalog.build(name, in_numpy(num_classes), in_numpy(shape))
+    elif hasattr(value, "layers"):
+        again = value.replace(**dict(value.layers))
+    else:
+        again = type(value)(*(in_numpy(getattr(value, field.name)) for field in dataclasses.fields(value)))
+    assert (again, repr(again)) == (value, repr(value))
 
 
 def is_layer_class(value):

@@ -1,6 +1,8 @@
+import copy
 import dataclasses
 import functools
 import json
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +75,7 @@ def test_activations_are_described_by_source_that_gives_them_back(name):
     ("value", "expected"),
     [
         (jnp.ravel, "jax.numpy.ravel"),
+        (jnp.add, "jax.numpy.add"),
         (jax.lax.rsqrt, "jax.lax.rsqrt"),
         (jax.nn.initializers.he_normal, "jax.nn.initializers.he_normal"),
         (jnp.bfloat16, "jax.numpy.bfloat16"),
@@ -166,3 +169,87 @@ def test_a_partial_refuses_options_that_cannot_be_hashed():
 def test_a_partial_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Partial(half).options = ()
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Numbers(Value):
+    count: int
+    rate: float = 0.5
+    flag: bool = True
+    table: tuple = ()
+    doubled: int = 0
+
+    def __post_init__(self):
+        # A check of a class sees the numbers as they will be.
+        assert type(self.count) is int
+        object.__setattr__(self, "doubled", 2 * self.count)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class More(Numbers):
+    other: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        assert type(self.other) is int
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (lambda: Numbers(np.int64(3)), "Numbers(3, doubled=6)"),
+        (
+            lambda: Numbers(np.uint8(3), np.float32(0.25), np.bool_(False)),
+            "Numbers(3, rate=0.25, flag=False, doubled=6)",
+        ),
+        (lambda: Numbers(3, rate=1, flag=0), "Numbers(3, rate=1.0, flag=False, doubled=6)"),
+        (lambda: Numbers(3, rate=np.longdouble(0.25)), "Numbers(3, rate=0.25, doubled=6)"),
+        (lambda: Numbers(3, rate=jnp.bfloat16(0.25).item()), "Numbers(3, rate=0.25, doubled=6)"),
+        (
+            lambda: Numbers(3, table=((np.int8(1), np.float16(0.5)), [np.str_("a")])),
+            "Numbers(3, table=((1, 0.5), ['a']), doubled=6)",
+        ),
+        (lambda: More(np.int32(3), other=np.int32(4)), "More(3, doubled=6, other=4)"),
+        (lambda: Partial(half, by=np.float64(2), of=(np.int64(1),)), f"Partial({__name__}.half, by=2.0, of=(1,))"),
+        (lambda: dataclasses.replace(Numbers(3), count=np.int16(4)), "Numbers(4, doubled=8)"),
+    ],
+)
+def test_numbers_of_numpy_become_those_of_python(made, expected):
+    assert repr(made()) == expected
+
+
+def test_equal_values_print_alike():
+    assert Numbers(3, rate=1, flag=1) == Numbers(3, rate=1.0, flag=True)
+    assert repr(Numbers(3, rate=1, flag=1)) == repr(Numbers(3, rate=1.0, flag=True))
+
+
+def test_a_value_is_its_own_copy():
+    box = Box(3, (1, 2))
+    assert copy.copy(box) is box
+    assert copy.deepcopy([box])[0] is box
+
+
+FUNCTIONS = [getattr(jax.nn, name) for name in dir(jax.nn) if name[0] != "_" and callable(getattr(jax.nn, name))]
+FUNCTIONS += [jnp.tanh, jnp.add, jnp.clip, jax.lax.rsqrt, np.tanh, half, Tools.double, jnp.bfloat16, abs]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=describe)
+def test_functions_pickle_by_their_public_name(function):
+    for value in (Partial(function), Box(1, (2, 3), function), Partial(half, by=((function, 1),))):
+        assert pickle.loads(pickle.dumps(value)) == value
+    assert b"_src" not in pickle.dumps(Partial(jax.nn.relu))
+
+
+@pytest.mark.parametrize(
+    "function", [lambda x: x, jax.nn.initializers.he_normal(), jax.jit(lambda x: x)], ids=["lambda", "closure", "jit"]
+)
+def test_what_has_no_name_in_a_module_does_not_pickle_and_says_so(function):
+    with pytest.raises(pickle.PicklingError, match=r"Box cannot be pickled, because it holds .*; define a function at"):
+        pickle.dumps([Box(1, (2, 3), function)])
+
+
+def test_a_pickle_of_a_function_that_is_gone_says_which(monkeypatch):
+    pickled = pickle.dumps(Partial(half))
+    monkeypatch.delitem(globals(), "half")
+    with pytest.raises(pickle.UnpicklingError, match=rf"holds the function {__name__}\.half, which is not there"):
+        pickle.loads(pickled)

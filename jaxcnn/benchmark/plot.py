@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from jaxcnn.benchmark.peers import PEERS
 from jaxcnn.benchmark.records import Record
+from jaxcnn.files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,18 +32,14 @@ def plot_ratios(records: Sequence[Record], path: str | os.PathLike[str]) -> None
     Raises:
       ImportError: matplotlib is not installed.
       ValueError: `path` does not end in .png.
+      OSError: it cannot be written; see `jaxcnn.files.check_target`.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    path = Path(path)
-    if path.suffix.lower() != ".png":
+    if Path(path).suffix.lower() != ".png":
         raise ValueError(f"pictures are PNG files: expected a path that ends in .png, got {str(path)!r}")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        FigureCanvasAgg(ratio_figure(records)).print_png(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path) as file:
+        FigureCanvasAgg(ratio_figure(records)).print_png(file)
 
 
 def ratio_figure(records: Sequence[Record]) -> "Figure":

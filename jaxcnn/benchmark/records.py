@@ -10,6 +10,7 @@ from jaxcnn.benchmark import environment
 from jaxcnn.benchmark.accelerators import peak_flops, step_flops
 from jaxcnn.benchmark.contest import Contest, Outcome, Race
 from jaxcnn.benchmark.spread import ratios, spread
+from jaxcnn.files import check_target
 
 Record = dict[str, Any]
 
@@ -87,7 +88,10 @@ def append_records(path: Path, records: Iterable[Record]) -> None:
     Args:
       path: the file; it is made if there is none.
       records: the records.
+
+    Raises:
+      OSError: the file cannot be written; see `jaxcnn.files.check_target`.
     """
     text = "".join(json.dumps(record) + "\n" for record in records)
-    with path.open("a") as file:
+    with check_target(path).open("a") as file:
         file.write(text)

@@ -1,12 +1,9 @@
 """`jaxcnn bench`."""
 
 import importlib.util
-import os
 from pathlib import Path
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from jaxcnn import benchmark, layers
 from jaxcnn.benchmark.peers import PEERS
@@ -16,6 +13,9 @@ from jaxcnn.benchmark.spread import three_digits
 from jaxcnn.cli import names
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Bench
+from jaxcnn.cli.table import Table
+from jaxcnn.cli.terminal import columns, make_console, say, shown
+from jaxcnn.files import check_target
 from jaxcnn.models.catalog import CATALOG
 
 _STANDARD = "standard"
@@ -23,6 +23,7 @@ _MEANING = (
     "ours / theirs: the time of a jaxcnn step divided by the peer's in the same round, median and quartiles over "
     "rounds; below 1 jaxcnn is faster."
 )
+_WARM = ("contestant", "ms (quartiles)", "n", "images/s", "GFLOP/s", "MFU", "peak MB", "ours / theirs (quartiles)")
 _DISTURBING = 0.2
 """Busy CPU cores from which on other programs are more than the system's own housekeeping."""
 
@@ -40,22 +41,23 @@ def bench(options: Bench) -> int:
       CommandError: an option makes no sense, or a file cannot be written; nothing has been measured then.
     """
     contests = plan(options)
-    _check_writable(options.output)
-    _check_writable(options.plot)
+    # Before all the measuring.
+    with reported(OSError):
+        for path in filter(None, (options.output, options.plot)):
+            check_target(path)
     _check_plot(options.plot)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 160)
-    progress = Console(stderr=True, highlight=False)
+    progress = make_console(stderr=True)
     records = []
     for contest in contests:
         with progress.status("") as status:
-            found = benchmark.make_records(benchmark.race(contest, report=status.update))
+            found = benchmark.make_records(
+                benchmark.race(contest, report=lambda text: status.update(Text(shown(text))))
+            )
         if options.output:
             benchmark.append_records(options.output, found)
         records += found
-        print_records(console, found)
-    console.print(_MEANING)
+        print_records(found)
+    say(_MEANING)
     if options.plot:
         plot_ratios(records, options.plot)
     failed = [record for record in records if record["contestant"] == "jaxcnn" and record["status"] != "measured"]
@@ -116,11 +118,10 @@ def plan(options: Bench) -> list[benchmark.Contest]:
     return contests
 
 
-def print_records(console: Console, records: list[benchmark.Record]) -> None:
+def print_records(records: list[benchmark.Record]) -> None:
     """Prints the tables of one race: the warm step, and apart from it the cold start.
 
     Args:
-      console: where to.
       records: what `make_records` returned.
     """
     first = records[0]
@@ -129,37 +130,30 @@ def print_records(console: Console, records: list[benchmark.Record]) -> None:
     if first["devices"] > 1:
         title += f", {first['devices']} devices"
     measured = [record for record in records if record["step_seconds"]]
-    warm = _table(
-        f"{title}: warm step",
-        ("contestant", "ms (quartiles)", "n", "images/s", "GFLOP/s", "MFU", "peak MB", "ours / theirs (quartiles)"),
-    )
-    for record in measured:
-        warm.add_row(*_warm_cells(record))
-    console.print(warm)
-    cold = _table(
-        f"{title}: cold start, seconds", ("contestant", *(part.replace("_", " ") for part in COLD_START), "sum")
-    )
-    for record in measured:
-        seconds = record["cold_start_seconds"]
-        parts = ["" if seconds[part] is None else f"{seconds[part]:.2f}" for part in COLD_START]
-        cold.add_row(record["contestant"], *parts, f"{sum(filter(None, seconds.values())):.2f}")
-    console.print(cold)
+    _print(f"{title}: warm step", _WARM, [_warm_cells(record) for record in measured], spare=(5, 2, 4, 6, 3))
+    headings = ("contestant", *(part.replace("_", " ") for part in COLD_START), "sum")
+    _print(f"{title}: cold start, seconds", headings, [_cold_cells(record) for record in measured], spare=(2, 3, 4))
     for record in records:
         if record["status"] != "measured":
-            console.print(f"{record['contestant']}: {record['status']}: {record['reason']}", markup=False)
+            say(f"{record['contestant']}: {record['status']}: {record['reason']}")
     busy = first["host"]["busy_cores"]
     if busy and busy > _DISTURBING:
-        console.print(
+        say(
             f"Other programs kept {busy:.1f} of {first['host']['cores']} cores busy meanwhile: "
             "do not trust these numbers."
         )
-    console.print()
+    say("")
 
 
-def _warm_cells(record: benchmark.Record) -> list[str]:
+def _print(title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]], *, spare: tuple[int, ...]) -> None:
+    table = Table(headings, rows, totals=[], left=(0,), counts=(), spare=spare)
+    say(f"{title}\n\n{table.text(columns())}\n")
+
+
+def _warm_cells(record: benchmark.Record) -> tuple[str, ...]:
     step, ratio, utilisation = record["step_seconds"], record["ratio"], record["model_flop_utilisation"]
     median, lower, upper = (three_digits(1e3 * step[name]) for name in ("median", "lower_quartile", "upper_quartile"))
-    return [
+    return (
         record["contestant"],
         f"{median} ({lower} to {upper})",
         str(step["n"]),
@@ -170,23 +164,13 @@ def _warm_cells(record: benchmark.Record) -> list[str]:
         ""
         if ratio is None
         else f"{ratio['median']:.2f} ({ratio['lower_quartile']:.2f} to {ratio['upper_quartile']:.2f})",
-    ]
+    )
 
 
-def _table(title: str, headings: tuple[str, ...]) -> Table:
-    table = Table(title=title, box=box.SIMPLE, title_justify="left")
-    for column, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if column else "left", no_wrap=True)
-    return table
-
-
-def _check_writable(path: Path | None) -> None:
-    """Refuses a file that could not be written after all the measuring."""
-    if path is None:
-        return
-    folder = path.parent
-    if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
-        raise CommandError(f"expected a file that can be written, got {path}; is its folder there?")
+def _cold_cells(record: benchmark.Record) -> tuple[str, ...]:
+    seconds = record["cold_start_seconds"]
+    parts = ["" if seconds[part] is None else f"{seconds[part]:.2f}" for part in COLD_START]
+    return (record["contestant"], *parts, f"{sum(filter(None, seconds.values())):.2f}")
 
 
 def _check_plot(path: Path | None) -> None:
@@ -194,6 +178,6 @@ def _check_plot(path: Path | None) -> None:
     if path is None:
         return
     if path.suffix.lower() != ".png":
-        raise CommandError(f"--plot expects a file that ends in .png, got {path}")
+        raise CommandError(f"--plot expects a file that ends in .png, got {shown(path)}")
     if not importlib.util.find_spec("matplotlib"):
         raise CommandError("--plot expects matplotlib to be installed; pip install matplotlib")

@@ -1,12 +1,12 @@
 """Reads the command line and runs the command it names."""
 
-import sys
 from typing import Any
 
 import tyro
 
 from jaxcnn.cli.errors import CommandError
 from jaxcnn.cli.options import Bench, Command, Evaluate, Export, Predict, Summary, Train
+from jaxcnn.cli.terminal import complain, errors_escaped
 
 _DESCRIPTION = "jaxcnn: train, evaluate and look into convolutional networks in JAX."
 
@@ -20,20 +20,22 @@ def run(arguments: list[str]) -> int:
     Returns:
       The exit status: 0, or 2 after a `CommandError`, or 130 after Ctrl-C.
     """
-    command: Any = tyro.cli(
-        Command,  # pyright: ignore[reportArgumentType]
-        prog="jaxcnn",
-        description=_DESCRIPTION,
-        args=arguments or ["--help"],
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    # The option parser repeats the words that it does not know, and a pattern of the shell may have put any there.
+    with errors_escaped():
+        command: Any = tyro.cli(
+            Command,  # pyright: ignore[reportArgumentType]
+            prog="jaxcnn",
+            description=_DESCRIPTION,
+            args=arguments or ["--help"],
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
     try:
         return _dispatch(command, arguments)
     except CommandError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        print("\nstopped at once; checkpoints are as they were", file=sys.stderr)
+        complain("\nstopped at once; checkpoints are as they were")
         return 130
 
 

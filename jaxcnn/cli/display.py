@@ -5,9 +5,10 @@ import time
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
+from jaxcnn.cli.terminal import escaped, make_console, say
 from jaxcnn.training import Metrics
 
 
@@ -60,7 +61,7 @@ class BarDisplay:
             TextColumn("{task.fields[validation]}", style="green"),
             TextColumn("{task.fields[rate]}", style="dim"),
             TimeRemainingColumn(compact=True),
-            console=Console(highlight=False),
+            console=make_console(),
         )
         self._task = self._progress.add_task(
             "",
@@ -93,13 +94,16 @@ class BarDisplay:
         self._progress.update(self._task, validation=f"val {row['validation_accuracy']:.1%}")
         if best:
             self._progress.console.print(
-                f"[green]best so far[/green]: epoch {row['epoch']:>3}, validation {row['validation_accuracy']:.2%}, "
-                f"loss {row['validation_loss']:.4f}"
+                Text.assemble(
+                    ("best so far", "green"),
+                    f": epoch {row['epoch']:>3}, validation {row['validation_accuracy']:.2%}, "
+                    f"loss {row['validation_loss']:.4f}",
+                )
             )
 
     def note(self, text: str) -> None:
         """Prints a line above the bar."""
-        self._progress.console.print(text, markup=False)
+        self._progress.console.print(escaped(text))
 
 
 class LineDisplay:
@@ -127,7 +131,7 @@ class LineDisplay:
         """Prints the line of an epoch."""
         done = row["epoch"] - (self._first_epoch or row["epoch"]) + 1
         left = (time.monotonic() - self._started) / done * (self._epochs - row["epoch"])
-        print(
+        say(
             f"epoch {row['epoch']:>3}/{self._epochs}  loss {row['train_loss']:.4f}  "
             f"train {row['train_accuracy']:7.2%}  validation {row['validation_accuracy']:7.2%}  "
             f"{row['images_per_second']:,.0f} images/s  "
@@ -137,7 +141,7 @@ class LineDisplay:
 
     def note(self, text: str) -> None:
         """Prints a line."""
-        print(text, flush=True)
+        say(text, flush=True)
 
 
 class Stopwatch:

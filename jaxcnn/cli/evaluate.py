@@ -4,6 +4,7 @@ from jaxcnn import data, training
 from jaxcnn.cli import trained
 from jaxcnn.cli.errors import CommandError
 from jaxcnn.cli.options import Evaluate
+from jaxcnn.cli.terminal import say
 
 
 def evaluate(options: Evaluate) -> int:
@@ -29,7 +30,7 @@ def evaluate(options: Evaluate) -> int:
         data.eval_batches(dataset, options.batch_size),
         count=len(dataset.labels),
     )
-    print(
+    say(
         f"epoch {run.epoch}, {options.split}: accuracy {metrics.accuracy():.2%} "
         f"({int(metrics.correct)} of {int(metrics.examples)}), loss {metrics.mean_loss():.4f}"
     )

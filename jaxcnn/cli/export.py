@@ -6,8 +6,9 @@ from jaxcnn.cli import trained
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Export
 from jaxcnn.cli.run_folder import RunFolder
+from jaxcnn.cli.terminal import say, shown
 from jaxcnn.cli.trained import Trained
-from jaxcnn.interop.export import ExportedModel, export_stablehlo
+from jaxcnn.interop.export import ExportedModel, check_paths, export_stablehlo
 from jaxcnn.interop.onnx import export_onnx
 from jaxcnn.types import Shape
 
@@ -28,18 +29,20 @@ def export(options: Export) -> int:
     """
     if options.format == "onnx" and (options.image_size == "any" or options.gradients):
         raise CommandError("--format onnx takes images of the run's size and has no gradients; use --format stablehlo")
+    folder = RunFolder(options.run)
+    output = options.output or folder.path / f"model.{options.format}"
+    with reported(OSError):
+        check_paths(output)
     run = trained.load(options.run)
     shape = run.splits.train.images.shape[1:]
     with reported(ValueError, ImportError):
         exported = _export(options, run, shape)
-    origin = {"model": RunFolder(options.run).options.model, "epoch": run.epoch}
+    origin = {"model": folder.options.model, "epoch": run.epoch}
     exported = exported._replace(description={"run": origin, **exported.description})
-    try:
-        path, beside = exported.save(options.output or options.run / f"model.{options.format}")
-    except OSError as error:
-        raise CommandError(f"expected a place for the file, got {error}; choose another --output") from error
-    print(
-        f"epoch {run.epoch} in {path} ({len(exported.content):,} bytes), described in {beside}\n"
+    with reported(OSError):
+        path, beside = exported.save(output)
+    say(
+        f"epoch {run.epoch} in {shown(path)} ({len(exported.content):,} bytes), described in {shown(beside)}\n"
         f"it takes {exported.description['input']['sizes']}"
     )
     return 0

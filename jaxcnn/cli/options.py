@@ -89,7 +89,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Predict:
-    """Says what a run's model sees in image files: PNG or JPEG, grey or colour, of any size."""
+    """Says what a run's model sees in image files of any size: PNG, JPEG, GIF, BMP, TIFF, WebP or PPM."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""

@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.metadata
 import json
-import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ import jax
 from jaxcnn.benchmark import environment
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Train
+from jaxcnn.cli.terminal import shown
+from jaxcnn.files import check_target, written_whole
 
 _PLACE = ("run_dir", "resume")
 """Options that say where a run is, not what it is."""
@@ -33,18 +34,20 @@ class RunFolder:
         config = path / "config.json"
         if not config.is_file():
             raise CommandError(
-                f"expected the folder of a run, with a config.json, got {path}; `jaxcnn train` makes one"
+                f"expected the folder of a run, with a config.json, got {shown(path)}; `jaxcnn train` makes one"
             )
         try:
             self.config: dict[str, Any] = json.loads(config.read_text())
             options = set(self.config["options"])
         except (ValueError, OSError, TypeError, KeyError) as error:
             raise CommandError(
-                f"expected the options of a run in {config}, got a file that cannot be read: {error!r}"
+                f"expected the options of a run in {shown(config)}, got a file that cannot be read: {error!r}"
             ) from error
         known = {field.name for field in dataclasses.fields(Train)} - set(_PLACE)
         if options != known:
-            raise CommandError(f"expected the options {sorted(known)} in {config}; was it written by another version?")
+            raise CommandError(
+                f"expected the options {sorted(known)} in {shown(config)}; was it written by another version?"
+            )
 
     @classmethod
     def create(
@@ -68,12 +71,19 @@ class RunFolder:
           The folder.
 
         Raises:
-          CommandError: something is there already.
+          CommandError: something is there already, or the path is not UTF-8.
         """
+        try:
+            str(path.absolute()).encode()
+        except UnicodeEncodeError:
+            # That checkpoints need, and would find out after the first epochs.
+            raise CommandError(
+                f"expected a folder whose whole path is UTF-8, got {shown(path.absolute())}; choose another --run-dir"
+            ) from None
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             what = "holds a run already" if (path / "config.json").is_file() else "is not empty"
             raise CommandError(
-                f"expected a new folder for the run, but {path} {what}; "
+                f"expected a new folder for the run, but {shown(path)} {what}; "
                 "choose another --run-dir, or go on with the run in it by --resume"
             )
         with reported(OSError):
@@ -120,7 +130,7 @@ class RunFolder:
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Adds a line to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a") as file:
+        with check_target(self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
 
     def keep_metrics(self, epochs: int) -> list[dict[str, Any]]:
@@ -165,9 +175,8 @@ def write_text(path: Path, text: str) -> None:
       path: the file; an older one is replaced.
       text: its contents.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+    with written_whole(path) as file:
+        file.write(text.encode())
 
 
 def versions_differ(folder: RunFolder) -> list[str]:

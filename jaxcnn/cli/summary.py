@@ -1,13 +1,11 @@
 """`jaxcnn summary`."""
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 from jaxcnn import layers
 from jaxcnn.cli import names
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Summary
+from jaxcnn.cli.table import Table
+from jaxcnn.cli.terminal import columns, say
 from jaxcnn.models.catalog import CATALOG
 
 
@@ -24,7 +22,9 @@ def summary(options: Summary) -> int:
       CommandError: there is no such model, or it cannot take such images.
     """
     if not options.model:
-        _print(_models())
+        say("models\n")
+        say(_models().text(columns()))
+        say("\nwithout the auxiliary heads of googlenet and inception_v3, which compute in training only")
         return 0
     entry = names.choose("model", options.model, CATALOG)
     shape = options.image_shape or entry.image_shape
@@ -34,42 +34,18 @@ def summary(options: Summary) -> int:
     model = names.build_model(options.model, num_classes, shape)
     with reported(ValueError):
         table = layers.summary(model, shape)
-    title = f"{options.model} on {'x'.join(map(str, shape))}"
-    _print(_table(title, table.HEADINGS, table.cells(), table.totals(), names=2))
+    say(f"{options.model} on {'x'.join(map(str, shape))}\n")
+    lines = Table(table.HEADINGS, table.cells(), table.totals(), left=(0, 1), counts=(3, 4), spare=(5, 1, 2))
+    say(lines.text(columns()))
     return 0
 
 
 def _models() -> Table:
     rows = []
     for name, entry in CATALOG.items():
-        model = names.build_model(name, entry.num_classes, entry.image_shape)
-        parts = layers.arithmetic(model, entry.image_shape)
-        parameters, work = sum(part.parameters for part in parts), sum(part.multiply_adds for part in parts)
+        table = layers.summary(names.build_model(name, entry.num_classes, entry.image_shape), entry.image_shape)
         shape = "x".join(map(str, entry.image_shape))
-        rows.append((name, shape, f"{entry.num_classes:,}", f"{parameters:,}", f"{work:,}"))
-    return _table("models", ("name", "image", "classes", "parameters", "multiply-adds"), rows, None, names=1)
-
-
-def _table(
-    title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]], total: tuple[str, ...] | None, *, names: int
-) -> Table:
-    table = Table(title=title, box=box.SIMPLE, show_footer=total is not None, title_justify="left")
-    for column, heading in enumerate(headings):
-        table.add_column(
-            heading,
-            total[column] if total else "",
-            justify="left" if column < names else "right",
-            no_wrap=column > 0,
-            overflow="fold",
-        )
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _print(table: Table) -> None:
-    """Prints a table at its full width where output is not a terminal, so that no column is cut."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 200)
-    console.print(table)
+        rows.append((name, shape, f"{entry.num_classes:,}", f"{table.parameters:,}", f"{table.multiply_adds:,}"))
+    return Table(
+        ("name", "image", "classes", "parameters", "multiply-adds"), rows, [], left=(0,), counts=(3, 4), spare=(2, 1)
+    )

@@ -25,6 +25,7 @@ from jaxcnn.cli.display import Display, Stopwatch, make_display
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Train
 from jaxcnn.cli.run_folder import RunFolder, option_values, versions_differ
+from jaxcnn.cli.terminal import errors_escaped, say, shown
 from jaxcnn.inspection import figures
 from jaxcnn.layers import count_parameters, output_shape, unfreeze
 from jaxcnn.models.catalog import CATALOG, Model
@@ -236,7 +237,7 @@ def train(options: Train, arguments: list[str]) -> int:
         folder = _folder_to_resume(options)
         options = _resumed_options(folder, arguments)
         if result := folder.result():
-            print(f"the run in {folder.path} is finished already")
+            say(f"the run in {shown(folder.path)} is finished already")
             _print_result(folder.path, result)
             return 0
     _check(options)
@@ -256,9 +257,9 @@ def train(options: Train, arguments: list[str]) -> int:
         path = options.run_dir or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{options.model}-{options.seed}"
         folder = RunFolder.create(path, options, arguments, experiment.fingerprint, begins_with)
     elif folder.config["data_fingerprint"] != experiment.fingerprint:
-        raise CommandError(f"expected the data that the run in {folder.path} was started with, got others")
+        raise CommandError(f"expected the data that the run in {shown(folder.path)} was started with, got others")
     elif fresh and folder.config["weights_fingerprint"] != begins_with["weights_fingerprint"]:
-        raise CommandError(f"expected the weights that the run in {folder.path} was started with, got others")
+        raise CommandError(f"expected the weights that the run in {shown(folder.path)} was started with, got others")
     return _Run(options, experiment, folder).go(first)
 
 
@@ -303,10 +304,10 @@ class _Run:
             train_state, metrics = self._restore()
         else:
             if self.options.resume:
-                print("there is no checkpoint yet: starting again")
+                say("there is no checkpoint yet: starting again")
                 self.folder.keep_metrics(0)
             elif self.folder.checkpoints.exists():
-                raise CommandError(f"expected a new folder for the run, got checkpoints in {self.folder.path}")
+                raise CommandError(f"expected a new folder for the run, got checkpoints in {shown(self.folder.path)}")
             self.best = Best(0, -1.0, 0.0, *first)
             train_state = self._begin(self.experiment.phases[0], *first, step=0)
         self.display = make_display(self.options.epochs, self.experiment.batches.steps_per_epoch, int(train_state.step))
@@ -318,8 +319,8 @@ class _Run:
                 self._save(fitted.train_state, fitted.metrics)
         if fitted.stopped:
             self._draw_curves()
-            print(f"stopped after step {int(fitted.train_state.step)}, with a checkpoint; go on with:")
-            print(f"  jaxcnn train --run-dir {shlex.quote(str(self.folder.path))} --resume")
+            say(f"stopped after step {int(fitted.train_state.step)}, with a checkpoint; go on with:")
+            say(f"  jaxcnn train --run-dir {shown(shlex.quote(str(self.folder.path)))} --resume")
             return 0
         self._finish()
         return 0
@@ -335,7 +336,7 @@ class _Run:
         except NonFiniteLossError as error:
             latest = self.checkpoints.latest_step()
             kept = "there is no checkpoint yet" if latest is None else f"the checkpoint of step {latest} is kept"
-            error.args = (f"{error}; {kept} in {self.folder.path}",)
+            error.args = (f"{error}; {kept} in {shown(self.folder.path)}",)
             raise
 
     def _fit_phases(self, train_state: TrainState, metrics: Metrics) -> Fitted:
@@ -454,27 +455,28 @@ class _Run:
         with reported(FileNotFoundError, CheckpointError, ValueError):
             restored = restore(self.experiment, self.checkpoints)
         for reason in restored.skipped:
-            print(f"skipped a damaged checkpoint: {reason}")
+            say(f"skipped a damaged checkpoint: {reason}")
         self.saved_step = restored.step
         best = restored.tree["best"]
         self.best = Best(**restored.meta["best"], params=best["params"], state=best["state"])
         self.rows = self.folder.keep_metrics(restored.step // self.experiment.batches.steps_per_epoch)
         for difference in versions_differ(self.folder):
-            print(f"note: {difference}; the numbers may differ in their last digits from a run without a stop")
-        print(f"going on after step {restored.step}")
+            say(f"note: {difference}; the numbers may differ in their last digits from a run without a stop")
+        say(f"going on after step {restored.step}")
         return restored.tree["train_state"], Metrics(**restored.meta["metrics"])
 
     def _announce(self, display: Display) -> None:
         splits, options = self.experiment.splits, self.options
         learning = count_parameters(self.experiment.phases[0].model)
         frozen = "" if options.freeze is None else f" of which {learning:,} learn at first"
+        parameters = f"{count_parameters(self.experiment.model):,} parameters{frozen}"
         display.note(
-            f"{options.model}, {count_parameters(self.experiment.model):,} parameters{frozen}, on {options.data}: "
+            f"{options.model}, {parameters}, on {shown(options.data)}: "
             f"{len(splits.train.labels):,} training, {len(splits.validation.labels):,} validation and "
             f"{len(splits.test.labels):,} test images of {'x'.join(map(str, splits.train.images.shape[1:]))}, "
             f"{len(splits.train.class_names)} classes"
         )
-        display.note(f"run folder {self.folder.path}; Ctrl-C stops with a checkpoint")
+        display.note(f"run folder {shown(self.folder.path)}; Ctrl-C stops with a checkpoint")
 
     def _interrupt(self) -> None:
         self.interrupted = True
@@ -525,7 +527,7 @@ def _interruptible(interrupt: Any) -> Iterator[None]:
         for kind in kinds:
             signal.signal(kind, previous[kind])
         interrupt()
-        print("\nstopping after this step; Ctrl-C again stops at once", flush=True)
+        say("\nstopping after this step; Ctrl-C again stops at once", flush=True)
 
     kinds = (signal.SIGINT, signal.SIGTERM)
     previous = {kind: signal.signal(kind, handle) for kind in kinds}
@@ -602,13 +604,14 @@ def _folder_to_resume(options: Train) -> RunFolder:
 def _resumed_options(folder: RunFolder, arguments: list[str]) -> Train:
     """Takes the options of the run, and refuses others given on the command line."""
     stored = folder.options
-    given: Train = tyro.cli(
-        Train,
-        prog="jaxcnn train",
-        args=arguments,
-        default=stored,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    with errors_escaped():
+        given: Train = tyro.cli(
+            Train,
+            prog="jaxcnn train",
+            args=arguments,
+            default=stored,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
     before, now = option_values(stored), option_values(given)
     changed = [f"{_flag(name)} {before[name]} to {now[name]}" for name in before if before[name] != now[name]]
     if changed:
@@ -621,8 +624,8 @@ def _resumed_options(folder: RunFolder, arguments: list[str]) -> Train:
 
 def _print_result(folder: Path, result: dict[str, Any]) -> None:
     wrong = result["test_images"] - result["test_correct"]
-    print(
+    say(
         f"best epoch {result['best_epoch']}: validation accuracy {result['validation_accuracy']:.2%}\n"
         f"test accuracy {result['test_accuracy']:.2%}, {wrong} of {result['test_images']} wrong\n"
-        f"pictures and checkpoints: {folder}"
+        f"pictures and checkpoints: {shown(folder)}"
     )

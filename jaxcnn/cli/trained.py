@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from jaxcnn import data
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.run_folder import RunFolder
+from jaxcnn.cli.terminal import say, shown
 from jaxcnn.cli.train import restore, set_up
 from jaxcnn.cli.transfer import read_normalization
 from jaxcnn.models.catalog import Model
@@ -47,13 +48,17 @@ def load(run: Path) -> Trained:
     folder = RunFolder(run)
     experiment = set_up(folder.options, read_normalization(folder))
     if folder.config["data_fingerprint"] != experiment.fingerprint:
-        raise CommandError(f"expected the data that the run in {run} was trained on, got others; were they changed?")
+        raise CommandError(
+            f"expected the data that the run in {shown(run)} was trained on, got others; were they changed?"
+        )
     with reported(FileNotFoundError, CheckpointError, ValueError):
         restored = restore(experiment, Checkpoints(folder.checkpoints))
     for reason in restored.skipped:
-        print(f"skipped a damaged checkpoint: {reason}")
+        say(f"skipped a damaged checkpoint: {reason}")
     epoch = restored.meta["best"]["epoch"]
     if epoch == 0:
-        raise CommandError(f"expected a run with at least one whole epoch, got {run}, stopped before; resume it first")
+        raise CommandError(
+            f"expected a run with at least one whole epoch, got {shown(run)}, stopped before; resume it first"
+        )
     best = restored.tree["best"]
     return Trained(experiment.model, best["params"], best["state"], epoch, experiment.splits, experiment.dtype)

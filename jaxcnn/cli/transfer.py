@@ -15,6 +15,7 @@ from jaxcnn.cli import names
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Train
 from jaxcnn.cli.run_folder import RunFolder
+from jaxcnn.cli.terminal import say, shown
 from jaxcnn.layers import AuxiliaryHeads, Flatten, Frozen, Function, Sequential, freeze, identity
 from jaxcnn.models.catalog import CATALOG, Model
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
@@ -104,14 +105,18 @@ def _read_weights(source: str, options: Train) -> Source:
 def _read_run(path: Path, options: Train) -> Source:
     folder = RunFolder(path)
     if folder.options.model != options.model:
-        raise CommandError(f"expected the weights of {options.model}, got a run of {folder.options.model} in {path}")
+        raise CommandError(
+            f"expected the weights of {options.model}, got a run of {folder.options.model} in {shown(path)}"
+        )
     checkpoints = Checkpoints(folder.checkpoints)
     with reported(FileNotFoundError, CheckpointError, ValueError):
         best = checkpoints.restore_leaves("best/")
     for reason in best.skipped:
-        print(f"skipped a damaged checkpoint: {reason}")
+        say(f"skipped a damaged checkpoint: {reason}")
     if best.meta["best"]["epoch"] == 0:
-        raise CommandError(f"expected a run with at least one whole epoch, got {path}, stopped before; resume it first")
+        raise CommandError(
+            f"expected a run with at least one whole epoch, got {shown(path)}, stopped before; resume it first"
+        )
     found: dict[str, dict[str, Any]] = {"params": {}, "state": {}}
     for path_in_best, leaf in best.tree.items():
         kind, _, name = path_in_best.partition("/")
@@ -175,7 +180,7 @@ def first_parameters(options: Train, model: Model, key: jax.Array, source: Sourc
     new_head = options.head == "new" or (options.head == "auto" and (options.freeze is not None or bool(classes)))
     if not new_head and classes:
         raise CommandError(
-            f"--head keep expects weights of as many classes, got others in {source.name}: {classes[0]}; "
+            f"--head keep expects weights of as many classes, got others in {shown(source.name)}: {classes[0]}; "
             "draw a new head by --head new"
         )
     for tree, leaves in ((params, source.params), (state, source.state)):
@@ -183,8 +188,9 @@ def first_parameters(options: Train, model: Model, key: jax.Array, source: Sourc
             raise CommandError(_misfit(options, source, params, faults))
     if source.model is not None and _body(source.model) != _body(model):
         raise CommandError(
-            f"the weights in {source.name} are those of a variant of {options.model} that computes something else than "
-            "the catalog's; train it in Python, with the model that jaxcnn.interop.weights.load_weights returns"
+            f"the weights in {shown(source.name)} are those of a variant of {options.model} that computes "
+            "something else than the catalog's; train it in Python, with the model that "
+            "jaxcnn.interop.weights.load_weights returns"
         )
     return _filled(params, source.params, new_head), _filled(state, source.state, new_head)
 
@@ -320,11 +326,12 @@ def _misfit(options: Train, source: Source, params: Params, faults: list[str]) -
         given = source.params[name].shape if name in source.params else ()
         if len(given) == 4 and given[2] != leaf.shape[2] and given[:2] + given[3:] == leaf.shape[:2] + leaf.shape[3:]:
             return (
-                f"expected weights for images of {leaf.shape[2]} channels, got those in {source.name}, which take "
-                f"{given[2]}; give --data with images of {given[2]} channels (grey ones repeated), or other weights"
+                f"expected weights for images of {leaf.shape[2]} channels, got those in {shown(source.name)}, which "
+                f"take {given[2]}; give --data with images of {given[2]} channels (grey ones repeated), or other "
+                "weights"
             )
     listed = "\n  ".join([*faults[:_LISTED], *(["..."] if len(faults) > _LISTED else [])])
-    return f"the weights in {source.name} do not fit {options.model} for these images:\n  {listed}"
+    return f"the weights in {shown(source.name)} do not fit {options.model} for these images:\n  {listed}"
 
 
 def _filled(tree: Params | State, leaves: Mapping[str, Any], new_head: bool) -> Any:

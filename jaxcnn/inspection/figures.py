@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxcnn.files import written_whole
+from jaxcnn.text import printable
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -56,7 +59,7 @@ def plot_curves(
     Raises:
       ImportError: matplotlib is not installed.
       ValueError: as in `curves_figure`, or `path` does not end in .png.
-      FileNotFoundError: the folder does not exist.
+      OSError: `path` cannot be written; see `jaxcnn.files.check_target`.
     """
     _write(curves_figure(history, best_epoch=best_epoch, train_note=train_note), path)
 
@@ -76,7 +79,7 @@ def plot_confusion(
       ImportError: matplotlib is not installed.
       TypeError: as in `confusion_figure`.
       ValueError: as in `confusion_figure`, or `path` does not end in .png.
-      FileNotFoundError: the folder does not exist.
+      OSError: `path` cannot be written; see `jaxcnn.files.check_target`.
     """
     _write(confusion_figure(labels, predictions, class_names), path)
 
@@ -105,7 +108,7 @@ def plot_mistakes(
       ImportError: matplotlib is not installed.
       TypeError: as in `mistakes_figure`.
       ValueError: as in `mistakes_figure`, or `path` does not end in .png.
-      FileNotFoundError: the folder does not exist.
+      OSError: `path` cannot be written; see `jaxcnn.files.check_target`.
     """
     _write(mistakes_figure(images, labels, predictions, probabilities, class_names, limit), path)
 
@@ -188,7 +191,7 @@ def confusion_figure(labels: ArrayLike, predictions: ArrayLike, class_names: Seq
     errors = int(np.count_nonzero(labels != predictions))
     numbered = classes <= _MAX_NUMBERED_CLASSES
 
-    names = [_shorten(name, 18) for name in class_names]
+    names = [_shorten(printable(name), 18) for name in class_names]
     longest = max(len(name) for name in names)
     font = _TICK if numbered else 7.0
     side = min(max(4.6, 0.64 * classes), 10.5) if numbered else 12.0
@@ -273,7 +276,7 @@ def mistakes_figure(
     confidences = probabilities[wrong, predictions[wrong]]
     order = np.argsort(-confidences, kind="stable")[:limit]
     shown = wrong[order]
-    names = np.array([_shorten(name, 16) for name in class_names])
+    names = np.array([_shorten(printable(name), 16) for name in class_names])
     captions = [
         f"true {true},\npredicted {predicted} ({_percent(confidence, 0)})"
         for true, predicted, confidence in zip(
@@ -331,22 +334,14 @@ def _fit_below_heading(figure: "Figure") -> None:
 
 
 def _write(figure: "Figure", path: str | os.PathLike[str]) -> None:
-    """Writes a figure to a file beside `path`, then renames that, so that `path` never holds half a picture."""
+    """Writes a figure to a PNG file, whole or not at all."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    path = Path(path)
-    if path.suffix.lower() != ".png":
+    if Path(path).suffix.lower() != ".png":
         raise ValueError(f"pictures are PNG files: expected a path that ends in .png, got {str(path)!r}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"the folder of the picture {str(path)!r} does not exist; create it first")
-    # Not by tempfile, whose files only their owner may read.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with written_whole(path) as file:
         # Not savefig, whose size and background the settings of the user may change.
-        FigureCanvasAgg(figure).print_png(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        FigureCanvasAgg(figure).print_png(file)
 
 
 def _scale_loss(axes: "Axes", curves: Mapping[str, np.ndarray]) -> None:

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from jaxcnn.interop.files.paths import written_whole
+from jaxcnn.files import check_target, written_whole
 from jaxcnn.layers import batched, fold_batch_norm
 from jaxcnn.layers.containers import LAYER_NOTE
 from jaxcnn.types import Layer, Params, Shape, State
@@ -66,8 +66,7 @@ class ExportedModel(NamedTuple):
         Raises:
           OSError: they cannot be written.
         """
-        path = Path(path)
-        beside = path.with_name(f"{path.name}.json")
+        path, beside = check_paths(path)
         load = [line.format(file=path.name) for line in self.load]
         text = json.dumps({"file": path.name, **self.description, "load": load}, indent=2) + "\n"
         # The description first, so that no program is ever without one.
@@ -75,6 +74,25 @@ class ExportedModel(NamedTuple):
             with written_whole(target) as file:
                 file.write(content)
         return path, beside
+
+
+def check_paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """Refuses names that an exported file and its description cannot have, before the work for them is done.
+
+    Args:
+      path: the file.
+
+    Returns:
+      The paths of the file and of its description.
+
+    Raises:
+      OSError: one of them cannot be written; see `jaxcnn.files.check_target`.
+    """
+    check_target(path)
+    path = Path(path)
+    beside = path.with_name(f"{path.name}.json")
+    check_target(beside)
+    return path, beside
 
 
 class Sizes(NamedTuple):

@@ -102,7 +102,17 @@ POINT = Window()
 
 
 class Row(NamedTuple):
-    """The arithmetic of one layer within a model."""
+    """The arithmetic of one layer within a model.
+
+    Attributes:
+      path: names of the containers and of the layer.
+      layer: the layer.
+      output_shape: shape of its result.
+      parameters: its trained numbers.
+      multiply_adds: its multiply-adds for one image.
+      receptive_field: what a pixel of its result sees of the model's input.
+      training_only: whether it is part of an auxiliary head, of which evaluation computes nothing.
+    """
 
     path: str
     layer: Layer
@@ -110,6 +120,7 @@ class Row(NamedTuple):
     parameters: int
     multiply_adds: int
     receptive_field: ReceptiveField
+    training_only: bool = False
 
 
 def arithmetic(layer: Layer, input_shape: Shape) -> list[Row]:
@@ -120,9 +131,10 @@ def arithmetic(layer: Layer, input_shape: Shape) -> list[Row]:
       input_shape: (height, width, channels) of one image, or (features,).
 
     Returns:
-      A row for each layer that is not a container, and one for each `Concat` or `Gate`, behind those inside of it. The
-      receptive field is that of the layer's output pixels in the input of the whole model; of a vector, it is the whole
-      image. The numbers are those of evaluation: the layers of `AuxiliaryHeads` have parameters, but no multiply-adds.
+      A row for each layer that is not a container, and one for each `Residual`, `Concat` or `Gate` after those inside
+      of it, without numbers of its own. The receptive field is that of the layer's output pixels in the input of the
+      whole model; of a vector, it is the whole image. The rows of auxiliary heads are marked: evaluation does not
+      compute them.
 
     Raises:
       TypeError: a layer's formulas are not known; register them.
@@ -366,7 +378,7 @@ def _traced_shape(layer: Function, shape: Shape) -> Shape:
 @multiply_adds.register(Sequential)
 @multiply_adds.register(AuxiliaryHeads)
 def _(layer: Sequential | AuxiliaryHeads, shape: Shape) -> int:
-    return sum(row.multiply_adds for row in arithmetic(layer, shape))
+    return sum(row.multiply_adds for row in arithmetic(layer, shape) if not row.training_only)
 
 
 @multiply_adds.register
@@ -522,7 +534,7 @@ def _walk(layer: Layer, shape: Shape, field: ReceptiveField, path: str, image: S
         for name, inner in layer.layers:
             for row in _walk(inner, shape, field, f"{path}/{name}".lstrip("/"), image):
                 if name in layer.heads:
-                    yield row._replace(multiply_adds=0)
+                    yield row._replace(training_only=True)
                 else:
                     yield row
                     shape, field = row.output_shape, row.receptive_field
@@ -531,14 +543,14 @@ def _walk(layer: Layer, shape: Shape, field: ReceptiveField, path: str, image: S
             yield Row(path, layer, shape, 0, 0, field)
         return
     if isinstance(layer, Residual):
-        body = list(_walk(layer.body, shape, field, path, image))
-        around = list(_walk(layer.shortcut, shape, field, f"{path}/shortcut".lstrip("/"), image))
-        ends = [rows[-1].receptive_field if rows else field for rows in (body, around)]
+        ends = []
+        for inner, place in ((layer.body, path), (layer.shortcut, f"{path}/shortcut".lstrip("/"))):
+            rows = list(_walk(inner, shape, field, place, image))
+            yield from rows
+            ends.append((rows[-1].output_shape, rows[-1].receptive_field) if rows else (shape, field))
         with _located(path):
-            _same_shape(*(rows[-1].output_shape if rows else shape for rows in (body, around)))
-        *rows, last = [*body, *around]
-        yield from rows
-        yield last._replace(receptive_field=_union(ends[0], ends[1], image))
+            joined = _same_shape(ends[0][0], ends[1][0])
+        yield Row(path, layer, joined, 0, 0, _union(ends[0][1], ends[1][1], image))
         return
     if isinstance(layer, Concat):
         ends = {}

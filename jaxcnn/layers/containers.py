@@ -29,7 +29,7 @@ empty for a body, whose own layers stand beside it by name."""
 
 
 @dataclass(frozen=True, init=False, repr=False)
-class _NamedLayers:
+class _NamedLayers(Value):
     """What layers that hold others by name share."""
 
     layers: tuple[tuple[str, Layer], ...]

@@ -13,8 +13,8 @@ from jaxcnn.values import Partial, Value
 class Function(Stateless, Partial):
     """A function of one array as a layer: `Function(jax.nn.relu)`, `Function(jax.nn.gelu, approximate=False)`.
 
-    Two of them are equal when function and options are, so name the function in a module: a lambda equals only itself
-    and makes `jax.jit` trace every newly built model again.
+    Two of them are equal when function and options are, so name the function in a module: a lambda equals only itself,
+    makes `jax.jit` trace every newly built model again, and cannot be pickled.
 
     Args:
       function: takes one image or its features, returns the same of any shape.

@@ -14,7 +14,7 @@ class Summary:
 
     Attributes:
       input_shape: shape of the input, (height, width, channels) or (features,).
-      rows: one for each layer that is not a container, and one for each `Concat` or `Gate`.
+      rows: one for each layer that is not a container, and one for each `Residual`, `Concat` or `Gate`.
     """
 
     input_shape: Shape
@@ -24,13 +24,23 @@ class Summary:
 
     @property
     def parameters(self) -> int:
-        """Number of trained numbers."""
-        return sum(row.parameters for row in self.rows)
+        """Number of trained numbers that evaluation uses: those of auxiliary heads are not among them."""
+        return sum(row.parameters for row in self.rows if not row.training_only)
 
     @property
     def multiply_adds(self) -> int:
-        """Number of multiply-adds for one image."""
-        return sum(row.multiply_adds for row in self.rows)
+        """Number of multiply-adds for one image in evaluation."""
+        return sum(row.multiply_adds for row in self.rows if not row.training_only)
+
+    @property
+    def auxiliary_parameters(self) -> int:
+        """Number of trained numbers of auxiliary heads."""
+        return sum(row.parameters for row in self.rows if row.training_only)
+
+    @property
+    def auxiliary_multiply_adds(self) -> int:
+        """Number of multiply-adds that auxiliary heads add for one image in training."""
+        return sum(row.multiply_adds for row in self.rows if row.training_only)
 
     def cells(self) -> list[tuple[str, ...]]:
         """Writes the rows out as text, one tuple of `HEADINGS` for each layer."""
@@ -48,13 +58,18 @@ class Summary:
             for row in self.rows
         ]
 
-    def totals(self) -> tuple[str, ...]:
-        """Writes the last line of the table."""
+    def totals(self) -> list[tuple[str, ...]]:
+        """Writes the last lines of the table: the sums of evaluation, and those of auxiliary heads where there are."""
         shape = "x".join(map(str, self.rows[-1].output_shape if self.rows else self.input_shape))
-        return ("total", "", shape, f"{self.parameters:,}", f"{self.multiply_adds:,}", "")
+        totals = [("total", "", shape, f"{self.parameters:,}", f"{self.multiply_adds:,}", "")]
+        if self.auxiliary_parameters:
+            heads = (f"{self.auxiliary_parameters:,}", f"{self.auxiliary_multiply_adds:,}")
+            totals.append(("auxiliary heads, in training only", "", "", *heads, ""))
+        return totals
 
     def __str__(self) -> str:
-        table = [self.HEADINGS, *self.cells(), self.totals()]
+        totals = self.totals()
+        table = [self.HEADINGS, *self.cells(), *totals]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = [
             "  ".join(
@@ -64,7 +79,8 @@ class Summary:
             for row in table
         ]
         rule = "-" * max(map(len, lines))
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        body = len(lines) - len(totals)
+        return "\n".join([lines[0], rule, *lines[1:body], rule, *lines[body:]])
 
 
 def summary(layer: Layer, input_shape: Shape) -> Summary:

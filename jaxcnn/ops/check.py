@@ -146,7 +146,7 @@ def check_rate(op: str, rate: float) -> None:
     Raises:
       ValueError: `rate` is outside [0, 1).
     """
-    if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 <= rate < 1:
+    if not isinstance(rate, int | float | np.floating) or isinstance(rate, bool) or not 0 <= rate < 1:
         raise ValueError(f"{op} expects a rate (the probability of dropping) in [0, 1), got {rate!r}")
 
 
@@ -160,7 +160,7 @@ def check_epsilon(op: str, epsilon: float) -> None:
     Raises:
       ValueError: `epsilon` is negative or not finite.
     """
-    if not isinstance(epsilon, int | float) or not 0 <= epsilon < float("inf"):
+    if not isinstance(epsilon, int | float | np.floating) or not 0 <= epsilon < float("inf"):
         raise ValueError(f"{op} expects a finite epsilon of at least 0, got {epsilon!r}")
 
 

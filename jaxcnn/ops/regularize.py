@@ -25,6 +25,7 @@ def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
     """
     check_floating("dropout", x)
     check_rate("dropout", rate)
+    rate = float(rate)
     # Drawn in one row: under vmap XLA compiles draws of several axes for CPU some ten times slower.
     keep = jax.random.bernoulli(key, 1.0 - rate, (x.size,)).reshape(x.shape)
     return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
@@ -49,4 +50,5 @@ def drop_path(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
     """
     check_floating("drop_path", x)
     check_rate("drop_path", rate)
+    rate = float(rate)
     return jnp.where(jax.random.bernoulli(key, 1.0 - rate), x / (1 - rate), jnp.zeros_like(x))

@@ -1,10 +1,13 @@
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from jax import export
 
 from jaxcnn import data
+from jaxcnn.cli import trained
 
 
 def test_the_best_epoch_of_a_run_is_exported(jaxcnn, finished, saved, npz, tmp_path):
@@ -63,7 +66,10 @@ def test_a_model_of_one_size_is_not_exported_for_any(jaxcnn, finished, tmp_path)
     ("options", "message"),
     [
         (["--platforms", "gpu"], "export expects platforms among"),
-        (["--platforms", "cpu", "--output", "/nowhere/model"], "expected a place for the file, got"),
+        (
+            ["--platforms", "cpu", "--output", "/nowhere/model"],
+            "the folder of '/nowhere/model' does not exist; create it first",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_said(jaxcnn, finished, options, message):
@@ -97,3 +103,17 @@ def test_what_onnx_files_do_not_have_is_refused(jaxcnn, finished, option):
     assert done.err == (
         "error: --format onnx takes images of the run's size and has no gradients; use --format stablehlo\n"
     )
+
+
+@pytest.mark.parametrize("output", ["/dev/null", ".", "folder"])
+def test_nothing_is_computed_for_a_file_that_cannot_be_written(jaxcnn, finished, tmp_path, monkeypatch, output):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(trained, "load", lambda run: pytest.fail("the run was read"))
+    done = jaxcnn("export", finished, "--output", output)
+    assert done.status == 2
+    assert re.match(
+        r"error: expected a (new name or a regular )?file to write, got .*'(/dev/null|\.|folder)'", done.err
+    )
+    assert Path("/dev/null").is_char_device()
+    assert not Path("/dev/null.json").exists()

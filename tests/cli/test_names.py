@@ -72,7 +72,7 @@ def test_help_lists_the_commands(jaxcnn, words):
     [
         ("train", ["--model", "--resume", "--run-dir", "(default: lenet5)", *names.OPTIMIZERS, *names.AUGMENTATIONS]),
         ("evaluate", ["Folder of the run", "--split {test,validation,train}", "--batch-size"]),
-        ("predict", ["Folder of the run", "--top", "--invert", "PNG or JPEG"]),
+        ("predict", ["Folder of the run", "--top", "--invert", "PNG, JPEG"]),
         ("bench", ["--peers", "--repeats", "--mode {train,infer,both}", "(default: standard)"]),
         ("summary", ["Name of the model", "--image-shape", "--num-classes"]),
     ],

@@ -1,8 +1,10 @@
+import os
 import re
 import struct
 import tracemalloc
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +12,6 @@ from PIL import Image
 
 from jaxcnn import data
 from jaxcnn.cli import predict
-from jaxcnn.cli.errors import CommandError
 
 
 def some_pixels(height=8, width=8, channels=()):
@@ -192,9 +193,12 @@ def test_a_very_long_picture_does_not_fill_the_memory(png):
     assert peak < 50e6
 
 
-def test_a_model_of_other_channels_has_no_image_files(png):
-    with pytest.raises(CommandError, match="predict reads images of 1 or 3 channels, but the model wants 2"):
-        predict.read_image(save(png, some_pixels()), (8, 8, 2))
+def test_a_model_of_other_channels_has_no_image_files(jaxcnn, png, monkeypatch):
+    splits = SimpleNamespace(train=SimpleNamespace(images=np.zeros((1, 8, 8, 2))))
+    monkeypatch.setattr(predict.trained, "load", lambda run: SimpleNamespace(splits=splits))
+    done = jaxcnn("predict", "run", save(png, some_pixels()))
+    assert done.status == 2
+    assert done.err == "error: predict reads images of 1 or 3 channels, but the model of the run takes 2\n"
 
 
 def answer(line):
@@ -256,36 +260,68 @@ def test_the_names_of_the_classes_are_printed(jaxcnn, words, no_pictures, digits
     assert sorted(name for name, _ in answer(done.out.strip())[1]) == sorted(names)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "expected an image file, but there is no {path}"),
-        (b"", "expected an image in {path}, got an empty file"),
-        (
-            b"\x89PNG\r\n\x1a\n and nothing more",
-            "expected a PNG or JPEG image in {path}, got a file that cannot be read: ",
-        ),
-        (b"hello", "expected a PNG or JPEG image in {path}, got a file that cannot be read: "),
-        ("cut", "expected a PNG or JPEG image in {path}, got a file that cannot be read: "),
-        ("flipped", "expected a PNG or JPEG image in {path}, got a file that cannot be read: "),
-        ("folder", "expected a PNG or JPEG image in {path}, got a file that cannot be read: "),
-    ],
-)
-def test_a_file_that_is_no_image_is_named(jaxcnn, finished, png, content, message):
-    good = save(png.with_name("good.png"), some_pixels(64, 64))
-    whole = good.read_bytes()
-    if content == "folder":
-        png.mkdir()
-    elif content == "cut":
-        png.write_bytes(whole[: len(whole) // 2])
-    elif content == "flipped":
-        png.write_bytes(whole[:100] + bytes([whole[100] ^ 0xFF]) + whole[101:])
-    elif content is not None:
-        png.write_bytes(content)
-    done = jaxcnn("predict", finished, good, png)
+CUT = "cannot be read: "
+NO_PICTURES = {
+    "missing": (lambda path, whole: None, "got {path!r}: No such file or directory"),
+    "empty": (lambda path, whole: path.write_bytes(b""), "in {path!r}, got an empty file"),
+    "text": (
+        lambda path, whole: path.write_bytes(b"hello"),
+        "in {path!r} (PNG, JPEG, GIF, BMP, TIFF, WEBP, PPM), got another or a damaged file",
+    ),
+    "cut": (lambda path, whole: path.write_bytes(whole[: len(whole) // 2]), "in {path!r}, got a file that " + CUT),
+    "folder": (lambda path, whole: path.mkdir(), "got the folder {path!r}; name the files in it"),
+    "pipe": (lambda path, whole: os.mkfifo(path), "got {path!r}, which is not a regular file"),
+    "postscript": (
+        lambda path, whole: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n"),
+        "in {path!r} (PNG, JPEG, GIF, BMP, TIFF, WEBP, PPM), got another or a damaged file",
+    ),
+}
+
+
+def test_files_that_are_no_pictures_are_named_and_the_others_predicted(jaxcnn, finished, tmp_path):
+    good = save(tmp_path / "good.png", some_pixels(64, 64))
+    for name, (make, _) in NO_PICTURES.items():
+        make(tmp_path / name, good.read_bytes())
+    done = jaxcnn("predict", finished, *(tmp_path / name for name in NO_PICTURES), good, good)
     assert done.status == 2
-    assert done.err.startswith("error: " + message.format(path=png))
-    assert done.out == ""
+    assert [answer(line)[0] for line in done.out.splitlines()] == [str(good)] * 2
+    *errors, count = done.err.splitlines()
+    for (name, (_, message)), error in zip(NO_PICTURES.items(), errors, strict=True):
+        assert error.startswith("error: expected a picture")
+        assert message.format(path=str(tmp_path / name)) in error
+    assert count == f"{len(NO_PICTURES)} of {len(NO_PICTURES) + 2} images could not be read"
+
+
+def test_without_any_picture_only_the_errors_are_printed(jaxcnn, finished, tmp_path):
+    done = jaxcnn("predict", finished, tmp_path / "none.png")
+    assert (done.status, done.out) == (2, "")
+    assert done.err == f"error: expected a picture, got {str(tmp_path / 'none.png')!r}: No such file or directory\n"
+
+
+def test_names_of_files_and_classes_are_escaped(jaxcnn, words, no_pictures, digits8, tmp_path):
+    names = ["\x1b[2Jred", "a\nb", "[bold]c[/bold]", "\u202ed", "\x9be", *"fghij"]
+    np.savez(tmp_path / "named.npz", images=digits8[0], labels=digits8[1], class_names=np.array(names))
+    trained = jaxcnn(
+        *words(tmp_path / "\x1b]0;run", "--data", tmp_path / "named.npz", "--epochs", 1, "--augment", "none")
+    )
+    assert trained.status == 0
+    assert "\\x1b]0;run" in trained.out
+    files = [save(tmp_path / name, digits8[0][0], format="PNG") for name in ("\x1b[31mred\n", os.fsdecode(b"caf\xe9"))]
+    done = jaxcnn("predict", tmp_path / "\x1b]0;run", *files, tmp_path / "\x1b[2J", "--top", 10)
+    assert [answer(line)[0] for line in done.out.splitlines()] == [
+        f"{tmp_path}/\\x1b[31mred\\n",
+        f"{tmp_path}/caf\\xe9",
+    ]
+    assert {name for name, _ in answer(done.out.splitlines()[0])[1]} == {
+        "\\x1b[2Jred",
+        "a\\nb",
+        "[bold]c[/bold]",
+        "\\u202ed",
+        "\\x9be",
+        *"fghij",
+    }
+    assert len(done.err.splitlines()) == 2
+    assert all(character.isprintable() or character == "\n" for character in trained.out + done.out + done.err)
 
 
 def test_no_images_and_no_classes_are_refused(jaxcnn, finished, png):

@@ -135,11 +135,13 @@ def test_a_second_ctrl_c_stops_at_once_even_while_the_first_is_answered(
 ):
     def press_again(text, **options):
         if "stopping after this step" in text:
-            monkeypatch.delattr(train, "print")
+            monkeypatch.setattr(train, "say", say)
             ctrl_c()
 
+    say = train.say
+
     def press():
-        monkeypatch.setattr(train, "print", press_again, raising=False)
+        monkeypatch.setattr(train, "say", press_again)
         ctrl_c()
 
     at_step({2: press})

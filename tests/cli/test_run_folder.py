@@ -1,5 +1,6 @@
 import importlib.metadata
 import json
+import os
 import re
 import shutil
 
@@ -157,6 +158,15 @@ def test_a_run_without_a_whole_epoch_has_no_metrics_and_no_result(finished, tmp_
     shutil.copy(finished / "config.json", tmp_path)
     assert RunFolder(tmp_path).metrics() == []
     assert RunFolder(tmp_path).result() is None
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_refused_before_the_training(jaxcnn, words, tmp_path):
+    done = jaxcnn(*words(tmp_path / os.fsdecode(b"caf\xe9"), "--epochs", 1))
+    assert done.status == 2
+    assert done.err == (
+        f"error: expected a folder whose whole path is UTF-8, got {tmp_path}/caf\\xe9; choose another --run-dir\n"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_text_is_written_whole_or_not_at_all(tmp_path):

@@ -461,7 +461,7 @@ def test_a_crash_while_writing_leaves_the_old_picture_and_no_remains(tmp_path, m
     path.write_bytes(b"the old picture")
 
     def fill_the_disk(canvas, file):
-        file.write_bytes(b"half a pict")
+        file.write(b"half a pict")
         raise OSError("no space left on device")
 
     monkeypatch.setattr(FigureCanvasAgg, "print_png", fill_the_disk)
@@ -484,7 +484,7 @@ def test_bad_input_leaves_the_old_picture_and_good_input_replaces_it(tmp_path):
 def test_other_formats_and_missing_folders_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"expected a path that ends in .png, got '.*curves.pdf'"):
         plot_curves(run_of(2), tmp_path / "curves.pdf")
-    with pytest.raises(FileNotFoundError, match=r"folder of the picture '.*curves.png' does not exist; create it"):
+    with pytest.raises(FileNotFoundError, match=r"the folder of '.*curves.png' does not exist; create it"):
         plot_curves(run_of(2), tmp_path / "missing" / "curves.png")
 
 
@@ -505,3 +505,11 @@ assert "matplotlib.pyplot" not in sys.modules
 """
     environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "MPLBACKEND")}
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, env=environment)
+
+
+def test_class_names_are_drawn_without_what_cannot_be_printed():
+    names = ["\x1b[2J", "a\nb", "plain"]
+    axes = confusion_figure([0, 1, 2], [0, 1, 1], names).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["\\x1b[2J", "a\\nb", "plain"]
+    figure = mistakes_figure(np.zeros((1, 4, 4, 1), np.float32), [0], [1], [[0.0, 1.0, 0.0]], names)
+    assert figure.axes[0].get_title(loc="left") == "true \\x1b[2J,\npredicted a\\nb (100 %)"

@@ -63,7 +63,7 @@ def check_by_tracing(layer, shape):
     expected_shape, parameters, work = traced(layer, shape)
     assert output_shape(layer, shape) == rows[-1].output_shape == expected_shape
     assert count_parameters(layer) == sum(row.parameters for row in rows) == parameters
-    assert multiply_adds(layer, shape) == sum(row.multiply_adds for row in rows) == work
+    assert multiply_adds(layer, shape) == sum(row.multiply_adds for row in rows if not row.training_only) == work
 
 
 def extent(support):
@@ -181,14 +181,15 @@ def test_layers_agree_with_tracing(layer, shape):
     check_by_tracing(layer, shape)
 
 
-def test_auxiliary_heads_have_parameters_but_no_work_in_evaluation():
+def test_auxiliary_heads_are_marked_and_have_no_work_in_evaluation():
     head = Sequential(pool=GlobalAvgPool(), dense=Dense(8, 5))
     layer = AuxiliaryHeads("aux", a=Conv(3, 8), aux=head, b=Conv(8, 4, 3, 2), pool=GlobalAvgPool(), head=Dense(4, 5))
     check_by_tracing(layer, (9, 10, 3))
     assert output_shape(layer, (9, 10, 3)) == (5,)
     rows = {row.path: row for row in arithmetic(layer, (9, 10, 3))}
     assert list(rows) == ["a", "aux/pool", "aux/dense", "b", "pool", "head"]
-    assert (rows["aux/dense"].parameters, rows["aux/dense"].multiply_adds) == (8 * 5 + 5, 0)
+    assert [path for path, row in rows.items() if row.training_only] == ["aux/pool", "aux/dense"]
+    assert (rows["aux/dense"].parameters, rows["aux/dense"].multiply_adds) == (8 * 5 + 5, 8 * 5)
     assert multiply_adds(layer, (9, 10, 3)) == 9 * 10 * 9 * 3 * 8 + 5 * 5 * 9 * 8 * 4 + 4 * 5
     assert (rows["b"].receptive_field.size, rows["b"].output_shape) == ((5, 5), (5, 5, 4))
 
@@ -394,10 +395,11 @@ def test_rows_list_the_layers_in_order_of_use():
         ("block/conv", Conv(4, 4), (4, 4, 4), 4 * 9 * 4 + 4, 16 * 9 * 4 * 4),
         ("block/relu", RELU, (4, 4, 4), 0, 0),
         ("block/shortcut", Conv(4, 4, 1, use_bias=False), (4, 4, 4), 16, 16 * 16),
+        ("block", model["block"], (4, 4, 4), 0, 0),
         ("pool", GlobalAvgPool(), (4,), 0, 0),
         ("head", Dense(4, 2), (2,), 10, 8),
     ]
-    assert [str(row.receptive_field) for row in rows] == ["3x3", "7x7", "7x7", "7x7", "all", "all"]
+    assert [str(row.receptive_field) for row in rows] == ["3x3", "7x7", "7x7", "3x3", "7x7", "all", "all"]
 
 
 def test_branches_have_a_row_of_their_own_where_they_are_joined():

@@ -2,6 +2,7 @@ import jax
 import pytest
 
 from jaxcnn.layers import (
+    AuxiliaryHeads,
     BatchNorm,
     Conv,
     Dense,
@@ -29,7 +30,8 @@ stem            Conv               16x16x64       1,792        442,368          
 relu            relu               16x16x64                                         3x3
 block/conv      Conv               16x16x64      36,864      9,437,184              7x7
 block/norm      BatchNorm          16x16x64         128                             7x7
-block/shortcut  identity           16x16x64                                         7x7
+block/shortcut  identity           16x16x64                                         3x3
+block           Residual           16x16x64                                         7x7
 pool            GlobalAvgPool            64                                         all
 head            Dense                    10         650            640              all
 ---------------------------------------------------------------------------------------
@@ -45,8 +47,20 @@ def test_totals_are_numbers_too():
     assert table.input_shape == (32, 32, 3)
     assert table.parameters == 3 * 9 * 64 + 64 + 64 * 9 * 64 + 2 * 64 + 64 * 10 + 10
     assert table.multiply_adds == 16 * 16 * (3 * 9 * 64 + 64 * 9 * 64) + 64 * 10
-    assert table.totals() == ("total", "", "10", "39,434", "9,880,192", "")
+    assert table.totals() == [("total", "", "10", "39,434", "9,880,192", "")]
     assert all(len(cells) == len(table.HEADINGS) for cells in table.cells())
+
+
+def test_auxiliary_heads_are_counted_apart():
+    model = AuxiliaryHeads("aux", stem=Conv(3, 4), pool=GlobalAvgPool(), aux=Dense(4, 2), head=Dense(4, 2, False))
+    table = summary(model, (8, 8, 3))
+    assert (table.parameters, table.multiply_adds) == (27 * 4 + 4 + 8, 64 * 27 * 4 + 8)
+    assert (table.auxiliary_parameters, table.auxiliary_multiply_adds) == (10, 8)
+    assert table.totals()[1] == ("auxiliary heads, in training only", "", "", "10", "8", "")
+    assert [line.split() for line in str(table).splitlines()[-2:]] == [
+        ["total", "2", "120", "6,920"],
+        ["auxiliary", "heads,", "in", "training", "only", "10", "8"],
+    ]
 
 
 def test_a_summary_is_a_value():
@@ -57,7 +71,7 @@ def test_a_summary_is_a_value():
 def test_a_model_without_layers_has_a_table_without_rows():
     table = summary(Sequential(), (4, 5, 3))
     assert table.rows == ()
-    assert table.totals() == ("total", "", "4x5x3", "0", "0", "")
+    assert table.totals() == [("total", "", "4x5x3", "0", "0", "")]
 
 
 def test_a_single_layer_has_a_row_without_a_path():

@@ -28,7 +28,7 @@ from jaxcnn.models.googlenet import auxiliary_head, inception_module
 @pytest.mark.parametrize(("aux_heads", "parameters"), [(True, 13_004_888), (False, 6_624_904)])
 def test_parameters_and_work_are_as_published(aux_heads, parameters):
     table = summary(googlenet(aux_heads=aux_heads), (224, 224, 3))
-    assert table.parameters == parameters
+    assert table.parameters + table.auxiliary_parameters == parameters
     assert round(table.multiply_adds / 1e9, 3) == 1.498
 
 

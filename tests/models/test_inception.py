@@ -32,7 +32,7 @@ from jaxcnn.values import Partial
 @pytest.mark.parametrize(("aux_heads", "parameters"), [(True, 27_161_264), (False, 23_834_568)])
 def test_parameters_and_work_are_as_published(aux_heads, parameters):
     table = summary(inception_v3(aux_heads=aux_heads), (299, 299, 3))
-    assert table.parameters == parameters
+    assert table.parameters + table.auxiliary_parameters == parameters
     assert round(table.multiply_adds / 1e9, 3) == 5.713
 
 

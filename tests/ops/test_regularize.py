@@ -45,6 +45,12 @@ def test_drop_path_keeps_an_image_scaled_or_drops_it_whole(key, rate):
 
 
 @each_drop
+def test_a_rate_may_be_a_number_of_numpy(key, name):
+    x = jnp.asarray(IMAGES[0], jnp.bfloat16)
+    np.testing.assert_array_equal(DROPS[name](key, x, np.float32(0.5)), DROPS[name](key, x, 0.5))
+
+
+@each_drop
 @pytest.mark.parametrize("rate", [0, 0.0])
 def test_a_rate_of_zero_changes_nothing(key, name, rate):
     np.testing.assert_array_equal(drop(name, key, IMAGES, rate), IMAGES)

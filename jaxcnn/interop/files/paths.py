@@ -1,11 +1,10 @@
 """Paths of weight files: what is there, what it seems to be, and writing that happens whole or not at all."""
 
-import contextlib
 import os
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+
+from jaxcnn.files import written_whole as written_whole
 
 # How files begin that are taken for weights, and who reads them.
 _BEGINNINGS = (
@@ -63,46 +62,3 @@ def describe_file(path: Path) -> str:
 def is_keras_archive(archive: zipfile.ZipFile) -> bool:
     """Tells whether a zip archive is a `.keras` file."""
     return {"config.json", "model.weights.h5"} <= set(archive.namelist())
-
-
-@contextlib.contextmanager
-def written_whole(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Opens a file for writing that takes its name when the block ends well, and leaves nothing when it does not.
-
-    It is written beside `path`, brought to the disk and renamed, so that `path` always holds the older file or the
-    complete new one.
-
-    Args:
-      path: where the file is to be; its folder exists.
-
-    Yields:
-      The file, open for binary writing.
-
-    Raises:
-      FileNotFoundError: the folder is not there.
-    """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"the folder of {str(path)!r} does not exist; create it first")
-    # Not by tempfile, whose files only their owner may read.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield cast(BinaryIO, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Brings a rename to the disk, where the system can open folders."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

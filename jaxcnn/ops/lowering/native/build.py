@@ -1,14 +1,19 @@
 """Builds the C++ kernels with the system's compiler, once for each version and processor, and registers them."""
 
+import contextlib
 import ctypes
 import functools
 import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -25,14 +30,20 @@ _TARGETS = (
     "jaxcnn_moments",
     "jaxcnn_own_moments",
 )
+# What /proc/cpuinfo says of a processor, on x86 and on ARM.
+_PROCESSOR = ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU variant", "CPU part", "Features")
+# Seconds after which a build is taken to hang; it takes some ten on one slow core.
+_PATIENCE = 300.0
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @functools.cache
 def ready() -> bool:
     """Loads the kernels, after building them where that has not been done.
 
-    The environment variable JAXCNN_NATIVE=0 turns them off, CXX names the compiler, and JAXCNN_CACHE_DIR the folder to
-    keep them in (`$XDG_CACHE_HOME/jaxcnn` or `~/.cache/jaxcnn` if not set).
+    The environment variable JAXCNN_NATIVE=0 turns them off, CXX names the compiler, with arguments if need be
+    (`CXX="ccache g++"`), and JAXCNN_CACHE_DIR the folder to keep them in (`$XDG_CACHE_HOME/jaxcnn` or `~/.cache/jaxcnn`
+    if not set). A damaged library in that folder is built anew.
 
     Returns:
       Whether they can be used. Where they cannot, a warning of the logger "jaxcnn" says why, once.
@@ -51,7 +62,10 @@ def ready() -> bool:
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    return ctypes.CDLL(str(_built(_compiler(), cache_folder())))
+    library = ctypes.CDLL(str(_built(_compiler(), cache_folder())))
+    if missing := [target for target in _TARGETS if not hasattr(library, target)]:
+        raise BuildError(f"the library that was built lacks {', '.join(missing)}; is CXX a C++ compiler?")
+    return library
 
 
 class BuildError(RuntimeError):
@@ -65,51 +79,123 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxcnn"
 
 
-def _compiler() -> str:
-    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+def _compiler() -> tuple[str, ...]:
+    """Returns the words that call the compiler: its path, and arguments that CXX has."""
+    given = os.environ.get("CXX", "").strip()
+    names = [given] if given else ["c++", "g++", "clang++"]
     for name in names:
-        if path := shutil.which(name):
-            return path
+        try:
+            words = [name] if shutil.which(name) else shlex.split(name)
+        except ValueError as error:
+            raise BuildError(f"CXX expects a C++ compiler, with arguments if need be, got {name!r}: {error}") from None
+        if path := shutil.which(words[0]):
+            return path, *words[1:]
     raise BuildError(f"no C++ compiler found (looked for {', '.join(names)}); install one, or name it in CXX")
 
 
-def _built(compiler: str, folder: Path) -> Path:
-    """Returns the shared library, built if it is not there; of several processes at once one builds."""
+def _built(compiler: tuple[str, ...], folder: Path) -> Path:
+    """Returns the shared library, built if it is not there or damaged; of several processes at once one builds."""
     sources = sorted(path for path in _FOLDER.iterdir() if path.suffix in (".cc", ".h"))
-    digest = hashlib.sha256(repr((_FLAGS, compiler, jaxlib.version.__version__, _processor())).encode())
+    key = hashlib.sha256(repr((_FLAGS, compiler, jaxlib.version.__version__, _processor())).encode())
     for source in sources:
-        digest.update(source.read_bytes())
-    library = folder / f"kernels-{digest.hexdigest()[:16]}.so"
-    if library.exists():
+        key.update(source.read_bytes())
+    library = folder / f"kernels-{key.hexdigest()[:16]}.so"
+    if _sound(library, key.digest()):
         return library
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        if not _sound(library, key.digest()):
+            _LOG.info("building the C++ kernels of jaxcnn in %s; this takes some seconds, once", folder)
+            _build(compiler, library, key.digest())
+    return library
+
+
+def _sound(library: Path, key: bytes) -> bool:
+    """Tells whether a library is there as it was built, for this key.
+
+    The system would map a file that was cut off all the same, and end the process when it reaches for what is missing.
+    """
+    if not library.is_file():
+        return False
+    content = library.read_bytes()
+    return _checksum(key, content[:-_DIGEST_BYTES]) == content[-_DIGEST_BYTES:]
+
+
+def _checksum(key: bytes, content: bytes) -> bytes:
+    return hashlib.sha256(key + content).digest()
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Waits until no other process builds in a folder; a process that ends in any way lets the others go on."""
     try:
         import fcntl
     except ImportError:
         raise BuildError("they are built on POSIX systems only") from None
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not library.exists():
-            _LOG.info("building the C++ kernels of jaxcnn in %s; this takes some seconds, once", folder)
-            _build(compiler, library)
-    return library
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise BuildError(
+                        f"another process has been building them in {folder} for {_PATIENCE:g} seconds; stop it, or "
+                        "set JAXCNN_CACHE_DIR to another folder"
+                    ) from None
+                time.sleep(0.1)
+        yield
+    finally:
+        os.close(lock)
 
 
-def _build(compiler: str, library: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=library.parent) as work:
-        output = Path(work) / library.name
-        command = [compiler, *_FLAGS, f"-I{jax.ffi.include_dir()}", str(_FOLDER / "kernels.cc"), "-o", str(output)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise BuildError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-        # Renamed when it is complete: a build that is stopped leaves nothing behind that could be loaded.
-        output.rename(library)
+def _build(compiler: tuple[str, ...], library: Path, key: bytes) -> None:
+    """Builds the library; nobody else does in its folder meanwhile."""
+    work = library.parent / "building"
+    # What a build that was killed has left; its compiler, if it still runs, writes to nowhere.
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    try:
+        output = Path(tempfile.mkdtemp(dir=work)) / library.name
+        _run([*compiler, *_FLAGS, f"-I{jax.ffi.include_dir()}", str(_FOLDER / "kernels.cc"), "-o", str(output)])
+        if not output.is_file():
+            raise BuildError(f"{shlex.join(compiler)} left no library; is it a C++ compiler?")
+        with output.open("r+b") as file:
+            # Behind its end, where the system does not look.
+            file.write(_checksum(key, file.read()))
+            file.flush()
+            os.fsync(file.fileno())
+        # Renamed when it is complete: a build that is stopped leaves nothing that could be loaded.
+        output.replace(library)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _run(command: list[str]) -> None:
+    """Runs a compiler, and ends it and all programs that it started where it hangs or this process is interrupted."""
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    ) as compiler:
+        try:
+            _, errors = compiler.communicate(timeout=_PATIENCE)
+        except BaseException as error:
+            os.killpg(compiler.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise BuildError(f"{shlex.join(command)} did not end within {_PATIENCE:g} seconds") from None
+            raise
+    if compiler.returncode:
+        text = errors.decode(errors="backslashreplace")[-2000:]
+        text = "".join(character if character.isprintable() or character == "\n" else "?" for character in text)
+        raise BuildError(f"{shlex.join(command)} failed with status {compiler.returncode}:\n{text}")
 
 
 def _processor() -> str:
     """Describes what the compiler builds for: a cache folder may be shared by machines of several kinds."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
         return f"{platform.machine()} {platform.processor()}"
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
+    first = {name.strip(): value for name, _, value in (line.partition(":") for line in reversed(lines))}
+    return repr([platform.machine(), *(first.get(name) for name in _PROCESSOR)])

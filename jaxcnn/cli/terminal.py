@@ -1,0 +1,97 @@
+"""The one way to a terminal: text of files, users and other libraries never gets there as it is."""
+
+import contextlib
+import io
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from typing import TextIO
+
+from rich.console import Console
+
+from jaxcnn.text import printable
+
+
+def shown(text: object) -> str:
+    """Makes a name, a path or a word from a file fit for a line or a table of the output.
+
+    Args:
+      text: anything; its `str` is shown.
+
+    Returns:
+      One line of printable characters, of those only that standard output can encode; the others are escaped, such as
+      a line break by "\\n".
+    """
+    return _encodable(printable(text), sys.stdout)
+
+
+def columns() -> int | None:
+    """Returns the characters in a line of standard output; None for a file or a pipe, which take lines of any length.
+
+    The environment variable COLUMNS overrides what the terminal says.
+    """
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def escaped(text: str) -> str:
+    """Makes a message of several lines fit for standard output.
+
+    Args:
+      text: the lines.
+
+    Returns:
+      The same lines; what is not printable in them, or cannot be encoded, is escaped.
+    """
+    return _encodable(printable(text, keep="\n"), sys.stdout)
+
+
+def say(text: str, *, flush: bool = False) -> None:
+    """Prints lines to standard output.
+
+    Args:
+      text: the lines; what is not printable in them is escaped, but for line breaks.
+      flush: whether to show them at once.
+    """
+    print(escaped(text), flush=flush)
+
+
+def complain(text: str) -> None:
+    """Prints lines to standard error.
+
+    Args:
+      text: the lines; what is not printable in them is escaped, but for line breaks.
+    """
+    # In the order in which they were said, where both streams go to one file.
+    sys.stdout.flush()
+    print(_encodable(printable(text, keep="\n"), sys.stderr), file=sys.stderr)
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Makes a console of rich that prints text as it is: brackets in a name are no colours.
+
+    Args:
+      stderr: whether it prints to standard error.
+
+    Returns:
+      The console; what it prints of others must have gone through `shown` or `escaped`.
+    """
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+@contextlib.contextmanager
+def errors_escaped() -> Iterator[None]:
+    """Holds back what another library prints to standard error, and prints it with all but its colours escaped."""
+    held = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(held):
+            yield
+    finally:
+        pieces = re.split(r"(\x1b\[[\d;]*m)", held.getvalue())
+        pieces[::2] = [_encodable(printable(piece, keep="\n"), sys.stderr) for piece in pieces[::2]]
+        sys.stderr.write("".join(pieces))
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)

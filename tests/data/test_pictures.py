@@ -1,0 +1,249 @@
+import io
+import struct
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin, TiffImagePlugin
+
+from jaxcnn.data import pictures
+from jaxcnn.data.pictures import PictureError, read_picture
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "picture"
+
+
+def save(path, image, kind="PNG", **options):
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path, kind, **options)
+    return path
+
+
+def tiff(path, pixels, *, photometric=1, sample_format=None, bits=None):
+    """Writes an uncompressed grey TIFF by hand: Pillow writes few of the kinds that there are."""
+    pixels = np.asarray(pixels)
+    sample_format = sample_format or {"u": 1, "i": 2, "f": 3}[pixels.dtype.kind]
+    content = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
+    bits = bits or 8 * pixels.itemsize
+    height, width = pixels.shape
+    short, long = 3, 4
+    tags = [(256, long, width), (257, long, height), (258, short, bits), (259, short, 1), (262, short, photometric)]
+    tags += [
+        (273, long, 8),
+        (277, short, 1),
+        (278, long, height),
+        (279, long, len(content)),
+        (339, short, sample_format),
+    ]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    directory = struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8 + len(content)) + content + directory)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("PPM", {}), ("WEBP", {"lossless": True})]
+)
+def test_colours_are_read_exactly(path, kind, options):
+    np.testing.assert_array_equal(read_picture(save(path, PIXELS, kind, **options), 3), PIXELS.astype(np.float32) / 255)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("values", "options", "expected"),
+    [
+        (np.array([[0, 0.25], [0.5, 1]], np.float32), {}, [[0, 0.25], [0.5, 1]]),
+        (np.array([[0, 0.25], [0.5, 1]], np.float32), {"photometric": 0}, [[1, 0.75], [0.5, 0]]),
+        (np.array([[0, 13107], [32768, 65535]], np.uint16), {}, [[0, 0.2], [32768 / 65535, 1]]),
+        (np.array([[0, 13107], [32768, 65535]], np.uint16), {"photometric": 0}, [[1, 0.8], [32767 / 65535, 0]]),
+        (np.array([[0, 51], [102, 255]], np.uint8), {}, [[0, 0.2], [0.4, 1]]),
+        (np.array([[0, 51], [102, 255]], np.uint8), {"photometric": 0}, [[1, 0.8], [0.6, 0]]),
+    ],
+    ids=["float", "float, white is 0", "16 bits", "16 bits, white is 0", "8 bits", "8 bits, white is 0"],
+)
+def test_grey_of_every_depth_is_scaled_to_its_range(path, values, options, expected, channels):
+    image = read_picture(tiff(path, values, **options), channels)
+    np.testing.assert_allclose(image, np.repeat(np.array(expected)[..., None], channels, axis=2), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            np.array([[0.5, np.nan]], np.float32),
+            r"'.*picture', .* floating-point numbers in \[0, 1\], got nan to nan; scale them, and repair",
+        ),
+        (np.array([[0.5, np.inf]], np.float32), "got 0.5 to inf"),
+        (np.array([[0, 255]], np.float32), "got 0 to 255"),
+        (np.array([[-0.1, 0.5]], np.float32), "got -0.1 to 0.5"),
+        (np.array([[0, 1000]], np.int32), "its numbers are signed or of 32 bits"),
+        (np.array([[-5, 1000]], np.int16), "its numbers are signed or of 32 bits"),
+        (np.array([[0, 1000]], np.uint32), "its numbers are signed or of 32 bits"),
+    ],
+)
+def test_numbers_without_a_known_range_are_refused(path, values, message):
+    with pytest.raises(PictureError, match=message):
+        read_picture(tiff(path, values), 1)
+
+
+def drawing(ink, kind):
+    """A blot of ink on a transparent ground."""
+    alpha = np.zeros((6, 9), np.uint8)
+    alpha[2:4, 3:7] = 255
+    if kind == "palette":
+        image = Image.fromarray(np.where(alpha > 0, 1, 0).astype(np.uint8), "P")
+        image.putpalette([9, 9, 9, *[ink] * 3])
+        return image, {"transparency": 0}
+    if kind == "grey key":
+        return Image.fromarray(np.where(alpha > 0, ink, 7).astype(np.uint8)), {"transparency": 7}
+    bands = [Image.fromarray(np.where(alpha > 0, ink, 7).astype(np.uint8))] * (1 if kind == "LA" else 3)
+    return Image.merge(kind, [*bands, Image.fromarray(alpha)]), {}
+
+
+@pytest.mark.filterwarnings("ignore:.*mode.*parameter is deprecated")
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "palette", "grey key"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("ink", "page"), [(0, 1), (120, 1), (180, 1), (200, 0), (255, 0)])
+def test_ink_is_seen_on_the_page_that_transparent_pixels_show(path, kind, channels, ink, page):
+    image, options = drawing(ink, kind)
+    expected = np.full((6, 9, channels), page, np.float32)
+    expected[2:4, 3:7] = ink / 255
+    np.testing.assert_allclose(read_picture(save(path, image, **options), channels), expected, atol=1e-6)
+
+
+def test_16_bit_grey_may_have_a_transparent_value(path):
+    values = np.full((6, 9), 500, np.uint16)
+    values[2:4, 3:7] = 60000
+    image = read_picture(save(path, Image.fromarray(values), transparency=500), 1)
+    assert (image[0, 0, 0], image[2, 3, 0]) == (0, np.float32(60000 / 65535))
+
+
+def test_a_picture_without_any_ink_is_a_white_page(path):
+    np.testing.assert_array_equal(read_picture(save(path, np.zeros((2, 3, 4), np.uint8)), 3), np.ones((2, 3, 3)))
+
+
+def test_a_light_picture_without_transparency_stays_as_it_is(path):
+    pixels = np.full((2, 3, 4), 250, np.uint8)
+    pixels[..., 3] = 255
+    np.testing.assert_allclose(read_picture(save(path, pixels), 1), 250 / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_turned_as_its_camera_noted(path, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    turns = {
+        2: lambda x: x[:, ::-1],
+        3: lambda x: np.rot90(x, 2),
+        4: lambda x: x[::-1],
+        5: lambda x: x.swapaxes(0, 1),
+        6: lambda x: np.rot90(x, -1),
+        7: lambda x: np.rot90(x, 2).swapaxes(0, 1),
+        8: lambda x: np.rot90(x, 1),
+    }
+    expected = turns.get(orientation, lambda x: x)(PIXELS).astype(np.float32) / 255
+    np.testing.assert_array_equal(read_picture(save(path, PIXELS, exif=exif), 3), expected)
+
+
+def test_a_rational_number_of_the_camera_without_a_value_does_not_matter(path):
+    exif = Image.Exif()
+    exif[274] = 3
+    exif.get_ifd(0x8769)[37380] = TiffImagePlugin.IFDRational(-1, 3)  # the exposure bias, a signed rational
+    save(path, PIXELS, exif=exif)
+    content = path.read_bytes()
+    assert content.count(struct.pack(">ii", -1, 3)) == 1
+    jpeg = save(path, PIXELS, "JPEG", exif=exif, quality=95).read_bytes()
+    upright = read_picture(path, 3)
+    path.write_bytes(jpeg.replace(struct.pack(">ii", -1, 3), struct.pack(">ii", -1, 0)))
+    np.testing.assert_array_equal(read_picture(path, 3), upright)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 99])
+def test_an_orientation_that_is_none_does_not_matter(path, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    upright = PIXELS.astype(np.float32) / 255
+    np.testing.assert_array_equal(read_picture(save(path, PIXELS, exif=exif.tobytes()), 3), upright)
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("Raw profile type exif", "\nexif\n 8\nno numbers at all")
+    np.testing.assert_array_equal(read_picture(save(path, PIXELS, pnginfo=notes), 3), upright)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_damage_within_the_notes_of_the_camera_never_spoils_a_picture(path, kind):
+    exif = Image.Exif()
+    exif[271] = "a camera"
+    exif.get_ifd(0x8769)[36867] = "2020:01:01 00:00:00"
+    content = save(path, PIXELS, kind, exif=exif).read_bytes()
+    start = content.index(b"a camera")
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        damaged = bytearray(content)
+        for place in rng.integers(start - 30, start + 30, 3):
+            damaged[place] = rng.integers(0, 256)
+        path.write_bytes(damaged)
+        assert read_picture(path, 3).size == PIXELS.size
+
+
+def files():
+    for kind, mode in [("PNG", "P"), ("JPEG", "RGB"), ("GIF", "P"), ("BMP", "RGB"), ("TIFF", "L"), ("WEBP", "RGBA")]:
+        content = io.BytesIO()
+        Image.fromarray(PIXELS).convert(mode).save(content, kind)
+        yield kind, content.getvalue()
+
+
+@pytest.mark.parametrize(("kind", "content"), list(files()), ids=lambda value: value if isinstance(value, str) else "")
+def test_a_damaged_file_is_a_picture_or_an_error_with_its_name(path, kind, content):
+    rng, read, named = np.random.default_rng(len(kind)), 0, 0
+    for turn in range(150):
+        damaged = bytearray(content[: rng.integers(len(content))] if turn % 3 == 0 else content)
+        for place in rng.integers(0, len(damaged) or 1, turn % 3):
+            damaged[place : place + 1] = bytes([rng.choice([0, 255, rng.integers(256)])])
+        path.write_bytes(damaged)
+        try:
+            image = read_picture(path, 3)
+        except PictureError as error:
+            named += str(path) in str(error)
+        else:
+            read += 1
+            assert image.min() >= 0
+            assert image.max() <= 1
+    assert read + named == 150
+    assert read
+    assert named
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", b"DDS " + bytes(200), b"\0\0\0 ftypavif" + bytes(200)],
+    ids=["EPS", "DDS", "AVIF"],
+)
+def test_other_kinds_are_not_decoded(path, content, monkeypatch):
+    path.write_bytes(content)
+    with pytest.raises(
+        PictureError, match=r"expected a picture in '.*' \(PNG, JPEG, .*\), got another or a damaged file"
+    ):
+        read_picture(path, 3)
+
+
+def test_a_picture_that_claims_too_many_pixels_is_refused_before_it_is_decoded(path, monkeypatch):
+    content = bytearray(save(path, np.zeros((1, 1), np.uint8), "BMP").read_bytes())
+    content[18:26] = struct.pack("<ii", 40_000, 40_000)
+    path.write_bytes(content)
+    with warnings.catch_warnings(action="error"), pytest.raises(PictureError) as caught:
+        read_picture(path, 1)
+    assert str(path) in str(caught.value)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 53)
+    message = r"at most 53 pixels in '.*', got 6x9; scale it down first"
+    with pytest.raises(PictureError, match=message):
+        read_picture(save(path, PIXELS), 1)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 54)
+    assert read_picture(path, 1).shape == (6, 9, 1)
+
+
+def test_other_numbers_of_channels_are_refused(path):
+    with pytest.raises(ValueError, match="pictures are read to 1 or 3 channels, got 2"):
+        read_picture(path, 2)
