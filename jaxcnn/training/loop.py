@@ -71,7 +71,7 @@ class NonFiniteLossError(ArithmeticError):
         got = (
             f"a finite loss, got {loss} at step {step}"
             if not math.isfinite(loss)
-            else f"finite parameters and running moments, got {non_finite} NaN or infinite after step {step}"
+            else f"finite parameters and running moments, got NaN or infinity in {non_finite} arrays after step {step}"
         )
         super().__init__(
             f"expected {got}; lower the learning rate, warm it up or clip the gradients, and make sure that the images "

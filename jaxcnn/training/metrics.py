@@ -16,7 +16,8 @@ class Metrics(NamedTuple):
       examples: number of examples.
       gradient_norm: Euclidean norm of the gradient of the mean loss; the largest of several steps, NaN if there is one.
         0 in evaluation.
-      non_finite: number of parameters and running moments that a training step left NaN or infinite. 0 in evaluation.
+      non_finite: number of arrays, of parameters and running moments, in which a training step left NaN or infinity.
+        0 in evaluation.
     """
 
     loss: jax.Array | float = 0.0
