@@ -1,4 +1,4 @@
-"""Names of the leaves of a tree: list them, choose by pattern, count."""
+"""Names of the leaves of a tree: list them, flatten and restore by name, choose by pattern, count."""
 
 import re
 from collections.abc import Mapping
@@ -18,6 +18,78 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Flattens nested dicts, such as parameters, into one dict by path; `unflatten` is the way back.
+
+        flatten({"conv": {"kernel": k, "bias": b}, "relu": {}})    # {"conv/kernel": k, "conv/bias": b, "relu": {}}
+
+    An empty dict, which a layer without parameters has, stays as a value under its own path. For a file that holds
+    arrays alone, use `named_leaves`, which leaves it out, and give `unflatten` the structure.
+
+    Args:
+      tree: nested dicts; their keys are strings without "/", and not empty.
+
+    Returns:
+      Leaves and empty dicts by path, in the order of the tree. `{}` for `{}`.
+
+    Raises:
+      ValueError: a key is no string, is empty or has a "/" in it, so that its path would not lead back.
+    """
+    flat = {}
+    for key, value in tree.items():
+        if not isinstance(key, str) or not key or "/" in key:
+            raise ValueError(f"flatten expects keys that are strings without '/', and not empty, got {key!r}")
+        if isinstance(value, Mapping) and not _is_empty(value):
+            flat.update({f"{key}/{path}": leaf for path, leaf in flatten(value).items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any], like: Any = None) -> Any:
+    """Builds the tree whose leaves have these paths.
+
+        unflatten(flatten(params)) == params
+        unflatten(safetensors.numpy.load_file(path), like=jax.eval_shape(model.init, key)[0])
+
+    Args:
+      flat: leaves by path, as `flatten` or `named_leaves` gives them.
+      like: a tree of the structure to build, empty dicts included; its leaves are not looked at. None builds nested
+        dicts, with an empty dict where the value of a path is one.
+
+    Returns:
+      The tree, with the values of `flat` as its leaves.
+
+    Raises:
+      ValueError: without `like`, a path is empty in some part, or is also the beginning of another one; with it, the
+        leaves of `like` have other paths. All of these are listed.
+    """
+    if like is not None:
+        names = list(named_leaves(like))
+        leaves = {path: leaf for path, leaf in flat.items() if not _is_empty(leaf)}
+        faults = [f"missing {name!r}" for name in names if name not in leaves]
+        if faults := [*faults, *(f"unexpected {path!r}" for path in leaves if path not in names)]:
+            raise ValueError("unflatten expects the leaves of `like`, got others:\n  " + "\n  ".join(faults))
+        return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in names])
+    beginnings = {path[:end] for path in flat for end, character in enumerate(path) if character == "/"}
+    if faults := [path for path in flat if path in beginnings or not all(path.split("/"))]:
+        raise ValueError(
+            f"unflatten expects paths of names between '/', none of them the beginning of another, got {faults}"
+        )
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        *parents, last = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = {} if _is_empty(leaf) else leaf
+    return tree
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, Mapping) and not value
 
 
 def label_by_name(tree: Any, rules: Mapping[str, Any]) -> Any:

@@ -18,6 +18,7 @@ FLOORS = {
     "values": 0,
     "trees": 0,
     "compiler": 0,
+    "meshes": 0,
     "ops": 0,
     "layers": 1,
     "files": 2,

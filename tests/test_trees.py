@@ -5,12 +5,15 @@ import optax
 import pytest
 
 from jaxcnn import trees
+from jaxcnn.layers import Conv, Dense, Function, Sequential
 
 TREE = {
     "stage1": {"block0": {"conv1": {"kernel": 1, "bias": 2}, "relu": {}}},
     "head": {"kernel": 3, "bias": 4},
     "extra": (5, [6]),
 }
+
+LAYERS = Sequential(conv=Conv(1, 2, use_bias=False), relu=Function(jax.nn.relu), head=Dense(2, 3, use_bias=False))
 
 NAMED = {
     "extra/0": 5,
@@ -33,6 +36,75 @@ def test_leaves_are_named_in_the_order_of_jax():
 @pytest.mark.parametrize(("tree", "expected"), [({}, {}), ({"a": {}}, {}), (7, {"": 7})])
 def test_trees_without_names_have_none(tree, expected):
     assert trees.named_leaves(tree) == expected
+
+
+PARAMS = {"stage1": {"conv1": {"kernel": 1, "bias": 2}, "relu": {}}, "head": {"kernel": 3}, "empty": {"block": {}}}
+FLAT = {
+    "stage1/conv1/kernel": 1,
+    "stage1/conv1/bias": 2,
+    "stage1/relu": {},
+    "head/kernel": 3,
+    "empty/block": {},
+}
+
+
+def test_a_flattened_tree_keeps_its_empty_dicts_and_its_order():
+    assert list(trees.flatten(PARAMS).items()) == list(FLAT.items())
+
+
+@pytest.mark.parametrize("tree", [PARAMS, {}, {"a": {}}, {"a": {"b": {"c": {}}}}, {"a": 1, "ab": {"c": 2}}])
+def test_unflatten_is_the_way_back(tree):
+    restored = trees.unflatten(trees.flatten(tree))
+    assert restored == tree
+    assert trees.flatten(restored) == trees.flatten(tree)
+
+
+def test_parameters_of_a_model_come_back_from_a_file_that_holds_arrays_alone(key):
+    params, _ = LAYERS.init(key)
+    restored = trees.unflatten(trees.named_leaves(params), like=jax.eval_shape(LAYERS.init, key)[0])
+    assert restored == params
+    assert set(restored) == {"conv", "relu", "head"}
+    assert trees.unflatten(trees.named_leaves(params)).keys() == {"conv", "head"}
+    assert trees.unflatten(trees.flatten(params), like=params) == params
+
+
+def test_trees_of_other_nodes_are_built_after_their_like():
+    assert trees.unflatten(trees.named_leaves(TREE), like=TREE) == TREE
+
+
+def test_the_tree_and_what_it_was_made_of_share_no_dict():
+    empty = {}
+    tree = trees.unflatten({"a": empty, "b": 1})
+    tree["a"]["c"] = 2
+    assert empty == {}
+
+
+@pytest.mark.parametrize("key", ["a/b", "", 3, None])
+def test_keys_that_make_no_path_are_refused(key):
+    with pytest.raises(ValueError, match=f"flatten expects keys that are strings without '/', .* got {key!r}"):
+        trees.flatten({"x": {key: 1}})
+
+
+@pytest.mark.parametrize(
+    ("flat", "bad"),
+    [
+        ({"a": 1, "a/b": 2}, ["a"]),
+        ({"a/b": 2, "a": {}}, ["a"]),
+        ({"a/b": 1, "a/b/c/d": 2, "c": 3}, ["a/b"]),
+        ({"": 1}, [""]),
+        ({"a//b": 1, "/c": 2, "d/": 3}, ["a//b", "/c", "d/"]),
+    ],
+)
+def test_paths_that_make_no_tree_are_refused(flat, bad):
+    with pytest.raises(ValueError, match="none of them the beginning of another") as caught:
+        trees.unflatten(flat)
+    assert str(caught.value).endswith(f"got {bad}")
+
+
+def test_leaves_of_another_structure_are_listed():
+    with pytest.raises(ValueError, match="expects the leaves of `like`, got others") as caught:
+        trees.unflatten({"a": 1, "b/c": 2, "d": {}}, like={"a": 0, "b": {"e": 0}})
+    assert str(caught.value).splitlines()[1:] == ["  missing 'b/e'", "  unexpected 'b/c'"]
 
 
 def test_labels_follow_the_one_rule_that_matches():

@@ -97,6 +97,7 @@ class RunFolder:
                 "versions": _versions(),
                 "devices": [device.device_kind for device in jax.devices()],
                 "platform": platform.platform(),
+                "processor": _processor(),
             }
             write_text(path / "config.json", json.dumps(config, indent=2) + "\n")
         return cls(path)
@@ -180,7 +181,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def versions_differ(folder: RunFolder) -> list[str]:
-    """Lists what was another version when a run was started.
+    """Lists what was another version when a run was started, or another processor.
+
+    On CPU the number of cores decides in which order XLA adds up some sums, such as the gradient of a bias.
 
     Args:
       folder: the folder of the run.
@@ -188,10 +191,15 @@ def versions_differ(folder: RunFolder) -> list[str]:
     Returns:
       A line such as "jax 0.10.2, now 0.12.0" for each.
     """
-    now = _versions()
-    return [
-        f"{name} {was}, now {now.get(name)}" for name, was in folder.config["versions"].items() if now.get(name) != was
-    ]
+    before, now = folder.config["versions"], _versions()
+    if jax.default_backend() == "cpu":
+        # Not in the folders of older versions.
+        before, now = before | folder.config.get("processor", {}), now | _processor()
+    return [f"{name} {was}, now {now.get(name)}" for name, was in before.items() if now.get(name) != was]
+
+
+def _processor() -> dict[str, Any]:
+    return {"processor": environment.processor(), "cores": environment.usable_cores()}
 
 
 def _versions() -> dict[str, str]:

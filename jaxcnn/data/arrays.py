@@ -69,14 +69,27 @@ def dataset(
         raise ValueError(f"images and labels must be as many, got {len(pixels)} images and {len(labels)} labels")
 
     names = _checked_class_names(labels, class_names, num_classes)
-    outside = np.flatnonzero((labels < 0) | (labels >= len(names)))
+    check_labels(labels, names)
+    return Dataset(pixels, labels.astype(np.int32, copy=False), names)
+
+
+def check_labels(labels: np.ndarray, class_names: Sequence[str]) -> None:
+    """Refuses labels that stand for no class.
+
+    Args:
+      labels: integers, shape (examples,).
+      class_names: one name for each class.
+
+    Raises:
+      ValueError: a label is not in [0, number of classes).
+    """
+    outside = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
     if outside.size:
         first = int(outside[0])
         raise ValueError(
-            f"labels must be in [0, {len(names)}), got {labels[first]} at index {first}; "
+            f"labels must be in [0, {len(class_names)}), got {labels[first]} at index {first}; "
             "number the classes from 0, or name them all"
         )
-    return Dataset(pixels, labels.astype(np.int32, copy=False), names)
 
 
 def split(dataset: Dataset, *, fractions: tuple[float, float, float] = (0.6, 0.2, 0.2), seed: int = 0) -> Splits:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxcnn.data.arrays import Dataset
+from jaxcnn.data.arrays import Dataset, check_labels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class Batches:
       seed: chooses the orders, at least 0.
 
     Raises:
-      ValueError: a batch size or seed out of range.
+      ValueError: a batch size, a seed or a label out of range.
     """
 
     dataset: Dataset
@@ -42,6 +42,7 @@ class Batches:
             )
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, got {self.seed}")
+        check_labels(self.dataset.labels, self.dataset.class_names)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -83,9 +84,10 @@ def eval_batches(dataset: Dataset, batch_size: int) -> Iterator[tuple[np.ndarray
       An iterator over images (batch, height, width, channels), labels (batch,) and mask (batch,), bool.
 
     Raises:
-      ValueError: the batch size is below 1.
+      ValueError: the batch size is below 1, or a label is out of range.
     """
     _check_batch_size(batch_size)
+    check_labels(dataset.labels, dataset.class_names)
     starts = range(0, len(dataset.labels), batch_size)
     return (_padded_batch(dataset, np.arange(start, start + batch_size)) for start in starts)
 

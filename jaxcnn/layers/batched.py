@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 import jax
+from jax.sharding import PartitionSpec
 
+from jaxcnn.meshes import spec_of, with_automatic_axes
 from jaxcnn.types import Layer, Params, State
 from jaxcnn.values import Value
 
@@ -30,7 +32,7 @@ class Batched(Value):
         Args:
           params: parameters, shared by all images.
           state: state, shared by all images.
-          images: shape (batch, height, width, channels).
+          images: shape (batch, height, width, channels); the batch may be split over the devices of a mesh.
           train: see `jaxcnn.types.Layer.apply`.
           key: typed random key, split into one for each image; needed where a layer draws random numbers.
 
@@ -44,13 +46,18 @@ class Batched(Value):
             raise ValueError(
                 f"batched expects a batch of images of shape (batch, height, width, channels), got {images.shape}"
             )
-        keys = None if key is None or not train else jax.random.split(key, images.shape[0])
 
-        def one(image: jax.Array, image_key: jax.Array | None) -> tuple[jax.Array, State]:
-            return self.layer.apply(params, state, image, train=train, key=image_key)
+        def apply(params: Params, state: State, images: jax.Array, key: jax.Array | None) -> tuple[jax.Array, State]:
+            keys = None if key is None or not train else jax.random.split(key, images.shape[0])
 
-        return jax.vmap(one, in_axes=(0, None if keys is None else 0), out_axes=(0, None), axis_name=self.axis_name)(
-            images, keys
+            def one(image: jax.Array, image_key: jax.Array | None) -> tuple[jax.Array, State]:
+                return self.layer.apply(params, state, image, train=train, key=image_key)
+
+            in_axes = (0, None if keys is None else 0)
+            return jax.vmap(one, in_axes=in_axes, out_axes=(0, None), axis_name=self.axis_name)(images, keys)
+
+        return with_automatic_axes(
+            apply, params, state, images, key, out_specs=lambda: (PartitionSpec(spec_of(images)[0]), PartitionSpec())
         )
 
 

@@ -25,6 +25,9 @@ from jaxcnn.trees import named_leaves
 # A longer list than this would push the message itself off the screen.
 _LISTED_DIFFERENCES = 20
 
+# The field of a TrainState whose leaves may be infinite.
+_OPTIMIZER_STATE = "opt_state"
+
 # What may stand for a leaf that is to be restored.
 _EXPECTED = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 
@@ -106,12 +109,15 @@ class Checkpoints:
 
         Args:
           step: 0 or more, and larger than that of every earlier checkpoint.
-          tree: any pytree of jax and NumPy arrays and NumPy scalars, typed PRNG keys among them.
+          tree: any pytree of jax and NumPy arrays and NumPy scalars, typed PRNG keys among them. Under the name
+            `opt_state`, as in a `TrainState`, it may hold infinities: some optimizers begin with "the best loss so
+            far", which is none. Everywhere else they are the mark of a training that diverged.
           meta: a dict for `json.dumps`; tuples come back as lists.
 
         Raises:
-          ValueError: the step is negative or not larger than the latest, a leaf is not finite, its dtype is not one
-            that JAX holds (float64 without `jax_enable_x64`), or two leaves have one name. Nothing is written.
+          ValueError: the step is negative or not larger than the latest, a leaf holds NaN, or infinity outside of an
+            optimizer's state, its dtype is not one that JAX holds (float64 without `jax_enable_x64`), or two leaves
+            have one name. Nothing is written.
           TypeError: a leaf is no array, or `meta` is not made of JSON values. Nothing is written.
           CheckpointError: writing failed, for example on a full disk.
         """
@@ -120,10 +126,11 @@ class Checkpoints:
         leaves = _named_arrays(tree, (jax.Array, np.ndarray, np.generic))
         arrays = {name: _to_numpy(leaf) for name, leaf in leaves.items()}
         for name, array in arrays.items():
-            if jnp.issubdtype(array.dtype, jnp.inexact) and not (finite := np.isfinite(array)).all():
+            if bad := _count_refused(name, array):
                 raise ValueError(
-                    f"expected finite values at step {step}, got {finite.size - finite.sum()} of {finite.size} NaN or "
-                    f"infinite in leaf {name!r}; nothing was saved, the earlier checkpoints are as they were"
+                    f"expected finite values at step {step}, got {bad} of {array.size} NaN or infinite in leaf "
+                    f"{name!r}; nothing was saved, the earlier checkpoints are as they were"
+                    + ("" if np.isnan(array).any() else f" (infinities are accepted under {_OPTIMIZER_STATE!r} alone)")
                 )
         if not isinstance(meta, dict):
             raise TypeError(f"expected meta as a dict of JSON values, got {type(meta).__name__}")
@@ -328,6 +335,14 @@ def _named_arrays(tree: Any, kinds: tuple[type, ...]) -> dict[str, Any]:
                 + (f" to {dtype} or set jax_enable_x64" if dtype else "")
             )
     return leaves
+
+
+def _count_refused(name: str, array: np.ndarray) -> int:
+    """Counts the values that no checkpoint holds: NaN, and infinities outside of an optimizer's state."""
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
+        return 0
+    refused = np.isnan(array) if _OPTIMIZER_STATE in name.split("/") else ~np.isfinite(array)
+    return int(refused.sum())
 
 
 def _is_key(leaf: Any) -> bool:

@@ -61,16 +61,21 @@ Callback = Callable[[Progress], bool | None]
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The loss became NaN or infinite.
+    """The loss became NaN or infinite, or a parameter or a running moment did.
 
     Attributes:
-      step: the step whose loss it was, from 1.
+      step: the step whose loss or update it was, from 1.
     """
 
-    def __init__(self, step: int, loss: float) -> None:
+    def __init__(self, step: int, loss: float, non_finite: int = 0) -> None:
+        got = (
+            f"a finite loss, got {loss} at step {step}"
+            if not math.isfinite(loss)
+            else f"finite parameters and running moments, got NaN or infinity in {non_finite} arrays after step {step}"
+        )
         super().__init__(
-            f"expected a finite loss, got {loss} at step {step}; "
-            "lower the learning rate, warm it up or clip the gradients"
+            f"expected {got}; lower the learning rate, warm it up or clip the gradients, and make sure that the images "
+            "are finite and the labels in [0, num_classes)"
         )
         self.step = step
 
@@ -88,7 +93,9 @@ def fit(
 ) -> Fitted:
     """Trains until a number of epochs is done, from wherever the train state stands.
 
-    The loss of each step is looked at while the device computes the next one, so that the device does not wait.
+    The metrics of each step are looked at while the device computes the next one, so that the device does not wait. A
+    gradient that is not finite stops the training if it makes a parameter so; an optimizer may leave it out
+    (`optax.zero_nans`, `optax.apply_if_finite`). `Metrics.gradient_norm` shows it either way.
 
     Args:
       train_state: the train state to start from; its step says where in the data to go on. It is donated.
@@ -97,14 +104,14 @@ def fit(
       key: typed random key of the whole run; the step is folded into it.
       epochs: number of epochs to have done at the end, counted from step 0.
       on_step: called after each step.
-      on_epoch: called after each epoch, when its last loss is known to be finite.
+      on_epoch: called after each epoch, when its last loss and train state are known to be finite.
       metrics: sums of the epoch that the train state stands in, if it was stopped within one.
 
     Returns:
       The train state, and what is needed to go on exactly.
 
     Raises:
-      NonFiniteLossError: a loss is NaN or infinite.
+      NonFiniteLossError: a loss is NaN or infinite, or a parameter or running moment after a step.
     """
     metrics = metrics or Metrics()
     pending: tuple[int, Metrics] | None = None
@@ -172,7 +179,7 @@ def predict(
       batch_size: number of images in a batch; the last one is filled up with zeros.
 
     Returns:
-      Shape (n, num_classes), float32.
+      Shape (n, num_classes), in the dtype of the step's results.
 
     Raises:
       ValueError: there are no images, or the batch size is not positive.
@@ -188,13 +195,13 @@ def predict(
 
 
 def _counted(metrics: Metrics, pending: tuple[int, Metrics] | None) -> Metrics:
-    """Adds the metrics of a step, waiting for them, and refuses a loss that is not finite."""
+    """Adds the metrics of a step, waiting for them, and refuses a loss or a train state that is not finite."""
     if pending is None:
         return metrics
     step, step_metrics = pending
-    mean = step_metrics.mean_loss()
-    if not math.isfinite(mean):
-        raise NonFiniteLossError(step, mean)
+    mean, non_finite = step_metrics.mean_loss(), int(step_metrics.non_finite)
+    if non_finite or not math.isfinite(mean):
+        raise NonFiniteLossError(step, mean, non_finite)
     return metrics.plus(step_metrics)
 
 

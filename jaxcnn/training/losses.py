@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcnn.ops.check import at_least_float32
+
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0) -> jax.Array:
     """Computes the softmax cross-entropy against integer labels, smoothed if asked (Szegedy et al. 2016, section 7).
@@ -17,10 +19,12 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: floa
       label_smoothing: weight of the uniform distribution in the target, in [0, 1).
 
     Returns:
-      Shape (batch,), float32.
+      Shape (batch,), float32, or float64 for float64 logits. The loss of a label out of range is NaN, and so is its
+      gradient.
 
     Raises:
       ValueError: the shapes do not fit together, or the smoothing is outside [0, 1).
+      TypeError: the labels are not integers.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         advice = "; for a model with auxiliary heads use auxiliary_loss" if logits.ndim == 3 else ""
@@ -30,11 +34,18 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: floa
         )
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"cross_entropy expects a label_smoothing in [0, 1), got {label_smoothing!r}")
-    logits = logits.astype(jnp.float32)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f"cross_entropy expects integer labels, got {labels.dtype}; cast them, as labels.astype(int)")
+    dtype = at_least_float32(logits.dtype)
+    logits = logits.astype(dtype)
     if label_smoothing == 0:
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[1]), label_smoothing)
-    return optax.softmax_cross_entropy(logits, targets)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    else:
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[1], dtype=dtype), label_smoothing)
+        losses = optax.softmax_cross_entropy(logits, targets)
+    # A factor, since a selection would give such an example a gradient of zero and train on without it.
+    in_range = (labels >= 0) & (labels < logits.shape[1])
+    return losses * jnp.where(in_range, jnp.ones((), dtype), jnp.full((), jnp.nan, dtype))
 
 
 def auxiliary_loss(
@@ -57,7 +68,7 @@ def auxiliary_loss(
       loss: losses (batch,) of one head from its logits (batch, num_classes) and the labels.
 
     Returns:
-      Shape (batch,), float32.
+      Shape (batch,), as `loss` gives it.
 
     Raises:
       ValueError: the weight is negative or not finite, or the logits have another number of axes.

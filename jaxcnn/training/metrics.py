@@ -4,27 +4,37 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class Metrics(NamedTuple):
-    """Sums over examples: of a batch on the device, of an epoch as Python numbers.
+    """Sums over examples: of a batch on the device, of an epoch as Python numbers; and the health of training steps.
 
     Attributes:
       loss: sum of the losses.
       correct: number of examples whose largest logit is that of their label.
       examples: number of examples.
+      gradient_norm: Euclidean norm of the gradient of the mean loss; the largest of several steps, NaN if there is one.
+        0 in evaluation.
+      non_finite: number of arrays, of parameters and running moments, in which a training step left NaN or infinity.
+        0 in evaluation.
     """
 
     loss: jax.Array | float = 0.0
     correct: jax.Array | int = 0
     examples: jax.Array | int = 0
+    gradient_norm: jax.Array | float = 0.0
+    non_finite: jax.Array | int = 0
 
     def plus(self, other: "Metrics") -> "Metrics":
-        """Adds the sums of other examples, as Python numbers; waits for the device."""
+        """Adds the metrics of other examples, as Python numbers; waits for the device."""
         return Metrics(
             float(self.loss) + float(other.loss),
             int(self.correct) + int(other.correct),
             int(self.examples) + int(other.examples),
+            # Unlike Python's max, NumPy's keeps NaN.
+            float(np.maximum(self.gradient_norm, other.gradient_norm)),
+            int(self.non_finite) + int(other.non_finite),
         )
 
     def mean_loss(self) -> float:
@@ -48,11 +58,11 @@ def batch_metrics(losses: jax.Array, logits: jax.Array, labels: jax.Array, mask:
       mask: shape (batch,), bools: which examples count; all if None.
 
     Returns:
-      The sums, as arrays on the device: loss float32, correct and examples int32.
+      The sums, as arrays on the device: loss in the dtype of `losses`, correct and examples int32.
     """
     mask = jnp.ones(labels.shape, bool) if mask is None else mask
     main = logits[:, 0] if logits.ndim == 3 else logits
-    correct = (jnp.argmax(main, axis=1) == labels) & mask
+    correct = (jnp.argmax(main, axis=1).astype(jnp.int32) == labels.astype(jnp.int32)) & mask
     return Metrics(
         jnp.sum(jnp.where(mask, losses, 0)), jnp.sum(correct, dtype=jnp.int32), jnp.sum(mask, dtype=jnp.int32)
     )

@@ -1,14 +1,18 @@
 """The compiled steps of training, evaluation and prediction."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 
 from jaxcnn.compiler import TopLevelJit
 from jaxcnn.layers import batched
+from jaxcnn.meshes import spec_of, with_automatic_axes
+from jaxcnn.ops.check import at_least_float32, check_floating
 from jaxcnn.training.losses import cross_entropy
 from jaxcnn.training.metrics import Metrics, batch_metrics
 from jaxcnn.types import Layer, Params, State
@@ -24,7 +28,7 @@ Augment = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class TrainState(NamedTuple):
-    """All that training changes.
+    """All that training changes; `init_train_state` and `make_train_state` make one.
 
     Attributes:
       step: number of steps done, int32.
@@ -59,7 +63,7 @@ def init_train_state(model: Layer, optimizer: optax.GradientTransformation, key:
       The train state at step 0.
     """
     params, state = model.init(key)
-    return TrainState(jnp.zeros((), jnp.int32), params, state, optimizer.init(params))
+    return _first_train_state(params, state, optimizer, step=0)
 
 
 def make_train_state(
@@ -83,7 +87,20 @@ def make_train_state(
         raise ValueError(f"make_train_state expects a step of at least 0, got {step}")
     # jnp.array copies, arrays of NumPy too.
     params, state = jax.tree.map(jnp.array, (params, state))
-    return TrainState(jnp.asarray(step, jnp.int32), params, state, optimizer.init(params))
+    return _first_train_state(params, state, optimizer, step=step)
+
+
+def _first_train_state(
+    params: Params, state: State, optimizer: optax.GradientTransformation, *, step: int
+) -> TrainState:
+    # Some optimizers keep the very arrays of the parameters, which cannot be donated twice.
+    opt_state = jax.tree.map(lambda leaf: jax.device_put(leaf, may_alias=False), optimizer.init(params))
+    return TrainState(jnp.asarray(step, jnp.int32), params, state, _with_fixed_types(opt_state))
+
+
+def _with_fixed_types(tree: Any) -> Any:
+    """Drops JAX's weak types: a weak leaf would change its type in the first step, or in a checkpoint."""
+    return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), tree)
 
 
 def make_train_step(
@@ -101,41 +118,126 @@ def make_train_step(
     are used again, so it must not be read afterwards. Randomness is drawn from the key folded with the step, so that
     the same key serves the whole run and a resumed run draws the same numbers.
 
+    Optimizers that ask for more than gradients (`optax.GradientTransformationExtraArgs`) are given, by keyword, the
+    mean loss of the batch (`value`), its gradient (`grad`), the mean loss as a function of parameters (`value_fn`, also
+    called `obj_fn`), and the gradient as a function of parameters and a number that it ignores (`grad_fn`). All are of
+    the same augmented images and random numbers.
+
+    On a mesh of devices, split the images and labels along the batch and put the train state where it is to stay; the
+    new one is laid out as the old one. The axes of the mesh may be automatic or explicit.
+
     Args:
       model: a layer that gives logits.
       optimizer: any Optax optimizer.
-      loss: losses of a batch from logits (float32) and labels; their mean is minimised.
+      loss: losses of a batch from logits (float32, or float64 if `dtype` is) and labels; their mean is minimised.
       augment: changes one image at random, or None.
-      dtype: dtype of the computation, such as `jnp.bfloat16`; parameters, moments and the loss stay float32.
+      dtype: dtype of the computation, such as `jnp.bfloat16`; parameters and moments keep theirs. The loss is float32,
+        or float64 if `dtype` is.
       compiler_options: XLA's options for this program; None for those of `jaxcnn.compiler_options()`.
 
     Returns:
-      A function of train state, images (batch, height, width, channels), labels (batch,) and a typed key, that gives
-      the new train state and the metrics of the batch: summed losses, correct and examples, before the update and on
-      the augmented images.
+      A function of train state, images (batch, height, width, channels) of floating point, labels (batch,) and a typed
+      key, that gives the new train state and the metrics of the batch: summed losses, correct and examples, before the
+      update and on the augmented images; the norm of the gradient; and how many arrays of parameters and moments hold
+      NaN or infinity after the update. It raises a TypeError for images that are not floating point, such as uint8, and
+      a ValueError for a train state that an earlier step has taken over.
     """
     forward = batched(model)
+    extra_args = _extra_args(optimizer)
 
-    def mean_loss(params: Params, state: State, images: jax.Array, labels: jax.Array, key: jax.Array):
-        logits, state = forward(params, state, images, train=True, key=key)
-        logits = logits.astype(jnp.float32)
-        losses = loss(logits, labels)
-        return jnp.mean(losses), (state, batch_metrics(losses, logits, labels))
-
-    def train_step(
+    def compute(
         train_state: TrainState, images: jax.Array, labels: jax.Array, key: jax.Array
     ) -> tuple[TrainState, Metrics]:
         augment_key, model_key = jax.random.split(jax.random.fold_in(key, train_state.step))
         if augment is not None:
             images = jax.vmap(augment)(jax.random.split(augment_key, images.shape[0]), images)
-        gradients, (state, metrics) = jax.grad(mean_loss, has_aux=True)(
-            train_state.params, train_state.state, images.astype(dtype), labels, model_key
-        )
-        updates, opt_state = optimizer.update(gradients, train_state.opt_state, train_state.params)
-        params: Any = optax.apply_updates(train_state.params, updates)
-        return TrainState(train_state.step + 1, params, state, opt_state), metrics
+        images = images.astype(dtype)
 
-    return TopLevelJit(train_step, compiler_options=compiler_options, donate_argnums=0)
+        def mean_loss(params: Params):
+            logits, state = forward(params, train_state.state, images, train=True, key=model_key)
+            logits = logits.astype(at_least_float32(logits.dtype))
+            losses = loss(logits, labels)
+            return jnp.mean(losses), (state, batch_metrics(losses, logits, labels))
+
+        # Optax's line searches insist that their `value_fn` takes all the arguments that are not theirs.
+        def value_fn(params: Params, obj_fn: Any = None, grad_fn: Any = None) -> jax.Array:
+            return mean_loss(params)[0]
+
+        def grad_fn(params: Params, number: Any = None) -> Params:
+            return jax.grad(value_fn)(params)
+
+        (value, (state, metrics)), gradients = jax.value_and_grad(mean_loss, has_aux=True)(train_state.params)
+        known = {"value": value, "grad": gradients, "value_fn": value_fn, "obj_fn": value_fn, "grad_fn": grad_fn}
+        updates, opt_state = optimizer.update(
+            gradients,
+            train_state.opt_state,
+            train_state.params,
+            **{name: argument for name, argument in known.items() if extra_args is None or name in extra_args},
+        )
+        params: Any = optax.apply_updates(train_state.params, updates)
+        metrics = metrics._replace(gradient_norm=_norm(gradients), non_finite=_count_non_finite((params, state)))
+        return TrainState(train_state.step + 1, params, state, _with_fixed_types(opt_state)), metrics
+
+    def train_step(
+        train_state: TrainState, images: jax.Array, labels: jax.Array, key: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        check_floating("train_step", images)
+        return with_automatic_axes(
+            compute,
+            train_state,
+            images,
+            labels,
+            key,
+            out_specs=lambda: (jax.tree.map(spec_of, train_state), PartitionSpec()),
+        )
+
+    return _DonatingJit(train_step, compiler_options=compiler_options, donate_argnums=0)
+
+
+class _DonatingJit(TopLevelJit):
+    """A compiled training step that says what to do with a train state that is gone."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().__call__(*args, **kwargs)
+        except (RuntimeError, ValueError) as error:
+            # Looked for afterwards, so that it costs nothing where all is well.
+            if any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves((args, kwargs))):
+                raise ValueError(
+                    "train_step expects the newest train state, got one that an earlier step has taken over (donated); "
+                    "go on with the train state which that step returned, or keep a copy: "
+                    "jax.tree.map(jnp.copy, train_state)"
+                ) from error
+            raise
+
+
+def _extra_args(optimizer: optax.GradientTransformation) -> set[str] | None:
+    """Names the extra arguments that the optimizer's update takes; None if it takes any."""
+    if not isinstance(optimizer, optax.GradientTransformationExtraArgs):
+        return set()
+    parameters = inspect.signature(optimizer.update).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return None if takes_any else set(parameters)
+
+
+def _norm(tree: Any) -> jax.Array:
+    squares = [jnp.sum(jnp.square(leaf)) for leaf in _floating_leaves(tree)]
+    dtype = jnp.float64 if any(square.dtype == jnp.float64 for square in squares) else jnp.float32
+    return jnp.sqrt(sum((square.astype(dtype) for square in squares), start=jnp.zeros((), dtype)))
+
+
+def _count_non_finite(tree: Any) -> jax.Array:
+    """Counts the arrays that hold NaN or infinity, int32.
+
+    By their sums: to look at each value takes several times as long on CPU.
+    """
+    bad = (~jnp.isfinite(jnp.sum(leaf)) for leaf in _floating_leaves(tree))
+    return sum((one.astype(jnp.int32) for one in bad), start=jnp.zeros((), jnp.int32))
+
+
+def _floating_leaves(tree: Any) -> list[jax.Array]:
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return [leaf.astype(at_least_float32(leaf.dtype)) for leaf in leaves]
 
 
 def make_eval_step(
@@ -149,20 +251,25 @@ def make_eval_step(
 
     Args:
       model: a layer that gives logits.
-      loss: losses of a batch from logits (float32) and labels.
+      loss: losses of a batch from logits (float32, or float64 if `dtype` is) and labels.
       dtype: dtype of the computation.
       compiler_options: XLA's options for this program; None for those of `jaxcnn.compiler_options()`.
 
     Returns:
-      A function of params, state, images (batch, height, width, channels), labels (batch,) and mask (batch,) that
-      returns the metrics of the examples whose mask is true.
+      A function of params, state, images (batch, height, width, channels) of floating point, labels (batch,) and mask
+      (batch,) that returns the metrics of the examples whose mask is true. It raises a TypeError for images that are
+      not floating point, such as uint8.
     """
     forward = batched(model)
 
-    def eval_step(params: Params, state: State, images: jax.Array, labels: jax.Array, mask: jax.Array) -> Metrics:
+    def compute(params: Params, state: State, images: jax.Array, labels: jax.Array, mask: jax.Array) -> Metrics:
         logits, _ = forward(params, state, images.astype(dtype), train=False)
-        logits = logits.astype(jnp.float32)
+        logits = logits.astype(at_least_float32(logits.dtype))
         return batch_metrics(loss(logits, labels), logits, labels, mask)
+
+    def eval_step(params: Params, state: State, images: jax.Array, labels: jax.Array, mask: jax.Array) -> Metrics:
+        check_floating("eval_step", images)
+        return with_automatic_axes(compute, params, state, images, labels, mask, out_specs=PartitionSpec)
 
     return TopLevelJit(eval_step, compiler_options=compiler_options)
 
@@ -178,11 +285,15 @@ def make_predict_step(
       compiler_options: XLA's options for this program; None for those of `jaxcnn.compiler_options()`.
 
     Returns:
-      A function of params, state and images (batch, height, width, channels) that returns the results in float32.
+      A function of params, state and images (batch, height, width, channels) of floating point that returns the results
+      in float32, or in float64 if `dtype` is. It raises a TypeError for images that are not floating point, such as
+      uint8.
     """
     forward = batched(model)
 
     def predict_step(params: Params, state: State, images: jax.Array) -> jax.Array:
-        return forward(params, state, images.astype(dtype), train=False)[0].astype(jnp.float32)
+        check_floating("predict_step", images)
+        results, _ = forward(params, state, images.astype(dtype), train=False)
+        return results.astype(at_least_float32(results.dtype))
 
     return TopLevelJit(predict_step, compiler_options=compiler_options)

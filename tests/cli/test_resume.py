@@ -355,6 +355,23 @@ def test_other_versions_are_noted(jaxcnn, uninterrupted, tmp_path):
     )
 
 
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("recorded", [True, False])
+def test_another_number_of_cores_is_noted(jaxcnn, uninterrupted, tmp_path, recorded):
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    (run / "result.json").unlink()
+    config = json.loads((run / "config.json").read_text())
+    processor = config.pop("processor")
+    if recorded:
+        config["processor"] = processor | {"cores": 99}
+    (run / "config.json").write_text(json.dumps(config))
+    done = jaxcnn("train", "--run-dir", run, "--resume")
+    assert done.status == 0
+    note = f"note: cores 99, now {processor['cores']}; the numbers may differ in their last digits from a run without"
+    assert (note in done.out) == ("note: " in done.out) == recorded
+
+
 def test_resume_needs_the_folder_of_a_run(jaxcnn, tmp_path):
     assert jaxcnn("train", "--resume") == (
         2,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxcnn.benchmark import environment
 from jaxcnn.cli import run_folder
 from jaxcnn.cli.errors import CommandError
 from jaxcnn.cli.options import Train
@@ -72,6 +73,7 @@ def test_the_config_holds_all_that_is_needed_to_repeat_the_run(finished, npz):
     assert set(config["versions"]) >= {"python", "jaxcnn", "scikit-learn"}
     assert config["devices"]
     assert config["platform"]
+    assert config["processor"] == {"processor": environment.processor(), "cores": environment.usable_cores()}
 
 
 def test_the_options_come_back_as_they_were(finished, npz):

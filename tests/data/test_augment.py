@@ -1,6 +1,11 @@
 import dataclasses
 import functools
+import hashlib
+import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -531,3 +536,32 @@ def test_a_nested_function_is_refused():
 def test_only_steps_are_composed():
     with pytest.raises(TypeError, match=r"compose expects steps, as Step\(shift, max_shift=2\), got <function flip"):
         compose(flip)
+
+
+CHECKSUMS = """
+import os, sys
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
+import jax
+import test_augment
+print(test_augment.checksums())
+"""
+
+
+def checksums():
+    """A checksum of what each augmentation makes of a batch."""
+    images = np.random.default_rng(0).uniform(size=(32, 61, 47, 3)).astype(np.float32)
+    keys = jax.random.split(jax.random.key(0), len(images))
+    return [hashlib.md5(np.asarray(jax.jit(jax.vmap(step))(keys, images)).tobytes()).hexdigest() for step in STRONG]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system does not bind processes to cores")
+def test_augmented_images_are_the_same_bytes_on_one_core_as_on_all():
+    def printed(cores):
+        # Compiled as users' programs are: see tests/conftest.py.
+        environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": ""}
+        environment["PYTHONPATH"] = os.pathsep.join([str(Path(jaxcnn.__file__).parents[1]), str(Path(__file__).parent)])
+        command = [sys.executable, "-c", CHECKSUMS, str(cores)]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+
+    assert printed(1) == printed(len(os.sched_getaffinity(0)))

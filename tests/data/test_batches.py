@@ -155,3 +155,14 @@ def test_the_last_evaluation_batch_is_filled_with_the_first_images_under_label_z
     np.testing.assert_array_equal(images.ravel(), np.float32([0.3, 0.1]))
     np.testing.assert_array_equal(labels, [2, 0])
     np.testing.assert_array_equal(mask, [True, False])
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_label_out_of_range_is_refused_in_a_dataset_that_nothing_has_checked(label):
+    data = numbered(6)
+    data = data._replace(labels=np.where(np.arange(6) == 4, label, data.labels))
+    message = rf"labels must be in \[0, 3\), got {label} at index 4"
+    with pytest.raises(ValueError, match=message):
+        Batches(data, 3, seed=0)
+    with pytest.raises(ValueError, match=message):
+        eval_batches(data, 3)

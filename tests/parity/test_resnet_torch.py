@@ -1,9 +1,25 @@
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from torch_peer import check_evaluation, check_training, nn, torch
+from torch_peer import (
+    assert_agree,
+    channels_first,
+    check_evaluation,
+    check_training,
+    draw,
+    load,
+    nn,
+    torch,
+    torch_layout,
+    torch_name,
+)
 
+from jaxcnn import trees
 from jaxcnn.models import cifar_resnet, resnet18
 from jaxcnn.models.resnet import bottleneck_block, resnet
+from jaxcnn.training import make_train_state, make_train_step
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -127,3 +143,29 @@ def test_a_grouped_or_wide_bottleneck_is_that_of_torch(groups, width_per_group, 
     block = bottleneck_block(8, 64, 2, groups=groups, width_per_group=width_per_group)
     peer = Bottleneck(8, 64, 2, Projection, groups, width_per_group)
     check(block, peer, np.random.default_rng(1).normal(size=(2, 7, 8, 8)))
+
+
+@pytest.mark.slow
+def test_resnet20_trained_in_float64_is_that_of_torch_after_30_steps():
+    model = cifar_resnet(20)
+    peer = ResNet(BasicBlock, ZeroPad, (3, 3, 3), (16, 32, 64), 16, 10, small_images=True)
+    params, state = draw(model)
+    load(peer, params, state)
+    optimizer = optax.sgd(0.05, momentum=0.9)
+    train_state = make_train_state(params, state, optimizer)
+    train_step = make_train_step(model, optimizer, dtype=jnp.float64)
+    peer_optimizer = torch.optim.SGD(peer.train().parameters(), lr=0.05, momentum=0.9)
+    rng = np.random.default_rng(3)
+    for _ in range(30):
+        images, labels = rng.normal(size=(8, 16, 16, 3)), rng.integers(0, 10, 8)
+        train_state, metrics = train_step(train_state, images, labels, jax.random.key(0))
+        peer_optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(peer(channels_first(images)), torch.from_numpy(labels))
+        loss.backward()
+        peer_optimizer.step()
+        np.testing.assert_allclose(metrics.loss / 8, loss.item(), rtol=1e-9)
+    for path, leaf in trees.named_leaves(train_state.params).items():
+        expected = peer.get_parameter(torch_name(path)).detach().numpy()
+        assert_agree(path, torch_layout(peer, path, leaf), expected, 1e-9)
+    for path, leaf in trees.named_leaves(train_state.state).items():
+        assert_agree(path, leaf, peer.get_buffer(torch_name(path)).numpy(), 1e-9)

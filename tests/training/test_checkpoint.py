@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxcnn.training import TrainState
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -296,6 +297,7 @@ def test_a_run_that_fell_back_saves_the_damaged_step_again(two):
 KILLED_SAVE = """
 import os, signal, sys
 import numpy as np
+from jaxcnn.training import TrainState
 from jaxcnn.training.checkpoint import Checkpoints
 
 directory, event, path = sys.argv[1:]
@@ -378,6 +380,32 @@ def test_values_that_are_not_finite_are_refused_and_nothing_is_written(two, bad,
         Checkpoints(two).save(3, {"params": {"conv1": {"bias": jnp.zeros(2), "kernel": bad}}}, {})
     assert sorted(two.rglob("*")) == before
     assert Checkpoints(two).restore(small_tree(0)).step == 2
+
+
+def plateau_state():
+    params = {"kernel": jnp.ones(3)}
+    return TrainState(jnp.int32(0), params, {}, optax.contrib.reduce_on_plateau().init(params))
+
+
+def test_the_state_of_an_optimizer_may_hold_infinities(tmp_path):
+    saved = {"train_state": plateau_state(), "best": {"params": {}}}
+    assert np.isinf(saved["train_state"].opt_state.best_value)
+    Checkpoints(tmp_path).save(1, saved, {})
+    assert_same(Checkpoints(tmp_path).restore(saved).tree, saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "leaf"),
+    [
+        ({"params": {"kernel": jnp.array([1, jnp.inf, 2])}}, "params/kernel"),
+        ({"state": {"opt_state_": jnp.array([jnp.inf])}}, "state/opt_state_"),
+        ({"opt_state": {"trace": jnp.array([jnp.inf, jnp.nan])}}, "opt_state/trace"),
+    ],
+)
+def test_infinities_anywhere_else_are_refused_and_nan_everywhere(tmp_path, change, leaf):
+    with pytest.raises(ValueError, match=rf"got 1 of \d NaN or infinite in leaf '{leaf}'") as caught:
+        Checkpoints(tmp_path).save(1, plateau_state()._replace(**change), {})
+    assert ("infinities are accepted under 'opt_state' alone" in str(caught.value)) == ("opt_state" not in change)
 
 
 def test_a_refused_first_save_creates_no_directory(tmp_path):

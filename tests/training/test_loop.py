@@ -169,6 +169,30 @@ def test_a_loss_that_is_not_finite_is_found_when_a_callback_stops_right_after_it
         fake_fit(2, losses=[1.0, 1.0, math.nan], on_step=[lambda progress: progress.step == 3])
 
 
+@pytest.mark.parametrize("bad", [2, 4])
+def test_a_train_state_that_is_not_finite_stops_and_names_the_step_though_all_losses_are(bad):
+    epochs = []
+
+    def train_step(train_state, images, labels, key):
+        return train_state._replace(step=train_state.step + 1), Metrics(1.0, 1, 1, math.nan, 7 * (images == bad - 1))
+
+    with pytest.raises(
+        NonFiniteLossError,
+        match=rf"expected finite parameters and running moments, got NaN or infinity in 7 arrays after step {bad}; "
+        r"lower the .* the images are finite and the labels in \[0, num_classes\)",
+    ) as caught:
+        fit(
+            TrainState(np.int32(0), {}, {}, ()),
+            train_step,
+            Numbered(4),
+            jax.random.key(0),
+            epochs=2,
+            on_epoch=[lambda p: epochs.append(p.epoch)],
+        )
+    assert caught.value.step == bad
+    assert epochs == []  # before anything is kept of the epoch
+
+
 class Planted(NamedTuple):
     """Batches with one NaN pixel at one step."""
 
@@ -201,6 +225,60 @@ def test_one_bad_pixel_stops_the_training_at_its_step(bad):
     batches = Planted(Batches(some_data(), 5, seed=0), bad)
     with pytest.raises(NonFiniteLossError, match=rf"got nan at step {bad + 1};"):
         fit(start(), compiled()[1], batches, jax.random.key(1), epochs=2)
+
+
+@jax.custom_vjp
+def with_gradient_nan(x):
+    """The identity, whose gradient is NaN where the first pixel is above 1."""
+    return x
+
+
+with_gradient_nan.defvjp(lambda x: (x, x), lambda x, dy: (jnp.where(x[0] > 1, jnp.full_like(dy, jnp.nan), dy),))
+SILENT = Sequential(flatten=Flatten(), dense=Dense(16, 16), silent=Function(with_gradient_nan), head=Dense(16, 3))
+
+
+@pytest.mark.parametrize("repaired", [False, True])
+def test_a_gradient_that_is_not_finite_stops_unless_the_optimizer_leaves_it_out(repaired):
+    optimizer = optax.chain(optax.zero_nans(), optax.sgd(0.1)) if repaired else optax.sgd(0.1)
+    train_state = init_train_state(SILENT, optimizer, jax.random.key(0))
+    train_state.params["dense"]["bias"] = train_state.params["dense"]["bias"] + 10
+    sums = []
+    options = {"epochs": 1, "on_epoch": [lambda progress: sums.append(progress.metrics)]}
+    arguments = train_state, make_train_step(SILENT, optimizer), Batches(some_data(), 5, seed=0), jax.random.key(1)
+    if repaired:
+        fit(*arguments, **options)
+        assert math.isfinite(sums[0].loss)
+        assert math.isnan(sums[0].gradient_norm)
+    else:
+        with pytest.raises(NonFiniteLossError, match="got NaN or infinity in 2 arrays after step 1;"):
+            fit(*arguments, **options)
+
+
+def test_an_update_that_overflows_is_found_at_its_step():
+    optimizer = optax.sgd(lambda count: jnp.where(count < 3, 0.1, jnp.inf))
+    train_state = init_train_state(LINEAR, optimizer, jax.random.key(0))
+    arguments = make_train_step(LINEAR, optimizer), Batches(some_data(), 5, seed=0), jax.random.key(1)
+    with pytest.raises(NonFiniteLossError, match="got NaN or infinity in 2 arrays after step 4;"):
+        fit(train_state, *arguments, epochs=1)
+
+
+def test_a_label_out_of_range_stops_and_the_message_says_so():
+    class OneBadLabel(NamedTuple):
+        steps_per_epoch: int = 4
+
+        def __getitem__(self, step):
+            images, labels = Batches(some_data(), 5, seed=0)[step]
+            return images, np.where((step == 2) & (np.arange(5) == 1), 3, labels)
+
+    optimizer, train_step = optax.sgd(0.1), make_train_step(LINEAR, optax.sgd(0.1))
+    with pytest.raises(NonFiniteLossError, match=r"got nan at step 3; .* the labels in \[0, num_classes\)"):
+        fit(
+            init_train_state(LINEAR, optimizer, jax.random.key(0)),
+            train_step,
+            OneBadLabel(),
+            jax.random.key(1),
+            epochs=1,
+        )
 
 
 def raw(tree):
@@ -265,7 +343,8 @@ def test_evaluate_counts_every_example_once_whatever_the_batch(batch_size):
     assert total.examples == 23
     assert total.correct == np.sum(logits.argmax(1) == data.labels)
     assert total.loss == pytest.approx(losses.sum(), rel=1e-6)
-    assert [type(value) for value in total] == [float, int, int]
+    assert total[3:] == (0.0, 0)
+    assert [type(value) for value in total] == [float, int, int, float, int]
 
 
 @pytest.mark.parametrize(("count", "given"), [(23, 20), (23, 0), (22, 23)])

@@ -70,6 +70,45 @@ def test_refuses_a_smoothing_that_is_no_share(smoothing):
         cross_entropy(jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32), label_smoothing=smoothing)
 
 
+ROADS = {
+    "labels": cross_entropy,
+    "smoothed labels": Partial(cross_entropy, label_smoothing=0.1),
+    "auxiliary heads": Partial(auxiliary_loss, weight=0.3),
+}
+
+
+@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("label", [-1, 5, -(2**31), 2**31 - 1])
+def test_a_label_out_of_range_makes_its_own_loss_and_gradient_nan_and_no_other(road, label):
+    labels = jnp.asarray(LABELS).at[2].set(label)
+    logits = jnp.asarray(some_logits())
+    if road == "auxiliary heads":
+        logits = jnp.stack([logits, logits[::-1]], axis=1)
+    losses = jax.jit(ROADS[road])(logits, labels)
+    np.testing.assert_array_equal(np.isnan(losses), np.arange(7) == 2)
+    gradient = jax.jit(jax.grad(lambda logits: jnp.sum(ROADS[road](logits, labels))))(logits)
+    np.testing.assert_array_equal(np.isnan(gradient).reshape(7, -1).all(1), np.arange(7) == 2)
+    np.testing.assert_array_equal(np.isnan(gradient).reshape(7, -1).any(1), np.arange(7) == 2)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint32"])
+def test_integers_of_any_kind_are_labels(dtype, smoothing):
+    losses = cross_entropy(jnp.asarray(some_logits()), jnp.asarray(LABELS, dtype), label_smoothing=smoothing)
+    np.testing.assert_allclose(losses, reference(some_logits(), LABELS, smoothing), rtol=1e-5, atol=1e-6)
+    with pytest.raises(TypeError, match=r"expects integer labels, got float32; cast them, as labels.astype\(int\)"):
+        cross_entropy(jnp.asarray(some_logits()), jnp.asarray(LABELS, "float32"), label_smoothing=smoothing)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_float64_logits_keep_their_digits(smoothing):
+    logits = np.random.default_rng(0).normal(size=(7, 5))
+    losses = cross_entropy(jnp.asarray(logits), jnp.asarray(LABELS), label_smoothing=smoothing)
+    assert losses.dtype == jnp.float64
+    np.testing.assert_allclose(losses, reference(logits, LABELS, smoothing), rtol=1e-14)
+
+
 def test_auxiliary_heads_count_by_their_weight():
     logits = np.stack([some_logits(), some_logits()[::-1], 2 * some_logits()], axis=1)
     smoothed = Partial(cross_entropy, label_smoothing=0.1)

@@ -17,6 +17,7 @@ from jaxcnn.training import (
     make_eval_step,
     make_predict_step,
     make_train_step,
+    predict,
 )
 from jaxcnn.values import Partial
 
@@ -129,6 +130,91 @@ def test_a_fresh_train_state_stands_at_step_0_and_shares_no_arrays():
     assert_equal(train_state, TrainState(np.int32(0), params, state, optimizer.init(params)))
     addresses = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(train_state)]
     assert len(set(addresses)) == len(addresses)
+
+
+def test_a_train_state_that_an_earlier_step_took_over_is_refused_with_what_to_do():
+    images, labels = some_batch()
+    optimizer = optax.sgd(0.1)
+    train_step = make_train_step(LINEAR, optimizer)
+    first = init_train_state(LINEAR, optimizer, jax.random.key(0))
+    train_step(first, images, labels, jax.random.key(1))
+    with pytest.raises(ValueError, match=r"got one that an earlier step has taken over .* jax.tree.map\(jnp.copy, tr"):
+        train_step(first, images, labels, jax.random.key(1))
+
+
+def test_errors_of_other_kinds_keep_their_own_words():
+    images, labels = some_batch()
+    train_state = init_train_state(LINEAR, optax.sgd(0.1), jax.random.key(0))
+    with pytest.raises(ValueError, match=r"cross_entropy expects logits"):
+        make_train_step(LINEAR, optax.sgd(0.1))(train_state, images, labels[:, None], jax.random.key(1))
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_the_metrics_of_a_step_tell_the_norm_of_its_gradient_and_count_what_is_not_finite():
+    images, labels = some_batch()
+    rate = 0.5
+    train_state = init_train_state(MODEL, optax.sgd(rate), jax.random.key(0))
+    params, step_key = copy(train_state.params), jax.random.fold_in(jax.random.key(1), 0)
+    train_state, metrics = make_train_step(MODEL, optax.sgd(rate))(train_state, images, labels, jax.random.key(1))
+    _, gradients = gradients_by_hand(params, jnp.asarray(images), labels, step_key)
+    expected = np.sqrt(sum(np.sum(np.square(np.asarray(leaf, np.float64))) for leaf in jax.tree.leaves(gradients)))
+    assert float(metrics.gradient_norm) == pytest.approx(expected, rel=1e-5)
+    assert int(metrics.non_finite) == 0
+
+    broken = train_state._replace(state={"norm": train_state.state["norm"] | {"var": jnp.array([1.0, jnp.inf, 1.0])}})
+    broken = broken._replace(state=train_state.state | broken.state)
+    _, metrics = make_train_step(MODEL, optax.sgd(rate))(broken, images, labels, jax.random.key(1))
+    assert int(metrics.non_finite) == 1
+    assert np.isfinite(float(metrics.loss))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "bool"])
+@pytest.mark.parametrize("model", ["conv", "linear"])
+def test_images_that_are_not_floating_point_are_refused_by_every_step_as_by_apply(dtype, model):
+    model = {"conv": MODEL, "linear": LINEAR}[model]
+    train_state = init_train_state(model, optax.sgd(0.1), jax.random.key(0))
+    params, state = train_state.params, train_state.state
+    images, labels = np.ones((6, 4, 4, 2), dtype), np.zeros(6, np.int32)
+    calls = {
+        "train_step": lambda: make_train_step(model, optax.sgd(0.1), augment=add_noise)(
+            train_state, images, labels, jax.random.key(1)
+        ),
+        "eval_step": lambda: make_eval_step(model)(params, state, images, labels, np.ones(6, bool)),
+        "predict_step": lambda: make_predict_step(model)(params, state, images),
+        "predict_step ": lambda: predict(make_predict_step(model), params, state, images, batch_size=4),
+        "conv" if model is MODEL else "dense": lambda: model.apply(params, state, images[0], train=False),
+    }
+    for name, call in calls.items():
+        with pytest.raises(TypeError, match=rf"{name.strip()} expects floating point values, got {dtype}; convert"):
+            call()
+
+
+@pytest.mark.usefixtures("float64")
+def test_in_float64_a_step_is_that_written_out_by_hand_to_1e_12():
+    images, labels = some_batch()
+    images, key, rate = images.astype(np.float64), jax.random.key(7), 0.1
+
+    def in_float64(tree):
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.float64), tree)
+
+    train_state = init_train_state(MODEL, optax.sgd(rate), jax.random.key(1))
+    train_state = train_state._replace(params=in_float64(train_state.params), state=in_float64(train_state.state))
+    params = copy(train_state.params)
+    train_step = make_train_step(MODEL, optax.sgd(rate), dtype=jnp.float64)
+    for step in range(20):
+        train_state, metrics = train_step(train_state, images, labels, key)
+        step_key = jax.random.fold_in(key, step)
+        (loss, _), gradients = gradients_by_hand(params, jnp.asarray(images), labels, step_key)
+        params = jax.tree.map(lambda p, g: p - rate * g, params, gradients)
+        assert metrics.loss.dtype == metrics.gradient_norm.dtype == jnp.float64
+        np.testing.assert_allclose(metrics.loss, 6 * loss, rtol=1e-12)
+    assert_close(train_state.params, params, rtol=1e-12, atol=1e-14)
+    arguments = train_state.params, train_state.state, images
+    logits = make_predict_step(MODEL, dtype=jnp.float64)(*arguments)
+    np.testing.assert_allclose(logits, logits_by_hand(*arguments), rtol=1e-12, atol=1e-14)
+    measured = make_eval_step(MODEL, dtype=jnp.float64)(*arguments, labels, np.ones(6, bool))
+    losses = np.log(np.exp(logits).sum(1)) - np.asarray(logits)[np.arange(6), labels]
+    np.testing.assert_allclose(measured.loss, losses.sum(), rtol=1e-12)
 
 
 @pytest.mark.usefixtures("standard_promotion")
