@@ -150,6 +150,7 @@ LAYERS = {
     LayerNorm: [
         ((6, 5, 4), lambda: LayerNorm(4)),
         ((7,), lambda: LayerNorm(7, epsilon=1e-3, use_scale=False)),
+        ((6, 5, 4), lambda: LayerNorm((5, 4))),
         ((6, 5, 4), lambda: LayerNorm(4, use_bias=False, scale_init=Initializer(jax.nn.initializers.normal))),
     ],
     LayerScale: [

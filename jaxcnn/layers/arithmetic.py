@@ -38,6 +38,7 @@ from jaxcnn.layers.frozen import Frozen
 from jaxcnn.layers.function import Flatten, Function
 from jaxcnn.layers.norm import BatchNorm, GroupNorm, LayerNorm
 from jaxcnn.layers.pad import Pad
+from jaxcnn.layers.parameters import check_last_sizes
 from jaxcnn.layers.pool import AdaptiveAvgPool, AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool
 from jaxcnn.layers.regularize import Dropout, DropPath
 from jaxcnn.layers.scale import LayerScale
@@ -179,7 +180,9 @@ def count_parameters(layer: Layer) -> int:
     if type(layer) in (Conv, ConvTranspose, Dense):
         shape: Shape = layer.kernel_shape  # pyright: ignore[reportAttributeAccessIssue]
         return prod(shape) + (shape[-1] if layer.use_bias else 0)  # pyright: ignore[reportAttributeAccessIssue]
-    if type(layer) in (BatchNorm, GroupNorm, LayerNorm):
+    if type(layer) is LayerNorm:
+        return prod(layer.sizes) * (layer.use_scale + layer.use_bias)
+    if type(layer) in (BatchNorm, GroupNorm):
         return layer.channels * (layer.use_scale + layer.use_bias)  # pyright: ignore[reportAttributeAccessIssue]
     return _count_drawn(layer)
 
@@ -313,10 +316,7 @@ def _(layer: Dense, shape: Shape) -> Shape:
 @output_shape.register(LayerNorm)
 @output_shape.register(LayerScale)
 def _(layer: BatchNorm | GroupNorm | LayerNorm | LayerScale, shape: Shape) -> Shape:
-    if not shape or shape[-1] != layer.channels:
-        raise ValueError(
-            f"{type(layer).__name__} expects {layer.channels} channels on the last axis, got shape {shape}"
-        )
+    check_last_sizes(type(layer).__name__, layer.sizes if isinstance(layer, LayerNorm) else (layer.channels,), shape)
     return shape
 
 
@@ -475,12 +475,16 @@ def _(layer: AdaptiveAvgPool, shape: Shape) -> tuple[Window, Window]:
 
 @windows.register(Dense)
 @windows.register(BatchNorm)
-@windows.register(LayerNorm)
 @windows.register(LayerScale)
 @windows.register(Dropout)
 @windows.register(DropPath)
 def _(layer: Layer, shape: Shape) -> tuple[Window, Window]:
     return POINT, POINT
+
+
+@windows.register
+def _(layer: LayerNorm, shape: Shape) -> tuple[Window, Window] | None:
+    return (POINT, POINT) if len(layer.sizes) == 1 else None
 
 
 @windows.register(GroupNorm)

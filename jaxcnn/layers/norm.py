@@ -10,9 +10,9 @@ import numpy as np
 
 from jaxcnn import ops
 from jaxcnn.layers.drawing import draw, split_key
-from jaxcnn.layers.parameters import check_names, check_positive
+from jaxcnn.layers.parameters import check_last_sizes, check_names, check_positive
 from jaxcnn.ops.check import check_epsilon
-from jaxcnn.types import Params, State
+from jaxcnn.types import Params, Shape, State
 from jaxcnn.values import Value
 
 
@@ -76,8 +76,7 @@ class BatchNorm(Value):
         del key
         check_names("BatchNorm parameters", params, _affine_names(self))
         check_names("BatchNorm state", state, ("mean", "var"))
-        if x.shape[-1] != self.channels:
-            raise ValueError(f"BatchNorm expects {self.channels} channels on the last axis, got shape {x.shape}")
+        check_last_sizes("BatchNorm", (self.channels,), x.shape)
         mean, var = state["mean"], state["var"]
         if train:
             mean, var = ops.batch_moments(x, self.axis_name, mask=mask)
@@ -150,10 +149,11 @@ class GroupNorm(Value):
 
 @dataclass(frozen=True, repr=False)
 class LayerNorm(Value):
-    """Layer normalisation over the channels of each pixel (Ba et al. 2016): `jaxcnn.ops.layer_norm` with parameters.
+    """Layer normalisation (Ba et al. 2016): `jaxcnn.ops.layer_norm` with trained scale and bias.
 
     Attributes:
-      channels: size of the last axis.
+      channels: size of the last axis, to normalise each pixel over its channels; or the sizes of several last axes, to
+        normalise over all of them: (height, width, channels) for a whole image. torch's normalized_shape.
       epsilon: added to the variance; at least 0.
       use_scale: whether to train a scale.
       use_bias: whether to train a bias.
@@ -161,7 +161,7 @@ class LayerNorm(Value):
       bias_init: draws the bias.
     """
 
-    channels: int
+    channels: int | tuple[int, ...]
     epsilon: float = 1e-6
     use_scale: bool = True
     use_bias: bool = True
@@ -169,8 +169,18 @@ class LayerNorm(Value):
     bias_init: Callable[..., jax.Array] = jax.nn.initializers.zeros
 
     def __post_init__(self) -> None:
-        check_positive("LayerNorm", "channels", self.channels)
+        if isinstance(self.channels, list):
+            object.__setattr__(self, "channels", tuple(self.channels))
+        if self.channels == ():
+            raise ValueError("LayerNorm expects the sizes of one or more axes, got ()")
+        for size in self.sizes:
+            check_positive("LayerNorm", "channels", size)
         check_epsilon("LayerNorm", self.epsilon)
+
+    @property
+    def sizes(self) -> Shape:
+        """Sizes of the axes that are normalised over, the last ones."""
+        return self.channels if isinstance(self.channels, tuple) else (self.channels,)
 
     def init(self, key: jax.Array) -> tuple[Params, State]:
         """Draws scale and bias."""
@@ -179,12 +189,12 @@ class LayerNorm(Value):
     def apply(
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
     ) -> tuple[jax.Array, State]:
-        """Normalises the last axis of `x`, shape (..., channels)."""
+        """Normalises the last axes of `x`, shape (..., *sizes)."""
         del train, key
         check_names("LayerNorm parameters", params, _affine_names(self))
-        if x.shape[-1] != self.channels:
-            raise ValueError(f"LayerNorm expects {self.channels} channels on the last axis, got shape {x.shape}")
-        return ops.layer_norm(x, params.get("scale"), params.get("bias"), epsilon=self.epsilon), state
+        check_last_sizes("LayerNorm", self.sizes, x.shape)
+        y = ops.layer_norm(x, params.get("scale"), params.get("bias"), num_axes=len(self.sizes), epsilon=self.epsilon)
+        return y, state
 
 
 def _affine_names(layer: BatchNorm | GroupNorm | LayerNorm) -> tuple[str, ...]:
@@ -194,7 +204,5 @@ def _affine_names(layer: BatchNorm | GroupNorm | LayerNorm) -> tuple[str, ...]:
 def _init_scale_and_bias(layer: BatchNorm | GroupNorm | LayerNorm, key: jax.Array) -> Params:
     initializers = {"scale": layer.scale_init, "bias": layer.bias_init}
     keys = split_key(key, 2)
-    return {
-        name: draw(initializers[name], k, (layer.channels,))
-        for name, k in zip(_affine_names(layer), keys, strict=False)
-    }
+    shape = layer.sizes if isinstance(layer, LayerNorm) else (layer.channels,)
+    return {name: draw(initializers[name], k, shape) for name, k in zip(_affine_names(layer), keys, strict=False)}

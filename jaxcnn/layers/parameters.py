@@ -101,3 +101,19 @@ def check_positive(layer: str, name: str, value: int) -> None:
     """
     if not is_int(value) or value < 1:
         raise ValueError(f"{layer} expects {name} to be an int of at least 1, got {value!r}")
+
+
+def check_last_sizes(layer: str, sizes: Shape, shape: Shape) -> None:
+    """Refuses inputs whose last axes are not those of a layer.
+
+    Args:
+      layer: name of the layer, for the message.
+      sizes: expected sizes of the last axes.
+      shape: of the input.
+
+    Raises:
+      ValueError: the last axes have other sizes, or there are not so many.
+    """
+    if shape[-len(sizes) :] != sizes:
+        expected = f"{sizes[0]} channels on the last axis" if len(sizes) == 1 else f"last axes of {sizes}"
+        raise ValueError(f"{layer} expects {expected}, got shape {shape}")

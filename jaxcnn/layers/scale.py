@@ -6,7 +6,7 @@ from math import isfinite
 import jax
 import numpy as np
 
-from jaxcnn.layers.parameters import check_names, check_positive
+from jaxcnn.layers.parameters import check_last_sizes, check_names, check_positive
 from jaxcnn.ops.wide import scale_channels
 from jaxcnn.types import Params, State
 from jaxcnn.values import Value
@@ -42,6 +42,5 @@ class LayerScale(Value):
         """Scales the last axis of `x`, shape (..., channels)."""
         del train, key
         check_names("LayerScale parameters", params, ("scale",))
-        if x.shape[-1:] != (self.channels,):
-            raise ValueError(f"LayerScale expects {self.channels} channels on the last axis, got shape {x.shape}")
+        check_last_sizes("LayerScale", (self.channels,), x.shape)
         return scale_channels(x, params["scale"]), state

@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxcnn import ops
 from jaxcnn.benchmark.program import Untranslatable
-from jaxcnn.layers import AvgPool, Conv, Function, MaxPool, identity, output_shape
+from jaxcnn.layers import AvgPool, Conv, Function, LayerNorm, MaxPool, identity, output_shape
 from jaxcnn.ops.check import Sides, as_pair
 from jaxcnn.types import Layer, Shape
 
@@ -122,6 +122,24 @@ def equal_windows(peer: str, layer: Any, shape: Shape) -> Pair:
     if shape[0] % output[0] or shape[1] % output[1]:
         raise refuse(peer, layer, f"its windows on an image of {shape[0]}x{shape[1]} pixels are not all equal")
     return shape[0] // output[0], shape[1] // output[1]
+
+
+def channels_of(peer: str, layer: LayerNorm) -> int:
+    """Returns the channels that a layer norm normalises each pixel over.
+
+    Args:
+      peer: name of the peer, for the message.
+      layer: the norm.
+
+    Returns:
+      The size of the last axis.
+
+    Raises:
+      Untranslatable: it normalises over several axes, which the peer has in another order.
+    """
+    if len(layer.sizes) > 1:
+        raise refuse(peer, layer, "it normalises over several axes")
+    return layer.sizes[0]
 
 
 def pointwise(peer: str, layer: Function, counterparts: Mapping[Any, Callable[..., Any]]) -> Any:

@@ -16,6 +16,7 @@ from jaxcnn import layers, ops, trees
 from jaxcnn.benchmark.jax_program import JaxModel, JaxProgram
 from jaxcnn.benchmark.peers.common import (
     IDENTITY,
+    channels_of,
     conv_sides,
     equal_windows,
     pair,
@@ -322,7 +323,9 @@ def _(layer: layers.BatchNorm, shape: Shape, key: jax.Array) -> eqx.Module:
 
 @translate.register
 def _(layer: layers.LayerNorm, shape: Shape, key: jax.Array) -> eqx.Module:
-    norm = eqx.nn.LayerNorm(layer.channels, layer.epsilon, use_weight=layer.use_scale, use_bias=layer.use_bias)
+    norm = eqx.nn.LayerNorm(
+        channels_of("equinox", layer), layer.epsilon, use_weight=layer.use_scale, use_bias=layer.use_bias
+    )
     return _per_pixel(norm, shape)
 
 

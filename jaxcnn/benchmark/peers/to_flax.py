@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxcnn import layers, ops, trees
 from jaxcnn.benchmark.jax_program import JaxModel, JaxProgram
 from jaxcnn.benchmark.peers.common import (
+    channels_of,
     conv_sides,
     equal_windows,
     pair,
@@ -313,6 +314,7 @@ def _(layer: layers.BatchNorm, shape: Shape, dtype: Any) -> nn.Module:
 
 @translate.register
 def _(layer: layers.LayerNorm, shape: Shape, dtype: Any) -> nn.Module:
+    channels_of("flax", layer)
     return Always(nn.LayerNorm(layer.epsilon, use_scale=layer.use_scale, use_bias=layer.use_bias, dtype=dtype))
 
 

@@ -15,6 +15,7 @@ from jaxcnn import layers, ops, trees
 from jaxcnn.benchmark.jax_program import JaxModel, JaxProgram
 from jaxcnn.benchmark.peers.common import (
     IDENTITY,
+    channels_of,
     conv_sides,
     equal_windows,
     pair,
@@ -219,6 +220,7 @@ def _(layer: layers.BatchNorm, x: Any, name: str) -> Any:
 
 @translate.register
 def _(layer: layers.LayerNorm, x: Any, name: str) -> Any:
+    channels_of("keras", layer)
     return keras.layers.LayerNormalization(
         epsilon=layer.epsilon, center=layer.use_bias, scale=layer.use_scale, name=name
     )(x)

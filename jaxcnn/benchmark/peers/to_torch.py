@@ -18,6 +18,7 @@ from jaxcnn import layers, ops
 from jaxcnn.benchmark import environment
 from jaxcnn.benchmark.peers.common import (
     IDENTITY,
+    channels_of,
     conv_sides,
     declared_sides,
     pair,
@@ -387,7 +388,7 @@ def _(layer: layers.BatchNorm, shape: Shape) -> nn.Module:
 @translate.register
 def _(layer: layers.LayerNorm, shape: Shape) -> nn.Module:
     affine = _affine(layer)
-    return _per_pixel(nn.LayerNorm(layer.channels, layer.epsilon, elementwise_affine=affine), shape)
+    return _per_pixel(nn.LayerNorm(channels_of("torch", layer), layer.epsilon, elementwise_affine=affine), shape)
 
 
 @translate.register

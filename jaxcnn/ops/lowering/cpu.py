@@ -216,7 +216,7 @@ def _sum_of_taps(x: jax.Array, rows: jax.Array, geometry: Geometry, kernel_size:
       Shape (batch, *output_size, channels, any), in at least float32.
     """
     dtype = at_least_float32(x.dtype)
-    rows = rows.astype(dtype)
+    rows = rows.astype(dtype)[:, None, None, None]
 
     def term(tap: int | jax.Array) -> jax.Array:
         return _tap(x, tap, geometry, kernel_size, output_size).astype(dtype) * rows[tap]

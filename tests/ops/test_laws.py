@@ -1,0 +1,240 @@
+"""Laws that hold for every op, in values, gradients and batches, with the C++ kernels and without."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcnn import ops
+
+HEIGHT, WIDTH, CHANNELS = 10, 9, 6
+SHAPE = (HEIGHT, WIDTH, CHANNELS)
+
+
+def weights(*shape):
+    """Draws numbers of either sign, none of them near zero."""
+    rng = np.random.default_rng(sum(shape))
+    return jnp.asarray(rng.uniform(0.5, 1.5, shape) * rng.choice([-1, 1], shape), jnp.float32)
+
+
+def conv(window, outputs, *, bias=True, groups=1, **options):
+    """Returns a convolution as a function of image and weights, and its weights."""
+    shape = (window, window, CHANNELS // groups, outputs)
+    parameters = (weights(*shape), *([weights(outputs)] if bias else []))
+    return functools.partial(ops.conv, groups=groups, **options), parameters
+
+
+def conv_transpose(window, outputs, *, groups=1, **options):
+    shape = (window, window, CHANNELS // groups, outputs)
+    return functools.partial(ops.conv_transpose, groups=groups, **options), (weights(*shape), weights(outputs))
+
+
+def wide_winograd(x, kernel):
+    """Goes by Winograd's algorithm where there are C++ kernels: 48 channels and enough tiles, whole or in a batch."""
+    return ops.conv(jnp.concatenate([x] * 8, -1), kernel, padding=1)
+
+
+def batch_norm(x, scale, bias):
+    """In training, on the pixels of one image as a batch."""
+
+    def one(pixel):
+        return ops.normalize(pixel, *ops.batch_moments(pixel, "pixels"), scale, bias, epsilon=1e-5)
+
+    pixels = x.reshape(-1, x.shape[-1])
+    return jax.vmap(one, axis_name="pixels")(pixels).reshape(x.shape)
+
+
+AFFINE = (weights(CHANNELS), weights(CHANNELS) + 1)
+
+# Functions of an image and weights, with the weights.
+OPS = {
+    "conv": conv(3, 8),
+    "conv, valid": conv(3, 8, padding="VALID", bias=False),
+    "conv, strided": conv(3, 8, strides=2, padding=1),
+    "conv, dilated": conv(3, 8, dilation=2),
+    "conv 1x1": conv(1, 8),
+    "conv 1x1, strided": conv(1, 8, strides=(2, 3)),
+    "conv, grouped": conv(3, 12, groups=3, padding=1),
+    "conv, grouped, strided": conv(2, 6, groups=2, strides=2),
+    "conv, depthwise": conv(3, 6, groups=6),
+    "conv, depthwise, multiplied": conv(3, 12, groups=6, strides=2, padding=1),
+    "conv, depthwise, large": conv(9, 6, groups=6),
+    "conv, one output": conv(5, 1),
+    "conv, reflected": conv(3, 8, border="reflect"),
+    "conv, circular": conv(3, 8, border="circular"),
+    "conv, winograd": (wide_winograd, (weights(3, 3, 48, 48),)),
+    "conv_transpose": conv_transpose(3, 8, strides=2, output_padding=1),
+    "conv_transpose, grouped": conv_transpose(2, 6, groups=3, strides=2),
+    "dense": (ops.dense, (weights(CHANNELS, 5), weights(5))),
+    "batch norm": (batch_norm, AFFINE),
+    "normalize": (
+        lambda x, *affine: ops.normalize(x, weights(CHANNELS), jnp.ones(CHANNELS), *affine, epsilon=1e-5),
+        AFFINE,
+    ),
+    "group_norm": (functools.partial(ops.group_norm, num_groups=3), ()),
+    "layer_norm": (ops.layer_norm, AFFINE),
+    "layer_norm, all axes": (functools.partial(ops.layer_norm, num_axes=3), (weights(*SHAPE), weights(*SHAPE))),
+    "local_response_norm": (functools.partial(ops.local_response_norm, alpha=1.0), ()),
+    "max_pool": (functools.partial(ops.max_pool, window_shape=3, strides=2, padding=1), ()),
+    "max_pool, large window": (functools.partial(ops.max_pool, window_shape=(9, 8), strides=1), ()),
+    "avg_pool": (functools.partial(ops.avg_pool, window_shape=3, strides=2, padding=1), ()),
+    "global_avg_pool": (ops.global_avg_pool, ()),
+    "global_max_pool": (ops.global_max_pool, ()),
+    "adaptive_avg_pool": (functools.partial(ops.adaptive_avg_pool, output_shape=(4, 3)), ()),
+    "adaptive_max_pool": (functools.partial(ops.adaptive_max_pool, output_shape=(4, 3)), ()),
+    "resize": (functools.partial(ops.resize, output_shape=(15, 7)), ()),
+    "resize, nearest": (functools.partial(ops.resize, output_shape=(5, 18), method="nearest"), ()),
+    "gelu": (ops.gelu, ()),
+    "pad": (functools.partial(ops.pad, padding=2, border="reflect"), ()),
+    "channel_shuffle": (functools.partial(ops.channel_shuffle, groups=3), ()),
+}
+each_op = pytest.mark.parametrize("name", OPS)
+MAXIMA = [name for name in OPS if "max" in name]
+OF_ALL_PIXELS = ("batch norm", "group_norm", "layer_norm, all axes")
+
+
+@pytest.fixture(params=["native", "plain"], autouse=True)
+def rules(request, monkeypatch):
+    """Runs each law with the C++ kernels and with the rules in plain JAX."""
+    if request.param == "plain":
+        if not request.node.callspec.params.get("name", "conv").startswith(("conv", "batch norm", "normalize")):
+            pytest.skip("this op has one rule")
+        monkeypatch.setattr("jaxcnn.ops.lowering.native.ready", lambda: False)
+
+
+def image(seed=0, shape=SHAPE, dtype=jnp.float32):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def results(op, x, parameters, cotangent=None):
+    """Returns the value, and the gradients with respect to image and weights of its product with `cotangent`."""
+    y, transpose = jax.vjp(op, x, *parameters)
+    return (
+        y,
+        *transpose(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape) if cotangent is None else cotangent),
+    )
+
+
+def changed(before, after):
+    """Marks where two arrays differ; NaN differs from all numbers."""
+    return ~np.isclose(np.asarray(before), np.asarray(after), rtol=1e-3, atol=1e-4)
+
+
+def shadow(op, parameters, x, place, draws=4):
+    """Marks which results change with the number at a place: what is made of it by the op's definition."""
+    marks = False
+    for seed in range(draws):
+        base = image(seed + 1)
+        marks = marks | changed(op(base, *parameters), op(base.at[place].add(7.0 + seed), *parameters))
+    return marks
+
+
+@each_op
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_value_that_is_not_finite_reaches_what_is_made_of_it_and_nothing_else(name, value):
+    op, parameters = OPS[name]
+    op = jax.jit(op)
+    for place in ((4, 5, 2), (0, 0, 0), (HEIGHT - 1, WIDTH - 1, CHANNELS - 1)):
+        spoiled = np.asarray(op(image().at[place].set(value), *parameters))
+        usual = np.asarray(op(image(), *parameters))
+        touched = shadow(op, parameters, image(), place)
+        np.testing.assert_allclose(spoiled[~touched], usual[~touched], rtol=1e-4, atol=1e-4)
+        if np.isnan(value) and name not in MAXIMA:
+            assert not np.isfinite(spoiled[touched]).any()
+    if name in MAXIMA:
+        assert np.isnan(op(image().at[4, 5, 2].set(np.nan))).any()
+
+
+@each_op
+def test_a_gradient_that_is_not_finite_reaches_what_its_result_is_made_of_and_nothing_else(name):
+    op, parameters = OPS[name]
+    y = op(image(), *parameters)
+    place = tuple(n // 2 for n in y.shape)
+    gradients = jax.jit(lambda dy: results(op, image(), parameters, dy)[1:])
+    usual = gradients(jnp.ones_like(y))
+    spoiled = gradients(jnp.ones_like(y).at[place].set(jnp.nan))
+    larger = gradients(jnp.ones_like(y).at[place].set(1e4))
+    for before, after, reached in zip(usual, spoiled, larger, strict=True):
+        touched = changed(before, reached) | (np.abs(reached - before) > 0)
+        np.testing.assert_allclose(np.asarray(after)[~touched], np.asarray(before)[~touched], rtol=1e-4, atol=1e-4)
+        assert not np.isfinite(np.asarray(after)[changed(before, reached)]).any()
+
+
+@each_op
+def test_members_of_an_ensemble_do_not_see_each_other(name):
+    op, parameters = OPS[name]
+    members = [(image(seed), *(p * (1 + seed / 3) for p in parameters)) for seed in range(3)]
+    one = jax.jit(lambda x, *p: results(op, x, p))
+    spoiled = [jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), members[0]), *members[1:]]
+    joint = jax.jit(jax.vmap(lambda x, *p: results(op, x, p)))(
+        *(jnp.stack(arrays) for arrays in zip(*spoiled, strict=True))
+    )
+    for i in (1, 2):
+        for expected, together in zip(one(*members[i]), joint, strict=True):
+            scale = max(1.0, float(np.abs(expected).max()))
+            np.testing.assert_allclose(together[i], expected, rtol=0, atol=2e-5 * scale)
+
+
+@each_op
+def test_an_empty_batch_gives_an_empty_batch(name):
+    op, parameters = OPS[name]
+    empty = jnp.zeros((0, *SHAPE))
+    y = jax.vmap(lambda x: op(x, *parameters))(empty)
+    assert y.shape == (0, *op(image(), *parameters).shape)
+
+    def loss(parameters, images):
+        return jnp.sum(jax.vmap(lambda x: op(x, *parameters))(images))
+
+    for gradient in jax.tree.leaves(jax.grad(loss)(parameters, empty)):
+        np.testing.assert_array_equal(gradient, np.zeros(gradient.shape))
+    by_image = jax.vmap(lambda x: jax.grad(loss)(parameters, x[None]))(empty)
+    assert all(gradient.shape[0] == 0 for gradient in jax.tree.leaves(by_image))
+    members = [jnp.zeros((0, *p.shape)) for p in parameters]
+    if members:
+        assert jax.vmap(lambda *p: op(image(), *p))(*members).shape[0] == 0
+
+
+@each_op
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_no_op_relies_on_promotion_of_ranks_or_dtypes(name, dtype):
+    op, parameters = OPS[name]
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        y, gradient, *_ = results(op, image(dtype=dtype), parameters)
+    assert y.dtype == gradient.dtype == dtype
+
+
+@each_op
+def test_weights_of_any_floating_dtype_are_taken(name):
+    op, parameters = OPS[name]
+    for dtype in (jnp.bfloat16, jnp.float16):
+        y = op(image(), *(p.astype(dtype) for p in parameters))
+        assert y.dtype == jnp.float32
+
+
+@each_op
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_numbers_of_any_size_keep_their_relative_precision(name, scale):
+    if "norm" in name or name in ("gelu", "normalize"):
+        pytest.skip("not linear: the epsilon, or the squares, leave the range of float32")
+    op, parameters = OPS[name]
+    linear = jax.jit(lambda x: op(x, *parameters) - op(jnp.zeros_like(x), *parameters))
+    usual = np.asarray(linear(image()), np.float64)
+    scaled = np.asarray(linear(image() * jnp.float32(scale)), np.float64) / scale
+    if name not in MAXIMA and len(parameters) == 2:
+        pytest.skip("its bias is lost, or loses everything else")
+    np.testing.assert_allclose(scaled, usual, rtol=0, atol=3e-6 * np.abs(usual).max())
+
+
+@each_op
+def test_the_length_of_a_program_does_not_grow_with_its_batch(name):
+    op, parameters = OPS[name]
+
+    def length(batch, members):
+        images = jax.ShapeDtypeStruct((batch, *SHAPE), jnp.float32)
+        each = jax.vmap(lambda x: results(op, x, parameters))
+        program = jax.jit(each if not members else lambda x: jax.vmap(each)(jnp.stack([x] * 2)))
+        return len(program.lower(images).as_text().splitlines())
+
+    assert length(40, False) == length(80, False)
