@@ -1,6 +1,7 @@
 """Arrays of a file to parameters and state, and back: by name, each exactly once, all of the right shape."""
 
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -132,12 +133,13 @@ def read(record: Record, model: Any, wanted: Mapping[str, Target], given: Mappin
       Parameters and state, in float32; in float64 where the file has that and JAX may use it.
     """
     leaves: tuple[dict[tuple[str, ...], jax.Array], ...] = ({}, {})
-    for name, target in wanted.items():
+    # A copy is made of each: of the largest ones first, while there is little else in memory.
+    for name, target in sorted(wanted.items(), key=lambda item: -math.prod(item[1].shape)):
         array = np.asarray(given[name])
         dtype = np.float64 if array.dtype == np.float64 and jax.config.values["jax_enable_x64"] else np.float32
         array = record.from_source(target.path, target.layer, target.keys[-1], array, target.shape)
-        # A copy in JAX's order of memory, which device_put uses as it is: nothing is compiled, nor copied twice.
-        leaves[target.tree][target.keys] = jax.device_put(np.array(array, dtype, order="C"))
+        # In JAX's order of memory, device_put uses it as it is: nothing is compiled, nor copied twice.
+        leaves[target.tree][target.keys] = jax.device_put(np.asarray(array, dtype, order="C"))
     params, state = (
         jax.tree_util.tree_map_with_path(lambda path, _, found=found: found[tuple(entry.key for entry in path)], like)
         for found, like in zip(leaves, shapes_of(model), strict=True)

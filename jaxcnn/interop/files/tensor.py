@@ -61,3 +61,13 @@ class LazyTensor:
             raise ValueError("a tensor of a file expects to be copied when it is read, got copy=False")
         values = self.read()
         return values if dtype is None else values.astype(dtype, copy=False)
+
+
+def swap_bytes(values: np.ndarray) -> None:
+    """Swaps the bytes of every number of an array in place, also of those that numpy does not know.
+
+    Args:
+      values: the array.
+    """
+    known = values if values.dtype.kind != "V" else values.view(f"u{values.itemsize}")
+    known.byteswap(inplace=True)

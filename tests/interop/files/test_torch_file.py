@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.interop.files import paths
+from jaxcnn.interop.files.paths import FileError
 from jaxcnn.interop.files.torch_file import read_torch, write_torch
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -369,10 +370,12 @@ def test_damaged_pickles_are_refused(data, message, tmp_path):
         read_torch(with_pickle(data, tmp_path))
 
 
-def test_a_huge_pickle_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxcnn.interop.files.torch_file._MAX_PICKLE", 100)
-    with pytest.raises(ValueError, match=r"has a data.pkl of \d+ bytes; expected at most 100"):
-        read_torch(GOLDEN / "state_dict.pth")
+def test_a_huge_pickle_is_refused(tmp_path):
+    path = rezipped(
+        GOLDEN / "state_dict.pth", tmp_path / "huge.pth", {"data.pkl": bytes(2**24 + 1)}, zipfile.ZIP_DEFLATED
+    )
+    with pytest.raises(FileError, match=r"has a data.pkl of 16777217 bytes; expected at most 16777216"):
+        read_torch(path)
 
 
 # Code.
