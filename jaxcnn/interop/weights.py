@@ -113,8 +113,8 @@ def load_weights(
     with reading(opened.path):
         if record.origin == "jaxcnn" and read_metadata(opened.path).get("model") != repr(model):
             raise FileError(
-                f"expected the weights of {model!r}, got those of a model with other options in {opened.path}; "
-                "build that one and use load_safetensors(path, model)"
+                f"expected the weights of the catalog's {model_name}, got those of a model with other options in "
+                f"{opened.path}; build that one and use load_safetensors(path, model)"
             )
         params, state = _read(record, model, conversion.usable(record, opened.tensors), opened.path)
         return Weights(model, params, state, _preprocessing(record, model, opened))

@@ -20,6 +20,8 @@ import numpy as np
 REFUSED = 3
 """The exit code with which the reason stands on standard error."""
 
+# Standard output and standard error, for the process that runs this one.
+_OUTPUT, _REASON = 1, 2
 # The parts of a name, the weights of a file: more than any model has.
 _MAX_DEPTH, _MAX_WEIGHTS = 32, 2**16
 # Weights of the model itself, beside those of its layers.
@@ -182,11 +184,12 @@ def main() -> int:
     path, max_bytes, memory, seconds = sys.argv[1], *map(int, sys.argv[2:])
     limit(memory, seconds)
     try:
-        with h5py.File(path, "r") as file:
-            write(sys.stdout.buffer, weights(file), max_bytes)
+        with h5py.File(path, "r") as file, open(_OUTPUT, "wb") as out:
+            write(out, weights(file), max_bytes)
     except Exception as error:
         damaged = f"is cut short or damaged; download or copy it again ({type(error).__name__}: {error})"
-        sys.stderr.buffer.write((str(error) if isinstance(error, Refused) else damaged).encode("utf-8", "replace"))
+        with open(_REASON, "wb") as out:
+            out.write((str(error) if isinstance(error, Refused) else damaged).encode("utf-8", "replace"))
         return REFUSED
     return 0
 
