@@ -213,7 +213,8 @@ def load_npz(path: str | os.PathLike[str]) -> Dataset:
             raise ValueError(f"{path!r} has no array {name!r}, it has {[*arrays, *others]}; add it with numpy.savez")
     try:
         return _named(arrays["images"], arrays["labels"], arrays.get("class_names"))
-    except (ValueError, TypeError) as error:
+    # Strings may hold what is no character.
+    except (ValueError, TypeError, SystemError) as error:
         raise ValueError(f"{path!r}: {error}") from error
 
 

@@ -14,6 +14,10 @@ from jaxcnn.interop.records.record import Record
 from jaxcnn.types import Layer, Params, Shape, State
 
 
+# Where XLA takes memory on CPU without copying it, in bytes.
+_ALIGNMENT = 64
+
+
 class Target(NamedTuple):
     """Where an array of the source goes.
 
@@ -138,13 +142,23 @@ def read(record: Record, model: Any, wanted: Mapping[str, Target], given: Mappin
         array = np.asarray(given[name])
         dtype = np.float64 if array.dtype == np.float64 and jax.config.values["jax_enable_x64"] else np.float32
         array = record.from_source(target.path, target.layer, target.keys[-1], array, target.shape)
-        # In JAX's order of memory, device_put uses it as it is: nothing is compiled, nor copied twice.
-        leaves[target.tree][target.keys] = jax.device_put(np.asarray(array, dtype, order="C"))
+        # In JAX's order and alignment, device_put uses it as it is: nothing is compiled, nor copied twice.
+        leaf = _aligned(target.shape, np.dtype(dtype))
+        leaf[...] = array
+        leaves[target.tree][target.keys] = jax.device_put(leaf)
     params, state = (
         jax.tree_util.tree_map_with_path(lambda path, _, found=found: found[tuple(entry.key for entry in path)], like)
         for found, like in zip(leaves, shapes_of(model), strict=True)
     )
     return params, state
+
+
+def _aligned(shape: Shape, dtype: np.dtype) -> np.ndarray:
+    """Makes an array whose first byte lies where JAX wants it."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def check(model: Any, params: Params, state: State) -> None:

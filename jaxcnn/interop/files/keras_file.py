@@ -9,7 +9,7 @@ the files that Keras 3.15 writes as `.h5`.
 
 The library that reads the format can crash or run forever over a damaged file. So a process of its own reads it, whole
 and at once, into a temporary file without a name, from which the tensors come. That takes some tenths of a second and
-as much room among the temporary files as the weights have. That process may take 30 seconds and one more for each 10 MB
+as much room among the temporary files as the weights have. That process may take 10 seconds and one more for each 10 MB
 of the file, and 512 MiB of memory and 16 times the size of the file, which also limits what packed weights may become.
 """
 
@@ -31,7 +31,7 @@ _REFUSED = 3
 # Weights are hardly ever packed, and then not far.
 _MAX_UNPACKING = 16
 _MEMORY = 2**29
-_SECONDS, _BYTES_PER_SECOND = 30, 10**7
+_SECONDS, _BYTES_PER_SECOND = 10, 10**7
 
 
 def read_keras(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:

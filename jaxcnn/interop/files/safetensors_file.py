@@ -61,7 +61,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
     """
     path = Path(path)
     if path.is_dir():
-        candidates = [path / name for name in (_FILE, _INDEX) if (path / name).is_file()]
+        candidates = [path / name for name in (_FILE, _INDEX) if (path / name).exists()]
         if not candidates:
             raise FileNotFoundError(f"the folder {str(path)!r} has neither {_FILE} nor {_INDEX}")
         path = candidates[0]
@@ -250,7 +250,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     """Reads the shards of an index, each tensor from the file that the index names."""
     weight_map = read_index(index)
     shards = sorted(set(weight_map.values()))
-    missing = [shard for shard in shards if not (index.parent / shard).is_file()]
+    missing = [shard for shard in shards if not (index.parent / shard).exists()]
     if missing:
         raise FileNotFoundError(f"{str(index)!r} names shards that are not there: {', '.join(missing)}; download them")
     tensors: dict[str, Tensor] = {}
