@@ -27,7 +27,9 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     """Leaves out what takes a night, unless -m names it."""
     if "nightly" not in config.getoption("markexpr"):
-        items[:] = [item for item in items if item.get_closest_marker("nightly") is None]
+        nightly = [item for item in items if item.get_closest_marker("nightly")]
+        items[:] = [item for item in items if item not in nightly]
+        config.hook.pytest_deselected(items=nightly)
 
 
 @pytest.fixture

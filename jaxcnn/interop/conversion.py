@@ -13,7 +13,6 @@ from jaxcnn.interop.files.tensor import Tensor
 from jaxcnn.interop.records.record import Record
 from jaxcnn.types import Layer, Params, Shape, State
 
-
 # Where XLA takes memory on CPU without copying it, in bytes.
 _ALIGNMENT = 64
 

@@ -10,7 +10,7 @@ from typing import BinaryIO, cast
 ZIP = "a zip archive"
 HDF5 = "an HDF5 file; if it is one of Keras, read it with keras_file.read_keras"
 SAFETENSORS = "a safetensors file; read it with safetensors_file.read_safetensors"
-BEFORE_1_6 = "a file of torch before 1.6; re-save it with a newer torch"
+BEFORE_1_6 = "a file of torch before 1.6; read it with torch_file.read_torch"
 """What `describe_file` says of files that there are readers for."""
 
 # How files begin that are taken for weights.

@@ -14,6 +14,8 @@ from jaxcnn.interop.files.paths import FileError, describe_file, is_keras_archiv
 # The directory of an archive takes some 70 bytes an entry, the pickle some 300 bytes a tensor.
 _MAX_DIRECTORY = 2**22
 _MAX_PICKLE = 2**24
+# Every tensor of a packed storage unpacks all of it.
+_MAX_SHARING = 16
 PIECE = 2**20
 """How many bytes are read at once where values do not lie together."""
 
@@ -42,21 +44,21 @@ class Archive:
         except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, OverflowError, struct.error) as error:
             raise FileError(self._not_a_checkpoint()) from error
         if keras:
-            raise FileError(f"{self.path_text} is a .keras file; see keras_file.read_keras for what can be read")
+            raise FileError(f"{self._path_text} is a .keras file; see keras_file.read_keras for what can be read")
         self._entries = {entry.filename: entry for entry in entries}
         if len(self._entries) < len(entries):
-            raise FileError(f"{self.path_text} is damaged: it has two entries of one name; download or copy it again")
+            raise FileError(f"{self._path_text} is damaged: it has two entries of one name; download or copy it again")
         self._checked: set[str] = set()
         roots = [name.removesuffix("data.pkl") for name in self._entries if name.endswith("/data.pkl")]
         if len(roots) != 1:
             raise FileError(
-                f"{self.path_text} is a zip archive, but no checkpoint of torch: expected one data.pkl, "
+                f"{self._path_text} is a zip archive, but no checkpoint of torch: expected one data.pkl, "
                 f"got {len(roots)}"
             )
         self._root = roots[0]
         if self._root + "constants.pkl" in self._entries:
             raise FileError(
-                f"{self.path_text} is a TorchScript program; expected a state dict: save "
+                f"{self._path_text} is a TorchScript program; expected a state dict: save "
                 "torch.jit.load(path).state_dict() with torch.save"
             )
         self.byte_order = "little"
@@ -64,26 +66,59 @@ class Archive:
             self.byte_order = self._read("byteorder", 16).decode("ascii", "replace")
             if self.byte_order not in ("little", "big"):
                 raise FileError(
-                    f"{self.path_text} is damaged: expected byte order 'little' or 'big', got {self.byte_order!r}"
+                    f"{self._path_text} is damaged: expected byte order 'little' or 'big', got {self.byte_order!r}"
                 )
 
     @property
-    def path_text(self) -> str:
+    def _path_text(self) -> str:
         """The path as errors have it."""
         return repr(str(self.path))
 
     @property
-    def entries(self) -> int:
-        """The number of entries."""
-        return len(self._entries)
+    def max_operations(self) -> int:
+        """How many operations the pickle of the structure may have: a state dict takes some 50 for a tensor."""
+        return 2**18 + 200 * len(self._entries)
 
     def pickle(self) -> bytes:
         """Returns the pickle of the structure, of at most 16 MiB."""
         return self._read("data.pkl", _MAX_PICKLE)
 
-    def size(self, key: str) -> int:
-        """Returns the bytes of a storage, unpacked."""
-        return self._entry(f"data/{key}").file_size
+    def declare(self, key: str, elements: int, itemsize: int) -> None:
+        """Compares what the structure says of a storage with its entry.
+
+        Args:
+          key: of the storage.
+          elements: how many it has.
+          itemsize: bytes of each.
+
+        Raises:
+          ValueError: the entry is missing, or shorter.
+        """
+        available = self._entry(f"data/{key}").file_size
+        if elements * itemsize > available:
+            raise ValueError(f"expected {elements} elements in data/{key}, got {available} bytes; the file is damaged")
+
+    def finish(self, tensors: dict[str, list[int]]) -> None:
+        """Refuses packed storages that cost more to unpack than their tensors are large.
+
+        Args:
+          tensors: the bytes of every tensor by the key of its storage.
+
+        Raises:
+          ValueError: there is one.
+        """
+        for key, sizes in tensors.items():
+            size = self._entry(f"data/{key}").file_size
+            if self.packed(key) and size > sum(sizes):
+                raise ValueError(
+                    f"data/{key[:100]} is packed and holds {size} bytes for tensors of {sum(sizes)}; save the file "
+                    "anew with torch.save"
+                )
+            if self.packed(key) and len(sizes) > _MAX_SHARING:
+                raise ValueError(
+                    f"data/{key[:100]} is packed and shared by {len(sizes)} tensors, expected at most {_MAX_SHARING}; "
+                    "save the file anew with torch.save"
+                )
 
     def packed(self, key: str) -> bool:
         """Says whether a storage is packed, so that all of it is unpacked for any part of it."""
@@ -104,13 +139,13 @@ class Archive:
 
     def _entry(self, name: str) -> zipfile.ZipInfo:
         if self._root + name not in self._entries:
-            raise FileError(f"{self.path_text} is damaged: it lacks {name[:100]}")
+            raise FileError(f"{self._path_text} is damaged: it lacks {name[:100]}")
         return self._entries[self._root + name]
 
     def _read(self, name: str, limit: int) -> bytes:
         size = self._entry(name).file_size
         if size > limit:
-            raise FileError(f"{self.path_text} has a {name} of {size} bytes; expected at most {limit}")
+            raise FileError(f"{self._path_text} has a {name} of {size} bytes; expected at most {limit}")
         buffer = bytearray(size)
         self._fill(name, memoryview(buffer), 0)
         return bytes(buffer)
@@ -155,7 +190,7 @@ class Archive:
         """Returns where the bytes of an entry begin, after a header of its own."""
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise FileError(
-                f"{self.path_text} is packed by method {entry.compress_type}; expected stored or deflated entries"
+                f"{self._path_text} is packed by method {entry.compress_type}; expected stored or deflated entries"
             )
         header = self._file.read(entry.header_offset, 30)
         if header[:4] != b"PK\x03\x04" or entry.flag_bits & 1:
@@ -167,20 +202,14 @@ class Archive:
         return begin
 
     def _damaged(self, name: str) -> FileError:
-        return FileError(f"{self.path_text} is damaged at {name}; download or copy it again")
+        return FileError(f"{self._path_text} is damaged at {name}; download or copy it again")
 
     def _not_a_checkpoint(self) -> str:
         """Says why a file that is no zip archive is none."""
         words = describe_file(self.path)
         if words == "a zip archive":
-            return f"{self.path_text} is cut short or damaged; download or copy it again"
-        if "torch before 1.6" in words:
-            return (
-                f"{self.path_text} was written in the format of torch before 1.6; re-save it where there is a newer "
-                f"torch: python -c \"import torch; torch.save(torch.load({self.path_text}, map_location='cpu', "
-                "weights_only=True), 'new.pth')\""
-            )
-        return f"read_torch expects a zip archive as torch.save writes it, but {self.path_text} is {words}"
+            return f"{self._path_text} is cut short or damaged; download or copy it again"
+        return f"read_torch expects a file as torch.save writes it, but {self._path_text} is {words}"
 
 
 class _Directory(io.FileIO):

@@ -4,9 +4,9 @@
     tensors["conv1.weight"].shape  # (64, 3, 7, 7)
     kernel = numpy.asarray(tensors["conv1.weight"])
 
-The format is that of torch 1.6 and later: a zip archive with a pickle, `data.pkl`, of the structure, and an entry for
-each storage, `data/0`, `data/1` and so on, without compression. A tensor is a view of a storage: offset, shape and
-strides. Source: torch's notes on serialization, and the files that torch 2.13 writes.
+The format of torch 1.6 and later is a zip archive with a pickle, `data.pkl`, of the structure, and an entry for each
+storage, `data/0`, `data/1` and so on, without compression; for the older one see `torch_legacy`. A tensor is a view of
+a storage: offset, shape and strides. Source: torch's notes on serialization, and the files that torch 2.13 writes.
 
 What a file can cost is limited. Its structure: 4 MiB of names of entries, 16 MiB of pickle, and 262,144 operations of
 the pickle and 200 more for each storage. Its values: a tensor that is read takes its own size and 2 MiB; of a storage
@@ -30,10 +30,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxcnn.interop.files.opened import reading, shown
-from jaxcnn.interop.files.paths import FileError, written_whole
+from jaxcnn.interop.files.paths import BEFORE_1_6, FileError, describe_file, existing_file, written_whole
 from jaxcnn.interop.files.restricted_pickle import Global, RefusedGlobal, unpickle
 from jaxcnn.interop.files.tensor import LazyTensor, Tensor, swap_bytes
 from jaxcnn.interop.files.torch_archive import PIECE, Archive
+from jaxcnn.interop.files.torch_legacy import LegacyFile
 
 _STORAGES = {
     "torch.DoubleStorage": np.dtype(np.float64),
@@ -72,10 +73,6 @@ _FUNCTIONS = (
 _ALLOWED = frozenset((*_FUNCTIONS, *_STORAGES, *_UNTYPED, *_DTYPES))
 
 _MAX_RANK = 64
-# A state dict takes some 50 operations a tensor.
-_MAX_OPERATIONS, _MAX_OPERATIONS_PER_STORAGE = 2**18, 200
-# Every tensor of a packed storage unpacks all of it.
-_MAX_SHARING = 16
 # A tensor whose elements share memory (strides of zero) grows when it is read; one larger than this is no weight.
 _MAX_SHARED = 2**26
 # torch aligns storages for memory mapping.
@@ -85,7 +82,7 @@ _ALIGNMENT = 64
 class _Opened(NamedTuple):
     """An archive, and the bytes of every tensor that its pickle makes, by the key of the storage."""
 
-    archive: Archive
+    archive: Archive | LegacyFile
     tensors: dict[str, list[int]]
 
 
@@ -106,7 +103,7 @@ def read_torch(path: str | os.PathLike[str], *, entry: str | None = None) -> Map
     result or one of its tensors lives, so do not overwrite it in place meanwhile.
 
     Args:
-      path: a file that torch 1.6 or later saved, whatever its ending.
+      path: a file that `torch.save` wrote, whatever its ending.
       entry: which entry of a checkpoint to open, such as "model_ema"; None for the only one, or the state dict itself.
 
     Returns:
@@ -119,26 +116,27 @@ def read_torch(path: str | os.PathLike[str], *, entry: str | None = None) -> Map
         found when it is read.
     """
     with reading(path):
-        archive = Archive(path)
+        legacy = describe_file(existing_file(path)) == BEFORE_1_6
+        archive = LegacyFile(path) if legacy else Archive(path)
         opened = _Opened(archive, {})
         try:
             content = unpickle(
                 archive.pickle(),
-                max_operations=_MAX_OPERATIONS + _MAX_OPERATIONS_PER_STORAGE * archive.entries,
+                max_operations=archive.max_operations,
                 allowed=_ALLOWED,
                 call=functools.partial(_call, opened),
                 load_persistent=functools.partial(_storage, archive),
             )
-            _check_packed(opened)
+            archive.finish(opened.tensors)
         except RefusedGlobal as error:
             raise FileError(
-                f"{archive.path_text} asks for {error}, which is refused: only tensors and dicts of them are read; if "
-                "you trust the file, save its tensors alone with torch.save(model.state_dict(), path)"
+                f"{str(archive.path)!r} asks for {error}, which is refused: only tensors and dicts of them are read; "
+                "if you trust the file, save its tensors alone with torch.save(model.state_dict(), path)"
             ) from None
         except FileError:
             raise
         except ValueError as error:
-            raise FileError(f"{archive.path_text} cannot be read: {error}") from error
+            raise FileError(f"{str(archive.path)!r} cannot be read: {error}") from error
         return MappingProxyType(_state_dict(content, entry, archive.path))
 
 
@@ -176,16 +174,17 @@ def write_torch(path: str | os.PathLike[str], tensors: Mapping[str, ArrayLike | 
         _write_entry(archive, file, "version", b"3\n")
 
 
-def _storage(archive: Archive, persistent_id: Any) -> _Storage:
+def _storage(archive: Archive | LegacyFile, persistent_id: Any) -> _Storage:
     """Returns what a persistent id names, once its entry is seen to be long enough."""
     match persistent_id:
-        case ("storage", Global(name), str(key), str(), int(size)) if name in _STORAGES or name in _UNTYPED:
+        # The older format has one part more, of views that nothing makes any longer.
+        case ("storage", Global(name), str(key), str(), int(size), *view) if (
+            (name in _STORAGES or name in _UNTYPED) and size >= 0 and not any(view)
+        ):
             dtype = _STORAGES.get(name)
         case _:
             raise ValueError("expected a storage as torch.save writes it; the pickle is damaged")
-    available = archive.size(key)
-    if not 0 <= size * (dtype.itemsize if dtype else 1) <= available:
-        raise ValueError(f"expected {size} elements in data/{key}, got {available} bytes; the file is damaged")
+    archive.declare(key, size, dtype.itemsize if dtype else 1)
     return _Storage(key, dtype, size)
 
 
@@ -248,7 +247,7 @@ def _strided(opened: _Opened, storage: _Storage, dtype: np.dtype, offset: Any, s
     return LazyTensor(shape, dtype, read)
 
 
-def _gather(archive: Archive, key: str, out: np.ndarray, offset: int, steps: tuple[int, ...]) -> None:
+def _gather(archive: Archive | LegacyFile, key: str, out: np.ndarray, offset: int, steps: tuple[int, ...]) -> None:
     """Reads a view of a storage, of which no more than a piece is held that does not lie as in the result.
 
     Args:
@@ -273,23 +272,6 @@ def _gather(archive: Archive, key: str, out: np.ndarray, offset: int, steps: tup
         first, second = np.split(out, [half], axis)
         _gather(archive, key, first, offset, steps)
         _gather(archive, key, second, offset + half * steps[axis], steps)
-
-
-def _check_packed(opened: _Opened) -> None:
-    """Refuses packed storages that cost more to unpack than their tensors are large."""
-    for key, sizes in opened.tensors.items():
-        if not opened.archive.packed(key):
-            continue
-        if opened.archive.size(key) > sum(sizes):
-            raise ValueError(
-                f"data/{key[:100]} is packed and holds {opened.archive.size(key)} bytes for tensors of {sum(sizes)}; "
-                "save the file anew with torch.save"
-            )
-        if len(sizes) > _MAX_SHARING:
-            raise ValueError(
-                f"data/{key[:100]} is packed and shared by {len(sizes)} tensors, expected at most {_MAX_SHARING}; save "
-                "the file anew with torch.save"
-            )
 
 
 def _state_dict(content: Any, entry: str | None, path: Path) -> dict[str, Tensor]:
