@@ -15,6 +15,8 @@ from jaxcnn.types import Layer, Params, Shape, State
 
 # Where XLA takes memory on CPU without copying it, in bytes.
 _ALIGNMENT = 64
+# How many bytes of a leaf are read at once.
+_PIECE = 2**24
 
 
 class Target(NamedTuple):
@@ -124,7 +126,7 @@ def usable(record: Record, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read(record: Record, model: Any, wanted: Mapping[str, Target], given: Mapping[str, Tensor]) -> tuple[Params, State]:
-    """Reads the arrays of a file into parameters and state, one after the other.
+    """Reads the arrays of a file into parameters and state, one after the other and piece by piece.
 
     Args:
       record: of the source.
@@ -136,14 +138,19 @@ def read(record: Record, model: Any, wanted: Mapping[str, Target], given: Mappin
       Parameters and state, in float32; in float64 where the file has that and JAX may use it.
     """
     leaves: tuple[dict[tuple[str, ...], jax.Array], ...] = ({}, {})
-    # A copy is made of each: of the largest ones first, while there is little else in memory.
-    for name, target in sorted(wanted.items(), key=lambda item: -math.prod(item[1].shape)):
-        array = np.asarray(given[name])
-        dtype = np.float64 if array.dtype == np.float64 and jax.config.values["jax_enable_x64"] else np.float32
-        array = record.from_source(target.path, target.layer, target.keys[-1], array, target.shape)
+    for name, target in wanted.items():
+        tensor = given[name]
+        dtype = np.float64 if tensor.dtype == np.float64 and jax.config.values["jax_enable_x64"] else np.float32
         # In JAX's order and alignment, device_put uses it as it is: nothing is compiled, nor copied twice.
         leaf = _aligned(target.shape, np.dtype(dtype))
-        leaf[...] = array
+        there = record.source_view(target.path, target.layer, target.keys[-1], leaf)
+        if there.ndim and len(there) == tensor.shape[0]:
+            rows = max(1, _PIECE * len(there) // max(1, leaf.nbytes))
+            for start in range(0, len(there), rows):
+                piece = there[start : start + rows]
+                piece[...] = tensor.rows(start, start + len(piece)).reshape(piece.shape)
+        else:
+            there[...] = np.asarray(tensor).reshape(there.shape)
         leaves[target.tree][target.keys] = jax.device_put(leaf)
     params, state = (
         jax.tree_util.tree_map_with_path(lambda path, _, found=found: found[tuple(entry.key for entry in path)], like)

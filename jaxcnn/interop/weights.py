@@ -82,8 +82,8 @@ def load_weights(
     file is by `architecture=`, which refuses what is not known here, or load a folder with its config.json, which is
     believed and refused where it asks for something else.
 
-    While it loads, at most 1.5 times the size of the parameters and state in float32 is in memory, or twice their
-    largest array where that is more. The limits of the readers are those of `jaxcnn.interop.files`.
+    While it loads, the parameters and state in float32 and some 32 MiB are in memory, and what the readers need, whose
+    limits are those of `jaxcnn.interop.files`.
 
     Args:
       model_name: name of a model of the catalog, such as "resnet50".

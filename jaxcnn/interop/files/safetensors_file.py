@@ -229,14 +229,18 @@ class _Header:
         return tensors
 
     def tensor(self, shape: tuple[int, ...], dtype: np.dtype, offset: int) -> LazyTensor:
-        def read() -> np.ndarray:
+        def rows(start: int, stop: int) -> np.ndarray:
+            row = math.prod(shape[1:]) * dtype.itemsize
+            return read((stop - start, *shape[1:]), offset + start * row)
+
+        def read(shape: tuple[int, ...] = shape, offset: int = offset) -> np.ndarray:
             with reading(self.file.path):
                 values = self.file.array(offset, shape, dtype)
             if sys.byteorder == "big":
                 swap_bytes(values)
             return values
 
-        return LazyTensor(shape, dtype, read)
+        return LazyTensor(shape, dtype, read, rows)
 
     def damaged(self, reason: str) -> FileError:
         path = self.file.path

@@ -234,9 +234,12 @@ def _strided(opened: _Opened, storage: _Storage, dtype: np.dtype, offset: Any, s
     archive = opened.archive
     opened.tensors.setdefault(storage.key, []).append(elements * dtype.itemsize)
 
-    def read() -> np.ndarray:
+    def rows(start: int, stop: int) -> np.ndarray:
+        return read((stop - start, *shape[1:]), offset + start * steps[0])
+
+    def read(shape: tuple[int, ...] = shape, offset: int = offset) -> np.ndarray:
         values = np.empty(shape, dtype)
-        if elements:
+        if values.size:
             with reading(archive.path):
                 size = dtype.itemsize
                 _gather(archive, storage.key, values, offset * size, tuple(step * size for step in steps))
@@ -244,7 +247,7 @@ def _strided(opened: _Opened, storage: _Storage, dtype: np.dtype, offset: Any, s
             swap_bytes(values)
         return values
 
-    return LazyTensor(shape, dtype, read)
+    return LazyTensor(shape, dtype, read, rows)
 
 
 def _gather(archive: Archive | LegacyFile, key: str, out: np.ndarray, offset: int, steps: tuple[int, ...]) -> None:

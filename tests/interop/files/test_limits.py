@@ -316,10 +316,11 @@ def test_a_folder_of_pipes_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("ending", [".pth", ".safetensors"])
-def test_loading_takes_one_and_a_half_times_the_size_of_the_weights(ending, tmp_path):
+def test_loading_takes_little_more_than_the_size_of_the_weights(ending, tmp_path):
     model = resnet18(10)
     params, state = draw(model)
     save_torch(tmp_path / f"a{ending}", model, params, state, architecture="torchvision/resnet18")
     load_weights("resnet18", tmp_path / f"a{ending}")
     _, memory = peak(lambda: load_weights("resnet18", tmp_path / f"a{ending}"))
-    assert 44 * MIB * 0.9 < memory < 44 * MIB * 1.5
+    # The largest kernel has 9 MiB, and is read in pieces where it has more than 16.
+    assert 42 * MIB < memory < 60 * MIB
