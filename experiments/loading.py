@@ -2,8 +2,7 @@
 
 The file is written here with random weights under torchvision's names, and read by `load_weights` in processes of its
 own: the first call (the shapes of the model are traced) and a second one are told apart. Memory is the largest
-anonymous resident size during the first call, less the one before it, against the size of the weights; the pages of
-the file, which is mapped into memory, are the system's to take back.
+anonymous resident size during the first call, less the one before it, against the size of the weights.
 
     python experiments/loading.py
 """

@@ -24,6 +24,14 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "error")
 
 
+def pytest_collection_modifyitems(config, items):
+    """Leaves out what takes a night, unless -m names it."""
+    if "nightly" not in config.getoption("markexpr"):
+        nightly = [item for item in items if item.get_closest_marker("nightly")]
+        items[:] = [item for item in items if item not in nightly]
+        config.hook.pytest_deselected(items=nightly)
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)

@@ -3,7 +3,6 @@
 import math
 import os
 import zipfile
-import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -195,39 +194,83 @@ def few(dataset: Dataset, per_class: int, *, seed: int) -> Dataset:
 def load_npz(path: str | os.PathLike[str]) -> Dataset:
     """Reads a dataset from an .npz file, as `numpy.savez(path, images=images, labels=labels)` writes it.
 
-    Nothing is unpickled, so that a file from a stranger cannot run code.
+    Nothing is unpickled, so that a file from a stranger cannot run code. Other arrays in the file are not looked at.
 
     Args:
-      path: a file with the arrays 'images' and 'labels', as `dataset` takes them, and optionally
-        'class_names', an array of strings.
+      path: a file with the arrays 'images' and 'labels', as `dataset` takes them. The labels may be strings too: then
+        the classes are the different ones in sorted order. An array 'class_names', of strings, names the classes, as
+        that argument of `dataset` does; of labels that are strings, it gives the order.
 
     Returns:
       The dataset.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is not an .npz file, is damaged, lacks an array, or `dataset` refuses a value.
-      TypeError: `dataset` refuses a dtype.
+      ValueError: it is not an .npz file, is damaged, lacks an array, or `dataset` refuses a value or a dtype.
     """
     path = os.fspath(path)
-    if not os.path.isfile(path):
+    if not os.path.exists(path) or os.path.isdir(path):
         raise FileNotFoundError(f"there is no file {path!r}; expected an .npz file with 'images' and 'labels'")
-    if not zipfile.is_zipfile(path):
+    # Reading from a pipe or a device may never end.
+    if not os.path.isfile(path) or not zipfile.is_zipfile(path):
         raise ValueError(f"{path!r} is not an .npz file; write one with numpy.savez(path, images=..., labels=...)")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path!r} holds an array that cannot be read ({error}); write the file again") from error
+        arrays, others = _read_arrays(path, "images", "labels", "class_names")
+    # Damaged bytes can fail anywhere in the decoders of zip, deflate and numpy.
+    except Exception as error:
+        raise ValueError(
+            f"{path!r} holds an array that cannot be read ({str(error)[:200]}); write the file again"
+        ) from error
     for name in ("images", "labels"):
         if name not in arrays:
-            raise ValueError(f"{path!r} has no array {name!r}, it has {sorted(arrays)}; add it with numpy.savez")
-    names = arrays.get("class_names")
+            raise ValueError(f"{path!r} has no array {name!r}, it has {[*arrays, *others]}; add it with numpy.savez")
     try:
-        return dataset(arrays["images"], arrays["labels"], None if names is None else names.astype(str).tolist())
-    except (ValueError, TypeError) as error:
-        error.add_note(f"in {path!r}")
-        raise
+        return _named(arrays["images"], arrays["labels"], arrays.get("class_names"))
+    # Strings may hold what is no character.
+    except (ValueError, TypeError, SystemError) as error:
+        raise ValueError(f"{path!r}: {error}") from error
+
+
+def _read_arrays(path: str, *names: str) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Reads those arrays of an .npz file that it has, as large as they say they are, and lists the others."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+        for name in names:
+            if name not in entries:
+                continue
+            entry = entries[name]
+            with archive.open(entry) as file:
+                version = np.lib.format.read_magic(file)
+                read_header = (
+                    np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                )
+                shape, _, dtype = read_header(file)
+                if dtype.hasobject:
+                    raise ValueError(f"{name!r} holds Python objects, and nothing is unpickled")
+                if min((*shape, 0)) < 0 or math.prod(shape) * dtype.itemsize != entry.file_size - file.tell():
+                    raise ValueError(f"{name!r} is not as large as its shape {shape}")
+    with np.load(path, allow_pickle=False) as arrays:
+        found = {name: arrays[entries[name].filename] for name in names if name in entries}
+    return found, sorted(entries.keys() - set(names))[:10]
+
+
+def _named(images: ArrayLike, labels: np.ndarray, class_names: np.ndarray | None) -> Dataset:
+    """Builds a dataset of labels that are numbers or strings."""
+    names = None if class_names is None else _as_text(class_names).tolist()
+    if labels.dtype.kind not in "US" or labels.ndim != 1:
+        return dataset(images, labels, names)
+    texts = _as_text(labels)
+    names = sorted(set(texts.tolist())) if names is None else names
+    numbers = {name: number for number, name in enumerate(names)}
+    unknown = [text for text in texts.tolist() if text not in numbers]
+    if unknown:
+        raise ValueError(f"labels must be among class_names, got {unknown[0]!r}; the names are {names[:10]}")
+    return dataset(images, np.array([numbers[text] for text in texts.tolist()], np.int32), names)
+
+
+def _as_text(array: np.ndarray) -> np.ndarray:
+    """Returns strings; of bytes, as UTF-8."""
+    return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array.astype(str)
 
 
 def _checked_pixels(images: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Arrays of a file to parameters and state, and back: by name, each exactly once, all of the right shape."""
 
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -11,6 +12,11 @@ from jaxcnn import trees
 from jaxcnn.interop.files.tensor import Tensor
 from jaxcnn.interop.records.record import Record
 from jaxcnn.types import Layer, Params, Shape, State
+
+# Where XLA takes memory on CPU without copying it, in bytes.
+_ALIGNMENT = 64
+# How many bytes of a leaf are read at once.
+_PIECE = 2**24
 
 
 class Target(NamedTuple):
@@ -120,7 +126,7 @@ def usable(record: Record, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read(record: Record, model: Any, wanted: Mapping[str, Target], given: Mapping[str, Tensor]) -> tuple[Params, State]:
-    """Reads the arrays of a file into parameters and state, one after the other.
+    """Reads the arrays of a file into parameters and state, one after the other and piece by piece.
 
     Args:
       record: of the source.
@@ -133,16 +139,32 @@ def read(record: Record, model: Any, wanted: Mapping[str, Target], given: Mappin
     """
     leaves: tuple[dict[tuple[str, ...], jax.Array], ...] = ({}, {})
     for name, target in wanted.items():
-        array = np.asarray(given[name])
-        dtype = np.float64 if array.dtype == np.float64 and jax.config.values["jax_enable_x64"] else np.float32
-        array = record.from_source(target.path, target.layer, target.keys[-1], array, target.shape)
-        # A copy in JAX's order of memory, which device_put uses as it is: nothing is compiled, nor copied twice.
-        leaves[target.tree][target.keys] = jax.device_put(np.array(array, dtype, order="C"))
+        tensor = given[name]
+        dtype = np.float64 if tensor.dtype == np.float64 and jax.config.values["jax_enable_x64"] else np.float32
+        # In JAX's order and alignment, device_put uses it as it is: nothing is compiled, nor copied twice.
+        leaf = _aligned(target.shape, np.dtype(dtype))
+        there = record.source_view(target.path, target.layer, target.keys[-1], leaf)
+        if there.ndim and len(there) == tensor.shape[0]:
+            rows = max(1, _PIECE * len(there) // max(1, leaf.nbytes))
+            for start in range(0, len(there), rows):
+                piece = there[start : start + rows]
+                piece[...] = tensor.rows(start, start + len(piece)).reshape(piece.shape)
+        else:
+            there[...] = np.asarray(tensor).reshape(there.shape)
+        leaves[target.tree][target.keys] = jax.device_put(leaf)
     params, state = (
         jax.tree_util.tree_map_with_path(lambda path, _, found=found: found[tuple(entry.key for entry in path)], like)
         for found, like in zip(leaves, shapes_of(model), strict=True)
     )
     return params, state
+
+
+def _aligned(shape: Shape, dtype: np.dtype) -> np.ndarray:
+    """Makes an array whose first byte lies where JAX wants it."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def check(model: Any, params: Params, state: State) -> None:

@@ -47,9 +47,10 @@ class Preprocessing(Value):
       fit: what a pair `resize_size` is: "exact", whatever that does to the proportions; or, in proportion and rounded,
         "cover", the smallest image that covers it, or "inside", the largest that fits inside.
       fill: grey level of each channel in [0, 255] that pads, red first.
-      channel_order: "RGB" or "BGR", of the result.
+      channel_order: "RGB" or "BGR", of the result; says nothing of grey images.
       scale: the greatest value of a pixel before it is normalised, 1 or 255.
-      mean: what is subtracted, for each channel of the result, in units of `scale`.
+      mean: what is subtracted, for each channel of the result, in units of `scale`: three numbers, or one for grey
+        images.
       std: what the difference is divided by.
     """
 
@@ -71,12 +72,13 @@ class Preprocessing(Value):
             object.__setattr__(self, "resize_size", as_pair("resize_size", self.resize_size))
         if self.crop_size is not None:
             object.__setattr__(self, "crop_size", as_pair("crop_size", self.crop_size))
+        channels = 1 if len(tuple(self.mean)) == len(tuple(self.std)) == 1 else 3
         for name in ("fill", "mean", "std"):
             numbers = tuple(getattr(self, name))
             object.__setattr__(self, name, numbers)
-            if len(numbers) != 3:
+            if len(numbers) != channels:
                 raise ValueError(
-                    f"Preprocessing expects {name} to have one number for each of 3 channels, got {numbers}"
+                    f"Preprocessing expects {name} to have one number for each of {channels} channels, got {numbers}"
                 )
         _check_choice("interpolation", self.interpolation, ("bilinear", "bicubic", "nearest"))
         _check_choice("fit", self.fit, ("exact", "cover", "inside"))
@@ -84,7 +86,9 @@ class Preprocessing(Value):
         _check_choice("scale", self.scale, (1, 255))
         if not all(isinstance(level, int) and 0 <= level <= 255 for level in self.fill):
             raise ValueError(f"Preprocessing expects fill to be whole numbers from 0 to 255, got {self.fill}")
-        if min(self.std) <= 0:
+        if not all(map(math.isfinite, self.mean)):
+            raise ValueError(f"Preprocessing expects mean to be finite, got {self.mean}")
+        if not all(0 < number < math.inf for number in self.std):
             raise ValueError(f"Preprocessing expects std to be positive, got {self.std}")
 
     def __call__(self, image: Any) -> np.ndarray:
@@ -92,20 +96,22 @@ class Preprocessing(Value):
 
         Args:
           image: uint8, shape (height, width, 3), red first; or anything that numpy turns into that, such as a Pillow
-            image in mode "RGB".
+            image in mode "RGB". Where `mean` is one number: shape (height, width, 1), or (height, width).
 
         Returns:
-          float32, shape (*crop_size, 3).
+          float32, shape (*crop_size, channels).
 
         Raises:
           ImportError: Pillow is not installed.
           ValueError: `image` is something else.
         """
-        pixels = np.asarray(image)
-        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
+        pixels, channels = np.asarray(image), len(self.mean)
+        if pixels.ndim == 2 and channels == 1:
+            pixels = pixels[:, :, None]
+        if pixels.ndim != 3 or pixels.shape[2] != channels or pixels.dtype != np.uint8 or 0 in pixels.shape:
             raise ValueError(
-                "Preprocessing expects one uint8 image of shape (height, width, 3), got "
-                f"{pixels.dtype} {pixels.shape}; convert a file with PIL.Image.open(path).convert('RGB')"
+                f"Preprocessing expects one uint8 image of shape (height, width, {channels}), got {pixels.dtype} "
+                f"{pixels.shape}; convert a file with PIL.Image.open(path).convert({'RGB' if channels == 3 else 'L'!r})"
             )
         if self.resize_size is not None:
             pixels = self._resize(pixels)
@@ -129,7 +135,10 @@ class Preprocessing(Value):
         except ImportError as error:
             raise ImportError("resizing expects Pillow to be installed; pip install 'jaxcnn[weights]'") from error
         method = Image.Resampling[self.interpolation.upper()]
-        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), method))
+        # Pillow has no axis of channels where there is one.
+        grey_or_rgb = np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+        resized = np.asarray(Image.fromarray(grey_or_rgb).resize((width, height), method))
+        return resized.reshape(height, width, pixels.shape[2])
 
     def _resized_shape(self, height: int, width: int) -> tuple[int, int]:
         if isinstance(self.resize_size, int):
@@ -178,15 +187,18 @@ def timm_preprocessing(config: TimmConfig, *, use_test_size: bool = False) -> Pr
       The preprocessing.
 
     Raises:
-      ValueError: the model's images do not have 3 channels, or are prepared in a way that is not known here.
+      ValueError: the model's images have neither 3 channels nor 1, or are prepared in a way that is not known here.
     """
     channels, *crop_size = config.input_size
     crop_pct = config.crop_pct
     if use_test_size:
         channels, *crop_size = config.test_input_size or config.input_size
         crop_pct = config.test_crop_pct or crop_pct
-    if channels != 3:
-        raise ValueError(f"timm_preprocessing expects a model of images with 3 channels, got {channels}")
+    if channels not in (1, 3) or len(config.mean) != channels:
+        raise ValueError(
+            f"timm_preprocessing expects a model of images with 3 channels or 1, got {channels} and the mean "
+            f"{config.mean}"
+        )
     _check_choice("interpolation", config.interpolation, ("bilinear", "bicubic", "nearest"))
     _check_choice("crop_mode", config.crop_mode, ("center", "squash", "border"))
     size = as_pair("size", [math.floor(side / crop_pct) for side in crop_size])
@@ -198,7 +210,7 @@ def timm_preprocessing(config: TimmConfig, *, use_test_size: bool = False) -> Pr
         as_pair("crop_size", crop_size),
         cast(Interpolation, config.interpolation),
         fit=fit,
-        fill=tuple(round(255 * level) for level in config.mean) if fit == "inside" else (0, 0, 0),
+        fill=tuple(round(255 * level) if fit == "inside" else 0 for level in config.mean),
         mean=config.mean,
         std=config.std,
     )
@@ -241,7 +253,7 @@ def _padded(pixels: np.ndarray, height: int, width: int, fill: tuple[int, ...]) 
     down, right = max(height - pixels.shape[0], 0), max(width - pixels.shape[1], 0)
     if not (down or right):
         return pixels
-    padded = np.empty((pixels.shape[0] + down, pixels.shape[1] + right, 3), np.uint8)
+    padded = np.empty((pixels.shape[0] + down, pixels.shape[1] + right, pixels.shape[2]), np.uint8)
     padded[:] = fill
     padded[down // 2 : down // 2 + pixels.shape[0], right // 2 : right // 2 + pixels.shape[1]] = pixels
     return padded

@@ -13,22 +13,32 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxcnn.interop import conversion
+from jaxcnn.interop.files import paths
 from jaxcnn.interop.files.config import TimmConfig, read_timm_config
 from jaxcnn.interop.files.hub import download, verify_torchvision_name
 from jaxcnn.interop.files.keras_file import read_keras
+from jaxcnn.interop.files.opened import reading, shown
+from jaxcnn.interop.files.paths import FileError
 from jaxcnn.interop.files.safetensors_file import read_metadata, read_safetensors, write_safetensors
 from jaxcnn.interop.files.tensor import Tensor
 from jaxcnn.interop.files.torch_file import read_torch, write_torch
 from jaxcnn.interop.preprocessing import Preprocessing, timm_preprocessing
 from jaxcnn.interop.records import RECORDS, torchvision_files
 from jaxcnn.interop.records.record import Origin, Record
-from jaxcnn.layers import Conv
+from jaxcnn.layers import Conv, identity
 from jaxcnn.models import catalog
 from jaxcnn.types import Layer, Params, State
 from jaxcnn.values import Partial
 
-_TORCH_FILES, _KERAS_FILES = (".pth", ".pt", ".bin"), (".h5", ".hdf5", ".keras")
+_KERAS_FILES = (".h5", ".hdf5", ".keras")
+_ENDINGS = (*_KERAS_FILES, ".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 _OWN_FORMAT = "jaxcnn"
+# What the wrappers of torch put before the names of a module: parallel and averaged, compiled, that of a training loop.
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
+# How many averages an averaged module of torch is made of.
+_COUNTER = "n_averaged"
+# A longer list of differences would hide what they have in common.
+_LISTED = 5
 
 
 class Weights(NamedTuple):
@@ -56,41 +66,58 @@ class _Source(NamedTuple):
     config: TimmConfig | None = None
 
 
-def load_weights(model_name: str, source: str | Path, *, architecture: str | None = None) -> Weights:
+def load_weights(
+    model_name: str, source: str | Path, *, architecture: str | None = None, entry: str | None = None
+) -> Weights:
     """Loads published weights, with the variant of the model that they were trained with.
 
-    The number of classes and of input channels is that of the file. Every array of the file is used once and every leaf
-    of the model filled once, or an error lists what differs.
+    The number of classes and of input channels is that of the file; where the file has no weights for the classes, the
+    head of the model is the identity. Every array of the file is used once and every leaf of the model filled once, or
+    an error says what differs. `module.`, `_orig_mod.` and `model.`, which wrappers of torch put before all names, are
+    taken off.
+
+    Names and shapes cannot tell networks that differ only in what has no weights. A file of timm's `resnetaa50`,
+    `resnetblur50` or `resnetblur18` without its config.json is taken for a ResNet, one of `efficientnetv2_s`, `_m` and
+    `_l` for `tf_efficientnetv2`, and one of any model with another activation or pooling for the usual one. Say what a
+    file is by `architecture=`, which refuses what is not known here, or load a folder with its config.json, which is
+    believed and refused where it asks for something else.
+
+    While it loads, the parameters and state in float32 and some 32 MiB are in memory, and what the readers need, whose
+    limits are those of `jaxcnn.interop.files`.
 
     Args:
       model_name: name of a model of the catalog, such as "resnet50".
       source: a Hugging Face hub id such as "timm/resnet50.a1_in1k" (needs a network and the package huggingface_hub); a
-        folder with config.json and model.safetensors; a `.safetensors` file, of torch's names or written by
-        `save_safetensors`; a `.pth` or `.pt` file of torch; or a legacy `.h5` file of Keras.
+        folder with config.json and model.safetensors or pytorch_model.bin; or a file, whatever its ending: of
+        safetensors with torch's names or written by `save_safetensors`, of torch, or a legacy `.h5` of Keras.
       architecture: library and architecture, such as "timm/tf_efficientnet_b0": needed where weights of several
         variants have the same names and shapes and the file does not tell which it is.
+      entry: of a checkpoint of torch that holds several state dicts, the one to load, such as "state_dict_ema".
 
     Returns:
       Model, parameters, state and preprocessing. Numbers are float32 (float64 where the file has that and JAX may use
-      it); the preprocessing is None for files written by `save_safetensors`, which hold none.
+      it); the preprocessing is None where nothing is known of it, as for files written by `save_safetensors` and
+      models of images of other than 3 channels without a config.json.
 
     Raises:
       KeyError: there is no model of that name.
       FileNotFoundError: there is no such file, folder or repository.
-      ValueError: the file is none of these or damaged, is of another model, or differs in names or shapes.
+      FileError: the file is damaged or of another format, is of another model, or differs in names or shapes. It is a
+        ValueError.
+      ValueError: the arguments name no source, no architecture of the model, or an entry where there are none.
     """
     if model_name not in catalog.CATALOG:
         raise KeyError(f"expected the name of a model of the catalog, got {model_name!r}")
-    opened = _open(source)
+    opened = _open(source, entry)
     record, model = _choose(model_name, opened, architecture)
-    if record.origin == "jaxcnn" and read_metadata(opened.path).get("model") != repr(model):
-        raise ValueError(
-            f"expected the weights of {model!r}, got those of a model with other options in {opened.path}; "
-            "build that one and use load_safetensors(path, model)"
-        )
-    wanted, given = conversion.targets(record, model), conversion.usable(record, opened.tensors)
-    params, state = conversion.read(record, model, wanted, given)
-    return Weights(model, params, state, _preprocessing(record, opened))
+    with reading(opened.path):
+        if record.origin == "jaxcnn" and read_metadata(opened.path).get("model") != repr(model):
+            raise FileError(
+                f"expected the weights of the catalog's {model_name}, got those of a model with other options in "
+                f"{opened.path}; build that one and use load_safetensors(path, model)"
+            )
+        params, state = _read(record, model, conversion.usable(record, opened.tensors), opened.path)
+        return Weights(model, params, state, _preprocessing(record, model, opened))
 
 
 def save_torch(path: str | Path, model: Any, params: Params, state: State, *, architecture: str) -> None:
@@ -113,7 +140,7 @@ def save_torch(path: str | Path, model: Any, params: Params, state: State, *, ar
         raise ValueError(
             f"expected an architecture of torchvision or timm, got {architecture!r}\nknown: {_listed(known)}"
         )
-    if path.suffix not in (*_TORCH_FILES, ".safetensors"):
+    if path.suffix not in (".pth", ".pt", ".bin", ".safetensors"):
         raise ValueError(f"expected a file name that ends in .pth, .pt or .safetensors, got {path.name!r}")
     try:
         arrays = conversion.written(known[architecture], model, params, state)
@@ -154,54 +181,83 @@ def load_safetensors(path: str | Path, model: Any) -> tuple[Params, State]:
       Parameters and state.
 
     Raises:
-      ValueError: names or shapes are not those of the model; all differences are listed.
+      FileError: the file is damaged, or names or shapes are not those of the model.
     """
     record, given = _own_record(""), read_safetensors(Path(path))
     wanted = conversion.targets(record, model)
     if faults := list(conversion.differences(wanted, given)):
-        raise ValueError("\n  ".join([f"{path} does not hold the leaves of the model:", *faults]))
+        raise FileError("\n  ".join([f"{path} does not hold the leaves of the model:", *_first_few(faults)]))
+    with reading(path):
+        return _read(record, model, given, Path(path))
+
+
+def _read(record: Record, model: Any, given: Mapping[str, Tensor], path: Path) -> tuple[Params, State]:
+    wanted = conversion.targets(record, model)
+    for name in wanted:
+        if given[name].dtype.kind in "biuc":
+            raise FileError(f"{path} expects floating point numbers as {name}, got {given[name].dtype}")
     return conversion.read(record, model, wanted, given)
 
 
-def _open(source: str | Path) -> _Source:
+def _open(source: str | Path, entry: str | None) -> _Source:
     path = Path(source)
     if path.is_dir():
-        return _open_folder(path)
-    if path.suffix in (*_TORCH_FILES, *_KERAS_FILES, ".safetensors"):
-        if not path.is_file():
-            raise FileNotFoundError(f"expected a file of weights, got {path}, which does not exist")
-        return _open_file(path)
+        return _open_folder(path, entry)
+    if path.exists():
+        return _open_file(path, entry)
+    if path.name.lower().endswith(_ENDINGS):
+        raise FileNotFoundError(f"expected a file of weights, got {path}, which does not exist")
     hub_id = str(source).removeprefix("hf-hub:").removeprefix("hf_hub:")
-    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", hub_id):
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", hub_id):
         raise ValueError(
-            "expected a hub id such as timm/resnet50.a1_in1k, a folder with model.safetensors, or a file that ends in "
-            f".safetensors, .pth, .pt or .h5, got {str(source)!r}"
+            "expected a hub id such as timm/resnet50.a1_in1k, a folder with model.safetensors, or a file of weights, "
+            f"got {str(source)!r}, which does not exist"
         )
     hub_id, _, revision = hub_id.partition("@")
-    return _open_folder(download(hub_id, revision=revision or None))
+    return _open_folder(download(hub_id, revision=revision or None), entry)
 
 
-def _open_folder(folder: Path) -> _Source:
-    known = read_timm_config(folder) if (folder / "config.json").is_file() else None
+def _open_folder(folder: Path, entry: str | None) -> _Source:
+    known = read_timm_config(folder) if (folder / "config.json").exists() else None
     origins: tuple[Origin, ...] = ("torchvision", "timm") if known is None else ("timm",)
-    if any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
-        return _Source(folder, read_safetensors(folder), origins, known)
-    if (folder / "pytorch_model.bin").is_file():
-        return _Source(folder, read_torch(folder / "pytorch_model.bin"), origins, known)
+    if any((folder / name).exists() for name in ("model.safetensors", "model.safetensors.index.json")):
+        _refuse_entry(entry, folder)
+        return _Source(folder, _unwrapped(read_safetensors(folder)), origins, known)
+    if (folder / "pytorch_model.bin").exists():
+        tensors = read_torch(folder / "pytorch_model.bin", entry=entry)
+        return _Source(folder, _unwrapped(tensors), origins, known)
     raise FileNotFoundError(
         f"expected model.safetensors or pytorch_model.bin in the folder {folder}, got "
-        f"{sorted(path.name for path in folder.iterdir())}"
+        f"{sorted(path.name for path in folder.iterdir())[:10]}"
     )
 
 
-def _open_file(path: Path) -> _Source:
-    if path.suffix in _KERAS_FILES:
+def _open_file(path: Path, entry: str | None) -> _Source:
+    what, ending = paths.describe_file(paths.existing_file(path)), path.suffix.lower()
+    if what == paths.HDF5 or ending in _KERAS_FILES:
+        _refuse_entry(entry, path)
         return _Source(path, read_keras(path), ("keras",))
-    if path.suffix == ".safetensors":
-        own = read_metadata(path).get("format") == _OWN_FORMAT
-        return _Source(path, read_safetensors(path), ("jaxcnn",) if own else ("torchvision", "timm"))
+    if what == paths.SAFETENSORS or ending == ".safetensors":
+        _refuse_entry(entry, path)
+        if read_metadata(path).get("format") == _OWN_FORMAT:
+            return _Source(path, read_safetensors(path), ("jaxcnn",))
+        return _Source(path, _unwrapped(read_safetensors(path)), ("torchvision", "timm"))
     verify_torchvision_name(path)
-    return _Source(path, read_torch(path), ("torchvision", "timm"))
+    return _Source(path, _unwrapped(read_torch(path, entry=entry)), ("torchvision", "timm"))
+
+
+def _refuse_entry(entry: str | None, path: Path) -> None:
+    if entry is not None:
+        raise ValueError(f"expected entry= for a checkpoint of torch alone, got {entry!r} for {path}")
+
+
+def _unwrapped(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Takes off what wrappers of torch put before all names, however often."""
+    for prefix in _WRAPPERS:
+        if tensors and all(name.startswith(prefix) or name == _COUNTER for name in tensors):
+            inner = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name != _COUNTER}
+            return _unwrapped(inner)
+    return tensors
 
 
 def _choose(model_name: str, source: _Source, architecture: str | None) -> tuple[Record, Any]:
@@ -209,24 +265,34 @@ def _choose(model_name: str, source: _Source, architecture: str | None) -> tuple
     candidates = [record for record in RECORDS if record.model == model_name and record.origin in source.origins]
     if "jaxcnn" in source.origins:
         candidates = [_own_record(model_name)]
-    elif architecture is not None:
+    if architecture is not None:
         candidates = [record for record in candidates if record.name == architecture]
-    elif source.config is not None:
+    if source.config is not None:
         candidates = [record for record in candidates if record.architecture == source.config.architecture]
     if not candidates:
-        raise ValueError(_no_record(model_name, source, architecture))
+        raise FileError(_no_record(model_name, source, architecture))
     fitting: dict[str, tuple[Record, Any]] = {}
-    faults: list[tuple[int, str]] = []
+    faults: list[tuple[list[str], Record]] = []
     for record in candidates:
-        given = conversion.usable(record, source.tensors)
-        model = _build(record, given)
-        found = list(conversion.differences(conversion.targets(record, model), given))
+        with reading(source.path):
+            given = conversion.usable(record, source.tensors)
+            model = _build(record, given)
+            found = list(conversion.differences(conversion.targets(record, model), given))
         if found:
-            faults.append((len(found), "\n  ".join([f"expected the arrays of {record.name}:", *found])))
+            faults.append((found, record))
         else:
             fitting[record.name] = record, model
     if not fitting:
-        raise ValueError(f"{source.path} does not hold the weights of {model_name}; {min(faults)[1]}")
+        found, record = min(faults, key=lambda fault: len(fault[0]))
+        raise FileError(
+            "\n  ".join(
+                [
+                    f"{source.path} does not hold the weights of {model_name}; expected the arrays of {record.name}"
+                    f"{_common_prefix(source.tensors)}:",
+                    *_first_few(found),
+                ]
+            )
+        )
     # The same model from two libraries: torchvision comes first, whose preprocessing then counts.
     if len({model for _, model in fitting.values()}) > 1:
         raise ValueError(
@@ -236,11 +302,27 @@ def _choose(model_name: str, source: _Source, architecture: str | None) -> tuple
     return next(iter(fitting.values()))
 
 
+def _common_prefix(tensors: Mapping[str, Tensor]) -> str:
+    """Says what all names begin with, where they do."""
+    first = next(iter(tensors), "").partition(".")[0]
+    if len(tensors) > 1 and all(name.startswith(f"{first}.") for name in tensors):
+        return f", got names that all begin with {shown(f'{first}.')}"
+    return ""
+
+
+def _first_few(lines: Sequence[str]) -> list[str]:
+    rest = [f"and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
+    return [*(line[:200] for line in lines[:_LISTED]), *rest]
+
+
 def _no_record(model_name: str, source: _Source, architecture: str | None) -> str:
     known = [record.name for record in RECORDS if record.model == model_name]
-    got = architecture or (f"timm/{source.config.architecture}" if source.config else str(source.path))
+    told = f"timm/{source.config.architecture[:100]}" if source.config else str(source.path)
+    got = architecture or told
     elsewhere = [record.model for record in RECORDS if record.name == got]
     hint = f"; {got} is the model {elsewhere[0]!r} here" if elsewhere else ""
+    if got in known and source.config:
+        hint = f", and {told} in {source.path}"
     return f"expected weights of {model_name!r} from one of [{_listed(known)}], got {got}{hint}"
 
 
@@ -249,7 +331,7 @@ def _listed(names: Any) -> str:
 
 
 def _build(record: Record, given: Mapping[str, Tensor]) -> Any:
-    """Builds a record's model for as many classes and input channels as the arrays have."""
+    """Builds a record's model for as many classes and input channels as the arrays have; without a head for none."""
     entry = catalog.CATALOG[record.model]
     model = record.build(entry.num_classes)
     head = given.get(record.names(record.head, model[record.head], "kernel"))
@@ -260,7 +342,9 @@ def _build(record: Record, given: Mapping[str, Tensor]) -> Any:
     in_channels = entry.image_shape[2]
     if stem is not None and isinstance(layer, Conv) and len(stem.shape) == 4:
         in_channels = stem.shape[inputs]
-    return record.build(num_classes, in_channels=in_channels)
+    built = record.build(num_classes, in_channels=in_channels)
+    headless = all(record.names(record.head, built[record.head], leaf) not in given for leaf in ("kernel", "bias"))
+    return built.replace(head=identity) if headless and record.head == "head" else built
 
 
 def _first(model: Any) -> tuple[str, Any]:
@@ -275,9 +359,21 @@ def _first(model: Any) -> tuple[str, Any]:
     return "/".join(path), model
 
 
-def _preprocessing(record: Record, source: _Source) -> Preprocessing | None:
-    if source.config is not None:
-        return timm_preprocessing(source.config)
+def _preprocessing(record: Record, model: Any, source: _Source) -> Preprocessing | None:
+    _, layer = _first(model)
+    in_channels = getattr(layer, "in_channels", 3)
+    if (config := source.config) is not None:
+        head = model[record.head]
+        got = (in_channels, 0 if head == identity else head.out_features)
+        told = (config.input_size[0], config.num_classes)
+        if got != told:
+            raise FileError(
+                f"{source.path} has a config.json for {told[0]} channels and {told[1]} classes, and weights for "
+                f"{got[0]} channels and {got[1]} classes"
+            )
+        return timm_preprocessing(config) if in_channels in (1, 3) else None
+    if in_channels != 3:
+        return None
     if record.read_preprocessing is not None:
         return record.read_preprocessing(source.tensors)
     published = torchvision_files.PREPROCESSING.get(source.path.name) if record.origin == "torchvision" else None
@@ -286,7 +382,9 @@ def _preprocessing(record: Record, source: _Source) -> Preprocessing | None:
 
 def _own_record(model_name: str) -> Record:
     """Describes files of `save_safetensors`: names and order of axes are those here."""
-    return Record(model_name, "jaxcnn", model_name, Partial(_build_own, model_name=model_name), _own_name, None)
+    head = next((record.head for record in RECORDS if record.model == model_name), "head")
+    build = Partial(_build_own, model_name=model_name)
+    return Record(model_name, "jaxcnn", model_name, build, _own_name, None, head=head)
 
 
 def _own_name(path: str, layer: Layer, leaf: str) -> str:

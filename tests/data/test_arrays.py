@@ -1,5 +1,8 @@
+import io
+import os
 import subprocess
 import sys
+import zipfile
 import zlib
 
 import numpy as np
@@ -298,7 +301,7 @@ def test_a_missing_array_is_named(tmp_path, missing):
 
 def test_pickled_arrays_are_not_opened(tmp_path):
     np.savez(tmp_path / "data.npz", images=grey(), labels=np.array([0, 1, 0, None], object))
-    with pytest.raises(ValueError, match=r"holds an array that cannot be read .*allow_pickle=False"):
+    with pytest.raises(ValueError, match=r"holds an array that cannot be read .*nothing is unpickled"):
         load_npz(tmp_path / "data.npz")
 
 
@@ -314,9 +317,53 @@ def test_a_damaged_archive_is_refused(tmp_path):
 
 def test_a_refused_array_is_reported_with_its_file(tmp_path):
     np.savez(tmp_path / "data.npz", images=grey() * 300, labels=np.array([0, 1, 0, 1]))
-    with pytest.raises(ValueError, match=r"must be in \[0, 1\]") as caught:
+    with pytest.raises(ValueError, match=r"data\.npz': .* must be in \[0, 1\]"):
         load_npz(tmp_path / "data.npz")
-    assert "data.npz" in caught.value.__notes__[0]
+    np.savez(tmp_path / "data.npz", images=grey(), labels=np.array([0.5, 1, 0, 1]))
+    with pytest.raises(ValueError, match=r"data\.npz': labels must be integers, got float64"):
+        load_npz(tmp_path / "data.npz")
+
+
+def test_an_array_that_is_not_needed_is_not_read(tmp_path):
+    np.savez(tmp_path / "data.npz", images=grey(), labels=[0, 1, 0, 1], notes=np.array([None, {}], object))
+    np.testing.assert_array_equal(load_npz(tmp_path / "data.npz").labels, [0, 1, 0, 1])
+    with zipfile.ZipFile(tmp_path / "data.npz", "a") as archive:
+        archive.writestr("more.npy", b"no array at all")
+    np.testing.assert_array_equal(load_npz(tmp_path / "data.npz").labels, [0, 1, 0, 1])
+
+
+@pytest.mark.parametrize("kind", [str, "S"])
+def test_labels_that_are_strings_become_classes_in_sorted_order(kind, tmp_path):
+    labels = np.array(["dog", "cat", "eel", "cat"]).astype(kind)
+    np.savez(tmp_path / "data.npz", images=grey(), labels=labels)
+    data = load_npz(tmp_path / "data.npz")
+    assert data.class_names == ("cat", "dog", "eel")
+    np.testing.assert_array_equal(data.labels, [1, 0, 2, 0])
+    names = np.array(["eel", "dog", "cat", "fox"]).astype(kind)
+    np.savez(tmp_path / "data.npz", images=grey(), labels=labels, class_names=names)
+    data = load_npz(tmp_path / "data.npz")
+    assert data.class_names == ("eel", "dog", "cat", "fox")
+    np.testing.assert_array_equal(data.labels, [1, 2, 0, 2])
+    np.savez(tmp_path / "data.npz", images=grey(), labels=labels, class_names=names[1:])
+    with pytest.raises(ValueError, match="labels must be among class_names, got 'eel'"):
+        load_npz(tmp_path / "data.npz")
+
+
+def test_an_array_that_says_it_is_larger_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "data.npz"
+    np.savez(path, images=grey())
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<i8", "fortran_order": False, "shape": (2**45,)})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("labels.npy", header.getvalue() + bytes(32))
+    with pytest.raises(ValueError, match=r"cannot be read \('labels' is not as large as its shape"):
+        load_npz(path)
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "data.npz")
+    with pytest.raises(ValueError, match=r"data\.npz' is not an \.npz file"):
+        load_npz(tmp_path / "data.npz")
 
 
 def test_chosen_classes_are_numbered_as_they_are_named():

@@ -47,6 +47,12 @@ def test_a_state_dict_is_read_to_the_bit(protocol, tmp_path):
     assert_same(read_torch(tmp_path / "weights.pth"), state)
 
 
+def test_a_state_dict_of_the_format_before_1_6_is_read_to_the_bit(tmp_path):
+    state = {**Network().state_dict(), "view": torch.arange(12).reshape(3, 4).t()[1:]}
+    torch.save(state, tmp_path / "weights.pth", _use_new_zipfile_serialization=False)
+    assert_same(read_torch(tmp_path / "weights.pth"), state)
+
+
 def test_a_file_without_checksums_is_read(tmp_path):
     state = Network().state_dict()
     before = torch.serialization.get_crc32_options()

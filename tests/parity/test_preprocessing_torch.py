@@ -10,6 +10,7 @@ from torchvision_peer import timm, torch, torchvision
 
 from jaxcnn.interop.files.config import TimmConfig, read_timm_config
 from jaxcnn.interop.preprocessing import Preprocessing, timm_preprocessing, torchvision_preprocessing
+from jaxcnn.interop.records import RECORDS
 
 F = torchvision.transforms.functional
 InterpolationMode = torchvision.transforms.InterpolationMode
@@ -121,39 +122,45 @@ def test_timms_transforms(config, name):
         assert_same(prepare(PHOTOGRAPHS[name]), expected, prepare.std)
 
 
-def test_every_published_config_of_timms_cnns_is_read_as_timm_reads_it(tmp_path):
-    families = (
-        "resnet*",
-        "convnext*",
-        "efficientnet*",
-        "tf_efficientnet*",
-        "regnet*",
-        "mobilenet*",
-        "vgg*",
-        "densenet*",
-    )
-    names = [name for family in families for name in timm.list_pretrained(family)]
-    assert len(names) > 300
-    refused = set()
-    for name in names:
-        cfg = timm.get_pretrained_cfg(name)
-        cfg = cfg.to_dict() if hasattr(cfg, "to_dict") else dict(cfg)
-        (tmp_path / "config.json").write_text(json.dumps({"architecture": name.split(".")[0], "pretrained_cfg": cfg}))
+def published_configs():
+    """Yields (name, config as timm saves it for the hub) of all weights of architectures that have a record."""
+    known = {record.architecture for record in RECORDS if record.origin == "timm"}
+    for name in timm.list_pretrained():
+        architecture = name.partition(".")[0]
+        if architecture in known:
+            cfg = timm.get_pretrained_cfg(name).to_dict(remove_source=True)
+            yield (
+                name,
+                {
+                    "architecture": cfg.pop("architecture"),
+                    "num_classes": cfg["num_classes"],
+                    "num_features": 1000,
+                    "global_pool": "avg",
+                    "model_args": {"in_chans": 3, "num_classes": cfg["num_classes"], "global_pool": "avg"},
+                    "pretrained_cfg": cfg,
+                },
+            )
+
+
+def test_all_224_published_configs_of_timm_that_load_here_are_prepared_as_timm_does_it(tmp_path):
+    names, headless, seen = [], [], set()
+    for name, saved in published_configs():
+        names.append(name)
+        headless += [name] * (saved["num_classes"] == 0)
+        (tmp_path / "config.json").write_text(json.dumps(saved))
+        cfg, architecture, _ = timm.models._hub.load_model_config_from_path(tmp_path)
         config = read_timm_config(tmp_path)
+        assert (config.architecture, config.num_classes) == (architecture, saved["num_classes"])
+        (tmp_path / "config.json").write_text(json.dumps({"architecture": architecture, **saved["pretrained_cfg"]}))
+        assert read_timm_config(tmp_path) == config, name
         for use_test_size in (False, True):
             data = timm.data.resolve_data_config(pretrained_cfg=cfg, use_test_size=use_test_size)
-            ours = (config.interpolation, config.crop_mode, config.mean, config.std)
-            assert ours == (data["interpolation"], data["crop_mode"], tuple(data["mean"]), tuple(data["std"]))
-            try:
-                prepare = timm_preprocessing(config, use_test_size=use_test_size)
-            except ValueError:
-                refused.add(name)
-                continue
-            assert prepare.crop_size == tuple(data["input_size"][1:])
-            transform = timm.data.create_transform(**data, is_training=False)
-            size = transform.transforms[0].size
-            assert prepare.resize_size == (size if isinstance(size, int) else tuple(size)), name
-    assert refused == set()
+            prepare = timm_preprocessing(config, use_test_size=use_test_size)
+            if (key := (prepare, str(data))) not in seen:
+                seen.add(key)
+                expected = timm.data.create_transform(**data, is_training=False)(Image.fromarray(CHINA))
+                assert_same(prepare(CHINA), expected, prepare.std)
+    assert (len(names), len(headless)) == (224, 9)
 
 
 def test_a_config_that_timm_saved_is_read(tmp_path):

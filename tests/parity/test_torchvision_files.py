@@ -1,32 +1,49 @@
 """The table of published files against torchvision's metadata: every file of a model that is here, none forgotten."""
 
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_sample_images
 from torchvision_peer import torchvision
 
+from jaxcnn.interop import weights
 from jaxcnn.interop.records import RECORDS
 from jaxcnn.interop.records.torchvision_files import PREPROCESSING
+from jaxcnn.layers import Conv
 
 HALF = (0.5, 0.5, 0.5)
+# These two models normalise once more by themselves, from torchvision's moments to 0.5.
+CHANGES_ITS_INPUT = ("googlenet", "inception_v3")
+MODELS = {record.architecture: record for record in RECORDS if record.origin == "torchvision"}
+PHOTOGRAPH = load_sample_images().images[0]
 
 
-def published():
+def published_files():
     """Lists (file name, transform, model) of all weights of the classifiers that have a record."""
-    for name in sorted({record.architecture for record in RECORDS if record.origin == "torchvision"}):
-        for weights in torchvision.models.get_model_weights(name):
-            # Weights without a classifier, for a detector.
-            if weights.name != "IMAGENET1K_FEATURES":
-                yield weights.url.rsplit("/", 1)[1], weights.transforms(), name
+    for name in MODELS:
+        for published in torchvision.models.get_model_weights(name):
+            yield published.url.rsplit("/", 1)[1], published.transforms(), name
 
 
-def test_the_preprocessing_of_every_published_file_is_that_of_torchvision():
-    for file, transform, name in published():
-        ours = PREPROCESSING[file]
-        assert ours.resize_size == transform.resize_size[0], file
-        assert ours.crop_size == (transform.crop_size[0], transform.crop_size[0]), file
-        assert ours.interpolation == transform.interpolation.value, file
-        # These two models normalise once more by themselves, from torchvision's moments to 0.5.
-        changes_its_input = name in ("googlenet", "inception_v3")
-        assert ours.mean == (HALF if changes_its_input else tuple(transform.mean)), file
-        assert ours.std == (HALF if changes_its_input else tuple(transform.std)), file
+def test_all_92_published_weights_of_torchvision_are_preprocessed_as_there():
+    files, seen = set(), set()
+    for file, transform, name in published_files():
+        files.add(file)
+        ours = weights._preprocessing(MODELS[name], Conv(3, 8), weights._Source(Path(file), {}, ("torchvision",)))
+        moments = (HALF, HALF) if name in CHANGES_ITS_INPUT else (tuple(transform.mean), tuple(transform.std))
+        assert (ours.mean, ours.std) == moments, file
+        if (repr(transform), ours) in seen:
+            continue
+        seen.add((repr(transform), ours))
+        expected = np.moveaxis(transform(Image.fromarray(PHOTOGRAPH)).numpy(), 0, -1)
+        if name in CHANGES_ITS_INPUT:
+            expected = (expected * transform.std + transform.mean - HALF) / HALF
+        actual = ours(PHOTOGRAPH)
+        assert actual.shape == expected.shape, file
+        # In grey levels.
+        assert 255 * np.abs((actual - expected) * ours.std).max() <= 1e-3, file
+    assert len(files) == 92
 
 
 def test_no_file_is_listed_that_torchvision_does_not_publish():

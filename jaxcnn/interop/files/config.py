@@ -1,18 +1,37 @@
 """timm's `config.json`: which architecture a folder of weights is of, and how its images are prepared."""
 
 import dataclasses
-import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jaxcnn.interop.files.opened import read_json, reading, shown
+from jaxcnn.interop.files.paths import FileError
 from jaxcnn.values import Value
 
 # What timm takes where a config says nothing.
 _INPUT_SIZE = (3, 224, 224)
 _CROP_PCT = 0.875
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# No model has larger images or less of them; a preprocessing beyond that would take all memory or divide by zero.
+_MAX_SIDE = 2**14
+_LEAST_CROP, _LEAST_STD = 0.01, 1e-6
+
+# What a config may have beside the parts that are read here: where the weights are from, what their classes are called,
+# and what timm needs to exchange the first and the last layer. None of it changes what the model computes.
+_IN_CONFIG = {"architecture", "num_classes", "num_features", "global_pool", "model_args", "pretrained_cfg"}
+_LABELS = {"label_names", "label_descriptions"}
+_READ_IN_CFG = {"num_classes", "input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std"}
+_READ_IN_CFG |= {"test_input_size", "test_crop_pct", "custom_load", "label_offset"}
+_HARMLESS_IN_CFG = {
+    *("url", "file", "hf_hub_id", "hf_hub_filename", "source", "architecture", "tag"),
+    *("license", "description", "origin_url", "paper_name", "paper_ids", "notes"),
+    *("min_input_size", "fixed_input_size", "pool_size", "test_pool_size", "first_conv", "classifier"),
+}
+# Rates of dropout and of stochastic depth, which evaluation does not use.
+_RATES = {"drop_rate", "drop_path_rate", "drop_block_rate", "proj_drop_rate"}
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -48,7 +67,10 @@ def read_timm_config(folder: str | os.PathLike[str]) -> TimmConfig:
     """Reads the `config.json` of a model that timm saved.
 
     As in timm, what stands beside `pretrained_cfg` counts before what stands in it, and the number of input channels in
-    `model_args` before that of the sizes; older files, which are one flat dict, are read too.
+    `model_args` before that of the sizes, where mean and standard deviation of three channels become their means; older
+    files, which are one flat dict, are read too. A model that was built with options that change what it computes, such
+    as `act_layer`, is refused: of `model_args`, only `num_classes`, `in_chans`, `global_pool="avg"`, rates of dropout
+    and what is None are understood.
 
     Args:
       folder: a folder as `hub.download` returns it, or the path of the file itself.
@@ -58,78 +80,133 @@ def read_timm_config(folder: str | os.PathLike[str]) -> TimmConfig:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is no config of timm, or a part has a wrong type.
+      FileError: it is no config of timm, a part of it is not known here, or has an unexpected type or value.
     """
     path = Path(folder)
-    if path.is_dir():
-        path /= "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no config {str(path)!r}; expected a folder with timm's config.json")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r} is no JSON: {error}; download it again") from error
+    path = path / "config.json" if path.is_dir() else path
+    if not path.exists():
+        raise FileNotFoundError(f"there is no config {str(path)!r}")
+    with reading(path):
+        return _read(path)
+
+
+def _read(path: Path) -> TimmConfig:
+    config = read_json(path)
     if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
-        raise ValueError(f"{str(path)!r} is no config of timm: expected a dict with an architecture")
-    data = config.get("pretrained_cfg", config)
-    parts = _Parts(path, data if isinstance(data, dict) else {})
-    model_args = config.get("model_args")
-    channels = model_args.get("in_chans") if isinstance(model_args, dict) else None
-    input_size = parts.size("input_size", channels) or (channels or 3, *_INPUT_SIZE[1:])
-    num_classes = config.get("num_classes", parts.data.get("num_classes", 1000))
-    if not isinstance(num_classes, int) or num_classes < 0:
-        parts.refuse("num_classes", "a whole number", num_classes)
-    mean, std = parts.numbers("mean", input_size[0]), parts.numbers("std", input_size[0])
+        raise FileError(f"{str(path)!r} is no config of timm: expected a dict with an architecture")
+    top = _Parts(path, config)
+    if "pretrained_cfg" in config:
+        top.know(_IN_CONFIG | _LABELS)
+        parts = top.inner("pretrained_cfg")
+        parts.know(_READ_IN_CFG | _HARMLESS_IN_CFG | _LABELS)
+    else:
+        parts = top
+        parts.know(_READ_IN_CFG | _HARMLESS_IN_CFG | _IN_CONFIG | _LABELS | {"labels"})
+    if parts.get("custom_load", False) is not False:
+        parts.refuse("custom_load", "false, as in files of timm's own names", parts.data["custom_load"])
+    if parts.get("label_offset", 0) != 0:
+        parts.refuse("label_offset", "0: a class without a name is not taken out here", parts.data["label_offset"])
+    top.choice("global_pool", "avg", ("avg",))
+    arguments = top.inner("model_args")
+    arguments.know({"num_classes", "in_chans", "global_pool", *_RATES}, "the model was built with it")
+    arguments.choice("global_pool", "avg", ("avg",))
+    for name in _RATES:
+        arguments.number(name, 0.0, 1.0)
+    channels = arguments.whole("in_chans", 1)
+    input_size = parts.size("input_size") or _INPUT_SIZE
+    test_input_size = parts.size("test_input_size")
+    mean, std = (parts.numbers(name, input_size[0], channels) for name in ("mean", "std"))
+    if std and min(std) < _LEAST_STD:
+        parts.refuse("std", "numbers above 0", list(std))
+    stated, given = (part.whole("num_classes", 0) for part in (top, arguments))
+    if given is not None and stated not in (None, given):
+        arguments.refuse("num_classes in model_args", f"{stated} as beside them", given)
+    numbers_of_classes = (stated, given, parts.whole("num_classes", 0), 1000)
+    channels = channels or input_size[0]
     return TimmConfig(
-        architecture=config["architecture"],
-        num_classes=num_classes,
-        input_size=input_size,
-        interpolation=parts.text("interpolation", "bicubic"),
-        crop_pct=parts.fraction("crop_pct") or _CROP_PCT,
-        crop_mode=parts.text("crop_mode", "center"),
-        mean=mean or _MEAN,
-        std=std or _STD,
-        test_input_size=parts.size("test_input_size", channels),
-        test_crop_pct=parts.fraction("test_crop_pct"),
+        # The tag of the weights may follow the name.
+        architecture=config["architecture"].partition(".")[0],
+        num_classes=next(number for number in numbers_of_classes if number is not None),
+        input_size=(channels, input_size[1], input_size[2]),
+        interpolation=parts.choice("interpolation", "bicubic", ("bilinear", "bicubic", "nearest")),
+        crop_pct=parts.number("crop_pct", _LEAST_CROP, 1.0) or _CROP_PCT,
+        crop_mode=parts.choice("crop_mode", "center", ("center", "squash", "border")),
+        mean=mean or _averaged(_MEAN, channels),
+        std=std or _averaged(_STD, channels),
+        test_input_size=(channels, test_input_size[1], test_input_size[2]) if test_input_size else None,
+        test_crop_pct=parts.number("test_crop_pct", _LEAST_CROP, 1.0),
     )
+
+
+def _averaged(numbers: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Gives images of another number of channels the mean of the numbers, as timm does."""
+    return numbers if len(numbers) == channels else (math.fsum(numbers) / len(numbers),) * channels
 
 
 @dataclasses.dataclass(frozen=True)
 class _Parts:
-    """The parts of a config with their types checked; None or a default where one is missing."""
+    """A dict of a config, whose parts are checked when they are asked for; None or a default where one is missing."""
 
     path: Path
     data: Mapping[str, Any]
 
     def refuse(self, name: str, expected: str, got: Any) -> NoReturn:
-        raise ValueError(f"{str(self.path)!r} expects {name} to be {expected}, got {got!r}")
+        raise FileError(f"{str(self.path)!r} expects {name} to be {expected}, got {shown(got)}")
 
-    def text(self, name: str, default: str) -> str:
-        value = self.data.get(name) or default
-        return value if isinstance(value, str) else self.refuse(name, "a text", value)
+    def know(self, names: set[str], why: str = "it may change what the model computes") -> None:
+        unknown = [name for name, value in self.data.items() if name not in names and value is not None]
+        if unknown:
+            raise FileError(
+                f"{str(self.path)!r} has {shown(unknown[0])}: {shown(self.data[unknown[0]])}, which is not known here; "
+                f"{why}; known are {', '.join(sorted(names))}"
+            )
 
-    def fraction(self, name: str) -> float | None:
+    def get(self, name: str, default: Any = None) -> Any:
         value = self.data.get(name)
-        if not value:
-            return None
-        if not isinstance(value, int | float) or not 0 < value <= 1:
-            self.refuse(name, "a number in (0, 1]", value)
-        return float(value)
+        return default if value is None else value
 
-    def size(self, name: str, channels: int | None) -> tuple[int, int, int] | None:
-        value = self.data.get(name)
-        if not value:
+    def inner(self, name: str) -> "_Parts":
+        value = self.get(name, {})
+        return _Parts(self.path, value) if isinstance(value, dict) else self.refuse(name, "a dict", value)
+
+    def choice(self, name: str, default: str, choices: tuple[str, ...]) -> str:
+        value = self.get(name, default)
+        if not isinstance(value, str) or value not in choices:
+            self.refuse(name, f"one of {', '.join(choices)}", value)
+        return value
+
+    def whole(self, name: str, least: int) -> int | None:
+        value = self.get(name)
+        if value is not None and (type(value) is not int or not least <= value < 2**20):
+            self.refuse(name, f"a whole number{f' of at least {least}' if least else ''}", value)
+        return value
+
+    def number(self, name: str, low: float, high: float) -> float | None:
+        value = self.get(name)
+        if value is not None and (type(value) not in (int, float) or not low <= value <= high):
+            self.refuse(name, f"a number from {low:g} to {high:g}", value)
+        return None if value is None else float(value)
+
+    def size(self, name: str) -> tuple[int, int, int] | None:
+        value = self.get(name)
+        if value is None:
             return None
-        if not isinstance(value, list) or len(value) != 3 or any(type(n) is not int or n < 1 for n in value):
+        if (
+            not isinstance(value, list)
+            or len(value) != 3
+            or any(type(n) is not int or not 1 <= n <= _MAX_SIDE for n in value)
+        ):
             self.refuse(name, "[channels, height, width]", value)
-        return (channels or value[0], value[1], value[2])
+        return value[0], value[1], value[2]
 
-    def numbers(self, name: str, channels: int) -> tuple[float, ...] | None:
-        value = self.data.get(name)
-        if not value:
+    def numbers(self, name: str, stated: int, channels: int | None) -> tuple[float, ...] | None:
+        """Reads one number for each of the channels, or for each of those that the sizes state."""
+        value = self.get(name)
+        if value is None:
             return None
-        if not isinstance(value, list) or any(type(n) not in (int, float) for n in value):
+        if not isinstance(value, list) or any(type(n) not in (int, float) or not abs(n) < 1e6 for n in value):
             self.refuse(name, "a list of numbers", value)
-        if len(value) != channels:
-            self.refuse(name, f"one number for each of {channels} channels", value)
-        return tuple(map(float, value))
+        wanted = stated if channels is None else channels
+        if len(value) not in {wanted, stated}:
+            self.refuse(name, f"one number for each of {wanted} channels", value)
+        return _averaged(tuple(map(float, value)), wanted)

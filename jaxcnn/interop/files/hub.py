@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jaxcnn.interop.files.paths import existing_file
+from jaxcnn.interop.files.paths import FileError, existing_file
 from jaxcnn.interop.files.safetensors_file import read_index
 
 _CONFIG = "config.json"
@@ -72,7 +72,7 @@ def verify_torchvision_name(path: str | os.PathLike[str]) -> bool:
 
     Raises:
       FileNotFoundError: the file is not there.
-      ValueError: the checksum is another.
+      FileError: the checksum is another.
     """
     path = existing_file(path)
     named = re.search(r"-([0-9a-f]{8,64})\.\w+$", path.name)
@@ -80,7 +80,7 @@ def verify_torchvision_name(path: str | os.PathLike[str]) -> bool:
         return False
     digest = _sha256(path)
     if not digest.startswith(named[1]):
-        raise ValueError(
+        raise FileError(
             f"{str(path)!r} is damaged, or not what its name says: expected a sha256 that begins with {named[1]}, got "
             f"{digest[: len(named[1])]}; download it again"
         )

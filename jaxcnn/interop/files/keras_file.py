@@ -6,24 +6,32 @@
 Such a file lists its layers in an attribute, and the weights of each layer in one of the layer's group. The two formats
 of Keras 3 are refused: their weights have numbers, not names, and mean nothing without the code of the model. Source:
 the files that Keras 3.15 writes as `.h5`.
+
+The library that reads the format can crash or run forever over a damaged file. So a process of its own reads it, whole
+and at once, into a temporary file without a name, from which the tensors come. That takes some tenths of a second and
+as much room among the temporary files as the weights have. That process may take 10 seconds and one more for each 10 MB
+of the file, and 512 MiB of memory and 16 times the size of the file, which also limits what packed weights may become.
 """
 
+import importlib.util
 import os
-import re
+import subprocess
+import sys
+import tempfile
 from collections.abc import Mapping
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
-import numpy as np
+from jaxcnn.interop.files import paths
+from jaxcnn.interop.files.opened import OpenFile, reading
+from jaxcnn.interop.files.paths import FileError, describe_file, existing_file
+from jaxcnn.interop.files.safetensors_file import read_opened
+from jaxcnn.interop.files.tensor import Tensor
 
-from jaxcnn.interop.files.paths import describe_file, existing_file
-from jaxcnn.interop.files.tensor import LazyTensor, Tensor
-
-# Weights of the model itself, beside those of its layers.
-_TOP_LEVEL = "top_level_model_weights"
-# The names of Keras 1, which the published VGG files keep: block1_conv1_W_1:0.
-_KERAS_1 = {"W": "kernel", "b": "bias"}
+_CHILD = os.path.join(os.path.dirname(__file__), "keras_child.py")
+_REFUSED = 3
+# Weights are hardly ever packed, and then not far.
+_MAX_UNPACKING = 16
+_MEMORY = 2**29
+_SECONDS, _BYTES_PER_SECOND = 10, 10**7
 
 
 def read_keras(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
@@ -40,102 +48,47 @@ def read_keras(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
     Raises:
       FileNotFoundError: the file is not there.
       ImportError: h5py is not installed.
-      ValueError: the file is damaged, of another format, one of Keras 3's own, or two weights have one name.
+      FileError: the file is damaged, of another format, one of Keras 3's own, reading it takes more than the time or
+        memory above, its weights take more than 16 times its size, or two weights have one name.
     """
-    h5py = _package()
+    if importlib.util.find_spec("h5py") is None:
+        raise ImportError("the format .h5 expects h5py to be installed; pip install 'jaxcnn[weights]'")
     path = existing_file(path)
-    if not h5py.is_hdf5(path):
+    with reading(path):
         what = describe_file(path)
         if what == "a zip archive":
-            raise ValueError(
+            raise FileError(
                 f"{str(path)!r} seems to be a .keras file of Keras 3, whose weights have no names of layers; convert "
                 "it where there is Keras: keras.models.load_model('name.keras').save('name.h5')"
             )
-        raise ValueError(f"read_keras expects an .h5 file, but {str(path)!r} is {what}")
-    try:
-        # The file stays open for as long as one of its tensors lives.
-        file = h5py.File(path, "r")
-        return MappingProxyType(_read(h5py, file, path))
-    except (OSError, RuntimeError, KeyError) as error:
-        raise ValueError(f"{str(path)!r} is cut short or damaged; download or copy it again ({error})") from error
-
-
-def _package() -> Any:
-    """Imports h5py."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError("the format .h5 expects h5py to be installed; pip install 'jaxcnn[weights]'") from error
-    return h5py
-
-
-def _read(h5py: Any, file: Any, path: Path) -> dict[str, Tensor]:
-    group = file.get("model_weights", file)
-    layers = _texts(group, "layer_names")
-    if layers is None:
-        raise ValueError(f"{str(path)!r} {_what_it_is(h5py, file)}")
-    tensors: dict[str, Tensor] = {}
-    for layer in [*layers, *([_TOP_LEVEL] if _TOP_LEVEL in group and _TOP_LEVEL not in layers else [])]:
-        for weight in _texts(group[layer], "weight_names") or ():
-            dataset = group[layer][weight]
-            # HDF5 can point to other files; no weights do.
-            if not isinstance(dataset, h5py.Dataset) or dataset.file != file or dataset.external or dataset.is_virtual:
-                raise ValueError(f"{str(path)!r} expects {weight!r} to be an array of this file, got {dataset}")
-            if dataset.dtype.kind not in "fiub":
-                raise ValueError(f"{str(path)!r} expects numbers as {weight!r}, got dtype {dataset.dtype}")
-            name = _name(layer, weight)
-            if name in tensors:
-                raise ValueError(
-                    f"{str(path)!r} has two weights with the name {name!r}; name the layers apart and save again"
-                )
-            tensors[name] = _tensor(dataset, path)
-    return tensors
-
-
-def _texts(group: Any, name: str) -> list[str] | None:
-    """Returns an attribute that is a list of texts; Keras splits long ones into name0, name1 and so on."""
-    parts = [name] if name in group.attrs else []
-    while not parts or parts[0] != name:
-        part = f"{name}{len(parts)}"
-        if part not in group.attrs:
-            break
-        parts.append(part)
-    if not parts:
-        return None
-    texts = [text for part in parts for text in np.ravel(group.attrs[part]).tolist()]
-    return [text.decode("utf-8") if isinstance(text, bytes) else str(text) for text in texts]
-
-
-def _name(layer: str, weight: str) -> str:
-    weight = re.sub(r":\d+$", "", weight)
-    if weight.startswith(f"{layer}/"):
-        return weight
-    old = re.fullmatch(re.escape(layer) + r"_(W|b)(_\d+)?", weight)
-    return f"{layer}/{_KERAS_1[old[1]] if old else weight}"
-
-
-def _tensor(dataset: Any, path: Path) -> Tensor:
-    dtype = dataset.dtype.newbyteorder("=")
-
-    def read() -> np.ndarray:
+        if what != paths.HDF5:
+            raise FileError(f"read_keras expects an .h5 file, but {str(path)!r} is {what}")
+        size = path.stat().st_size
+        max_bytes = _MAX_UNPACKING * size + 2**20
+        seconds = _SECONDS + size // _BYTES_PER_SECOND
+        limits = (str(max_bytes), str(_MEMORY + max_bytes), str(seconds))
+        # Without a buffer and a name: the other process writes to it, and it goes with the last tensor.
+        converted = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
         try:
-            return np.asarray(dataset[()], dtype)
-        except (OSError, RuntimeError) as error:
-            raise ValueError(
-                f"{str(path)!r} is damaged at {dataset.name}; download or copy it again ({error})"
-            ) from error
-
-    return LazyTensor(dataset.shape, dtype, read)
-
-
-def _what_it_is(h5py: Any, file: Any) -> str:
-    """Says what an HDF5 file without names of layers is."""
-    groups = [name for name, value in file.items() if isinstance(value, h5py.Group)]
-    if "layers" in groups or "_layer_checkpoint_dependencies" in groups or "vars" in groups:
-        return (
-            "is a .weights.h5 file of Keras 3, whose weights have no names of layers; convert it where there is Keras: "
-            "build the model, model.load_weights('name.weights.h5'), and model.save('name.h5')"
-        )
-    if "optimizer_weights" in groups or "optimizer" in groups:
-        return "holds the state of an optimizer, but no weights of a model; expected the file of the model"
-    return f"is no file of Keras: expected the attribute layer_names, got the groups {groups[:10]}"
+            child = subprocess.run(
+                [sys.executable, "-P", _CHILD, os.path.abspath(path), *limits],
+                stdin=subprocess.DEVNULL,
+                stdout=converted,
+                stderr=subprocess.PIPE,
+                timeout=2 * seconds,
+                check=False,
+                # The packages of this process; threads of its own for linear algebra would take memory for nothing.
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"},
+            )
+        except subprocess.TimeoutExpired as error:
+            converted.close()
+            raise FileError(f"{str(path)!r} is damaged: reading it took more than {2 * seconds} seconds") from error
+        opened = OpenFile(path, converted)
+        if child.returncode == _REFUSED:
+            raise FileError(f"{str(path)!r} {child.stderr.decode('utf-8', 'replace')[:1000]}")
+        if child.returncode:
+            raise FileError(
+                f"{str(path)!r} is cut short or damaged; download or copy it again (the process that read it ended "
+                f"with {child.returncode})"
+            )
+        return read_opened(opened)

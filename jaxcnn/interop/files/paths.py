@@ -6,15 +6,25 @@ from pathlib import Path
 
 from jaxcnn.files import written_whole as written_whole
 
-# How files begin that are taken for weights, and who reads them.
+ZIP = "a zip archive"
+HDF5 = "an HDF5 file; if it is one of Keras, read it with keras_file.read_keras"
+SAFETENSORS = "a safetensors file; read it with safetensors_file.read_safetensors"
+BEFORE_1_6 = "a file of torch before 1.6; read it with torch_file.read_torch"
+"""What `describe_file` says of files that there are readers for."""
+
+# How files begin that are taken for weights.
 _BEGINNINGS = (
-    (b"PK\x03\x04", "a zip archive"),
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file; if it is one of Keras, read it with keras_file.read_keras"),
+    (b"PK\x03\x04", ZIP),
+    (b"\x89HDF\r\n\x1a\n", HDF5),
     (b"version https://git-lfs", "a pointer of Git LFS, which stands for the file itself; run `git lfs pull`"),
     (b"<", "a web page, as a failed download leaves it; download the file again"),
     (b"\x1f\x8b", "a gzip file; unpack it first"),
-    (b"\x80\x02\x8a\x0a", "a file of torch before 1.6; re-save it with a newer torch"),
+    (b"\x80\x02\x8a\x0a", BEFORE_1_6),
 )
+
+
+class FileError(ValueError):
+    """A file of weights is damaged, of another format, or beyond a limit of its reader. The text names the file."""
 
 
 def existing_file(path: str | os.PathLike[str]) -> Path:
@@ -29,12 +39,15 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
     Raises:
       FileNotFoundError: there is nothing.
       IsADirectoryError: there is a folder.
+      FileError: there is a device, a pipe or a socket, which might never end.
     """
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"expected a file of weights, got the folder {str(path)!r}")
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"there is no file of weights {str(path)!r}")
+    if not path.is_file():
+        raise FileError(f"expected a file of weights, got {str(path)!r}, which is a device, a pipe or a socket")
     return path
 
 
@@ -52,7 +65,7 @@ def describe_file(path: Path) -> str:
     if not head:
         return "an empty file"
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
-        return "a safetensors file; read it with safetensors_file.read_safetensors"
+        return SAFETENSORS
     for beginning, words in _BEGINNINGS:
         if head.startswith(beginning):
             return words

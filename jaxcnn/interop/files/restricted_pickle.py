@@ -38,6 +38,7 @@ class RefusedGlobal(ValueError):
 def unpickle(
     data: bytes,
     *,
+    max_operations: int,
     allowed: Collection[str],
     call: Callable[[str, tuple[Any, ...]], Any],
     load_persistent: Callable[[Any], Any],
@@ -48,6 +49,7 @@ def unpickle(
 
     Args:
       data: the bytes of the pickle, of any protocol from 2 on.
+      max_operations: how many operations it may have; each takes some 100 bytes and a microsecond.
       allowed: the dotted names that it may mention.
       call: given an allowed name and the arguments, returns what the pickle's call of it stands for.
       load_persistent: given a persistent id, returns what it stands for.
@@ -57,10 +59,10 @@ def unpickle(
 
     Raises:
       RefusedGlobal: the pickle mentions a name that is not in `allowed`.
-      ValueError: it uses an operation that weights do not need, or it is damaged.
+      ValueError: it uses an operation that weights do not need, has too many, or is damaged.
     """
     try:
-        return _Machine(allowed, call, load_persistent).run(data)
+        return _Machine(allowed, call, load_persistent).run(data, max_operations)
     except (IndexError, KeyError, OverflowError) as error:
         raise ValueError(f"the pickle is damaged ({type(error).__name__}: {error})") from error
 
@@ -79,11 +81,13 @@ class _Machine:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
 
-    def run(self, data: bytes) -> Any:
+    def run(self, data: bytes, max_operations: int) -> Any:
         with warnings.catch_warnings():
             # Python warns of unknown escapes in the text of damaged operations.
             warnings.simplefilter("ignore", DeprecationWarning)
-            for opcode, argument, _ in pickletools.genops(data):
+            for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+                if count >= max_operations:
+                    raise ValueError(f"the pickle has more than {max_operations} operations, which weights do not need")
                 if opcode.name != "STOP":
                     self.step(opcode.name, argument)
         result = self.pop()

@@ -3,12 +3,14 @@
     tensors = read_safetensors("resnet50.a1_in1k")  # a folder from the hub, or model.safetensors itself
     write_safetensors("mine.safetensors", {"head/kernel": kernel}, {"model": "resnet50"})
 
-The package safetensors reads and writes; here are its errors in words, shards, and writing that happens whole or not at
-all. Source: the format's description by Hugging Face; the index is that of their transformers package.
+A file is the length of a header, the header in JSON (of at most 4 MiB here), and the values, which fill the rest of the
+file without gaps. Reading needs no package, and a tensor takes no more memory than its values. The package safetensors
+writes. Source: the format's description by Hugging Face; the index is that of their transformers package.
 """
 
-import json
+import math
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -18,8 +20,9 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxcnn.interop.files.paths import describe_file, existing_file, written_whole
-from jaxcnn.interop.files.tensor import LazyTensor, Tensor
+from jaxcnn.interop.files.opened import MAX_JSON, OpenFile, parse_json, read_json, reading, shown
+from jaxcnn.interop.files.paths import FileError, describe_file, existing_file, written_whole
+from jaxcnn.interop.files.tensor import LazyTensor, Tensor, swap_bytes
 
 _FILE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -54,17 +57,33 @@ def read_safetensors(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
 
     Raises:
       FileNotFoundError: the file, or a shard that the index names, is not there.
-      ImportError: the package safetensors is not installed.
-      ValueError: the file is damaged or of another format, or index and shards do not agree.
+      FileError: the file is damaged or of another format, or index and shards do not agree.
     """
     path = Path(path)
     if path.is_dir():
-        candidates = [path / name for name in (_FILE, _INDEX) if (path / name).is_file()]
+        candidates = [path / name for name in (_FILE, _INDEX) if (path / name).exists()]
         if not candidates:
             raise FileNotFoundError(f"the folder {str(path)!r} has neither {_FILE} nor {_INDEX}")
         path = candidates[0]
-    path = existing_file(path)
-    return MappingProxyType(_read_shards(path) if path.suffix == ".json" else _read_file(path))
+    with reading(path):
+        tensors = _read_shards(path) if path.suffix == ".json" else _Header(OpenFile(path)).tensors()
+        return MappingProxyType(tensors)
+
+
+def read_opened(file: OpenFile) -> Mapping[str, Tensor]:
+    """Reads a safetensors file that is open.
+
+    Args:
+      file: the file; it stays open for as long as one of its tensors lives.
+
+    Returns:
+      The tensors by name.
+
+    Raises:
+      FileError: the file is damaged or of another format.
+    """
+    with reading(file.path):
+        return MappingProxyType(_Header(file).tensors())
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -78,10 +97,10 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 
     Raises:
       FileNotFoundError: the file is not there.
-      ImportError: the package safetensors is not installed.
-      ValueError: the file is damaged or of another format.
+      FileError: the file is damaged or of another format.
     """
-    return _open(existing_file(path)).metadata() or {}
+    with reading(path):
+        return _Header(OpenFile(path)).metadata
 
 
 def read_index(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -95,16 +114,16 @@ def read_index(path: str | os.PathLike[str]) -> dict[str, str]:
 
     Raises:
       FileNotFoundError: the file is not there.
-      ValueError: it is no such index, or names files elsewhere.
+      FileError: it is no such index, or names files elsewhere.
     """
     path = existing_file(path)
-    try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        elsewhere = [shard for shard in weight_map.values() if Path(shard).name != shard]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{str(path)!r} is no index of safetensors: expected a weight_map in JSON") from error
+    index = read_json(path)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise FileError(f"{str(path)!r} is no index of safetensors: expected a weight_map in JSON")
+    elsewhere = [shard for shard in weight_map.values() if shard in ("", "..") or Path(shard).name != shard]
     if elsewhere:
-        raise ValueError(f"{str(path)!r} expects shards that are files beside it, got {elsewhere[0]!r}")
+        raise FileError(f"{str(path)!r} expects shards that are files beside it, got {shown(elsewhere[0])}")
     return weight_map
 
 
@@ -125,7 +144,7 @@ def write_safetensors(
       ImportError: the package safetensors is not installed.
       ValueError: there is no tensor, a name or a note is not a string, or the format lacks a dtype.
     """
-    _, numpy_module = _package()
+    package = _package()
     if not tensors:
         raise ValueError("write_safetensors expects at least one tensor, got none")
     for text in (*tensors, *(metadata or {}), *(metadata or {}).values()):
@@ -142,58 +161,108 @@ def write_safetensors(
         # The package writes the memory of an array as it lies.
         arrays[name] = np.asarray(values, values.dtype.newbyteorder("<"), order="C")
     with written_whole(path) as file:
-        numpy_module.save_file(arrays, file.name, metadata=dict(metadata) if metadata else None)
+        package.save_file(arrays, file.name, metadata=dict(metadata) if metadata else None)
 
 
-def _package() -> tuple[Any, Any]:
+def _package() -> Any:
     """Imports the package."""
     try:
-        import safetensors
         import safetensors.numpy
     except ImportError as error:
         raise ImportError(
-            "the format .safetensors expects the package safetensors to be installed; pip install 'jaxcnn[weights]'"
+            "writing .safetensors expects the package safetensors to be installed; pip install 'jaxcnn[weights]'"
         ) from error
-    return safetensors, safetensors.numpy
+    return safetensors.numpy
 
 
-def _open(path: Path) -> Any:
-    """Opens a file, which maps it into memory, and checks its header."""
-    package, _ = _package()
-    try:
-        return package.safe_open(path, framework="numpy")
-    except package.SafetensorError as error:
-        what = describe_file(path)
+class _Header:
+    """The header of a file, whose entries are checked when their tensors are asked for."""
+
+    def __init__(self, file: OpenFile) -> None:
+        self.file = file
+        try:
+            length = int.from_bytes(file.read(0, 8), "little")
+            if length > MAX_JSON:
+                raise ValueError(f"a header of {length} bytes, expected at most {MAX_JSON}")
+            content = parse_json(file.read(8, length))
+            if not isinstance(content, dict):
+                raise ValueError("its header is no object")
+            metadata = content.pop("__metadata__", None) or {}
+            if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+                raise ValueError("its metadata are no texts")
+        except FileError as error:
+            raise self.damaged("it ends in its header") from error
+        except (ValueError, RecursionError) as error:
+            raise self.damaged(str(error)) from error
+        self.entries: dict[str, Any] = content
+        self.metadata: dict[str, str] = metadata
+        self.begin = 8 + length
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns the tensors in the order of the header, once they are seen to fill the file without gaps."""
+        tensors: dict[str, Tensor] = {}
+        places = []
+        for name, entry in self.entries.items():
+            match entry:
+                case {"dtype": str(code), "shape": [*shape], "data_offsets": [int(start), int(end)]} if all(
+                    type(n) is int and 0 <= n < 2**63 for n in (*shape, start, end)
+                ):
+                    pass
+                case _:
+                    raise self.damaged(f"{shown(name)} has no dtype, shape and data_offsets")
+            if code not in _DTYPES:
+                raise FileError(
+                    f"{shown(name)} in {str(self.file.path)!r} has dtype {code[:20]}; "
+                    f"expected one of {', '.join(_DTYPES)}"
+                )
+            if end - start != math.prod(shape) * _DTYPES[code].itemsize:
+                raise self.damaged(f"{shown(name)} has {end - start} bytes for shape {shape}")
+            places.append((start, end))
+            tensors[name] = self.tensor(tuple(shape), _DTYPES[code], self.begin + start)
+        at = 0
+        for start, end in sorted(places):
+            if start != at:
+                raise self.damaged("its tensors overlap or leave gaps")
+            at = end
+        if self.begin + at != self.file.size:
+            raise self.damaged(f"its tensors end at byte {self.begin + at} of {self.file.size}")
+        return tensors
+
+    def tensor(self, shape: tuple[int, ...], dtype: np.dtype, offset: int) -> LazyTensor:
+        def rows(start: int, stop: int) -> np.ndarray:
+            row = math.prod(shape[1:]) * dtype.itemsize
+            return read((stop - start, *shape[1:]), offset + start * row)
+
+        def read(shape: tuple[int, ...] = shape, offset: int = offset) -> np.ndarray:
+            with reading(self.file.path):
+                values = self.file.array(offset, shape, dtype)
+            if sys.byteorder == "big":
+                swap_bytes(values)
+            return values
+
+        return LazyTensor(shape, dtype, read, rows)
+
+    def damaged(self, reason: str) -> FileError:
+        path = self.file.path
+        what = describe_file(path) if path.is_file() else "damaged"
         if what.startswith("a safetensors file"):
             what = "cut short or damaged; download or copy it again"
-        raise ValueError(f"read_safetensors cannot read {str(path)!r}, which is {what} ({error})") from error
-
-
-def _read_file(path: Path) -> dict[str, Tensor]:
-    file = _open(path)
-    tensors: dict[str, Tensor] = {}
-    for name in file.keys():  # noqa: SIM118
-        part = file.get_slice(name)
-        code = part.get_dtype()
-        if code not in _DTYPES:
-            raise ValueError(f"{name!r} in {str(path)!r} has dtype {code}; expected one of {', '.join(_DTYPES)}")
-        tensors[name] = LazyTensor(tuple(part.get_shape()), _DTYPES[code], lambda name=name: file.get_tensor(name))
-    return tensors
+        return FileError(f"read_safetensors cannot read {str(path)!r}, which is {what} ({reason[:200]})")
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
     """Reads the shards of an index, each tensor from the file that the index names."""
     weight_map = read_index(index)
     shards = sorted(set(weight_map.values()))
-    missing = [shard for shard in shards if not (index.parent / shard).is_file()]
+    missing = [shard for shard in shards if not (index.parent / shard).exists()]
     if missing:
         raise FileNotFoundError(f"{str(index)!r} names shards that are not there: {', '.join(missing)}; download them")
     tensors: dict[str, Tensor] = {}
     for shard in shards:
-        own = _read_file(index.parent / shard)
+        own = _Header(OpenFile(index.parent / shard)).tensors()
         named = {name for name, file in weight_map.items() if file == shard}
         if own.keys() != named:
             odd = ", ".join(sorted(own.keys() ^ named)[:5])
-            raise ValueError(f"{str(index)!r} and its shard {shard} do not agree about {odd}; download them again")
+            raise FileError(f"{str(index)!r} and its shard {shard} do not agree about {odd}; download them again")
         tensors |= own
     return {name: tensors[name] for name in weight_map}

@@ -29,20 +29,26 @@ class Tensor(Protocol):
         """Reads the values into an array of their own."""
         ...
 
+    def rows(self, start: int, stop: int, /) -> np.ndarray:
+        """Reads a part along the first axis into an array of its own."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LazyTensor:
-    """A `Tensor` made of a function that reads it.
+    """A `Tensor` made of functions that read it.
 
     Args:
       shape: its shape.
       dtype: the numpy dtype of its values.
       read: returns a new array of that shape and dtype.
+      rows: given start and stop, returns a new array of that part of the first axis.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[], np.ndarray] = dataclasses.field(repr=False)
+    rows: Callable[[int, int], np.ndarray] = dataclasses.field(repr=False)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Reads the values.
@@ -61,3 +67,13 @@ class LazyTensor:
             raise ValueError("a tensor of a file expects to be copied when it is read, got copy=False")
         values = self.read()
         return values if dtype is None else values.astype(dtype, copy=False)
+
+
+def swap_bytes(values: np.ndarray) -> None:
+    """Swaps the bytes of every number of an array in place, also of those that numpy does not know.
+
+    Args:
+      values: the array.
+    """
+    known = values if values.dtype.kind != "V" else values.view(f"u{values.itemsize}")
+    known.byteswap(inplace=True)

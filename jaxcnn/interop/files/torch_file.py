@@ -4,19 +4,21 @@
     tensors["conv1.weight"].shape  # (64, 3, 7, 7)
     kernel = numpy.asarray(tensors["conv1.weight"])
 
-The format is that of torch 1.6 and later: a zip archive with a pickle, `data.pkl`, of the structure, and an entry for
-each storage, `data/0`, `data/1` and so on, without compression. A tensor is a view of a storage: offset, shape and
-strides. Source: torch's notes on serialization, and the files that torch 2.13 writes.
+The format of torch 1.6 and later is a zip archive with a pickle, `data.pkl`, of the structure, and an entry for each
+storage, `data/0`, `data/1` and so on, without compression; for the older one see `torch_legacy`. A tensor is a view of
+a storage: offset, shape and strides. Source: torch's notes on serialization, and the files that torch 2.13 writes.
+
+What a file can cost is limited. Its structure: 4 MiB of names of entries, 16 MiB of pickle, and 262,144 operations of
+the pickle and 200 more for each storage. Its values: a tensor that is read takes its own size and 2 MiB; of a storage
+that is packed, the size of the storage once more, and that is no larger than the tensors in it.
 """
 
 import functools
 import math
-import mmap
 import os
 import struct
 import sys
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import encode_long  # pyright: ignore[reportAttributeAccessIssue]
@@ -27,9 +29,12 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxcnn.interop.files.paths import describe_file, existing_file, is_keras_archive, written_whole
+from jaxcnn.interop.files.opened import reading, shown
+from jaxcnn.interop.files.paths import BEFORE_1_6, FileError, describe_file, existing_file, written_whole
 from jaxcnn.interop.files.restricted_pickle import Global, RefusedGlobal, unpickle
-from jaxcnn.interop.files.tensor import LazyTensor, Tensor
+from jaxcnn.interop.files.tensor import LazyTensor, Tensor, swap_bytes
+from jaxcnn.interop.files.torch_archive import PIECE, Archive
+from jaxcnn.interop.files.torch_legacy import LegacyFile
 
 _STORAGES = {
     "torch.DoubleStorage": np.dtype(np.float64),
@@ -68,12 +73,17 @@ _FUNCTIONS = (
 _ALLOWED = frozenset((*_FUNCTIONS, *_STORAGES, *_UNTYPED, *_DTYPES))
 
 _MAX_RANK = 64
-# The structure of a checkpoint takes some hundred bytes a tensor.
-_MAX_PICKLE = 2**28
 # A tensor whose elements share memory (strides of zero) grows when it is read; one larger than this is no weight.
 _MAX_SHARED = 2**26
 # torch aligns storages for memory mapping.
 _ALIGNMENT = 64
+
+
+class _Opened(NamedTuple):
+    """An archive, and the bytes of every tensor that its pickle makes, by the key of the storage."""
+
+    archive: Archive | LegacyFile
+    tensors: dict[str, list[int]]
 
 
 class _Storage(NamedTuple):
@@ -89,11 +99,11 @@ def read_torch(path: str | os.PathLike[str], *, entry: str | None = None) -> Map
 
     Nothing in the file is executed: its pickle may mention what tensors are made of, and no more. A checkpoint that
     nests the state dict, as in `{"state_dict": ..., "epoch": 3}`, is opened where one entry alone holds tensors.
-    Checksums are verified when a storage is first read, where the file has them. The file is mapped into memory for as
-    long as the result or one of its tensors lives, so do not overwrite it in place meanwhile.
+    Checksums are verified when a storage is first read, where the file has them. The file stays open for as long as the
+    result or one of its tensors lives, so do not overwrite it in place meanwhile.
 
     Args:
-      path: a `.pth` or `.pt` file of torch 1.6 or later.
+      path: a file that `torch.save` wrote, whatever its ending.
       entry: which entry of a checkpoint to open, such as "model_ema"; None for the only one, or the state dict itself.
 
     Returns:
@@ -101,26 +111,33 @@ def read_torch(path: str | os.PathLike[str], *, entry: str | None = None) -> Map
 
     Raises:
       FileNotFoundError: the file is not there.
-      ValueError: the file is of another format, damaged, asks for anything but tensors, holds several state dicts, or
-        a state dict with entries that are not tensors.
+      FileError: the file is of another format, damaged, beyond the limits above, asks for anything but tensors, holds
+        several state dicts, or a state dict with entries that are not tensors. Damage in the values of a tensor is
+        found when it is read.
     """
-    path = existing_file(path)
-    archive = _Archive(path)
-    try:
-        content = unpickle(
-            archive.pickle(),
-            allowed=_ALLOWED,
-            call=functools.partial(_call, archive),
-            load_persistent=functools.partial(_storage, archive),
-        )
-    except RefusedGlobal as error:
-        raise ValueError(
-            f"{str(path)!r} asks for {error}, which is refused: only tensors and dicts of them are read; if you trust "
-            f"the file, save its tensors alone with torch.save(model.state_dict(), path)"
-        ) from None
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r} cannot be read: {error}") from error
-    return MappingProxyType(_state_dict(content, entry, path))
+    with reading(path):
+        legacy = describe_file(existing_file(path)) == BEFORE_1_6
+        archive = LegacyFile(path) if legacy else Archive(path)
+        opened = _Opened(archive, {})
+        try:
+            content = unpickle(
+                archive.pickle(),
+                max_operations=archive.max_operations,
+                allowed=_ALLOWED,
+                call=functools.partial(_call, opened),
+                load_persistent=functools.partial(_storage, archive),
+            )
+            archive.finish(opened.tensors)
+        except RefusedGlobal as error:
+            raise FileError(
+                f"{str(archive.path)!r} asks for {error}, which is refused: only tensors and dicts of them are read; "
+                "if you trust the file, save its tensors alone with torch.save(model.state_dict(), path)"
+            ) from None
+        except FileError:
+            raise
+        except ValueError as error:
+            raise FileError(f"{str(archive.path)!r} cannot be read: {error}") from error
+        return MappingProxyType(_state_dict(content, entry, archive.path))
 
 
 def write_torch(path: str | os.PathLike[str], tensors: Mapping[str, ArrayLike | Tensor]) -> None:
@@ -157,118 +174,21 @@ def write_torch(path: str | os.PathLike[str], tensors: Mapping[str, ArrayLike | 
         _write_entry(archive, file, "version", b"3\n")
 
 
-class _Archive:
-    """The zip archive of a checkpoint, mapped into memory."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with open(path, "rb") as file:
-            try:
-                with zipfile.ZipFile(file) as archive:
-                    infos = archive.infolist()
-                    if is_keras_archive(archive):
-                        raise ValueError(
-                            f"{str(path)!r} is a .keras file; see keras_file.read_keras for what can be read"
-                        )
-            except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, OverflowError, struct.error) as error:
-                raise ValueError(self.not_a_checkpoint()) from error
-            self.bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.infos = {info.filename: info for info in infos}
-        self.checked: set[str] = set()
-        roots = [name.removesuffix("data.pkl") for name in self.infos if name.endswith("/data.pkl")]
-        if len(roots) != 1:
-            raise ValueError(
-                f"{str(path)!r} is a zip archive, but no checkpoint of torch: expected one data.pkl, got {len(roots)}"
-            )
-        self.root = roots[0]
-        if self.root + "constants.pkl" in self.infos:
-            raise ValueError(
-                f"{str(path)!r} is a TorchScript program; expected a state dict: save "
-                "torch.jit.load(path).state_dict() with torch.save"
-            )
-        self.byte_order = "little"
-        if self.root + "byteorder" in self.infos:
-            self.byte_order = bytes(self.read("byteorder", 16)).decode("ascii", "replace")
-            if self.byte_order not in ("little", "big"):
-                raise ValueError(
-                    f"{str(path)!r} is damaged: expected byte order 'little' or 'big', got {self.byte_order!r}"
-                )
-
-    def not_a_checkpoint(self) -> str:
-        """Says why a file that is no zip archive is none."""
-        words = describe_file(self.path)
-        if words == "a zip archive":
-            return f"{str(self.path)!r} is cut short or damaged; download or copy it again"
-        if "torch before 1.6" in words:
-            return (
-                f"{str(self.path)!r} was written in the format of torch before 1.6; re-save it where there is a newer "
-                f"torch: python -c \"import torch; torch.save(torch.load({str(self.path)!r}, map_location='cpu', "
-                "weights_only=True), 'new.pth')\""
-            )
-        return f"read_torch expects a zip archive as torch.save writes it, but {str(self.path)!r} is {words}"
-
-    def pickle(self) -> bytes:
-        """Returns the pickle of the structure."""
-        return bytes(self.read("data.pkl", _MAX_PICKLE))
-
-    def size(self, name: str) -> int:
-        """Returns the bytes of an entry, unpacked."""
-        return self.info(name).file_size
-
-    def info(self, name: str) -> zipfile.ZipInfo:
-        if self.root + name not in self.infos:
-            raise ValueError(f"{str(self.path)!r} is damaged: it lacks {name}")
-        return self.infos[self.root + name]
-
-    def read(self, name: str, limit: int | None = None) -> memoryview | bytes:
-        """Returns the bytes of an entry, those of the file itself where they are stored without compression."""
-        info = self.info(name)
-        damaged = ValueError(f"{str(self.path)!r} is damaged at {name}; download or copy it again")
-        if limit is not None and info.file_size > limit:
-            raise ValueError(f"{str(self.path)!r} has a {name} of {info.file_size} bytes; expected at most {limit}")
-        start = info.header_offset
-        header = self.bytes[start : start + 30]
-        if len(header) < 30 or header[:4] != b"PK\x03\x04" or info.flag_bits & 1:
-            raise damaged
-        # The lengths of name and padding in the entry's own header differ from those in the directory.
-        start += 30 + sum(struct.unpack("<HH", header[26:]))
-        end = start + info.compress_size
-        if end > len(self.bytes):
-            raise damaged
-        data: memoryview | bytes = memoryview(self.bytes)[start:end]
-        if info.compress_type == zipfile.ZIP_DEFLATED:
-            try:
-                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, info.file_size + 1)
-            except zlib.error as error:
-                raise damaged from error
-        elif info.compress_type != zipfile.ZIP_STORED:
-            raise ValueError(
-                f"{str(self.path)!r} is packed by method {info.compress_type}; expected stored or deflated entries"
-            )
-        if len(data) != info.file_size:
-            raise damaged
-        # torch can save without checksums; it then writes zero.
-        if info.CRC and name not in self.checked:
-            if zlib.crc32(data) != info.CRC:
-                raise damaged
-            self.checked.add(name)
-        return data
-
-
-def _storage(archive: _Archive, persistent_id: Any) -> _Storage:
+def _storage(archive: Archive | LegacyFile, persistent_id: Any) -> _Storage:
     """Returns what a persistent id names, once its entry is seen to be long enough."""
     match persistent_id:
-        case ("storage", Global(name), str(key), str(), int(size)) if name in _STORAGES or name in _UNTYPED:
+        # The older format has one part more, of views that nothing makes any longer.
+        case ("storage", Global(name), str(key), str(), int(size), *view) if (
+            (name in _STORAGES or name in _UNTYPED) and size >= 0 and not any(view)
+        ):
             dtype = _STORAGES.get(name)
         case _:
             raise ValueError("expected a storage as torch.save writes it; the pickle is damaged")
-    available = archive.size(f"data/{key}")
-    if not 0 <= size * (dtype.itemsize if dtype else 1) <= available:
-        raise ValueError(f"expected {size} elements in data/{key}, got {available} bytes; the file is damaged")
+    archive.declare(key, size, dtype.itemsize if dtype else 1)
     return _Storage(key, dtype, size)
 
 
-def _call(archive: _Archive, name: str, arguments: tuple[Any, ...]) -> Any:
+def _call(opened: _Opened, name: str, arguments: tuple[Any, ...]) -> Any:
     """Returns what the call of a function in a checkpoint stands for."""
     match name, arguments:
         case "collections.OrderedDict", ():
@@ -289,12 +209,10 @@ def _call(archive: _Archive, name: str, arguments: tuple[Any, ...]) -> Any:
             raise ValueError(f"expected arguments of {name} as torch.save writes them; the pickle is damaged")
     if any(metadata):
         raise ValueError("a tensor is conjugated or negated lazily; save tensor.resolve_conj().resolve_neg()")
-    return _strided(archive, storage, dtype, offset, shape, strides)
+    return _strided(opened, storage, dtype, offset, shape, strides)
 
 
-def _strided(
-    archive: _Archive, storage: _Storage, dtype: np.dtype, offset: Any, shape: Any, strides: Any
-) -> LazyTensor:
+def _strided(opened: _Opened, storage: _Storage, dtype: np.dtype, offset: Any, shape: Any, strides: Any) -> LazyTensor:
     """Makes a tensor of a view of a storage, once the view is seen to lie inside."""
     numbers = (offset, *shape, *strides) if type(shape) is type(strides) is tuple else (None,)
     if (
@@ -313,50 +231,81 @@ def _strided(
             f"a tensor of shape {shape} does not lie inside its storage of {available} elements; the file is damaged"
         )
 
-    def read() -> np.ndarray:
-        if not elements:
-            return np.empty(shape, dtype)
-        data = archive.read(f"data/{storage.key}")
-        size = dtype.itemsize
-        view = np.ndarray(shape, dtype, data, offset * size, tuple(step * size for step in steps))
-        values = np.array(view, order="C")
+    archive = opened.archive
+    opened.tensors.setdefault(storage.key, []).append(elements * dtype.itemsize)
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        return read((stop - start, *shape[1:]), offset + start * steps[0])
+
+    def read(shape: tuple[int, ...] = shape, offset: int = offset) -> np.ndarray:
+        values = np.empty(shape, dtype)
+        if values.size:
+            with reading(archive.path):
+                size = dtype.itemsize
+                _gather(archive, storage.key, values, offset * size, tuple(step * size for step in steps))
         if archive.byte_order != sys.byteorder:
-            # Numpy does not swap the bytes of bfloat16.
-            parts = values if dtype.kind != "V" else values.view(f"u{size}")
-            parts.byteswap(inplace=True)
+            swap_bytes(values)
         return values
 
-    return LazyTensor(shape, dtype, read)
+    return LazyTensor(shape, dtype, read, rows)
+
+
+def _gather(archive: Archive | LegacyFile, key: str, out: np.ndarray, offset: int, steps: tuple[int, ...]) -> None:
+    """Reads a view of a storage, of which no more than a piece is held that does not lie as in the result.
+
+    Args:
+      archive: the archive.
+      key: of the storage.
+      out: the array to fill.
+      offset: of the first element in the storage, in bytes.
+      steps: from element to element in the storage along each axis, in bytes.
+    """
+    reach = [(n - 1) * step for n, step in zip(out.shape, steps, strict=True)]
+    span = out.itemsize + sum(reach)
+    as_stored = all(n == 1 or ours == step for n, ours, step in zip(out.shape, out.strides, steps, strict=True))
+    if as_stored and out.flags.c_contiguous:
+        archive.fill(key, out.reshape(-1).view(np.uint8), offset)
+    elif span <= PIECE or archive.packed(key):
+        piece = np.empty(span, np.uint8)
+        archive.fill(key, piece, offset)
+        out[...] = np.ndarray(out.shape, out.dtype, piece, 0, steps)
+    else:
+        axis = int(np.argmax(reach))
+        half = out.shape[axis] // 2
+        first, second = np.split(out, [half], axis)
+        _gather(archive, key, first, offset, steps)
+        _gather(archive, key, second, offset + half * steps[axis], steps)
 
 
 def _state_dict(content: Any, entry: str | None, path: Path) -> dict[str, Tensor]:
     """Finds the state dict in what was saved."""
     if not isinstance(content, dict):
-        raise ValueError(f"{str(path)!r} expects to hold a dict of tensors, got a {type(content).__name__}")
+        raise FileError(f"{str(path)!r} expects to hold a dict of tensors, got a {type(content).__name__}")
     keys = _listed(content)
     if entry is not None:
         if entry not in content:
-            raise ValueError(f"{str(path)!r} has no entry {entry!r}; it has {keys}")
+            raise FileError(f"{str(path)!r} has no entry {entry!r}; it has {keys}")
         content = content[entry]
         if not _has_tensors(content):
-            raise ValueError(f"entry {entry!r} of {str(path)!r} is no dict of tensors; the entries are {keys}")
+            raise FileError(f"entry {entry!r} of {str(path)!r} is no dict of tensors; the entries are {keys}")
     elif not _has_tensors(content):
         nested = [key for key, value in content.items() if _has_tensors(value)]
         if not nested:
-            raise ValueError(f"{str(path)!r} holds no state dict; it has {keys}")
+            raise FileError(f"{str(path)!r} holds no state dict; it has {keys}")
         if len(nested) > 1:
-            raise ValueError(
-                f"{str(path)!r} holds several state dicts; choose one with entry=, such as {nested[0]!r}; it has {keys}"
+            raise FileError(
+                f"{str(path)!r} holds several state dicts; choose one with entry=, such as "
+                f"{shown(nested[0])}; it has {keys}"
             )
         content = content[nested[0]]
     others = {name: value for name, value in content.items() if not isinstance(value, LazyTensor)}
     if others:
-        raise ValueError(
+        raise FileError(
             f"the state dict in {str(path)!r} has entries that are not tensors: {_listed(others)}; save it without them"
         )
     unnamed = [name for name in content if not isinstance(name, str)]
     if unnamed:
-        raise ValueError(f"the state dict in {str(path)!r} expects names that are strings, got {unnamed[0]!r}")
+        raise FileError(f"the state dict in {str(path)!r} expects names that are strings, got {shown(unnamed[0])}")
     return content
 
 
@@ -366,7 +315,7 @@ def _has_tensors(value: Any) -> bool:
 
 def _listed(content: Mapping[Any, Any]) -> str:
     """Names the entries of a dict with their types, the first twenty."""
-    entries = [f"{key!r} ({_kind(value)})" for key, value in list(content.items())[:20]]
+    entries = [f"{shown(key)} ({_kind(value)})" for key, value in list(content.items())[:20]]
     return ", ".join(entries) + (f" and {len(content) - 20} more" if len(content) > 20 else "") or "no entries"
 
 

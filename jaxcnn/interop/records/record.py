@@ -178,10 +178,32 @@ class Record(Value):
           array: the leaf, in the shape it has here.
 
         Returns:
-          A view or a copy in the order of axes there.
+          A view or a copy in the shape there.
+        """
+        view = self.source_view(path, layer, leaf, array)
+        if view.ndim == 5:
+            return view.reshape(-1, *view.shape[2:])
+        if view.ndim == 4 and array.ndim == 2 and not self._as_convolution(path):
+            return view.reshape(len(view), -1)
+        return view
+
+    def source_view(self, path: str, layer: Layer, leaf: str, array: np.ndarray) -> np.ndarray:
+        """Turns the axes of an array into the order in which the source stores them.
+
+        What the source stores, in the shape of the view, is written into the view to fill the array.
+
+        Args:
+          path: path of the layer here.
+          layer: the layer.
+          leaf: name of the leaf here.
+          array: the leaf, in the shape it has here, contiguous.
+
+        Returns:
+          A view, in which axes that the source has as one may still be several: those of a flattened map, and the
+          groups and channels of a transposed convolution.
         """
         flattened: Mapping[str, Shape] = dict(self.flattened)
-        convolution = bool(self.as_convolution) and re.fullmatch(self.as_convolution, path) is not None
+        convolution = self._as_convolution(path)
         if isinstance(layer, LayerScale):
             return array[:, None, None] if convolution else array
         if leaf != "kernel" or self.origin == "jaxcnn":
@@ -191,41 +213,13 @@ class Record(Value):
         if isinstance(layer, Conv):
             return array.transpose(3, 2, 0, 1)
         if isinstance(layer, ConvTranspose):
-            height, width, channels, outputs = array.shape
-            grouped = array.reshape(height, width, channels, layer.groups, outputs // layer.groups)
-            return grouped.transpose(3, 2, 4, 0, 1).reshape(-1, outputs // layer.groups, height, width)
+            return array.reshape(*array.shape[:3], layer.groups, -1).transpose(3, 2, 4, 0, 1)
         if path in flattened:
-            height, width, channels = flattened[path]
-            channels_first = array.reshape(height, width, channels, -1).transpose(3, 2, 0, 1)
-            return channels_first if convolution else channels_first.reshape(array.shape[1], -1)
+            return array.reshape(*flattened[path], -1).transpose(3, 2, 0, 1)
         return array.T[:, :, None, None] if convolution else array.T
 
-    def from_source(self, path: str, layer: Layer, leaf: str, array: np.ndarray, shape: Shape) -> np.ndarray:
-        """Lays an array of the source out as it is here: the inverse of `to_source`.
-
-        Args:
-          path: path of the layer here.
-          layer: the layer.
-          leaf: name of the leaf here.
-          array: as the source stores it, of the shape that `to_source` gives.
-          shape: of the leaf here.
-
-        Returns:
-          A view or a copy of that shape.
-        """
-        if leaf != "kernel" or isinstance(layer, LayerScale) or self.origin in ("keras", "jaxcnn"):
-            return array.reshape(shape)
-        if isinstance(layer, Conv):
-            return array.transpose(2, 3, 1, 0)
-        if isinstance(layer, ConvTranspose):
-            height, width, channels, _ = shape
-            grouped = array.reshape(layer.groups, channels, -1, height, width)
-            return grouped.transpose(3, 4, 1, 0, 2).reshape(shape)
-        flattened = dict(self.flattened)
-        if path in flattened:
-            height, width, channels = flattened[path]
-            return array.reshape(-1, channels, height, width).transpose(2, 3, 1, 0).reshape(shape)
-        return array.reshape(array.shape[:2]).T
+    def _as_convolution(self, path: str) -> bool:
+        return bool(self.as_convolution) and re.fullmatch(self.as_convolution, path) is not None
 
 
 def _to_keras(layer: Layer, array: np.ndarray, convolution: bool) -> np.ndarray:

@@ -94,6 +94,8 @@ PREPROCESSING: dict[str, Preprocessing] = {
     "vgg13-19584684.pth": _preset(256, 224),
     "vgg13_bn-abd245e5.pth": _preset(256, 224),
     "vgg16-397923af.pth": _preset(256, 224),
+    # For the detector SSD, whose images are in grey levels.
+    "vgg16_features-amdegroot-88682ab5.pth": _preset(256, 224, "bilinear", (0.48235, 0.45882, 0.40784), (1 / 255,) * 3),
     "vgg16_bn-6c64b313.pth": _preset(256, 224),
     "vgg19-dcbb9e9d.pth": _preset(256, 224),
     "vgg19_bn-c79401a0.pth": _preset(256, 224),

@@ -1,4 +1,4 @@
-import builtins
+import importlib.util
 from pathlib import Path
 
 import h5py
@@ -131,7 +131,7 @@ def test_links_to_other_files_and_what_is_not_numbers_are_refused(tmp_path):
     with h5py.File(path, "r+") as file:
         del file["a/a/kernel"]
         file["a/a/kernel"] = h5py.ExternalLink(other, "a/a/kernel")
-    with pytest.raises(ValueError, match="expects 'a/kernel' to be an array of this file, got <HDF5 dataset"):
+    with pytest.raises(ValueError, match="expects 'a/kernel' to be an array of this file, got a link to something"):
         read_keras(path)
     path = write(tmp_path / "model.h5", {"a": {"a/kernel": "text"}})
     with pytest.raises(ValueError, match="expects numbers as 'a/kernel', got dtype object"):
@@ -160,19 +160,11 @@ def test_values_that_cannot_be_read_say_where(tmp_path):
     with open(path, "r+b") as file:
         file.seek(position + 20)
         file.write(bytes(100))
-    tensors = read_keras(path)
     with pytest.raises(ValueError, match="is damaged at /a/a/kernel; download or copy it again"):
-        np.asarray(tensors["a/kernel"])
+        read_keras(path)
 
 
 def test_a_missing_package_is_said(monkeypatch):
-    real = builtins.__import__
-
-    def fail(name, *args, **kwargs):
-        if name == "h5py":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", fail)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"expects h5py to be installed; pip install 'jaxcnn\[weights\]'"):
         read_keras(GOLDEN / "model.h5")

@@ -111,7 +111,7 @@ def test_shards_that_do_not_fit_their_index_are_refused(changes, error, message,
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'])
 def test_a_damaged_index_is_refused(content, tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text(content)
-    with pytest.raises(ValueError, match="is no index of safetensors: expected a weight_map in JSON"):
+    with pytest.raises(ValueError, match=r"is no index of safetensors: expected a weight_map in JSON|is no JSON"):
         read_safetensors(tmp_path)
 
 
@@ -192,7 +192,6 @@ def test_a_write_that_breaks_off_leaves_the_older_file_and_nothing_else(tmp_path
 
 
 def test_a_missing_package_is_said(tmp_path, monkeypatch):
-    (tmp_path / "model.safetensors").write_bytes(b"")
     real = builtins.__import__
 
     def fail(name, *args, **kwargs):
@@ -202,4 +201,4 @@ def test_a_missing_package_is_said(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", fail)
     with pytest.raises(ImportError, match=r"expects the package safetensors .*pip install 'jaxcnn\[weights\]'"):
-        read_safetensors(tmp_path)
+        write_safetensors(tmp_path / "model.safetensors", {"a": MATRIX})

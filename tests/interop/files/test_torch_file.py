@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.interop.files import paths
+from jaxcnn.interop.files.paths import FileError
 from jaxcnn.interop.files.torch_file import read_torch, write_torch
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -161,6 +162,28 @@ def test_other_protocols_of_pickle_are_read():
     np.testing.assert_array_equal(read_all(GOLDEN / "protocol_4.pth")["weight"], [0, 1, 2])
 
 
+def test_the_format_before_1_6_is_read():
+    np.testing.assert_array_equal(read_all(GOLDEN / "before_1_6.pth")["weight"], [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"\x80\x02M\xe9\x03.", b"\x80\x02M\xe8\x03.", "expected a file of torch's version 1001, got 1000"),
+        (b"FloatStorage", b"FloatStorag3", "asks for torch.FloatStorag3, which is refused"),
+        (struct.pack("<q3f", 3, 0, 1, 2), struct.pack("<q3f", 4, 0, 1, 2), "expected 3 elements in storage .*, got 4"),
+        (struct.pack("<q3f", 3, 0, 1, 2), struct.pack("<q2f", 3, 0, 1), "the file is cut short"),
+        (b"]q\x00X", b"}q\x00X", "is damaged"),
+    ],
+)
+def test_damaged_files_of_the_format_before_1_6_are_refused(old, new, message, tmp_path):
+    content = (GOLDEN / "before_1_6.pth").read_bytes()
+    assert content.count(old) == 1
+    (tmp_path / "a.pth").write_bytes(content.replace(old, new))
+    with pytest.raises(FileError, match=message):
+        read_torch(tmp_path / "a.pth")
+
+
 # Checkpoints.
 
 
@@ -273,7 +296,6 @@ def test_files_of_other_formats_are_named(content, message, tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("before_1_6.pth", r"the format of torch before 1.6; re-save it .* python -c .*torch.load\('.*before_1_6.pth'"),
         ("program.pt", "is a TorchScript program"),
         ("module.pth", "asks for torch.nn.modules.linear.Linear, which is refused"),
     ],
@@ -320,7 +342,7 @@ def test_other_zip_archives_are_named(tmp_path):
         (tensor(shape=(1,) * 65, strides=(1,) * 65), "expected offset, shape and strides"),
         (tensor(shape=[3]), "expected offset, shape and strides"),
         (tensor(size=5), "expected 5 elements in data/0, got 32 bytes"),
-        (tensor(size=-1), "expected -1 elements"),
+        (tensor(size=-1), "expected a storage as torch.save writes it"),
         (tensor(key="99"), "it lacks data/99"),
         (tensor(key=0), "expected a storage as torch.save writes it"),
         (tensor(storage="torch._utils._rebuild_tensor_v2"), "expected a storage as torch.save writes it"),
@@ -369,10 +391,12 @@ def test_damaged_pickles_are_refused(data, message, tmp_path):
         read_torch(with_pickle(data, tmp_path))
 
 
-def test_a_huge_pickle_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxcnn.interop.files.torch_file._MAX_PICKLE", 100)
-    with pytest.raises(ValueError, match=r"has a data.pkl of \d+ bytes; expected at most 100"):
-        read_torch(GOLDEN / "state_dict.pth")
+def test_a_huge_pickle_is_refused(tmp_path):
+    path = rezipped(
+        GOLDEN / "state_dict.pth", tmp_path / "huge.pth", {"data.pkl": bytes(2**24 + 1)}, zipfile.ZIP_DEFLATED
+    )
+    with pytest.raises(FileError, match=r"has a data.pkl of 16777217 bytes; expected at most 16777216"):
+        read_torch(path)
 
 
 # Code.

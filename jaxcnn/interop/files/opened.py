@@ -1,0 +1,173 @@
+"""Open files of weights: read in pieces, and whatever is wrong with one is one kind of error.
+
+A file is not mapped into memory: a mapped file that another program cuts short ends the process that reads it.
+"""
+
+import contextlib
+import json
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from jaxcnn.interop.files.paths import FileError, existing_file
+
+MAX_JSON = 2**22
+"""How many bytes of JSON are read: the largest models have some hundred kB, and each byte may take 30 of memory."""
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns whatever the content of a file brings a decoder to raise into a `FileError`.
+
+    Args:
+      path: the file, for the text of the error.
+
+    Raises:
+      FileError: the block failed, other than by a missing file or package.
+    """
+    try:
+        yield
+    except (FileError, FileNotFoundError, IsADirectoryError, ImportError):
+        raise
+    # Damaged bytes can fail anywhere in a decoder: as too deep, too large, of a wrong type, out of range.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise FileError(
+            f"{os.fspath(path)!r} is cut short or damaged; download or copy it again ({reason[:200]})"
+        ) from error
+
+
+class OpenFile:
+    """A regular file that is open for reading, for as long as the object lives.
+
+    Args:
+      path: the file, also for the text of errors.
+      file: the open file, where it has no name of its own; None to open `path`.
+
+    Attributes:
+      path: the file.
+      size: its size in bytes when it was opened.
+      file: the open file itself.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], file: BinaryIO | None = None) -> None:
+        self.path = Path(path) if file else existing_file(path)
+        self.file = file or open(self.path, "rb", buffering=0)  # noqa: SIM115
+        self.size = os.fstat(self.file.fileno()).st_size
+        self._lock = threading.Lock()
+        weakref.finalize(self, self.file.close)
+
+    def fill(self, buffer: Any, offset: int) -> None:
+        """Reads as many bytes as a buffer has.
+
+        Args:
+          buffer: contiguous and writable.
+          offset: of the first byte in the file.
+
+        Raises:
+          FileError: the file ends before.
+        """
+        rest = memoryview(buffer).cast("B")
+        with self._lock:
+            self.file.seek(offset)
+            while len(rest):
+                count = self.file.readinto(rest)  # pyright: ignore[reportAttributeAccessIssue]
+                if not count:
+                    raise FileError(f"{str(self.path)!r} is cut short or damaged; download or copy it again")
+                rest = rest[count:]
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Reads some bytes.
+
+        Args:
+          offset: of the first one in the file.
+          size: how many, no more than are to be held in memory.
+
+        Returns:
+          The bytes.
+
+        Raises:
+          FileError: the file ends before.
+        """
+        if not 0 <= offset <= offset + size <= self.size:
+            raise FileError(f"{str(self.path)!r} is cut short or damaged; download or copy it again")
+        buffer = bytearray(size)
+        self.fill(buffer, offset)
+        return bytes(buffer)
+
+    def array(self, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """Reads an array whose values lie together, in little-endian order.
+
+        Args:
+          offset: of the first byte in the file.
+          shape: of the array.
+          dtype: of the array, in the machine's byte order.
+
+        Returns:
+          A new array.
+
+        Raises:
+          FileError: the file ends before.
+        """
+        values = np.empty(shape, dtype)
+        if values.size:
+            self.fill(values.reshape(-1).view(np.uint8), offset)
+        return values
+
+
+def parse_json(text: bytes) -> Any:
+    """Parses JSON of a bounded size.
+
+    Args:
+      text: in UTF-8.
+
+    Returns:
+      The value.
+
+    Raises:
+      ValueError: it is no JSON, or too long.
+      RecursionError: it is nested too deeply.
+    """
+    if len(text) > MAX_JSON:
+        raise ValueError(f"expected at most {MAX_JSON} bytes of JSON, got {len(text)}")
+    return json.loads(text.decode("utf-8"))
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Reads a file of JSON.
+
+    Args:
+      path: the file.
+
+    Returns:
+      The value.
+
+    Raises:
+      FileNotFoundError: the file is not there.
+      FileError: it is no JSON, nested too deeply, or longer than 4 MiB.
+    """
+    file = OpenFile(path)
+    if file.size > MAX_JSON:
+        raise FileError(f"{str(file.path)!r} has {file.size} bytes; expected at most {MAX_JSON} of JSON")
+    try:
+        return parse_json(file.read(0, file.size))
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{str(file.path)!r} is no JSON: {str(error)[:200]}; download it again") from error
+
+
+def shown(value: Any) -> str:
+    """Writes a value of a file for an error, cut where it is long.
+
+    Args:
+      value: a text or a number.
+
+    Returns:
+      Its `repr`, of at most 100 characters.
+    """
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
