@@ -441,6 +441,15 @@ def test_a_second_call_does_not_retrace(subject):
     assert (subject.traces["step"], subject.traces["eval"]) == (1, 1)
 
 
+def test_no_layer_relies_on_promotion_of_ranks(subject):
+    with jax.numpy_rank_promotion("raise"):
+        for dtype in (jnp.float32, jnp.bfloat16):
+            images = jax.ShapeDtypeStruct(subject.images.shape, dtype)
+            operands = (subject.params, subject.state, images, subject.key)
+            jax.eval_shape(functools.partial(subject._step, subject.layer), *operands)
+            jax.eval_shape(functools.partial(subject._forward, subject.layer, train=False), *operands)
+
+
 def test_bfloat16_in_gives_bfloat16_out(subject):
     for train, key in ((False, None), (True, subject.key)):
         outputs, _ = subject.results(jnp.bfloat16, train=train, key=key)

@@ -169,10 +169,12 @@ class LayerNorm(Value):
     bias_init: Callable[..., jax.Array] = jax.nn.initializers.zeros
 
     def __post_init__(self) -> None:
-        if isinstance(self.channels, list):
-            object.__setattr__(self, "channels", tuple(self.channels))
-        if self.channels == ():
-            raise ValueError("LayerNorm expects the sizes of one or more axes, got ()")
+        if isinstance(self.channels, list | tuple):
+            # One axis is one axis, however it is written: equal layers compare equal.
+            sizes = tuple(self.channels)
+            if not sizes:
+                raise ValueError("LayerNorm expects the sizes of one or more axes, got ()")
+            object.__setattr__(self, "channels", sizes[0] if len(sizes) == 1 else sizes)
         for size in self.sizes:
             check_positive("LayerNorm", "channels", size)
         check_epsilon("LayerNorm", self.epsilon)

@@ -15,7 +15,8 @@ from jaxcnn import ops
 from jaxcnn.layers import Conv, Dense, Flatten, Function, Initializer, MaxPool, Sequential, output_shape
 from jaxcnn.layers.arithmetic import POINT, Window, multiply_adds, windows
 from jaxcnn.layers.parameters import check_names
-from jaxcnn.ops.check import Size, as_pair
+from jaxcnn.ops.check import Size, as_pair, at_least_float32
+from jaxcnn.ops.wide import add_bias, scale_channels
 from jaxcnn.types import Params, Shape, State
 from jaxcnn.values import Value
 
@@ -150,7 +151,7 @@ class Subsampling(Value):
     def init(self, key: jax.Array) -> tuple[Params, State]:
         """Draws the coefficients (`scale`) as weights of fan-in 4; the biases are zero."""
         scale = jax.random.uniform(key, (self.channels,), jnp.float32, -2.4 / 4, 2.4 / 4)
-        return {"scale": scale, "bias": jnp.zeros((self.channels,))}, {}
+        return {"scale": scale, "bias": jnp.zeros((self.channels,), jnp.float32)}, {}
 
     def apply(
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
@@ -159,8 +160,7 @@ class Subsampling(Value):
         del train, key
         check_names("Subsampling parameters", params, ("scale", "bias"))
         output_shape(self, x.shape)
-        sums = 4 * ops.avg_pool(x, 2)
-        return sums * params["scale"].astype(x.dtype) + params["bias"].astype(x.dtype), state
+        return add_bias(scale_channels(4 * ops.avg_pool(x, 2), params["scale"]), params["bias"]), state
 
 
 @dataclass(frozen=True, repr=False)
@@ -188,7 +188,10 @@ class TableConv(Value):
         """Draws the kernel, each connection by the fan-in of its map; the biases are zero."""
         fan_in = np.repeat([25 * len(row) for row in self.table], [len(row) for row in self.table])
         kernel = jax.random.uniform(key, (5, 5, fan_in.size), jnp.float32, -2.4, 2.4)
-        return {"kernel": kernel / jnp.asarray(fan_in, jnp.float32), "bias": jnp.zeros((len(self.table),))}, {}
+        return {
+            "kernel": kernel / jnp.asarray(fan_in, jnp.float32),
+            "bias": jnp.zeros((len(self.table),), jnp.float32),
+        }, {}
 
     def apply(
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
@@ -196,11 +199,14 @@ class TableConv(Value):
         """Convolves one image (height, width, in_channels), without padding."""
         del train, key
         check_names("TableConv parameters", params, ("kernel", "bias"))
-        kernel = jnp.zeros((5, 5, self.in_channels, len(self.table)), params["kernel"].dtype)
+        # One convolution for each connection, and their sums: a dense kernel with zeros between maps that are not
+        # connected would let NaN and infinity through.
         inputs = np.concatenate([np.asarray(row) for row in self.table])
-        outputs = np.repeat(np.arange(len(self.table)), [len(row) for row in self.table])
-        kernel = kernel.at[:, :, inputs, outputs].set(params["kernel"])
-        return ops.conv(x, kernel, params["bias"], padding="VALID"), state
+        wide = x.astype(at_least_float32(x.dtype))[:, :, inputs]
+        maps = ops.conv(wide, params["kernel"][:, :, None], groups=len(inputs), padding="VALID")
+        ends = np.cumsum([len(row) for row in self.table])
+        sums = [jnp.sum(maps[:, :, end - len(row) : end], axis=-1) for row, end in zip(self.table, ends, strict=True)]
+        return add_bias(jnp.stack(sums, axis=-1), params["bias"]).astype(x.dtype), state
 
 
 @dataclass(frozen=True, repr=False)
@@ -230,7 +236,9 @@ class Gaussian(Value):
         check_names("Gaussian state", state, ("mean",))
         if x.shape != (self.in_features,):
             raise ValueError(f"Gaussian expects features of shape ({self.in_features},), got {x.shape}")
-        return -0.5 * jnp.sum(jnp.square(x[:, None] - state["mean"].astype(x.dtype)), axis=0), state
+        wide = x.astype(at_least_float32(x.dtype))
+        squares = jnp.square(wide[:, None] - state["mean"].astype(wide.dtype))
+        return (-0.5 * jnp.sum(squares, axis=0)).astype(x.dtype), state
 
 
 @output_shape.register

@@ -174,11 +174,35 @@ def group_norm(
     """
     check_image("group_norm", x)
     _check_affine("group_norm", x, epsilon, scale=scale, bias=bias)
-    height, width, channels = x.shape
+    channels = x.shape[2]
     if not is_int(num_groups) or num_groups < 1 or channels % num_groups:
         raise ValueError(f"group_norm expects groups that divide the {channels} channels, got {num_groups!r}")
-    groups = (height, width, num_groups, channels // num_groups)
-    return _normalized_in_groups(x, scale, bias, groups, (0, 1, 3), epsilon)
+    size = channels // num_groups
+    pixels = _as_pixels(x.astype(at_least_float32(x.dtype)))
+
+    def mean_of(values: jax.Array) -> jax.Array:
+        """Averages numbers of channels, shape (1, channels), over groups: (1, num_groups, 1)."""
+        return jnp.mean(values.reshape(1, num_groups, size), axis=2, keepdims=True)
+
+    def spread(values: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(values, (1, num_groups, size)).reshape(1, channels)
+
+    # All that is large in the values, a constant to differentiation, comes off first.
+    shift = spread(lax.stop_gradient(mean_of(jnp.mean(_sample(pixels), axis=1))))
+    means, squares = lowering.own_moments(pixels, shift)
+    mean = mean_of(means)
+    var = mean_of(squares / pixels.shape[1] + jnp.square(means - spread(mean)))
+    factor = spread(lax.rsqrt(var + jnp.asarray(epsilon, var.dtype)))
+    if scale is not None:
+        factor = factor * over_channels(scale, factor)
+    term = -spread(mean) * factor
+    if bias is not None:
+        term = term + over_channels(bias, term)
+    if not is_known(x.shape):
+        y = (pixels - shift[:, None]) * factor[:, None] + term[:, None]
+    else:
+        y = lowering.affine(pixels, factor, term, shift)
+    return y.reshape(x.shape).astype(x.dtype)
 
 
 def layer_norm(
@@ -208,7 +232,7 @@ def layer_norm(
     if not is_int(num_axes) or not 1 <= num_axes <= max(x.ndim, 1):
         raise ValueError(f"layer_norm expects a num_axes from 1 to the {x.ndim} axes of the array, got {num_axes!r}")
     _check_affine("layer_norm", x, epsilon, num_axes, scale=scale, bias=bias)
-    return _normalized_in_groups(x, scale, bias, x.shape, tuple(range(-num_axes, 0)), epsilon)
+    return _normalized(x, scale, bias, tuple(range(-num_axes, 0)), epsilon)
 
 
 def local_response_norm(
@@ -266,27 +290,18 @@ def _check_affine(op: str, x: jax.Array, epsilon: float, num_axes: int = 1, **fa
 
 # For its gradient it keeps its arguments alone, and computes the rest again: XLA would keep the deviations, and scale
 # and standard deviations spread out to the size of the image.
-@partial(jax.checkpoint, static_argnums=(3, 4, 5))
-def _normalized_in_groups(
-    x: jax.Array,
-    scale: jax.Array | None,
-    bias: jax.Array | None,
-    groups: tuple[int, ...],
-    axes: tuple[int, ...],
-    epsilon: float,
+@partial(jax.checkpoint, static_argnums=(3, 4))
+def _normalized(
+    x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, axes: tuple[int, ...], epsilon: float
 ) -> jax.Array:
-    """Normalises `x`, in the shape of its groups, over some axes of it."""
-    wide = _standardize(x.astype(at_least_float32(x.dtype)).reshape(groups), axes, epsilon).reshape(x.shape)
-    wide = wide if scale is None else wide * over_channels(scale, wide)
-    wide = wide if bias is None else wide + over_channels(bias, wide)
-    return wide.astype(x.dtype)
-
-
-def _standardize(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:
-    """Brings `x` to mean zero and variance one over the axes."""
+    """Normalises over some of the last axes."""
+    wide = x.astype(at_least_float32(x.dtype))
     # Differences from one of the values: their mean is exact where that of the values, far from zero, would not be.
-    first = tuple(slice(1) if axis - x.ndim in axes or axis in axes else slice(None) for axis in range(x.ndim))
-    x = x - lax.stop_gradient(x[first])
-    centred = x - jnp.mean(x, axes, keepdims=True)
+    first = (..., *(slice(1) for _ in axes))
+    wide = wide - lax.stop_gradient(wide[first])
+    centred = wide - jnp.mean(wide, axes, keepdims=True)
     var = jnp.mean(jnp.square(centred), axes, keepdims=True)
-    return centred * lax.rsqrt(var + jnp.asarray(epsilon, x.dtype))
+    y = centred * lax.rsqrt(var + jnp.asarray(epsilon, var.dtype))
+    y = y if scale is None else y * over_channels(scale, y)
+    y = y if bias is None else y + over_channels(bias, y)
+    return y.astype(x.dtype)

@@ -137,9 +137,9 @@ def channels_of(peer: str, layer: LayerNorm) -> int:
     Raises:
       Untranslatable: it normalises over several axes, which the peer has in another order.
     """
-    if len(layer.sizes) > 1:
+    if isinstance(layer.channels, tuple):
         raise refuse(peer, layer, "it normalises over several axes")
-    return layer.sizes[0]
+    return layer.channels
 
 
 def pointwise(peer: str, layer: Function, counterparts: Mapping[Any, Callable[..., Any]]) -> Any:

@@ -4,8 +4,6 @@ import os
 import zipfile
 from pathlib import Path
 
-from jaxcnn.files import written_whole as written_whole
-
 ZIP = "a zip archive"
 HDF5 = "an HDF5 file; if it is one of Keras, read it with keras_file.read_keras"
 SAFETENSORS = "a safetensors file; read it with safetensors_file.read_safetensors"

@@ -20,8 +20,9 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxcnn.files import written_whole
 from jaxcnn.interop.files.opened import MAX_JSON, OpenFile, parse_json, read_json, reading, shown
-from jaxcnn.interop.files.paths import FileError, describe_file, existing_file, written_whole
+from jaxcnn.interop.files.paths import FileError, describe_file, existing_file
 from jaxcnn.interop.files.tensor import LazyTensor, Tensor, swap_bytes
 
 _FILE = "model.safetensors"

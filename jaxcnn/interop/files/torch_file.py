@@ -29,8 +29,9 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxcnn.files import written_whole
 from jaxcnn.interop.files.opened import reading, shown
-from jaxcnn.interop.files.paths import BEFORE_1_6, FileError, describe_file, existing_file, written_whole
+from jaxcnn.interop.files.paths import BEFORE_1_6, FileError, describe_file, existing_file
 from jaxcnn.interop.files.restricted_pickle import Global, RefusedGlobal, unpickle
 from jaxcnn.interop.files.tensor import LazyTensor, Tensor, swap_bytes
 from jaxcnn.interop.files.torch_archive import PIECE, Archive

@@ -64,27 +64,71 @@ inline void with_constant(int n, const F& f) {
   }
 }
 
+// Terms that are added up in one row, or up to twice as many. The rounding of a sum grows with the root of its length: a
+// sum of such rows rounds a fraction as much as one row of all, and costs a few additions more.
+inline constexpr int64_t kRow = 128;
+
+// The longest sum that is worth no second row.
+inline constexpr int64_t kShort = kRow + kRow / 4;
+
+// Sums in registers, and, of long ones, those of the rows before.
+template <typename T, int kRows, int kVectors, bool kLong>
+struct Sums {
+  Vector<T> row[kRows][kVectors] = {};
+  Vector<T> before[kRows][kVectors];
+  int64_t most = kRow;
+  int64_t length = 0;
+  bool first = true;
+
+  // Counts terms that were added to the row, and ends it where it is long.
+  inline __attribute__((always_inline)) void added(int64_t terms) {
+    if constexpr (!kLong) return;
+    length += terms;
+    if (length < most) return;
+    for (int i = 0; i < kRows; ++i) {
+      for (int v = 0; v < kVectors; ++v) {
+        before[i][v] = first ? row[i][v] : before[i][v] + row[i][v];
+        row[i][v] = Vector<T>{};
+      }
+    }
+    length = 0;
+    first = false;
+  }
+
+  inline __attribute__((always_inline)) void finish() {
+    if (!kLong || first) return;
+    for (int i = 0; i < kRows; ++i)
+      for (int v = 0; v < kVectors; ++v) row[i][v] += before[i][v];
+  }
+};
+
 // Adds up rows of numbers times panels:
 //   to[i][0:width] = sum over t < terms and k < depth of  from[t * stride + i][shift + k] * panel[t][k][0:width]
 // where each term of the panel is (depth, vectors * lanes).
-template <typename T, int kRows, int kVectors>
+template <typename T, int kRows, int kVectors, bool kLong>
 inline void multiply_block(int64_t terms, int64_t depth, const T* const* from, int64_t stride, int64_t shift,
                            const T* panel, T* const* to, int width) {
   constexpr int kWide = kVectors * kLanes<T>;
-  Vector<T> sum[kRows][kVectors] = {};
+  Sums<T, kRows, kVectors, kLong> sums;
+  auto& sum = sums.row;
   for (int64_t t = 0; t < terms; ++t) {
     const T* b = panel + t * depth * kWide;
     const T* row[kRows];
     for (int i = 0; i < kRows; ++i) row[i] = from[t * stride + i] + shift;
-    for (int64_t k = 0; k < depth; ++k, b += kWide) {
-      Vector<T> column[kVectors];
-      for (int v = 0; v < kVectors; ++v) column[v] = load(b + v * kLanes<T>);
-      for (int i = 0; i < kRows; ++i) {
-        const T a = row[i][k];
-        for (int v = 0; v < kVectors; ++v) sum[i][v] += column[v] * a;
+    for (int64_t start = 0, stop; start < depth; start = stop) {
+      stop = kLong ? std::min(depth, start + kRow) : depth;
+      for (int64_t k = start; k < stop; ++k, b += kWide) {
+        Vector<T> column[kVectors];
+        for (int v = 0; v < kVectors; ++v) column[v] = load(b + v * kLanes<T>);
+        for (int i = 0; i < kRows; ++i) {
+          const T a = row[i][k];
+          for (int v = 0; v < kVectors; ++v) sum[i][v] += column[v] * a;
+        }
       }
+      sums.added(stop - start);
     }
   }
+  sums.finish();
   if (width == kWide) {
     for (int i = 0; i < kRows; ++i)
       for (int v = 0; v < kVectors; ++v) store(to[i] + v * kLanes<T>, sum[i][v]);
@@ -101,14 +145,18 @@ inline void multiply_block(int64_t terms, int64_t depth, const T* const* from, i
 template <typename T>
 inline void multiply_rows(int64_t rows, int64_t terms, int64_t depth, const T* const* from, int64_t stride,
                           int64_t shift, const T* panel, T* const* to, const Panel& shape) {
-  with_constant<kPanelVectors>(shape.vectors, [&](auto vectors) {
+  auto multiply = [&](auto vectors, auto is_long) {
     constexpr int kRows = rows_of_block(vectors);
     int64_t i = 0;
     for (; i + kRows <= rows; i += kRows)
-      multiply_block<T, kRows, vectors>(terms, depth, from + i, stride, shift, panel, to + i, shape.width);
+      multiply_block<T, kRows, vectors, is_long>(terms, depth, from + i, stride, shift, panel, to + i, shape.width);
     with_constant<kRows - 1>(static_cast<int>(rows - i), [&](auto rest) {
-      multiply_block<T, rest, vectors>(terms, depth, from + i, stride, shift, panel, to + i, shape.width);
+      multiply_block<T, rest, vectors, is_long>(terms, depth, from + i, stride, shift, panel, to + i, shape.width);
     });
+  };
+  with_constant<kPanelVectors>(shape.vectors, [&](auto vectors) {
+    if (terms * depth <= kShort) return multiply(vectors, std::false_type{});
+    multiply(vectors, std::true_type{});
   });
 }
 
@@ -185,19 +233,27 @@ inline void accumulate_block(const Run<T>* runs, int64_t count, bool first, int6
                              const T* right, T* to, int64_t to_stride, int width) {
   constexpr int kWide = kVectors * kLanes<T>;
   for (int i = 0; i < kRows; ++i) __builtin_prefetch(to + i * to_stride, 1);
-  Vector<T> sum[kRows][kVectors] = {};
+  Sums<T, kRows, kVectors, true> sums;
+  auto& sum = sums.row;
+  // Several runs are short ones: ending a row of sums sooner costs little beside going from one to the next.
+  if (count > 1) sums.most = kRow / 2;
   for (int64_t r = 0; r < count; ++r) {
     const T* a = runs[r].left + shift;
     const T* b = right + runs[r].start * kWide;
-    for (int64_t k = 0; k < runs[r].count; ++k, a += row_step, b += kWide) {
-      Vector<T> column[kVectors];
-      for (int v = 0; v < kVectors; ++v) column[v] = load(b + v * kLanes<T>);
-      for (int i = 0; i < kRows; ++i) {
-        const T value = a[i];
-        for (int v = 0; v < kVectors; ++v) sum[i][v] += column[v] * value;
+    for (int64_t start = 0; start < runs[r].count; start += kRow) {
+      const int64_t stop = std::min(runs[r].count, start + kRow);
+      for (int64_t k = start; k < stop; ++k, a += row_step, b += kWide) {
+        Vector<T> column[kVectors];
+        for (int v = 0; v < kVectors; ++v) column[v] = load(b + v * kLanes<T>);
+        for (int i = 0; i < kRows; ++i) {
+          const T value = a[i];
+          for (int v = 0; v < kVectors; ++v) sum[i][v] += column[v] * value;
+        }
       }
+      sums.added(stop - start);
     }
   }
+  sums.finish();
   for (int i = 0; i < kRows; ++i) {
     T* line = to + i * to_stride;
     if (width == kWide) {

@@ -52,7 +52,7 @@ inline void sum_deviations(const T* x, const T* shift, int64_t count, int64_t st
 }
 
 // Pixels at a time: their sums are added up apart, which keeps the rounding of long sums small.
-inline constexpr int64_t kPiece = 256;
+inline constexpr int64_t kPiece = 64;
 
 // Calls work(image, start, count, place, vectors, channel) for pieces of the pixels of each image and vectors of channels;
 // what belongs to a piece is kept at `place`. Channels that fill no vector are left to `scalar`, one at a time.
