@@ -111,9 +111,13 @@ def max_with_indices(x, row_windows, column_windows):
     for i, j, channel in np.ndindex(y.shape):
         for row, column in itertools.product(range(*row_windows[i]), range(*column_windows[j])):
             inside = 0 <= row < height and 0 <= column < width
-            # The first pixel is taken even if it is -inf; a later one only if it is larger: ties go to the first.
-            if inside and (indices[i, j, channel] < 0 or x[row, column, channel] > y[i, j, channel]):
-                y[i, j, channel] = x[row, column, channel]
+            if not inside:
+                continue
+            value = x[row, column, channel]
+            # The first pixel is taken even if it is -inf; a later one only if it is larger: ties go to the first. NaN
+            # is larger than all, another NaN included.
+            if indices[i, j, channel] < 0 or value > y[i, j, channel] or np.isnan(value):
+                y[i, j, channel] = value
                 indices[i, j, channel] = row * width + column
     return y, indices
 

@@ -204,7 +204,8 @@ def pool_output_size(
                 "a window wholly in the border has no value"
             )
         room = n + before + after - k
-        if room < 0:
+        # In ceil mode a window may be larger than the padded image, by less than its step (torch's rule).
+        if room + (s - 1 if ceil_mode else 0) < 0:
             raise ValueError(
                 f"expected a window that fits the padded image, got a window of {window_shape} for an image of "
                 f"{size} with padding {sides}; use a smaller window, more padding or a larger image"

@@ -23,15 +23,15 @@ def max_pool(
 ) -> jax.Array:
     """Takes the largest value of each channel in a sliding window.
 
-    Where a window holds its maximum several times, the gradient goes to the first of them in row-major order, as in
-    torch.
+    A window that holds NaN gives NaN. Where a window holds its maximum several times, the gradient goes to the first of
+    them in row-major order, as in torch.
 
     Args:
       x: image, shape (height, width, channels), floating point.
       window_shape: (height, width) of the window, in pixels.
       strides: step of the window, in pixels; the window's shape if None (no overlap).
       padding: "VALID", "SAME", an int or ((top, bottom), (left, right)), each smaller than the window. Padding never
-        wins: it counts as -inf.
+        wins: a window of nothing but -inf gives its gradient to its first pixel inside the image.
       ceil_mode: also take a last window that hangs over the bottom or right edge (torch's rule).
 
     Returns:
@@ -42,7 +42,9 @@ def max_pool(
       TypeError: `x` is not floating point.
     """
     window, strides, sides, output_shape = _windows("max_pool", x, window_shape, strides, padding, ceil_mode)
-    return lowering.window_max(x, window, strides, sides, output_shape)
+    # The gradients of windows that share their maximum are added up in the dtype of what is pooled.
+    wide = x.astype(at_least_float32(x.dtype))
+    return lowering.window_max(wide, window, strides, sides, output_shape).astype(x.dtype)
 
 
 def max_pool_with_indices(
@@ -56,7 +58,7 @@ def max_pool_with_indices(
     """Takes the largest value of each channel in a sliding window, and says where it was.
 
     Args:
-      x: image, shape (height, width, channels), floating point, without NaN.
+      x: image, shape (height, width, channels), floating point.
       window_shape: (height, width) of the window, in pixels.
       strides: step of the window, in pixels; the window's shape if None (no overlap).
       padding: as in `max_pool`.
@@ -64,7 +66,8 @@ def max_pool_with_indices(
 
     Returns:
       The maxima, shape (out_height, out_width, channels), in the dtype of `x`; and for each of them the place in `x`
-      of the first maximum of its window in row-major order, as row * width + column, int32.
+      of the first maximum of its window in row-major order, as row * width + column, int32. A window that holds NaN
+      gives NaN, and the place of its last one.
 
     Raises:
       ValueError: `x` is not one image, or the window or padding does not fit it.
@@ -73,9 +76,9 @@ def max_pool_with_indices(
     window, strides, sides, output_shape = _windows(
         "max_pool_with_indices", x, window_shape, strides, padding, ceil_mode
     )
-    height, width, _ = x.shape
-    places = jnp.arange(height * width, dtype=jnp.int32).reshape(height, width, 1)
-    return lowering.window_argmax(x, jnp.broadcast_to(places, x.shape), window, strides, sides, output_shape)
+    wide = x.astype(at_least_float32(x.dtype))
+    maxima, places = lowering.window_argmax(wide, window, strides, sides, output_shape)
+    return maxima.astype(x.dtype), places
 
 
 def max_unpool(y: jax.Array, indices: jax.Array, output_shape: Size) -> jax.Array:
@@ -182,11 +185,7 @@ def global_max_pool(x: jax.Array) -> jax.Array:
       TypeError: `x` is not floating point.
     """
     check_image("global_max_pool", x)
-    if not is_known(x.shape):
-        for axis in (1, 0):
-            x = jnp.take_along_axis(x, jnp.argmax(x, axis, keepdims=True), axis)
-        return x[0, 0]
-    return max_pool(x, (x.shape[0], x.shape[1]))[0, 0]
+    return lowering.image_argmax(x)[0]
 
 
 def adaptive_avg_pool(x: jax.Array, output_shape: Size) -> jax.Array:
@@ -207,15 +206,16 @@ def adaptive_avg_pool(x: jax.Array, output_shape: Size) -> jax.Array:
       TypeError: `x` is not floating point.
     """
     check_image("adaptive_avg_pool", x)
+    y = x.astype(at_least_float32(x.dtype))
     for axis, n in enumerate(as_pair("output_shape", output_shape)):
-        size = x.shape[axis]
-        first, end = _adaptive_windows(size, n)
-        place = positions(size)
-        inside = (place >= first[:, None]) & (place < end[:, None])
-        dtype = at_least_float32(x.dtype)
-        weights = jnp.asarray((inside.astype(dtype) / (end - first)[:, None].astype(dtype)).astype(x.dtype))
-        x = jnp.moveaxis(jnp.tensordot(weights, x, (1, axis), precision="highest"), 0, axis)
-    return x
+        taps, inside = _adaptive_taps(y.shape[axis], n)
+        counts = jnp.asarray(inside.sum(1).astype(y.dtype))
+        around = tuple({0, 1, 2} - {axis})
+        inside = jnp.expand_dims(jnp.asarray(inside), tuple(set(range(4)) - {axis, axis + 1}))
+        # A pixel outside a window is left out, not multiplied by zero: it may be infinite.
+        sums = jnp.sum(jnp.where(inside, jnp.take(y, taps, axis, mode="clip"), 0), axis + 1)
+        y = sums / jnp.expand_dims(counts, around)
+    return y.astype(x.dtype)
 
 
 def adaptive_max_pool(x: jax.Array, output_shape: Size) -> jax.Array:
@@ -235,15 +235,9 @@ def adaptive_max_pool(x: jax.Array, output_shape: Size) -> jax.Array:
       TypeError: `x` is not floating point.
     """
     check_image("adaptive_max_pool", x)
-    if not is_known(x.shape):
-        raise ValueError(f"adaptive_max_pool expects an image of known size, got {x.shape}; export it for one size")
     height, width = as_pair("output_shape", output_shape)
-    rows, row_inside = _adaptive_places(x.shape[0], height)
-    columns, column_inside = _adaptive_places(x.shape[1], width)
-    # Every window is written out at the size of the largest, so that ordinary pooling without overlap does the rest.
-    spread = jnp.take(jnp.take(x, rows.ravel(), axis=0), columns.ravel(), axis=1)
-    inside = row_inside.ravel()[:, None, None] & column_inside.ravel()[None, :, None]
-    return max_pool(jnp.where(inside, spread, -jnp.inf), (rows.shape[1], columns.shape[1]))
+    taps = *_adaptive_taps(x.shape[0], height), *_adaptive_taps(x.shape[1], width)
+    return lowering.grid_argmax(x.astype(at_least_float32(x.dtype)), *taps)[0].astype(x.dtype)
 
 
 def _windows(
@@ -272,14 +266,14 @@ def _counted(size: int, window: int, stride: int, side: tuple[int, int], windows
     return end - (end - size).clip(0) - start.clip(0)
 
 
-def _adaptive_windows(size: int, windows: int) -> tuple[Any, Any]:
-    """Returns the first pixel of each adaptive window, and the one behind its last."""
-    scaled = np.arange(windows + 1) * as_number(size)
-    return scaled[:-1] // windows, -(-scaled[1:] // windows)
-
-
-def _adaptive_places(size: int, windows: int) -> tuple[np.ndarray, np.ndarray]:
+def _adaptive_taps(size: Any, windows: int) -> tuple[Any, Any]:
     """Lists the pixels of each adaptive window, and marks which are inside: two arrays (windows, widest window)."""
-    first, end = _adaptive_windows(size, windows)
-    place = first[:, None] + np.arange(np.max(end - first))[None, :]
-    return np.minimum(place, size - 1), place < end[:, None]
+    scaled = np.arange(windows + 1) * as_number(size)
+    first, end = scaled[:-1] // windows, -(-scaled[1:] // windows)
+    # No window is wider; where the size is known, what all windows leave out is cut off.
+    place = first[:, None] + positions((size - 1) // windows + 2)[None, :]
+    inside = place < end[:, None]
+    if is_known((size,)):
+        widest = np.max(end - first)
+        place, inside = place[:, :widest], inside[:, :widest]
+    return place.clip(0, as_number(size) - 1), inside

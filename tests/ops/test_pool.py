@@ -12,7 +12,8 @@ def pool_problem(seed):
     rng = np.random.default_rng(seed)
     while True:
         height, width = rng.integers(3, 11, 2).tolist()
-        window = tuple(rng.integers(1, 5, 2).tolist())
+        # Windows of more than 5 pixels a side take another road.
+        window = tuple(rng.integers(1, 5 if seed % 3 else 9, 2).tolist())
         strides = None if rng.random() < 0.3 else tuple(rng.integers(1, 4, 2).tolist())
         (top, bottom), (left, right) = (rng.integers(0, k, 2).tolist() for k in window)
         padding = ("VALID", "SAME", min(top, left), ((top, bottom), (left, right)))[rng.integers(4)]
@@ -85,12 +86,62 @@ def test_an_image_of_one_value_gives_its_gradient_to_the_first_pixel_of_each_win
     np.testing.assert_array_equal(gradient[..., 0], np.eye(4)[:1].T @ np.eye(4)[:1])
 
 
+def special_problem(seed):
+    """Draws a pooling of an image of mostly -inf, of which many windows hold nothing else, with a few NaN."""
+    x, window, options = pool_problem(seed)
+    rng = np.random.default_rng(seed)
+    return np.where(rng.random(x.shape) < 0.9, rng.choice([-np.inf, np.nan], x.shape, p=[0.9, 0.1]), x), window, options
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("seed", range(5000, 5012))
+def test_windows_of_minus_infinity_have_a_first_pixel_and_windows_with_nan_a_last(seed):
+    x, window, options = special_problem(seed)
+    expected, places = reference.max_pool_with_indices(x, window, **options)
+    weights = np.random.default_rng(seed).normal(size=expected.shape)
+
+    @jax.jit
+    def results(x):
+        y, pull_back = jax.vjp(lambda x: ops.max_pool(x, window, **options), x)
+        return y, *ops.max_pool_with_indices(x, window, **options), *pull_back(jnp.asarray(weights))
+
+    y, maxima, indices, gradient = results(x)
+    np.testing.assert_array_equal(y, expected, err_msg=f"{window} {options}")
+    np.testing.assert_array_equal(maxima, expected, err_msg=f"{window} {options}")
+    np.testing.assert_array_equal(indices, places, err_msg=f"{window} {options}")
+    expected = reference.scatter_add(weights, places, x.shape)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-12, atol=1e-12, err_msg=f"{window} {options}")
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("output_shape", [1, (3, 2), (7, 9)])
+def test_adaptive_windows_of_minus_infinity_have_a_first_pixel_and_windows_with_nan_a_last(output_shape):
+    x, _, _ = special_problem(0)
+    expected, places = reference.adaptive_max_pool_with_indices(x, output_shape)
+    y, pull_back = jax.vjp(lambda x: ops.adaptive_max_pool(x, output_shape), x)
+    np.testing.assert_array_equal(y, expected)
+    weights = np.random.default_rng(0).normal(size=expected.shape)
+    np.testing.assert_allclose(
+        *pull_back(jnp.asarray(weights)), reference.scatter_add(weights, places, x.shape), rtol=1e-12, atol=1e-12
+    )
+
+
 def test_windows_of_minus_infinity_stay_minus_infinity_and_point_into_the_image():
     image = jnp.full((4, 4, 1), -jnp.inf, jnp.float32)
     y, indices = jax.jit(lambda x: ops.max_pool_with_indices(x, 3, strides=2, padding=1))(image)
     np.testing.assert_array_equal(y, np.full((2, 2, 1), -np.inf))
     np.testing.assert_array_equal(indices[..., 0], [[0, 1], [4, 5]])
     np.testing.assert_array_equal(ops.max_pool(image, 3, strides=2, padding=1), y)
+
+
+def test_ceil_mode_takes_a_window_larger_than_the_padded_image():
+    image = jnp.arange(6, dtype=jnp.float32).reshape(2, 3, 1)
+    np.testing.assert_array_equal(ops.max_pool(image, 4, strides=3, ceil_mode=True), [[[5]]])
+    np.testing.assert_array_equal(ops.avg_pool(image, 4, strides=3, ceil_mode=True), [[[2.5]]])
+    y, indices = ops.max_pool_with_indices(image, 7, strides=(6, 5), ceil_mode=True)
+    assert (y.item(), indices.item()) == (5, 5)
+    with pytest.raises(ValueError, match=r"expected a window that fits the padded image"):
+        ops.max_pool(image, 4, strides=2, ceil_mode=True)
 
 
 def test_ceil_mode_drops_a_window_that_would_start_in_the_bottom_padding():
@@ -274,6 +325,39 @@ def test_means_of_half_precision_neither_overflow_nor_stall(pool):
     np.testing.assert_allclose(np.asarray(y, np.float32).ravel(), [1000], rtol=2e-3)
     y = pool(jnp.ones((32, 32, 1), jnp.bfloat16))
     np.testing.assert_allclose(np.asarray(y, np.float32).ravel(), [1], rtol=1e-2)
+
+
+SIZED = {
+    "max_pool": lambda x, n: ops.max_pool(x, n, strides=n // 2, padding=n // 2),
+    "max_pool_with_indices": lambda x, n: ops.max_pool_with_indices(x, n, strides=n // 2, padding=n // 2)[0],
+    "avg_pool": lambda x, n: ops.avg_pool(x, n, strides=n // 2, padding=n // 2, count_include_pad=False),
+    "global_avg_pool": lambda x, n: ops.global_avg_pool(x),
+    "global_max_pool": lambda x, n: ops.global_max_pool(x),
+    "adaptive_avg_pool": lambda x, n: ops.adaptive_avg_pool(x, x.shape[0] // n),
+    "adaptive_max_pool": lambda x, n: ops.adaptive_max_pool(x, x.shape[0] // n),
+}
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_the_size_of_the_program_grows_with_neither_the_window_nor_the_image_nor_the_batch(name):
+    def instructions(window, size, images):
+        gradient = jax.grad(lambda x: jnp.sum(SIZED[name](x, window) ** 2))
+        program = jax.jit(jax.vmap(gradient)).lower(jax.ShapeDtypeStruct((images, size, size, 3), jnp.float32))
+        return program.as_text().count(" = ")
+
+    few = instructions(8, 64, 2)
+    assert instructions(64, 64, 2) <= few
+    assert instructions(8, 256, 2) <= few
+    assert instructions(8, 64, 32) <= few
+
+
+def test_the_gradient_of_a_large_window_compiles_to_as_many_instructions_as_that_of_a_larger_one():
+    def instructions(window):
+        image = jnp.zeros((window, 2 * window, 1), jnp.float32)
+        program = jax.jit(jax.grad(lambda x: jnp.sum(ops.max_pool(x, window, padding=1)))).lower(image).compile()
+        return program.as_text().count(" = ")
+
+    assert instructions(64) <= instructions(8) + 2
 
 
 IMAGE = np.zeros((8, 8, 4), np.float32)

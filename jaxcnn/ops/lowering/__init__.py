@@ -9,13 +9,15 @@ from jaxcnn.ops.lowering.channels import affine, own_moments
 from jaxcnn.ops.lowering.convolution import convolve, input_gradient, kernel_gradient
 from jaxcnn.ops.lowering.geometry import Geometry
 from jaxcnn.ops.lowering.plain import PLAIN_RULES
-from jaxcnn.ops.lowering.pooling import window_argmax, window_max, window_sum
+from jaxcnn.ops.lowering.pooling import grid_argmax, image_argmax, window_argmax, window_max, window_sum
 
 __all__ = [
     "PLAIN_RULES",
     "Geometry",
     "affine",
     "convolve",
+    "grid_argmax",
+    "image_argmax",
     "input_gradient",
     "kernel_gradient",
     "own_moments",
