@@ -105,6 +105,25 @@ def as_image_size(name: str, value: Any) -> tuple[int, int]:
     return as_pair(name, value)
 
 
+def as_scale(name: str, value: Any) -> tuple[float, float]:
+    """Turns a number or a pair of numbers into a pair of factors.
+
+    Args:
+      name: name of the argument, for the message.
+      value: one factor for both axes, or (vertical, horizontal); finite and more than 0.
+
+    Returns:
+      (vertical, horizontal).
+
+    Raises:
+      ValueError: anything else.
+    """
+    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    if len(pair) != 2 or not all(is_number(v) and 0 < v < np.inf for v in pair):
+        raise ValueError(f"{name} expects a number or a pair of numbers, each finite and more than 0, got {value!r}")
+    return float(pair[0]), float(pair[1])
+
+
 def as_padding(value: Any) -> Literal["VALID", "SAME"] | Sides:
     """Turns every accepted form of a padding into "VALID", "SAME" or one number for each side.
 
@@ -194,3 +213,15 @@ def is_int(value: Any) -> bool:
       Whether it counts things.
     """
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Tells whether a value is a Python or NumPy number, and neither a bool nor NaN.
+
+    Args:
+      value: anything.
+
+    Returns:
+      Whether it is one of the numbers of the real line, infinities included.
+    """
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool) and value == value

@@ -4,7 +4,7 @@ from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax.core import max_dim
 
 from jaxcnn.ops import lowering
 from jaxcnn.ops.arithmetic import (
@@ -14,7 +14,19 @@ from jaxcnn.ops.arithmetic import (
     padding_sides,
     transpose_padding_sides,
 )
-from jaxcnn.ops.check import Padding, Sides, Size, as_pair, check_floating, check_image, check_vector, is_int
+from jaxcnn.ops.check import (
+    Padding,
+    Sides,
+    Size,
+    as_pair,
+    at_least_float32,
+    check_floating,
+    check_image,
+    check_vector,
+    is_int,
+    is_number,
+)
+from jaxcnn.ops.sizes import as_number, positions
 
 Border: TypeAlias = Literal["zeros", "edge", "reflect", "circular"]
 """What padded pixels hold: zeros; the nearest pixel; the image mirrored at its outermost pixels; the opposite side."""
@@ -118,15 +130,15 @@ def conv_transpose(
     return y if bias is None else y + bias.astype(x.dtype)
 
 
-def pad(x: jax.Array, padding: int | Sides, *, border: Border = "zeros") -> jax.Array:
-    """Adds pixels around one image, of the kinds that `conv` knows.
+def pad(x: jax.Array, padding: int | Sides, *, border: Border | float = "zeros") -> jax.Array:
+    """Adds pixels around one image: of the kinds that `conv` knows, or of one value.
 
     A convolution pads by itself; this is for what does not, such as a max pooling whose border counts as zeros.
 
     Args:
       x: image, shape (height, width, channels), floating point.
       padding: number of pixels: an int for all sides or ((top, bottom), (left, right)); at least 0.
-      border: what they hold: "zeros", "edge", "reflect" or "circular".
+      border: what they hold: "zeros", "edge", "reflect", "circular", or a number.
 
     Returns:
       Shape (height + top + bottom, width + left + right, channels), in the dtype of `x`.
@@ -171,23 +183,26 @@ def _pad_border(x: jax.Array, sides: Sides, border: Border) -> tuple[jax.Array, 
     return (x, sides) if border == "zeros" else (_padded(x, sides, border), ((0, 0), (0, 0)))
 
 
-def _padded(x: jax.Array, sides: Sides, border: Border) -> jax.Array:
-    if border == "zeros":
-        return jnp.pad(x, (*sides, (0, 0)))
+def _padded(x: jax.Array, sides: Sides, border: Border | float) -> jax.Array:
+    if border == "zeros" or is_number(border):
+        return jnp.pad(x, (*sides, (0, 0)), constant_values=0 if border == "zeros" else border)
     if border not in ("edge", "reflect", "circular"):
         raise ValueError(f"border expects 'zeros', 'edge', 'reflect' or 'circular', got {border!r}")
-    for size, side in zip(x.shape[:2], sides, strict=True):
-        most = {"edge": max(side), "reflect": size - 1, "circular": size}[border]
-        if max(side) > most:
+    # Pixels that are repeated add up their gradients in the dtype of what is repeated.
+    y = x.astype(at_least_float32(x.dtype))
+    for axis, side in enumerate(sides):
+        size = x.shape[axis]
+        most = {"edge": max_dim(*side), "reflect": size - 1, "circular": size}[border]
+        if max_dim(*side) > most:
             raise ValueError(
                 f"border {border!r} expects a padding of at most {most} pixels for an image of {x.shape[:2]}, "
                 f"got {sides}"
             )
-    if border == "circular":
-        for axis, (before, after) in enumerate(sides):
-            size = x.shape[axis]
-            x = jnp.concatenate(
-                [lax.slice_in_dim(x, size - before, size, axis=axis), x, lax.slice_in_dim(x, 0, after, axis=axis)], axis
-            )
-        return x
-    return jnp.pad(x, (*sides, (0, 0)), mode=border)
+        pixel, size = positions(size + side[0] + side[1]) - as_number(side[0]), as_number(size)
+        if border == "circular":
+            pixel = pixel % size
+        elif border == "reflect":
+            pixel = size - 1 - abs(size - 1 - abs(pixel))
+        places = pixel.clip(0, size - 1)[:, None]
+        y = lowering.resample(y, axis, places, places * 0 + 1)
+    return y.astype(x.dtype)

@@ -207,14 +207,10 @@ def adaptive_avg_pool(x: jax.Array, output_shape: Size) -> jax.Array:
     """
     check_image("adaptive_avg_pool", x)
     y = x.astype(at_least_float32(x.dtype))
-    for axis, n in enumerate(as_pair("output_shape", output_shape)):
+    for axis, n in enumerate(as_image_size("output_shape", output_shape)):
         taps, inside = _adaptive_taps(y.shape[axis], n)
         counts = jnp.asarray(inside.sum(1).astype(y.dtype))
-        around = tuple({0, 1, 2} - {axis})
-        inside = jnp.expand_dims(jnp.asarray(inside), tuple(set(range(4)) - {axis, axis + 1}))
-        # A pixel outside a window is left out, not multiplied by zero: it may be infinite.
-        sums = jnp.sum(jnp.where(inside, jnp.take(y, taps, axis, mode="clip"), 0), axis + 1)
-        y = sums / jnp.expand_dims(counts, around)
+        y = lowering.resample(y, axis, taps, inside) / jnp.expand_dims(counts, tuple({0, 1, 2} - {axis}))
     return y.astype(x.dtype)
 
 
@@ -235,7 +231,7 @@ def adaptive_max_pool(x: jax.Array, output_shape: Size) -> jax.Array:
       TypeError: `x` is not floating point.
     """
     check_image("adaptive_max_pool", x)
-    height, width = as_pair("output_shape", output_shape)
+    height, width = as_image_size("output_shape", output_shape)
     taps = *_adaptive_taps(x.shape[0], height), *_adaptive_taps(x.shape[1], width)
     return lowering.grid_argmax(x.astype(at_least_float32(x.dtype)), *taps)[0].astype(x.dtype)
 
@@ -266,14 +262,14 @@ def _counted(size: int, window: int, stride: int, side: tuple[int, int], windows
     return end - (end - size).clip(0) - start.clip(0)
 
 
-def _adaptive_taps(size: Any, windows: int) -> tuple[Any, Any]:
+def _adaptive_taps(size: Any, windows: Any) -> tuple[Any, Any]:
     """Lists the pixels of each adaptive window, and marks which are inside: two arrays (windows, widest window)."""
-    scaled = np.arange(windows + 1) * as_number(size)
-    first, end = scaled[:-1] // windows, -(-scaled[1:] // windows)
-    # No window is wider; where the size is known, what all windows leave out is cut off.
+    window, pixels, number = positions(windows), as_number(size), as_number(windows)
+    first, end = window * pixels // number, -(-(window + 1) * pixels // number)
+    # No window is wider; where the sizes are known, what all windows leave out is cut off.
     place = first[:, None] + positions((size - 1) // windows + 2)[None, :]
     inside = place < end[:, None]
-    if is_known((size,)):
+    if is_known((size, windows)):
         widest = np.max(end - first)
         place, inside = place[:, :widest], inside[:, :widest]
-    return place.clip(0, as_number(size) - 1), inside
+    return place.clip(0, pixels - 1), inside

@@ -10,6 +10,7 @@ from jaxcnn.ops.lowering.convolution import convolve, input_gradient, kernel_gra
 from jaxcnn.ops.lowering.geometry import Geometry
 from jaxcnn.ops.lowering.plain import PLAIN_RULES
 from jaxcnn.ops.lowering.pooling import grid_argmax, image_argmax, window_argmax, window_max, window_sum
+from jaxcnn.ops.lowering.resampling import resample
 
 __all__ = [
     "PLAIN_RULES",
@@ -21,6 +22,7 @@ __all__ = [
     "input_gradient",
     "kernel_gradient",
     "own_moments",
+    "resample",
     "window_argmax",
     "window_max",
     "window_sum",

@@ -146,9 +146,7 @@ def _chain(
 ) -> tuple[jax.Array, ...]:
     """Compares the taps of each window one after the other by the first operand; the others follow it."""
     fill = (-jnp.inf, *(0 for _ in operands[1:]))
-    best = tuple(
-        jnp.pad(x, (*padding, (0, 0)), constant_values=value) for x, value in zip(operands, fill, strict=True)
-    )
+    best = tuple(jnp.pad(x, (*padding, (0, 0)), constant_values=value) for x, value in zip(operands, fill, strict=True))
     for axis in (1, 0):
         taps = zip(
             *(_cut(x, axis, window_shape, strides, output_shape, dilation) for x in best),
@@ -229,4 +227,8 @@ def _read(x: jax.Array, places: jax.Array) -> jax.Array:
     width = as_number(x.shape[1])
     # Not as one axis of height * width pixels: of sizes that are not known, that product could not be proved positive.
     channel = lax.broadcasted_iota(jnp.int32, places.shape, 2)
-    return jnp.asarray(x).at[places // width, places % width, channel].get(mode="promise_in_bounds", wrap_negative_indices=False)
+    return (
+        jnp.asarray(x)
+        .at[places // width, places % width, channel]
+        .get(mode="promise_in_bounds", wrap_negative_indices=False)
+    )
