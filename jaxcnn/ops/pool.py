@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import max_dim
 
 from jaxcnn.ops import lowering
@@ -105,12 +106,13 @@ def max_unpool(y: jax.Array, indices: jax.Array, output_shape: Size) -> jax.Arra
         raise ValueError(f"max_unpool expects one index for each value of shape {y.shape}, got {indices.shape}")
     if not jnp.issubdtype(indices.dtype, jnp.integer):
         raise TypeError(f"max_unpool expects integer indices, got {indices.dtype}")
-    channels = y.shape[2]
-    flat = jnp.zeros((height * width, channels), y.dtype)
-    # NumPy's negative indices count from the end: they are sent beyond it, to be dropped.
-    place = jnp.where(indices < 0, as_number(height * width), indices).reshape(-1, channels)
-    channel = jnp.broadcast_to(jnp.arange(channels, dtype=place.dtype), place.shape)
-    return flat.at[place, channel].set(y.reshape(-1, channels), mode="drop").reshape(height, width, channels)
+    # Small types could not hold the size that places are compared with.
+    places = jnp.asarray(indices if indices.dtype.itemsize == 8 else indices.astype(jnp.int32))
+    pixels, columns = as_number(height) * as_number(width), as_number(width)
+    inside = (places >= 0) & (places < pixels)
+    row = jnp.where(inside, places // columns, as_number(height)).astype(jnp.int32)
+    column, channel = (places % columns).astype(jnp.int32), lax.broadcasted_iota(jnp.int32, y.shape, 2)
+    return jnp.zeros((height, width, y.shape[2]), y.dtype).at[row, column, channel].set(y, mode="drop")
 
 
 def avg_pool(

@@ -30,10 +30,10 @@ def resize(
     """Resizes one image as `torch.nn.functional.interpolate` does.
 
     Pixels are squares: output pixel i is centred at (i + 1/2) scale - 1/2 in pixels of the image, where scale is
-    size / output size, or 1 / `scale_factor` where that is given; with `align_corners` at i (size - 1) / (output size - 1),
-    so that the outermost centres coincide. Beyond the border the outermost pixel goes on; with antialias the filter is cut
-    there and its weights brought back to sum one. Bicubic may overshoot the range of the input. Its coefficient is -0.75
-    without and -0.5 with antialias, as in torch and Pillow (Keys 1981).
+    size / output size, or 1 / `scale_factor` where that is given; with `align_corners` at
+    i (size - 1) / (output size - 1), so that the outermost centres coincide. Beyond the border the outermost pixel goes
+    on; with antialias the filter is cut there and its weights brought back to sum one. Bicubic may overshoot the range
+    of the input. Its coefficient is -0.75 without and -0.5 with antialias, as in torch and Pillow (Keys 1981).
 
     A pixel of weight zero is not read: where torch multiplies an infinite one by zero and gives NaN, this does not.
 
@@ -44,8 +44,8 @@ def resize(
         floor(size * scale_factor) pixels, and the scale is 1 / `scale_factor` even where that is not size / output size
         (torch's `recompute_scale_factor=None`).
       method: "bilinear" or "bicubic"; "nearest": the pixel at floor(i scale), or "nearest-exact": at
-        floor((i + 1/2) scale), of which torch, which rounds the scale to float32, is a pixel off at a few sizes such as 2
-        to 82; "area": the means of `adaptive_avg_pool`.
+        floor((i + 1/2) scale), of which torch, which rounds the scale to float32, is a pixel off at a few sizes such as
+        2 to 82; "area": the means of `adaptive_avg_pool`.
       align_corners: whether the centres of the outermost pixels coincide, instead of their outer edges; "bilinear" and
         "bicubic" without antialias only.
       antialias: widen the filter when shrinking, so that every input pixel counts; no effect when enlarging by
@@ -147,7 +147,7 @@ def _interpolating(size: Any, n: Any, method: str, align_corners: bool, scale: f
 
 
 def _antialiased(size: int, n: int, method: str, scale: float | None) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the pixels and weights (n, taps) of a filter widened by the factor of shrinking, as Pillow computes them."""
+    """Returns pixels and weights (n, taps) of a filter widened by the factor of shrinking, as Pillow computes them."""
     scale = size / n if scale is None else scale
     stretch = max(scale, 1.0)
     centre = (np.arange(n)[:, None] + 0.5) * scale

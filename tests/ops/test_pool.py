@@ -266,6 +266,18 @@ def test_max_unpool_drops_places_outside_the_output():
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32, np.int64, np.uint64])
+def test_max_unpool_takes_indices_of_any_integer_type(dtype):
+    # More channels and pixels than the smallest of these types can count; the last place is outside the image.
+    y = jnp.ones((1, 2, 300))
+    indices = np.broadcast_to(np.array([[[100], [np.iinfo(dtype).max]]], dtype), y.shape)
+    image = jax.vmap(lambda y, indices: ops.max_unpool(y, indices, (30, 9)))(y[None], indices[None])[0]
+    expected = np.zeros((270, 300))
+    expected[[place for place in (100, np.iinfo(dtype).max) if place < 270]] = 1
+    np.testing.assert_array_equal(image.reshape(270, 300), expected)
+
+
+@pytest.mark.usefixtures("float64")
 def test_the_gradient_of_max_unpool_is_read_back_from_each_place():
     rng = np.random.default_rng(0)
     y, indices = reference.max_pool_with_indices(rng.normal(size=(6, 8, 2)), 2)

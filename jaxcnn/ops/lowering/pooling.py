@@ -2,9 +2,10 @@
 
 The maximum of a small window is a chain of comparisons, along the columns and then along the rows of the window,
 instead of XLA's reduce-window. Its gradient is then a chain of selections: it goes to the first maximum under every
-transformation, needs no select-and-scatter (which XLA refuses to compile for GPUs under its deterministic-ops flag), and
-is faster on CPU. A chain has an operation for every place of the window. Larger windows are searched for the place of
-their maximum, by a fixed number of operations, and the maximum is read from there: its gradient is written back there.
+transformation, needs no select-and-scatter (which XLA refuses to compile for GPUs under its deterministic-ops flag),
+and is faster on CPU. A chain has an operation for every place of the window. Larger windows are searched for the place
+of their maximum, by a fixed number of operations, and the maximum is read from there: its gradient is written back
+there.
 """
 
 from typing import Any

@@ -63,8 +63,8 @@ def resample(x: jax.Array, axis: int, places: Any, weights: Any) -> jax.Array:
     Args:
       x: floating point, at least float32.
       axis: the axis that is summed along.
-      places: the pixels of each output, shape (outputs, taps), integers of at least 0 and less than the size of the axis:
-        NumPy arrays where that size is known.
+      places: the pixels of each output, shape (outputs, taps), integers of at least 0 and less than the size of the
+        axis: NumPy arrays where that size is known.
       weights: their weights, same shape.
 
     Returns:
