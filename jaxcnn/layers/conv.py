@@ -24,7 +24,8 @@ class Conv(Value):
       out_channels: channels of the result, one for each kernel.
       kernel_size: (height, width) of the kernel, in taps.
       strides: step of the kernel, in pixels.
-      padding: "VALID", "SAME", an int or ((top, bottom), (left, right)). At stride 2, "SAME" is not torch's padding.
+      padding: "VALID", "SAME", "SAME_LOWER", an int or ((top, bottom), (left, right)). At stride 2, "SAME" is not
+        torch's padding.
       dilation: distance between neighbouring taps, in pixels.
       groups: number of channel groups; as many as channels is a depthwise convolution.
       border: what padded pixels hold: "zeros", "edge", "reflect" or "circular".

@@ -54,8 +54,8 @@ def conv(
       kernel: shape (kernel_height, kernel_width, in_channels / groups, out_channels); computed in the dtype of `x`.
       bias: shape (out_channels,), or None.
       strides: step of the kernel, in pixels.
-      padding: "VALID" (none), "SAME" (ceil(size / strides) outputs, the odd pixel at the bottom and right), an int
-        for all sides or ((top, bottom), (left, right)).
+      padding: "VALID" (none), "SAME" (ceil(size / strides) outputs, the odd pixel at the bottom and right),
+        "SAME_LOWER" (the odd pixel at the top and left), an int for all sides or ((top, bottom), (left, right)).
       dilation: distance between neighbouring taps, in pixels.
       groups: number of channel groups; it divides in_channels and out_channels.
       border: what the padded pixels hold: "zeros", "edge", "reflect" or "circular".
@@ -111,7 +111,7 @@ def conv_transpose(
       out = (in - 1) stride - pads + dilation (kernel - 1) + output_padding + 1.
 
     Raises:
-      ValueError: the shapes, sizes, groups or padding do not fit together, or the padding is "SAME".
+      ValueError: the shapes, sizes, groups or padding do not fit together, or the padding is "SAME" or "SAME_LOWER".
       TypeError: `x` is not floating point.
     """
     check_image("conv_transpose", x)

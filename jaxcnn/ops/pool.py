@@ -10,7 +10,16 @@ from jax.core import max_dim
 
 from jaxcnn.ops import lowering
 from jaxcnn.ops.arithmetic import padding_sides, pool_output_size
-from jaxcnn.ops.check import Padding, Sides, Size, as_image_size, as_pair, at_least_float32, check_image
+from jaxcnn.ops.check import (
+    Padding,
+    Sides,
+    Size,
+    as_adaptive_size,
+    as_image_size,
+    as_pair,
+    at_least_float32,
+    check_image,
+)
 from jaxcnn.ops.sizes import as_number, is_known, positions
 
 
@@ -21,6 +30,7 @@ def max_pool(
     strides: Size | None = None,
     padding: Padding = "VALID",
     ceil_mode: bool = False,
+    dilation: Size = 1,
 ) -> jax.Array:
     """Takes the largest value of each channel in a sliding window.
 
@@ -29,11 +39,13 @@ def max_pool(
 
     Args:
       x: image, shape (height, width, channels), floating point.
-      window_shape: (height, width) of the window, in pixels.
+      window_shape: (height, width) of the window, in pixels, or in taps where it is dilated.
       strides: step of the window, in pixels; the window's shape if None (no overlap).
-      padding: "VALID", "SAME", an int or ((top, bottom), (left, right)), each smaller than the window. Padding never
-        wins: a window of nothing but -inf gives its gradient to its first pixel inside the image.
+      padding: "VALID", "SAME", "SAME_LOWER", an int or ((top, bottom), (left, right)), each smaller than the dilated
+        window (torch: at most half of it). Padding never wins: a window of nothing but -inf gives its gradient to its
+        first pixel inside the image.
       ceil_mode: also take a last window that hangs over the bottom or right edge (torch's rule).
+      dilation: distance between neighbouring taps of the window, in pixels.
 
     Returns:
       Shape (out_height, out_width, channels), in the dtype of `x`.
@@ -42,10 +54,11 @@ def max_pool(
       ValueError: `x` is not one image, or the window or padding does not fit it.
       TypeError: `x` is not floating point.
     """
-    window, strides, sides, output_shape = _windows("max_pool", x, window_shape, strides, padding, ceil_mode)
+    dilation = as_pair("dilation", dilation)
+    window, strides, sides, output_shape = _windows("max_pool", x, window_shape, strides, padding, ceil_mode, dilation)
     # The gradients of windows that share their maximum are added up in the dtype of what is pooled.
     wide = x.astype(at_least_float32(x.dtype))
-    return lowering.window_max(wide, window, strides, sides, output_shape).astype(x.dtype)
+    return lowering.window_max(wide, window, strides, sides, output_shape, dilation).astype(x.dtype)
 
 
 def max_pool_with_indices(
@@ -55,6 +68,7 @@ def max_pool_with_indices(
     strides: Size | None = None,
     padding: Padding = "VALID",
     ceil_mode: bool = False,
+    dilation: Size = 1,
 ) -> tuple[jax.Array, jax.Array]:
     """Takes the largest value of each channel in a sliding window, and says where it was.
 
@@ -64,6 +78,7 @@ def max_pool_with_indices(
       strides: step of the window, in pixels; the window's shape if None (no overlap).
       padding: as in `max_pool`.
       ceil_mode: as in `max_pool`.
+      dilation: as in `max_pool`.
 
     Returns:
       The maxima, shape (out_height, out_width, channels), in the dtype of `x`; and for each of them the place in `x`
@@ -74,11 +89,12 @@ def max_pool_with_indices(
       ValueError: `x` is not one image, or the window or padding does not fit it.
       TypeError: `x` is not floating point.
     """
+    dilation = as_pair("dilation", dilation)
     window, strides, sides, output_shape = _windows(
-        "max_pool_with_indices", x, window_shape, strides, padding, ceil_mode
+        "max_pool_with_indices", x, window_shape, strides, padding, ceil_mode, dilation
     )
     wide = x.astype(at_least_float32(x.dtype))
-    maxima, places = lowering.window_argmax(wide, window, strides, sides, output_shape)
+    maxima, places = lowering.window_argmax(wide, window, strides, sides, output_shape, dilation)
     return maxima.astype(x.dtype), places
 
 
@@ -130,7 +146,7 @@ def avg_pool(
       x: image, shape (height, width, channels), floating point.
       window_shape: (height, width) of the window, in pixels.
       strides: step of the window, in pixels; the window's shape if None (no overlap).
-      padding: "VALID", "SAME", an int or ((top, bottom), (left, right)), each smaller than the window.
+      padding: "VALID", "SAME", "SAME_LOWER", an int or ((top, bottom), (left, right)), each smaller than the window.
       ceil_mode: also take a last window that hangs over the bottom or right edge. What hangs over the padding is
         never counted (torch's rule).
       count_include_pad: True: padded pixels count as zeros in the mean (flax's and torch's default). False: they do not
@@ -143,7 +159,7 @@ def avg_pool(
       ValueError: `x` is not one image, or the window or padding does not fit it.
       TypeError: `x` is not floating point.
     """
-    window, strides, sides, output_shape = _windows("avg_pool", x, window_shape, strides, padding, ceil_mode)
+    window, strides, sides, output_shape = _windows("avg_pool", x, window_shape, strides, padding, ceil_mode, (1, 1))
     named = padding_sides((x.shape[0], x.shape[1]), window, strides, padding)
     rows, columns = (
         _counted(x.shape[axis], window[axis], strides[axis], named[axis], output_shape[axis], count_include_pad)
@@ -190,7 +206,7 @@ def global_max_pool(x: jax.Array) -> jax.Array:
     return lowering.image_argmax(x)[0]
 
 
-def adaptive_avg_pool(x: jax.Array, output_shape: Size) -> jax.Array:
+def adaptive_avg_pool(x: jax.Array, output_shape: Size | tuple[int | None, int | None]) -> jax.Array:
     """Takes means over a grid of windows that gives the wanted output size.
 
     Window i of n spans floor(i size / n) to ceil((i + 1) size / n), so windows may overlap by a pixel, and repeat
@@ -198,7 +214,7 @@ def adaptive_avg_pool(x: jax.Array, output_shape: Size) -> jax.Array:
 
     Args:
       x: image, shape (height, width, channels), floating point.
-      output_shape: (height, width) of the output.
+      output_shape: (height, width) of the output; None keeps the size of an axis.
 
     Returns:
       Shape (*output_shape, channels), in the dtype of `x`.
@@ -209,21 +225,21 @@ def adaptive_avg_pool(x: jax.Array, output_shape: Size) -> jax.Array:
     """
     check_image("adaptive_avg_pool", x)
     y = x.astype(at_least_float32(x.dtype))
-    for axis, n in enumerate(as_image_size("output_shape", output_shape)):
+    for axis, n in enumerate(as_adaptive_size(output_shape, (x.shape[0], x.shape[1]))):
         taps, inside = _adaptive_taps(y.shape[axis], n)
         counts = jnp.asarray(inside.sum(1).astype(y.dtype))
         y = lowering.resample(y, axis, taps, inside) / jnp.expand_dims(counts, tuple({0, 1, 2} - {axis}))
     return y.astype(x.dtype)
 
 
-def adaptive_max_pool(x: jax.Array, output_shape: Size) -> jax.Array:
+def adaptive_max_pool(x: jax.Array, output_shape: Size | tuple[int | None, int | None]) -> jax.Array:
     """Takes maxima over a grid of windows that gives the wanted output size.
 
     The windows are those of `adaptive_avg_pool`. Among equal maxima the gradient goes to the first in row-major order.
 
     Args:
       x: image, shape (height, width, channels), floating point.
-      output_shape: (height, width) of the output.
+      output_shape: (height, width) of the output; None keeps the size of an axis.
 
     Returns:
       Shape (*output_shape, channels), in the dtype of `x`.
@@ -232,25 +248,58 @@ def adaptive_max_pool(x: jax.Array, output_shape: Size) -> jax.Array:
       ValueError: `x` is not one image, or the output shape is not positive.
       TypeError: `x` is not floating point.
     """
-    check_image("adaptive_max_pool", x)
-    height, width = as_image_size("output_shape", output_shape)
+    return _adaptive_max("adaptive_max_pool", x, output_shape)[0]
+
+
+def adaptive_max_pool_with_indices(
+    x: jax.Array, output_shape: Size | tuple[int | None, int | None]
+) -> tuple[jax.Array, jax.Array]:
+    """Takes maxima over a grid of windows that gives the wanted output size, and says where they were.
+
+    Args:
+      x: image, shape (height, width, channels), floating point.
+      output_shape: (height, width) of the output; None keeps the size of an axis.
+
+    Returns:
+      The maxima of `adaptive_max_pool`, shape (*output_shape, channels), in the dtype of `x`; and their places in `x`,
+      as `max_pool_with_indices` gives them.
+
+    Raises:
+      ValueError: `x` is not one image, or the output shape is not positive.
+      TypeError: `x` is not floating point.
+    """
+    return _adaptive_max("adaptive_max_pool_with_indices", x, output_shape)
+
+
+def _adaptive_max(
+    op: str, x: jax.Array, output_shape: Size | tuple[int | None, int | None]
+) -> tuple[jax.Array, jax.Array]:
+    check_image(op, x)
+    height, width = as_adaptive_size(output_shape, (x.shape[0], x.shape[1]))
     taps = *_adaptive_taps(x.shape[0], height), *_adaptive_taps(x.shape[1], width)
-    return lowering.grid_argmax(x.astype(at_least_float32(x.dtype)), *taps)[0].astype(x.dtype)
+    maxima, places = lowering.grid_argmax(x.astype(at_least_float32(x.dtype)), *taps)
+    return maxima.astype(x.dtype), places
 
 
 def _windows(
-    op: str, x: jax.Array, window_shape: Size, strides: Size | None, padding: Padding, ceil_mode: bool
+    op: str,
+    x: jax.Array,
+    window_shape: Size,
+    strides: Size | None,
+    padding: Padding,
+    ceil_mode: bool,
+    dilation: tuple[int, int],
 ) -> tuple[tuple[int, int], tuple[int, int], Sides, tuple[int, int]]:
     """Returns the window, the strides, the padding with what ceil mode adds or floor mode ignores, the output size."""
     check_image(op, x)
     window = as_pair("window_shape", window_shape)
     strides = window if strides is None else as_pair("strides", strides)
     size = (x.shape[0], x.shape[1])
-    sides = padding_sides(size, window, strides, padding)
-    output = pool_output_size(size, window, strides=strides, padding=sides, ceil_mode=ceil_mode)
+    sides = padding_sides(size, window, strides, padding, dilation)
+    output = pool_output_size(size, window, strides=strides, padding=sides, ceil_mode=ceil_mode, dilation=dilation)
     (top, bottom), (left, right) = (
-        (before, max_dim(after, (n_out - 1) * s + k - n - before) if ceil_mode else after)
-        for n, n_out, s, k, (before, after) in zip(size, output, strides, window, sides, strict=True)
+        (before, max_dim(after, (n_out - 1) * s + d * (k - 1) + 1 - n - before) if ceil_mode else after)
+        for n, n_out, s, k, d, (before, after) in zip(size, output, strides, window, dilation, sides, strict=True)
     )
     return window, strides, ((top, bottom), (left, right)), output
 

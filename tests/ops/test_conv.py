@@ -487,8 +487,8 @@ KERNEL = np.zeros((3, 3, 4, 6), np.float32)
             ValueError,
             (IMAGE, KERNEL),
             {"padding": "FULL"},
-            r"padding expects 'VALID', 'SAME', an int of at least 0 or \(\(top, bottom\), \(left, right\)\) "
-            r"of such ints, got 'FULL'",
+            r"padding expects 'VALID', 'SAME', 'SAME_LOWER', an int of at least 0 or \(\(top, bottom\), "
+            r"\(left, right\)\) of such ints, got 'FULL'",
         ),
         (ValueError, (IMAGE, KERNEL), {"padding": "same"}, r"padding expects .*, got 'same'"),
         (ValueError, (IMAGE, KERNEL), {"padding": -1}, r"padding expects .*, got -1"),
@@ -585,7 +585,7 @@ def test_padding_first_is_padding_in_the_convolution(border):
     ("padding", "border", "message"),
     [
         ("SAME", "zeros", r"pad expects a number of pixels or \(\(top, bottom\), \(left, right\)\), got 'SAME'"),
-        (-1, "zeros", "padding expects 'VALID', 'SAME', an int of at least 0"),
+        (-1, "zeros", "padding expects 'VALID', 'SAME', 'SAME_LOWER', an int of at least 0"),
         (1, "mirror", "border expects 'zeros', 'edge', 'reflect' or 'circular', got 'mirror'"),
         (5, "reflect", "border 'reflect' expects a padding of at most 4 pixels"),
     ],

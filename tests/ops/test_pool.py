@@ -7,7 +7,7 @@ import reference
 from jaxcnn import ops
 
 
-def pool_problem(seed):
+def pool_problem(seed, dilated=False):
     """Draws an image full of ties, a window, and options; each side of the padding is smaller than the window."""
     rng = np.random.default_rng(seed)
     while True:
@@ -16,10 +16,17 @@ def pool_problem(seed):
         window = tuple(rng.integers(1, 5 if seed % 3 else 9, 2).tolist())
         strides = None if rng.random() < 0.3 else tuple(rng.integers(1, 4, 2).tolist())
         (top, bottom), (left, right) = (rng.integers(0, k, 2).tolist() for k in window)
-        padding = ("VALID", "SAME", min(top, left), ((top, bottom), (left, right)))[rng.integers(4)]
+        padding = ("VALID", "SAME", "SAME_LOWER", min(top, left), ((top, bottom), (left, right)))[rng.integers(5)]
         options = {"strides": strides, "padding": padding, "ceil_mode": bool(rng.integers(2))}
-        sides = reference.explicit_padding((height, width), window, strides or window, padding)
-        if all(n + sum(side) >= k for n, side, k in zip((height, width), sides, window, strict=True)):
+        extent = window
+        if dilated:
+            # Less than the image, so that no window steps over it.
+            options["dilation"] = tuple(int(rng.integers(1, min(4, n) + 1)) for n in (height, width))
+            extent = tuple(d * (k - 1) + 1 for k, d in zip(window, options["dilation"], strict=True))
+        sides = reference.explicit_padding(
+            (height, width), window, strides or window, padding, options.get("dilation", 1)
+        )
+        if all(n + sum(side) >= k for n, side, k in zip((height, width), sides, extent, strict=True)):
             # Negative throughout, so that a border of zeros would win.
             x = rng.integers(-4, 0, (height, width, 3)).astype(float)
             return x, window, options
@@ -28,7 +35,7 @@ def pool_problem(seed):
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("seed", range(16))
 def test_max_pool_equals_the_loops_and_its_gradient_goes_to_the_first_maximum(seed):
-    x, window, options = pool_problem(seed)
+    x, window, options = pool_problem(seed, dilated=seed % 2 == 1)
     expected, places = reference.max_pool_with_indices(x, window, **options)
     weights = np.random.default_rng(seed).normal(size=expected.shape)
 
@@ -45,7 +52,7 @@ def test_max_pool_equals_the_loops_and_its_gradient_goes_to_the_first_maximum(se
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("seed", range(1000, 1020))
 def test_max_pool_with_indices_equals_the_loops(seed):
-    x, window, options = pool_problem(seed)
+    x, window, options = pool_problem(seed, dilated=seed % 2 == 1)
     y, indices = jax.jit(lambda x: ops.max_pool_with_indices(x, window, **options))(x)
     expected, places = reference.max_pool_with_indices(x, window, **options)
     assert indices.dtype == jnp.int32
@@ -88,7 +95,7 @@ def test_an_image_of_one_value_gives_its_gradient_to_the_first_pixel_of_each_win
 
 def special_problem(seed):
     """Draws a pooling of an image of mostly -inf, of which many windows hold nothing else, with a few NaN."""
-    x, window, options = pool_problem(seed)
+    x, window, options = pool_problem(seed, dilated=seed % 2 == 1)
     rng = np.random.default_rng(seed)
     return np.where(rng.random(x.shape) < 0.9, rng.choice([-np.inf, np.nan], x.shape, p=[0.9, 0.1]), x), window, options
 
@@ -202,6 +209,23 @@ def test_global_pools_equal_numpy(shape):
     np.testing.assert_array_equal(ops.global_max_pool(x), x.max((0, 1)))
 
 
+def test_windows_that_step_over_the_image_are_refused():
+    image = jnp.zeros((2, 9, 1), jnp.float32)
+    message = r"expected windows that have a tap inside the image, got a dilation of \(4, 1\) for an image of \(2, 9\)"
+    with pytest.raises(ValueError, match=message):
+        ops.max_pool(image, 2, strides=1, dilation=(4, 1), padding=((2, 2), (0, 0)))
+    # One pixel further up, a tap of the only window falls on the first row.
+    assert ops.max_pool(image, 2, strides=(2, 1), dilation=(4, 1), padding=((4, 0), (0, 0))).shape == (1, 8, 1)
+
+
+def test_adaptive_pools_keep_an_axis_whose_size_is_none():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 7, 2)), jnp.float32)
+    for pool in (ops.adaptive_avg_pool, ops.adaptive_max_pool, lambda *a: ops.adaptive_max_pool_with_indices(*a)[0]):
+        np.testing.assert_array_equal(pool(x, (None, 3)), pool(x, (5, 3)))
+        np.testing.assert_array_equal(pool(x, (2, None)), pool(x, (2, 7)))
+        np.testing.assert_array_equal(pool(x, None), x)
+
+
 adaptive_sizes = pytest.mark.parametrize(
     ("image_shape", "output_shape"),
     [((7, 7), 1), ((7, 5), (3, 2)), ((8, 8), 4), ((5, 9), (5, 9)), ((3, 4), (7, 5)), ((10, 3), (4, 7)), ((1, 1), 3)],
@@ -240,6 +264,10 @@ def test_adaptive_max_pool_equals_the_loops_and_its_gradient_goes_to_the_first_m
 
     gradient, y = jax.jit(jax.grad(loss, has_aux=True))(x)
     np.testing.assert_array_equal(y, expected)
+    maxima, indices = ops.adaptive_max_pool_with_indices(x, output_shape)
+    assert indices.dtype == jnp.int32
+    np.testing.assert_array_equal(maxima, expected)
+    np.testing.assert_array_equal(indices, places)
     expected = reference.scatter_add(weights, places, x.shape)
     np.testing.assert_allclose(gradient, expected, rtol=1e-12, atol=1e-12)
 
@@ -409,7 +437,7 @@ def test_pools_refuse_anything_but_one_floating_image(name, op):
         ((2, 2, 1), {}, r"window_shape expects .*, got \(2, 2, 1\)"),
         (2, {"strides": 0}, r"strides expects an int or a pair of ints, each at least 1, got 0"),
         (2, {"strides": -1}, r"strides expects .*, got -1"),
-        (2, {"padding": "REFLECT"}, r"padding expects 'VALID', 'SAME', an int .*, got 'REFLECT'"),
+        (2, {"padding": "REFLECT"}, r"padding expects 'VALID', 'SAME', 'SAME_LOWER', an int .*, got 'REFLECT'"),
         (2, {"padding": -1}, r"padding expects .*, got -1"),
         (
             (2, 3),
