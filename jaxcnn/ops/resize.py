@@ -1,7 +1,7 @@
 """Resizing of one image, to the numbers that torch gives."""
 
 import math
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,6 @@ from jaxcnn.ops.sizes import as_number, is_known, positions
 
 Method: TypeAlias = Literal["bilinear", "bicubic", "nearest", "nearest-exact", "area"]
 """The names are torch's."""
-
-_METHODS = ("bilinear", "bicubic", "nearest", "nearest-exact", "area")
 
 
 def resize(
@@ -82,8 +80,8 @@ def resize(
 
 
 def _check_options(method: str, align_corners: bool, antialias: bool) -> None:
-    if method not in _METHODS:
-        raise ValueError(f"resize expects a method among {', '.join(map(repr, _METHODS))}, got {method!r}")
+    if method not in get_args(Method):
+        raise ValueError(f"resize expects a method among {', '.join(map(repr, get_args(Method)))}, got {method!r}")
     if antialias and method not in ("bilinear", "bicubic"):
         raise ValueError(f"resize expects antialias=False with method {method!r}, which has no filter, got True")
     if align_corners and (antialias or method not in ("bilinear", "bicubic")):

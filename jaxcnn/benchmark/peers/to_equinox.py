@@ -22,7 +22,7 @@ from jaxcnn.benchmark.peers.common import (
     plain_average,
     pointwise,
     refuse,
-    window_sides,
+    undilated_window,
 )
 from jaxcnn.benchmark.program import Program
 from jaxcnn.benchmark.spec import Spec
@@ -340,7 +340,7 @@ def _(layer: layers.LayerScale, shape: Shape, key: jax.Array) -> eqx.Module:
 
 @translate.register
 def _(layer: layers.MaxPool, shape: Shape, key: jax.Array) -> eqx.Module:
-    return eqx.nn.MaxPool2d(*window_sides(layer, shape))
+    return eqx.nn.MaxPool2d(*undilated_window("equinox", layer, shape))
 
 
 @translate.register

@@ -16,7 +16,7 @@ from jaxcnn.benchmark.peers.common import (
     pair,
     plain_average,
     refuse,
-    window_sides,
+    undilated_window,
 )
 from jaxcnn.benchmark.program import Program, Unavailable
 from jaxcnn.benchmark.spec import Spec
@@ -331,7 +331,7 @@ def _(layer: layers.LayerScale, shape: Shape, dtype: Any) -> nn.Module:
 
 @translate.register
 def _(layer: layers.MaxPool, shape: Shape, dtype: Any) -> nn.Module:
-    window, strides, sides = window_sides(layer, shape)
+    window, strides, sides = undilated_window("flax", layer, shape)
     return Always(_pool(nn.max_pool, window, strides, sides))
 
 

@@ -21,7 +21,7 @@ from jaxcnn.benchmark.peers.common import (
     plain_average,
     pointwise,
     refuse,
-    window_sides,
+    undilated_window,
 )
 from jaxcnn.benchmark.program import Program, Unavailable
 from jaxcnn.benchmark.spec import Spec
@@ -238,7 +238,7 @@ def _(layer: layers.LayerScale, x: Any, name: str) -> Any:
 
 @translate.register
 def _(layer: layers.MaxPool, x: Any, name: str) -> Any:
-    window, strides, sides = window_sides(layer, x.shape[1:])
+    window, strides, sides = undilated_window("keras", layer, x.shape[1:])
     if sides != _NO_SIDES:
         x = keras.ops.pad(x, ((0, 0), *sides, (0, 0)), constant_values=-float("inf"))
     return keras.layers.MaxPooling2D(window, strides)(x)
