@@ -218,6 +218,11 @@ def _resize_weights(size, outputs, method, antialias):
     for i in range(outputs):
         if method == "nearest":
             weights[i, i * size // outputs] = 1
+        elif method == "nearest-exact":
+            weights[i, (2 * i + 1) * size // (2 * outputs)] = 1
+        elif method == "area":
+            start, end = adaptive_windows(size, outputs)[i]
+            weights[i, start:end] = 1 / (end - start)
         elif antialias:
             stretch = max(size / outputs, 1.0)
             centre = (i + 0.5) * size / outputs

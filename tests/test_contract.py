@@ -114,6 +114,7 @@ LAYERS = {
         ((6, 5, 4), lambda: ConvTranspose(4, 6)),
         ((6, 5, 4), lambda: ConvTranspose(4, 6, 3, (2, 3), 1, output_padding=(1, 2), groups=2)),
         ((6, 5, 4), lambda: ConvTranspose(4, 6, (3, 2), 1, dilation=2, use_bias=False, kernel_init=HE_NORMAL)),
+        ((6, 5, 4), lambda: ConvTranspose(4, 6, 3, padding=1, border="circular")),
     ],
     Dense: [
         ((7,), lambda: Dense(7, 3)),

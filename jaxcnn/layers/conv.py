@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 
@@ -97,6 +98,7 @@ class ConvTranspose(Value):
       use_bias: whether to add a bias.
       kernel_init: draws the kernel, shape (height, width, in_channels / groups, out_channels).
       bias_init: draws the bias, shape (out_channels,).
+      border: "zeros", or "circular" to add what the padding cuts off on the opposite side.
     """
 
     in_channels: int
@@ -110,6 +112,7 @@ class ConvTranspose(Value):
     use_bias: bool = True
     kernel_init: Callable[..., jax.Array] = lecun_normal
     bias_init: Callable[..., jax.Array] = jax.nn.initializers.zeros
+    border: Literal["zeros", "circular"] = "zeros"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kernel_size", as_pair("kernel_size", self.kernel_size))
@@ -143,5 +146,6 @@ class ConvTranspose(Value):
             output_padding=self.output_padding,
             dilation=self.dilation,
             groups=self.groups,
+            border=self.border,
         )
         return y, state

@@ -4,6 +4,7 @@ from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import max_dim
 
 from jaxcnn.ops import lowering
@@ -89,6 +90,7 @@ def conv_transpose(
     output_padding: Size = 0,
     dilation: Size = 1,
     groups: int = 1,
+    border: Literal["zeros", "circular"] = "zeros",
 ) -> jax.Array:
     """Stamps the kernel onto the output once for each pixel of the image, weighted by it (torch's ConvTranspose2d).
 
@@ -105,6 +107,9 @@ def conv_transpose(
       output_padding: pixels added at the bottom and at the right; smaller than the strides or the dilation.
       dilation: distance between neighbouring taps, in pixels of the output.
       groups: number of channel groups; it divides in_channels and out_channels.
+      border: of the convolution that this is the gradient of: "zeros" drops what the padding cuts off, "circular" adds
+        it on the opposite side (flax and Equinox have both; torch and Keras zeros alone). The gradients of "edge" and
+        "reflect" are no transposed convolutions of any of these libraries.
 
     Returns:
       Shape (out_height, out_width, out_channels), in the dtype of `x`, where
@@ -123,10 +128,19 @@ def conv_transpose(
         size, window, strides=strides, padding=padding, output_padding=output_padding, dilation=dilation
     )
     (top, bottom), (left, right) = transpose_padding_sides(padding)
+    if border not in ("zeros", "circular"):
+        raise ValueError(f"conv_transpose expects border 'zeros' or 'circular', got {border!r}")
+    cut, stamped_size = ((top, bottom), (left, right)), output_size
+    if border == "circular":
+        _check_repeats(output_size, cut, border)
+        stamped_size = (output_size[0] + top + bottom, output_size[1] + left + right)
+        (top, bottom), (left, right) = (0, 0), (0, 0)
     # The output padding takes back what the padding cuts off, and goes beyond it as zeros.
     sides = (top, bottom - output_padding[0]), (left, right - output_padding[1])
     geometry = lowering.Geometry(strides, sides, dilation, groups)
-    y = lowering.input_gradient(x[None], _turned(kernel.astype(x.dtype), groups), geometry, output_size)[0]
+    y = lowering.input_gradient(x[None], _turned(kernel.astype(x.dtype), groups), geometry, stamped_size)[0]
+    if border == "circular":
+        y = _wrapped(y, cut, output_size)
     return y if bias is None else y + bias.astype(x.dtype)
 
 
@@ -188,16 +202,11 @@ def _padded(x: jax.Array, sides: Sides, border: Border | float) -> jax.Array:
         return jnp.pad(x, (*sides, (0, 0)), constant_values=0 if border == "zeros" else border)
     if border not in ("edge", "reflect", "circular"):
         raise ValueError(f"border expects 'zeros', 'edge', 'reflect' or 'circular', got {border!r}")
+    _check_repeats((x.shape[0], x.shape[1]), sides, border)
     # Pixels that are repeated add up their gradients in the dtype of what is repeated.
     y = x.astype(at_least_float32(x.dtype))
     for axis, side in enumerate(sides):
         size = x.shape[axis]
-        most = {"edge": max_dim(*side), "reflect": size - 1, "circular": size}[border]
-        if max_dim(*side) > most:
-            raise ValueError(
-                f"border {border!r} expects a padding of at most {most} pixels for an image of {x.shape[:2]}, "
-                f"got {sides}"
-            )
         pixel, size = positions(size + side[0] + side[1]) - as_number(side[0]), as_number(size)
         if border == "circular":
             pixel = pixel % size
@@ -206,3 +215,23 @@ def _padded(x: jax.Array, sides: Sides, border: Border | float) -> jax.Array:
         places = pixel.clip(0, size - 1)[:, None]
         y = lowering.resample(y, axis, places, places * 0 + 1)
     return y.astype(x.dtype)
+
+
+def _wrapped(y: jax.Array, sides: Sides, size: tuple[int, int]) -> jax.Array:
+    """Adds what lies beyond an image of that size on the opposite side: the transpose of a circular padding."""
+    for axis, ((before, after), n) in enumerate(zip(sides, size, strict=True)):
+        padded = as_number(n + before + after)
+        places = (positions(n) + as_number(before))[:, None] + np.array([[-1, 0, 1]]) * as_number(n)
+        inside = (places >= 0) & (places < padded)
+        y = lowering.resample(y, axis, places.clip(0, padded - 1), inside)
+    return y
+
+
+def _check_repeats(size: tuple[int, int], sides: Sides, border: str) -> None:
+    """Refuses a padding for which a border finds too few pixels."""
+    for n, side in zip(size, sides, strict=True):
+        most = {"edge": max_dim(*side), "reflect": n - 1, "circular": n}[border]
+        if max_dim(*side) > most:
+            raise ValueError(
+                f"border {border!r} expects a padding of at most {most} pixels for an image of {size}, got {sides}"
+            )

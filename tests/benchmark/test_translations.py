@@ -77,6 +77,7 @@ CASES = {
     "transposed, cut": (ConvTranspose(4, 6, 4, 2, padding=1), (3, 4, 4)),
     "transposed, enlarged": (ConvTranspose(4, 6, 3, 2, padding=1, output_padding=1), (3, 4, 4)),
     "transposed, groups": (ConvTranspose(4, 6, 3, 2, groups=2), (3, 4, 4)),
+    "transposed, circular": (ConvTranspose(4, 6, 3, 2, padding=1, border="circular"), (3, 4, 4)),
     "batch norm": (BatchNorm(4, decay=0.7, **NORM), (5, 6, 4)),
     "batch norm of features": (BatchNorm(4, use_scale=False, use_bias=False, **NORM), (4,)),
     "layer norm": (LayerNorm(4, **NORM), (5, 6, 4)),
@@ -157,6 +158,7 @@ REFUSED = {
     "avg pool, ceil": ("flax", "equinox", "keras"),
     "adaptive, unequal": ("flax", "equinox", "keras"),
     "auxiliary heads": ("keras",),
+    "transposed, circular": ("torch", "flax", "equinox", "keras"),
     "resize": ("torch", "flax", "equinox", "keras"),
 }
 NOT_IN_JAX = ("max pool, dilated", "max pool, dilated, same", "adaptive max", "pad, value", "pixel shuffle")

@@ -294,6 +294,8 @@ def _(layer: layers.Conv, shape: Shape, key: jax.Array) -> eqx.Module:
 
 @translate.register
 def _(layer: layers.ConvTranspose, shape: Shape, key: jax.Array) -> eqx.Module:
+    if layer.border != "zeros":
+        raise refuse("equinox", layer, "its transposed convolution is translated for zeros only")
     return eqx.nn.ConvTranspose2d(
         layer.in_channels,
         layer.out_channels,

@@ -273,6 +273,8 @@ def _(layer: layers.Conv, shape: Shape, dtype: Any) -> nn.Module:
 
 @translate.register
 def _(layer: layers.ConvTranspose, shape: Shape, dtype: Any) -> nn.Module:
+    if layer.border != "zeros":
+        raise refuse("flax", layer, "its transposed convolution is translated for zeros only")
     if layer.groups > 1:
         raise refuse("flax", layer, "nn.ConvTranspose has no groups")
     kernel, dilation, extra = pair(layer.kernel_size), pair(layer.dilation), pair(layer.output_padding)

@@ -193,6 +193,8 @@ def _(layer: layers.Conv, x: Any, name: str) -> Any:
 
 @translate.register
 def _(layer: layers.ConvTranspose, x: Any, name: str) -> Any:
+    if layer.border != "zeros":
+        raise refuse("keras", layer, "its transposed convolution is translated for zeros only")
     (top, bottom), (left, right) = transpose_padding_sides(layer.padding)
     kernel, strides = pair(layer.kernel_size), pair(layer.strides)
     too_small = any(k < s for k, s in zip(kernel, strides, strict=True))

@@ -358,6 +358,8 @@ def _(layer: layers.Conv, shape: Shape) -> nn.Module:
 
 @translate.register
 def _(layer: layers.ConvTranspose, shape: Shape) -> nn.Module:
+    if layer.border != "zeros":
+        raise refuse("torch", layer, "its transposed convolution is translated for zeros only")
     (top, bottom), (left, right) = transpose_padding_sides(layer.padding)
     if top != bottom or left != right:
         raise refuse("torch", layer, "its padding is not symmetric")
