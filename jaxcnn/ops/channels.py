@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxcnn.ops.check import is_int
 
@@ -74,7 +75,8 @@ def pixel_shuffle(x: jax.Array, factor: int) -> jax.Array:
             f"pixel_shuffle expects a factor of at least 1 whose square divides {channels} channels, got {factor!r}"
         )
     split = x.reshape(height, width, channels // factor**2, factor, factor)
-    return split.transpose(0, 3, 1, 4, 2).reshape(height * factor, width * factor, channels // factor**2)
+    # One axis after the other: a reshape that merges two pairs at once is refused where a batch is sharded explicitly.
+    return lax.collapse(lax.collapse(split.transpose(0, 3, 1, 4, 2), 2, 4), 0, 2)
 
 
 def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
@@ -95,8 +97,9 @@ def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
         raise ValueError(
             f"pixel_unshuffle expects a factor of at least 1 that divides {height}x{width} pixels, got {factor!r}"
         )
-    split = x.reshape(height // factor, factor, width // factor, factor, channels)
-    return split.transpose(0, 2, 4, 1, 3).reshape(height // factor, width // factor, channels * factor**2)
+    rows = x.reshape(height // factor, factor, width, channels)
+    split = rows.reshape(height // factor, factor, width // factor, factor, channels)
+    return lax.collapse(split.transpose(0, 2, 4, 1, 3), 2, 5)
 
 
 def _image_shape(op: str, x: jax.Array) -> tuple[int, int, int]:

@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.core import max_dim
 
@@ -20,7 +19,7 @@ from jaxcnn.ops.check import (
     at_least_float32,
     check_image,
 )
-from jaxcnn.ops.sizes import as_number, is_known, positions
+from jaxcnn.ops.sizes import as_number, positions
 
 
 def max_pool(
@@ -203,7 +202,7 @@ def global_max_pool(x: jax.Array) -> jax.Array:
       TypeError: `x` is not floating point.
     """
     check_image("global_max_pool", x)
-    return lowering.image_argmax(x)[0]
+    return lowering.image_max(x)
 
 
 def adaptive_avg_pool(x: jax.Array, output_shape: Size | tuple[int | None, int | None]) -> jax.Array:
@@ -226,7 +225,7 @@ def adaptive_avg_pool(x: jax.Array, output_shape: Size | tuple[int | None, int |
     check_image("adaptive_avg_pool", x)
     y = x.astype(at_least_float32(x.dtype))
     for axis, n in enumerate(as_adaptive_size(output_shape, (x.shape[0], x.shape[1]))):
-        taps, inside = _adaptive_taps(y.shape[axis], n)
+        taps, inside = lowering.adaptive_taps(y.shape[axis], n)
         counts = jnp.asarray(inside.sum(1).astype(y.dtype))
         y = lowering.resample(y, axis, taps, inside) / jnp.expand_dims(counts, tuple({0, 1, 2} - {axis}))
     return y.astype(x.dtype)
@@ -248,7 +247,9 @@ def adaptive_max_pool(x: jax.Array, output_shape: Size | tuple[int | None, int |
       ValueError: `x` is not one image, or the output shape is not positive.
       TypeError: `x` is not floating point.
     """
-    return _adaptive_max("adaptive_max_pool", x, output_shape)[0]
+    check_image("adaptive_max_pool", x)
+    output_shape = as_adaptive_size(output_shape, (x.shape[0], x.shape[1]))
+    return lowering.adaptive_max(x.astype(at_least_float32(x.dtype)), output_shape).astype(x.dtype)
 
 
 def adaptive_max_pool_with_indices(
@@ -268,16 +269,9 @@ def adaptive_max_pool_with_indices(
       ValueError: `x` is not one image, or the output shape is not positive.
       TypeError: `x` is not floating point.
     """
-    return _adaptive_max("adaptive_max_pool_with_indices", x, output_shape)
-
-
-def _adaptive_max(
-    op: str, x: jax.Array, output_shape: Size | tuple[int | None, int | None]
-) -> tuple[jax.Array, jax.Array]:
-    check_image(op, x)
-    height, width = as_adaptive_size(output_shape, (x.shape[0], x.shape[1]))
-    taps = *_adaptive_taps(x.shape[0], height), *_adaptive_taps(x.shape[1], width)
-    maxima, places = lowering.grid_argmax(x.astype(at_least_float32(x.dtype)), *taps)
+    check_image("adaptive_max_pool_with_indices", x)
+    output_shape = as_adaptive_size(output_shape, (x.shape[0], x.shape[1]))
+    maxima, places = lowering.adaptive_argmax(x.astype(at_least_float32(x.dtype)), output_shape)
     return maxima.astype(x.dtype), places
 
 
@@ -311,16 +305,3 @@ def _counted(size: int, window: int, stride: int, side: tuple[int, int], windows
     if pad:
         return end - (end - size - as_number(side[1])).clip(0) - start
     return end - (end - size).clip(0) - start.clip(0)
-
-
-def _adaptive_taps(size: Any, windows: Any) -> tuple[Any, Any]:
-    """Lists the pixels of each adaptive window, and marks which are inside: two arrays (windows, widest window)."""
-    window, pixels, number = positions(windows), as_number(size), as_number(windows)
-    first, end = window * pixels // number, -(-(window + 1) * pixels // number)
-    # No window is wider; where the sizes are known, what all windows leave out is cut off.
-    place = first[:, None] + positions((size - 1) // windows + 2)[None, :]
-    inside = place < end[:, None]
-    if is_known((size, windows)):
-        widest = np.max(end - first)
-        place, inside = place[:, :widest], inside[:, :widest]
-    return place.clip(0, pixels - 1), inside

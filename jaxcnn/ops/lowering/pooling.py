@@ -3,11 +3,11 @@
 The maximum of a small window is a chain of comparisons, along the columns and then along the rows of the window,
 instead of XLA's reduce-window. Its gradient is then a chain of selections: it goes to the first maximum under every
 transformation, needs no select-and-scatter (which XLA refuses to compile for GPUs under its deterministic-ops flag),
-and is faster on CPU. A chain has an operation for every place of the window. Larger windows are searched for the place
-of their maximum, by a fixed number of operations, and the maximum is read from there: its gradient is written back
-there.
+and is faster on CPU. A chain has an operation for every place of the window. Larger windows are reduced by a fixed
+number of operations; for their gradient they are searched for the place of the maximum.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -50,7 +50,13 @@ def window_max(
     """
     if max(window_shape) <= _CHAINED:
         return _chain((x,), window_shape, strides, padding, output_shape, dilation)[0]
-    return _read(x, _search(x, window_shape, strides, padding, dilation))
+
+    def reduce(x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, (*padding, (0, 0)), constant_values=-jnp.inf)
+        window, steps, distances = (*window_shape, 1), (*strides, 1), (*dilation, 1)
+        return lax.reduce_window(x, -jnp.inf, lax.max, window, steps, "VALID", window_dilation=distances)
+
+    return _maximum(x, reduce, lambda x: _search(x, window_shape, strides, padding, dilation))
 
 
 def window_argmax(
@@ -81,45 +87,78 @@ def window_argmax(
     return _read(x, places), places
 
 
-def grid_argmax(
-    x: jax.Array, rows: Any, row_inside: Any, columns: Any, column_inside: Any
-) -> tuple[jax.Array, jax.Array]:
-    """Takes the largest value of each channel in windows that are the cells of a grid, and its place.
+def adaptive_max(x: jax.Array, output_shape: tuple[int, int]) -> jax.Array:
+    """Takes the largest value of each channel in the windows of `adaptive_taps`; otherwise as `window_max`.
 
     Args:
       x: shape (height, width, channels), floating point.
-      rows: the rows of each window, shape (out_height, taps), integers of at least 0 and less than height.
-      row_inside: which of them belong to the window, same shape, bool; at least one in each window.
-      columns: the columns of each window, shape (out_width, taps).
-      column_inside: which of them belong to the window, same shape.
+      output_shape: number of windows, (vertical, horizontal).
 
     Returns:
-      The maxima, NaN if there is one, and their places as row * width + column, int32: both of shape (out_height,
-      out_width, channels). Maxima and gradients are those of `window_max`.
+      Shape (*output_shape, channels).
     """
-    values, places = lax.stop_gradient(x), _places(x)
-    for axis, taps, inside in ((1, columns, column_inside), (0, rows, row_inside)):
-        inside = jnp.expand_dims(jnp.asarray(inside), tuple(set(range(4)) - {axis, axis + 1}))
-        values = jnp.where(inside, jnp.take(values, taps, axis, mode="clip"), -jnp.inf)
-        places = jnp.where(inside, jnp.take(places, taps, axis, mode="clip"), _NOWHERE)
-        values, places = _reduce(values, places, axis + 1)
+
+    def reduce(x: jax.Array) -> jax.Array:
+        for axis in (1, 0):
+            x = jnp.max(_spread(x, axis, output_shape[axis], -jnp.inf), axis + 1)
+        return x
+
+    return _maximum(x, reduce, lambda x: _search_adaptive(x, output_shape))
+
+
+def adaptive_argmax(x: jax.Array, output_shape: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
+    """Takes what `adaptive_max` takes, and the place that its gradient goes to.
+
+    Args:
+      x: shape (height, width, channels), floating point.
+      output_shape: number of windows, (vertical, horizontal).
+
+    Returns:
+      The maxima, and their places as row * width + column, int32: both of shape (*output_shape, channels).
+    """
+    places = _search_adaptive(x, output_shape)
     return _read(x, places), places
 
 
-def image_argmax(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Takes the largest value of each channel, and its place.
+def image_max(x: jax.Array) -> jax.Array:
+    """Takes the largest value of each channel; otherwise as `window_max`.
 
     Args:
       x: shape (height, width, channels), floating point.
 
     Returns:
-      The maxima, NaN if there is one, and their places as row * width + column, int32: both of shape (channels,).
-      Maxima and gradients are those of `window_max`.
+      Shape (channels,).
     """
-    values, places = lax.stop_gradient(x), _places(x)
-    for axis in (1, 0):
-        values, places = _reduce(values, places, axis)
-    return _read(x, places[None, None])[0, 0], places
+
+    def search(x: jax.Array) -> jax.Array:
+        values, places = lax.stop_gradient(x), _places(x)
+        for axis in (1, 0):
+            values, places = _reduce(values, places, axis)
+        return places[None, None]
+
+    return _maximum(x, lambda x: jnp.max(x, (0, 1), keepdims=True), search)[0, 0]
+
+
+def adaptive_taps(size: Any, windows: Any) -> tuple[Any, Any]:
+    """Lists the pixels of adaptive windows along one axis.
+
+    Args:
+      size: pixels along the axis.
+      windows: number of windows.
+
+    Returns:
+      The pixels of each window, integers of shape (windows, widest window), and which of them belong to it, bool: NumPy
+      arrays where the sizes are known.
+    """
+    window, pixels, number = positions(windows), as_number(size), as_number(windows)
+    first, end = window * pixels // number, -(-(window + 1) * pixels // number)
+    # No window is wider; where the sizes are known, what all windows leave out is cut off.
+    place = first[:, None] + positions((size - 1) // windows + 2)[None, :]
+    inside = place < end[:, None]
+    if is_known((size, windows)):
+        widest = np.max(end - first)
+        place, inside = place[:, :widest], inside[:, :widest]
+    return place.clip(0, pixels - 1), inside
 
 
 def window_sum(x: jax.Array, window_shape: tuple[int, int], strides: tuple[int, int], padding: Sides) -> jax.Array:
@@ -197,6 +236,43 @@ def _search(
             (values, places), _start(values), _larger, window, steps, "VALID", window_dilation=distances
         )
     return places
+
+
+def _search_adaptive(x: jax.Array, output_shape: tuple[int, int]) -> jax.Array:
+    """Finds the place of the maximum of each adaptive window: shape (*output_shape, channels)."""
+    values, places = lax.stop_gradient(x), _places(x)
+    for axis in (1, 0):
+        values = _spread(values, axis, output_shape[axis], -jnp.inf)
+        places = _spread(places, axis, output_shape[axis], _NOWHERE)
+        values, places = _reduce(values, places, axis + 1)
+    return places
+
+
+def _spread(x: jax.Array, axis: int, windows: int, filling: float) -> jax.Array:
+    """Writes every adaptive window out along one axis, at the size of the widest: the axis becomes two."""
+    taps, inside = adaptive_taps(x.shape[axis], windows)
+    inside = jnp.expand_dims(jnp.asarray(inside), tuple(set(range(4)) - {axis, axis + 1}))
+    return jnp.where(inside, jnp.take(x, jnp.asarray(taps), axis=axis, mode="clip"), filling)
+
+
+def _maximum(
+    x: jax.Array, reduce: Callable[[jax.Array], jax.Array], search: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+    """Reduces an image to maxima, whose places are searched for only where the gradient is wanted."""
+
+    @jax.custom_jvp
+    def maximum(x: jax.Array) -> jax.Array:
+        # XLA's reductions on CPU lose NaN in some programs.
+        has_nan = reduce(jnp.isnan(x).astype(x.dtype)) > 0
+        return jnp.where(has_nan, jnp.nan, reduce(x))
+
+    @maximum.defjvp
+    def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+        (x,), (dx,) = primals, tangents
+        places = search(x)
+        return _read(x, places), _read(dx, places)
+
+    return maximum(x)
 
 
 def _reduce(values: jax.Array, places: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:

@@ -90,7 +90,7 @@ def _by_table(x: jax.Array, *, axis: int, table: _Table) -> jax.Array:
     others = tuple(set(range(x.ndim)) - {axis})
     total = None
     for places, weights in zip(table.places.T, table.weights.astype(x.dtype).T, strict=True):
-        term = jnp.take(x, places, axis, mode="clip")
+        term = jnp.take(x, jnp.asarray(places), axis=axis, mode="clip")
         if np.any(weights != 1):
             term = jnp.expand_dims(jnp.asarray(weights), others) * term
         if np.any(weights == 0):
@@ -103,7 +103,7 @@ def _by_table(x: jax.Array, *, axis: int, table: _Table) -> jax.Array:
 def _gathered(x: jax.Array, axis: int, places: Any, weights: Any) -> jax.Array:
     weights = jnp.asarray(weights.astype(x.dtype))
     weights = jnp.expand_dims(weights, tuple(set(range(x.ndim + 1)) - {axis, axis + 1}))
-    taps = jnp.take(x, places, axis, mode="clip")
+    taps = jnp.take(x, jnp.asarray(places), axis=axis, mode="clip")
     return jnp.sum(jnp.where(weights != 0, weights * taps, 0), axis + 1)
 
 
