@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import max_dim
 
 from jaxcnn.ops import lowering
 from jaxcnn.ops.check import Size, as_image_size, as_scale, at_least_float32, check_image
@@ -126,7 +127,7 @@ def _nearest(size: Any, n: Any, method: str, scale: float | None) -> Any:
 
 def _interpolating(size: Any, n: Any, method: str, align_corners: bool, scale: float | None) -> tuple[Any, Any]:
     """Returns the 2 or 4 nearest pixels and their weights, both of shape (n, taps)."""
-    row, size, n = positions(n), as_number(size), as_number(n)
+    row, size, gaps, n = positions(n), as_number(size), as_number(max_dim(n - 1, 1)), as_number(n)
     if scale is not None and not align_corners:
         centre = (row + 0.5) * scale - 0.5
         centre = centre.clip(0) if method == "bilinear" else centre
@@ -134,7 +135,7 @@ def _interpolating(size: Any, n: Any, method: str, align_corners: bool, scale: f
         beyond = centre - first
     else:
         # In integers: `parts` times the centre.
-        parts = (n - 1 + (n == 1)) if align_corners else 2 * n
+        parts = gaps if align_corners else 2 * n
         scaled = row * (size - 1) if align_corners else (2 * row + 1) * size - n
         scaled = scaled.clip(0) if method == "bilinear" else scaled
         first = scaled // parts

@@ -385,6 +385,13 @@ OPS = {
     "bilinear": (None, lambda x: ops.resize(x, (5, 30))),
     "bilinear, larger": (None, lambda x: ops.resize(x, (2 * x.shape[0], 3 * x.shape[1]))),
     "bicubic": (None, lambda x: ops.resize(x, (2 * x.shape[0], 9), method="bicubic")),
+    "transposed, circular": convolution("dense", ops.conv_transpose, strides=2, padding=1, border="circular"),
+    "max pool, dilated": (None, partial(ops.max_pool, window_shape=3, padding=2, dilation=2)),
+    "max pool, lower": (None, partial(ops.max_pool, window_shape=2, strides=1, padding="SAME_LOWER")),
+    "corners": (None, lambda x: ops.resize(x, (5, 2 * x.shape[1]), align_corners=True)),
+    "nearest-exact": (None, lambda x: ops.resize(x, (5, 2 * x.shape[1]), method="nearest-exact")),
+    "area": (None, lambda x: ops.resize(x, (3, x.shape[1]), method="area")),
+    "shuffle": (None, lambda x: ops.pixel_shuffle(x, 2)),
     "nearest": (None, lambda x: ops.resize(x, (5, 2 * x.shape[1]), method="nearest")),
     "group norm": (None, lambda x: ops.group_norm(x, 2)),
 }
