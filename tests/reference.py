@@ -18,13 +18,14 @@ def explicit_padding(image_shape, window_shape, strides, padding, dilation=1):
         padding = 0
     if isinstance(padding, int):
         return ((padding, padding), (padding, padding))
-    if padding != "SAME":
+    if padding not in ("SAME", "SAME_LOWER"):
         return padding
     pairs = []
     for size, window, stride, rate in zip(image_shape, window_shape, pair(strides), pair(dilation), strict=True):
         outputs = math.ceil(size / stride)
         missing = max((outputs - 1) * stride + rate * (window - 1) + 1 - size, 0)
-        pairs.append((missing // 2, missing - missing // 2))
+        less, more = missing // 2, missing - missing // 2
+        pairs.append((less, more) if padding == "SAME" else (more, less))
     return tuple(pairs)
 
 
@@ -89,19 +90,20 @@ def pool_starts(size, window, stride, padding, ceil_mode):
         starts.append(start)
 
 
-def pool_windows(x, window_shape, strides, padding, ceil_mode):
-    """Returns, per axis, the list of (start, start + window) in pixels of the unpadded image."""
+def pool_windows(x, window_shape, strides, padding, ceil_mode, dilation=1):
+    """Returns, per axis, the list of (start, end, step) in pixels of the unpadded image."""
     window_shape = pair(window_shape)
     strides = window_shape if strides is None else pair(strides)
-    pads = explicit_padding(x.shape[:2], window_shape, strides, padding)
+    pads = explicit_padding(x.shape[:2], window_shape, strides, padding, dilation)
+    extents = [rate * (window - 1) + 1 for window, rate in zip(window_shape, pair(dilation), strict=True)]
     return [
-        [(start, start + window) for start in pool_starts(size, window, stride, pad, ceil_mode)]
-        for size, window, stride, pad in zip(x.shape[:2], window_shape, strides, pads, strict=True)
+        [(start, start + extent, rate) for start in pool_starts(size, extent, stride, pad, ceil_mode)]
+        for size, extent, stride, pad, rate in zip(x.shape[:2], extents, strides, pads, pair(dilation), strict=True)
     ]
 
 
-def max_pool_with_indices(x, window_shape, *, strides=None, padding="VALID", ceil_mode=False):
-    return max_with_indices(x, *pool_windows(x, window_shape, strides, padding, ceil_mode))
+def max_pool_with_indices(x, window_shape, *, strides=None, padding="VALID", ceil_mode=False, dilation=1):
+    return max_with_indices(x, *pool_windows(x, window_shape, strides, padding, ceil_mode, dilation))
 
 
 def max_with_indices(x, row_windows, column_windows):
@@ -111,9 +113,13 @@ def max_with_indices(x, row_windows, column_windows):
     for i, j, channel in np.ndindex(y.shape):
         for row, column in itertools.product(range(*row_windows[i]), range(*column_windows[j])):
             inside = 0 <= row < height and 0 <= column < width
-            # The first pixel is taken even if it is -inf; a later one only if it is larger: ties go to the first.
-            if inside and (indices[i, j, channel] < 0 or x[row, column, channel] > y[i, j, channel]):
-                y[i, j, channel] = x[row, column, channel]
+            if not inside:
+                continue
+            value = x[row, column, channel]
+            # The first pixel is taken even if it is -inf; a later one only if it is larger: ties go to the first. NaN
+            # is larger than all, another NaN included.
+            if indices[i, j, channel] < 0 or value > y[i, j, channel] or np.isnan(value):
+                y[i, j, channel] = value
                 indices[i, j, channel] = row * width + column
     return y, indices
 
@@ -138,7 +144,7 @@ def avg_pool(x, window_shape, *, strides=None, padding="VALID", ceil_mode=False,
     (_, bottom), (_, right) = explicit_padding((height, width), pair(window_shape), resolved, padding)
     y = np.zeros((len(row_windows), len(column_windows), channels))
     for i, j in np.ndindex(y.shape[:2]):
-        (top, end), (left, stop) = row_windows[i], column_windows[j]
+        (top, end, _), (left, stop, _) = row_windows[i], column_windows[j]
         inside = x[max(top, 0) : min(end, height), max(left, 0) : min(stop, width)]
         # What a window of ceil_mode has beyond the padding counts in neither convention.
         padded_count = (min(end, height + bottom) - top) * (min(stop, width + right) - left)
@@ -212,6 +218,11 @@ def _resize_weights(size, outputs, method, antialias):
     for i in range(outputs):
         if method == "nearest":
             weights[i, i * size // outputs] = 1
+        elif method == "nearest-exact":
+            weights[i, (2 * i + 1) * size // (2 * outputs)] = 1
+        elif method == "area":
+            start, end = adaptive_windows(size, outputs)[i]
+            weights[i, start:end] = 1 / (end - start)
         elif antialias:
             stretch = max(size / outputs, 1.0)
             centre = (i + 0.5) * size / outputs

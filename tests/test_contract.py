@@ -18,6 +18,7 @@ import jaxcnn
 from jaxcnn import batched, layers, models, ops
 from jaxcnn.layers import (
     AdaptiveAvgPool,
+    AdaptiveMaxPool,
     AuxiliaryHeads,
     AvgPool,
     BatchNorm,
@@ -39,7 +40,10 @@ from jaxcnn.layers import (
     LayerScale,
     MaxPool,
     Pad,
+    PixelShuffle,
+    PixelUnshuffle,
     Residual,
+    Resize,
     Sequential,
     identity,
 )
@@ -58,7 +62,9 @@ LAYERS = {
     AdaptiveAvgPool: [
         ((6, 5, 4), lambda: AdaptiveAvgPool(3)),
         ((6, 5, 4), lambda: AdaptiveAvgPool((2, 7))),
+        ((6, 5, 4), lambda: AdaptiveAvgPool((None, 2))),
     ],
+    AdaptiveMaxPool: [((6, 5, 4), lambda: AdaptiveMaxPool((4, None)))],
     AuxiliaryHeads: [
         (
             (6, 5, 4),
@@ -110,6 +116,7 @@ LAYERS = {
         ((6, 5, 4), lambda: ConvTranspose(4, 6)),
         ((6, 5, 4), lambda: ConvTranspose(4, 6, 3, (2, 3), 1, output_padding=(1, 2), groups=2)),
         ((6, 5, 4), lambda: ConvTranspose(4, 6, (3, 2), 1, dilation=2, use_bias=False, kernel_init=HE_NORMAL)),
+        ((6, 5, 4), lambda: ConvTranspose(4, 6, 3, padding=1, border="circular")),
     ],
     Dense: [
         ((7,), lambda: Dense(7, 3)),
@@ -161,18 +168,27 @@ LAYERS = {
         ((6, 5, 4), lambda: MaxPool()),
         ((6, 5, 4), lambda: MaxPool(3, strides=(2, 1), padding="SAME")),
         ((6, 5, 4), lambda: MaxPool((2, 3), padding=1, ceil_mode=True)),
+        ((6, 5, 4), lambda: MaxPool(2, strides=1, padding="SAME_LOWER", dilation=2)),
     ],
     Pad: [
         ((6, 5, 4), lambda: Pad(1)),
         ((6, 5, 4), lambda: Pad(((0, 2), (1, 0)), border="edge")),
         ((6, 5, 4), lambda: Pad(2, border="reflect")),
         ((6, 5, 4), lambda: Pad(((1, 1), (0, 3)), border="circular")),
+        ((6, 5, 4), lambda: Pad(1, border=-1.5)),
     ],
+    PixelShuffle: [((3, 5, 8), lambda: PixelShuffle(2))],
+    PixelUnshuffle: [((6, 9, 2), lambda: PixelUnshuffle(3))],
     Residual: [
         ((6, 5, 4), lambda: Residual(Conv(4, 4))),
         ((6, 5, 4), lambda: Residual(Sequential(conv=Conv(4, 6), drop=DropPath(0.5)), Conv(4, 6, 1), RELU)),
         ((6, 5, 4), lambda: bottleneck_block(4, 8, 2)),
         ((6, 5, 4), lambda: fused_block(4, 4, expansion=2)),
+    ],
+    Resize: [
+        ((6, 5, 4), lambda: Resize(7)),
+        ((6, 5, 4), lambda: Resize((3, 9), method="bicubic", antialias=True)),
+        ((6, 5, 4), lambda: Resize(scale_factor=(0.5, 1.7), method="nearest-exact")),
     ],
     Sequential: [
         ((6, 5, 4), lambda: Sequential()),

@@ -10,6 +10,7 @@ jaxcnn needs, without importing it: where both are wanted, install it without it
     pip install 'jaxcnn[cli,export-onnx]' && pip install --no-deps jax2onnx
 """
 
+import functools
 import importlib
 import logging
 from collections.abc import Callable, Sequence
@@ -178,7 +179,20 @@ def _pad(x: jax.Array, filling: jax.Array, *, padding_config: Sequence[tuple[int
     return x
 
 
-_RULES = {**PLAIN_RULES, lax.pad_p: _pad}
+def _window_max(x: jax.Array, **options: Any) -> jax.Array:
+    """Compares the taps of a window one after the other, since jax2onnx's pooling has another order of axes."""
+    if any(map(any, options["padding"])) or max(options["base_dilation"]) > 1:
+        return lax.reduce_window_max_p.bind(x, **options)
+    windows = zip(options["window_dimensions"], options["window_strides"], options["window_dilation"], strict=True)
+    for axis, (taps, stride, apart) in enumerate(windows):
+        if (taps, stride) != (1, 1):
+            reach = (x.shape[axis] - apart * (taps - 1) - 1) // stride * stride + 1
+            cut = (lax.slice_in_dim(x, i * apart, i * apart + reach, stride, axis) for i in range(taps))
+            x = functools.reduce(lax.max, cut)
+    return x
+
+
+_RULES = {**PLAIN_RULES, lax.pad_p: _pad, lax.reduce_window_max_p: _window_max}
 
 
 def _compare(onnxruntime: Any, content: bytes, expected: Callable[[jax.Array], jax.Array], image_shape: Shape) -> None:

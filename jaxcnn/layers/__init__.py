@@ -18,13 +18,15 @@ from jaxcnn.layers.function import Flatten, Function, identity
 from jaxcnn.layers.initializers import Initializer
 from jaxcnn.layers.norm import BatchNorm, GroupNorm, LayerNorm
 from jaxcnn.layers.pad import Pad
-from jaxcnn.layers.pool import AdaptiveAvgPool, AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool
+from jaxcnn.layers.pool import AdaptiveAvgPool, AdaptiveMaxPool, AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool
 from jaxcnn.layers.regularize import Dropout, DropPath
+from jaxcnn.layers.resize import PixelShuffle, PixelUnshuffle, Resize
 from jaxcnn.layers.scale import LayerScale
 from jaxcnn.layers.summary import summary
 
 __all__ = [
     "AdaptiveAvgPool",
+    "AdaptiveMaxPool",
     "AuxiliaryHeads",
     "AvgPool",
     "BatchNorm",
@@ -47,7 +49,10 @@ __all__ = [
     "LayerScale",
     "MaxPool",
     "Pad",
+    "PixelShuffle",
+    "PixelUnshuffle",
     "Residual",
+    "Resize",
     "Sequential",
     "arithmetic",
     "batched",

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from math import floor, prod
+from math import floor, lcm, prod
 from typing import NamedTuple
 
 import jax
@@ -39,11 +39,12 @@ from jaxcnn.layers.function import Flatten, Function
 from jaxcnn.layers.norm import BatchNorm, GroupNorm, LayerNorm
 from jaxcnn.layers.pad import Pad
 from jaxcnn.layers.parameters import check_last_sizes
-from jaxcnn.layers.pool import AdaptiveAvgPool, AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool
+from jaxcnn.layers.pool import AdaptiveAvgPool, AdaptiveMaxPool, AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool
 from jaxcnn.layers.regularize import Dropout, DropPath
+from jaxcnn.layers.resize import PixelShuffle, PixelUnshuffle, Resize
 from jaxcnn.layers.scale import LayerScale
 from jaxcnn.ops.arithmetic import pad_sides, transpose_padding_sides
-from jaxcnn.ops.check import Size, as_pair
+from jaxcnn.ops.check import Size, as_adaptive_size, as_pair
 from jaxcnn.types import Layer, Shape
 
 
@@ -329,6 +330,7 @@ def _(layer: MaxPool | AvgPool, shape: Shape) -> Shape:
         strides=layer.strides,
         padding=layer.padding,
         ceil_mode=layer.ceil_mode,
+        dilation=_taps_apart(layer),
     )
     return (*size, shape[2])
 
@@ -347,10 +349,21 @@ def _(layer: GlobalAvgPool | GlobalMaxPool, shape: Shape) -> Shape:
     return (shape[2],)
 
 
-@output_shape.register
-def _(layer: AdaptiveAvgPool, shape: Shape) -> Shape:
-    _image("AdaptiveAvgPool", None, shape)
-    return (*as_pair("output_shape", layer.output_shape), shape[2])
+@output_shape.register(AdaptiveAvgPool)
+@output_shape.register(AdaptiveMaxPool)
+def _(layer: AdaptiveAvgPool | AdaptiveMaxPool, shape: Shape) -> Shape:
+    size = _image(type(layer).__name__, None, shape)
+    return (*as_adaptive_size(layer.output_shape, size), shape[2])
+
+
+@output_shape.register(Resize)
+@output_shape.register(PixelShuffle)
+@output_shape.register(PixelUnshuffle)
+def _(layer: Resize | PixelShuffle | PixelUnshuffle, shape: Shape) -> Shape:
+    _image(type(layer).__name__, None, shape)
+    return jax.eval_shape(
+        lambda x: layer.apply({}, {}, x, train=False)[0], jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
+    ).shape
 
 
 @output_shape.register
@@ -449,9 +462,11 @@ def _(layer: ConvTranspose, shape: Shape) -> tuple[Window, Window]:
 def _(layer: MaxPool | AvgPool, shape: Shape) -> tuple[Window, Window]:
     window = as_pair("window_shape", layer.window_shape)
     strides = window if layer.strides is None else as_pair("strides", layer.strides)
-    sides = ops.padding_sides((shape[0], shape[1]), window, strides, layer.padding)
+    dilation = _taps_apart(layer)
+    sides = ops.padding_sides((shape[0], shape[1]), window, strides, layer.padding, dilation)
     vertical, horizontal = (
-        Window(Fraction(window[axis] - 1), Fraction(strides[axis]), Fraction(-sides[axis][0])) for axis in (0, 1)
+        Window(Fraction(dilation[axis] * (window[axis] - 1)), Fraction(strides[axis]), Fraction(-sides[axis][0]))
+        for axis in (0, 1)
     )
     return vertical, horizontal
 
@@ -463,14 +478,62 @@ def _(layer: Pad, shape: Shape) -> tuple[Window, Window]:
     return Window(start=Fraction(-top)), Window(start=Fraction(-left))
 
 
+@windows.register(AdaptiveAvgPool)
+@windows.register(AdaptiveMaxPool)
+def _(layer: AdaptiveAvgPool | AdaptiveMaxPool, shape: Shape) -> tuple[Window, Window]:
+    output = as_adaptive_size(layer.output_shape, (shape[0], shape[1]))
+    vertical, horizontal = (_adaptive(size, n) for size, n in zip(shape, output, strict=False))
+    return vertical, horizontal
+
+
+def _adaptive(size: int, n: int) -> Window:
+    return Window(Fraction(max(-(-(i + 1) * size // n) - i * size // n for i in range(n)) - 1), Fraction(size, n))
+
+
 @windows.register
-def _(layer: AdaptiveAvgPool, shape: Shape) -> tuple[Window, Window]:
-    output = as_pair("output_shape", layer.output_shape)
+def _(layer: Resize, shape: Shape) -> tuple[Window, Window]:
+    output, factors = output_shape(layer, shape), layer.scale_factor
     vertical, horizontal = (
-        Window(Fraction(max(-(-(i + 1) * size // n) - i * size // n for i in range(n)) - 1), Fraction(size, n))
-        for size, n in zip(shape, output, strict=False)
+        _resized(layer, shape[axis], output[axis], factors[axis] if isinstance(factors, tuple) else None)
+        for axis in (0, 1)
     )
     return vertical, horizontal
+
+
+def _resized(layer: Resize, size: int, n: int, factor: float | None) -> Window:
+    """Returns what an output pixel sees along an axis; with antialias an upper bound."""
+    if layer.method == "area":
+        return _adaptive(size, n)
+    corners = layer.align_corners
+    stride = Fraction(size - 1, max(n - 1, 1)) if corners else Fraction(1 / factor) if factor else Fraction(size, n)
+    if layer.antialias:
+        reach = (1 if layer.method == "bilinear" else 2) * max(stride, Fraction(1))
+        return Window(2 * reach, stride, stride / 2 - reach - Fraction(1, 2))
+    # The taps are the pixel at or before the centre, and some around it.
+    low, high = {"bilinear": (0, 1), "bicubic": (-1, 2)}.get(layer.method, (0, 0))
+    centre = Fraction(0)
+    if layer.method == "nearest-exact":
+        centre = stride / 2
+    elif layer.method in ("bilinear", "bicubic") and not corners:
+        centre = stride / 2 - Fraction(1, 2)
+    # Centres are whole multiples of 1 / parts, and lie by less than a pixel after the pixel before them.
+    parts = lcm(stride.denominator, centre.denominator)
+    if parts == 1:
+        low = high = 0  # They are centres of pixels, whose neighbours weigh nothing.
+    most = 1 - Fraction(1, parts)
+    return Window(high - low + most, stride, centre - most + low)
+
+
+@windows.register
+def _(layer: PixelShuffle, shape: Shape) -> tuple[Window, Window]:
+    most = 1 - Fraction(1, layer.factor)
+    return Window(most, Fraction(1, layer.factor), -most), Window(most, Fraction(1, layer.factor), -most)
+
+
+@windows.register
+def _(layer: PixelUnshuffle, shape: Shape) -> tuple[Window, Window]:
+    square = Window(Fraction(layer.factor - 1), Fraction(layer.factor))
+    return square, square
 
 
 @windows.register(Dense)
@@ -508,6 +571,7 @@ def _no_kernel(layer: Layer, shape: Shape) -> int:
 
 for _kind in (
     AdaptiveAvgPool,
+    AdaptiveMaxPool,
     AvgPool,
     BatchNorm,
     DropPath,
@@ -521,6 +585,9 @@ for _kind in (
     LayerScale,
     MaxPool,
     Pad,
+    PixelShuffle,
+    PixelUnshuffle,
+    Resize,
 ):
     multiply_adds.register(_kind)(_no_kernel)
 
@@ -645,6 +712,10 @@ def _image(layer: str, channels: int | None, shape: Shape) -> tuple[int, int]:
 
 def _pairs(kernel_size: Size, strides: Size, dilation: Size) -> tuple[tuple[int, int], ...]:
     return as_pair("kernel_size", kernel_size), as_pair("strides", strides), as_pair("dilation", dilation)
+
+
+def _taps_apart(layer: MaxPool | AvgPool) -> tuple[int, int]:
+    return as_pair("dilation", layer.dilation) if isinstance(layer, MaxPool) else (1, 1)
 
 
 def _unknown(formula: str, layer: Layer) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 
@@ -24,7 +25,8 @@ class Conv(Value):
       out_channels: channels of the result, one for each kernel.
       kernel_size: (height, width) of the kernel, in taps.
       strides: step of the kernel, in pixels.
-      padding: "VALID", "SAME", an int or ((top, bottom), (left, right)). At stride 2, "SAME" is not torch's padding.
+      padding: "VALID", "SAME", "SAME_LOWER", an int or ((top, bottom), (left, right)). At stride 2, "SAME" is not
+        torch's padding.
       dilation: distance between neighbouring taps, in pixels.
       groups: number of channel groups; as many as channels is a depthwise convolution.
       border: what padded pixels hold: "zeros", "edge", "reflect" or "circular".
@@ -96,6 +98,7 @@ class ConvTranspose(Value):
       use_bias: whether to add a bias.
       kernel_init: draws the kernel, shape (height, width, in_channels / groups, out_channels).
       bias_init: draws the bias, shape (out_channels,).
+      border: "zeros", or "circular" to add what the padding cuts off on the opposite side.
     """
 
     in_channels: int
@@ -109,6 +112,7 @@ class ConvTranspose(Value):
     use_bias: bool = True
     kernel_init: Callable[..., jax.Array] = lecun_normal
     bias_init: Callable[..., jax.Array] = jax.nn.initializers.zeros
+    border: Literal["zeros", "circular"] = "zeros"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kernel_size", as_pair("kernel_size", self.kernel_size))
@@ -142,5 +146,6 @@ class ConvTranspose(Value):
             output_padding=self.output_padding,
             dilation=self.dilation,
             groups=self.groups,
+            border=self.border,
         )
         return y, state

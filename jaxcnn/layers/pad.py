@@ -19,11 +19,11 @@ class Pad(Stateless, Value):
 
     Attributes:
       padding: number of pixels: an int for all sides or ((top, bottom), (left, right)).
-      border: what they hold: "zeros", "edge", "reflect" or "circular".
+      border: what they hold: "zeros", "edge", "reflect", "circular", or a number.
     """
 
     padding: int | Sides
-    border: Border = "zeros"
+    border: Border | float = "zeros"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "padding", pad_sides(self.padding))

@@ -6,7 +6,7 @@ import jax
 
 from jaxcnn import ops
 from jaxcnn.layers.stateless import Stateless
-from jaxcnn.ops.check import Padding, Size, as_padding, as_pair
+from jaxcnn.ops.check import Padding, Size, as_adaptive_size, as_padding, as_pair
 from jaxcnn.types import Params, State
 from jaxcnn.values import Value
 
@@ -18,24 +18,34 @@ class MaxPool(Stateless, Value):
     Attributes:
       window_shape: (height, width) of the window, in pixels.
       strides: step of the window, in pixels; the window's shape if None.
-      padding: "VALID", "SAME", an int or ((top, bottom), (left, right)).
+      padding: "VALID", "SAME", "SAME_LOWER", an int or ((top, bottom), (left, right)).
       ceil_mode: whether to take a last window that hangs over the bottom or right edge.
+      dilation: distance between neighbouring taps of the window, in pixels.
     """
 
     window_shape: Size = (2, 2)
     strides: Size | None = None
     padding: Padding = "VALID"
     ceil_mode: bool = False
+    dilation: Size = (1, 1)
 
     def __post_init__(self) -> None:
         _normalize_window(self)
+        object.__setattr__(self, "dilation", as_pair("dilation", self.dilation))
 
     def apply(
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
     ) -> tuple[jax.Array, State]:
         """Pools one image (height, width, channels)."""
         del params, train, key
-        y = ops.max_pool(x, self.window_shape, strides=self.strides, padding=self.padding, ceil_mode=self.ceil_mode)
+        y = ops.max_pool(
+            x,
+            self.window_shape,
+            strides=self.strides,
+            padding=self.padding,
+            ceil_mode=self.ceil_mode,
+            dilation=self.dilation,
+        )
         return y, state
 
 
@@ -46,7 +56,7 @@ class AvgPool(Stateless, Value):
     Attributes:
       window_shape: (height, width) of the window, in pixels.
       strides: step of the window, in pixels; the window's shape if None.
-      padding: "VALID", "SAME", an int or ((top, bottom), (left, right)).
+      padding: "VALID", "SAME", "SAME_LOWER", an int or ((top, bottom), (left, right)).
       ceil_mode: whether to take a last window that hangs over the bottom or right edge.
       count_include_pad: whether padded pixels count as zeros in the mean.
     """
@@ -105,13 +115,13 @@ class AdaptiveAvgPool(Stateless, Value):
     """Means over a grid of windows that gives the wanted size: `jaxcnn.ops.adaptive_avg_pool`.
 
     Attributes:
-      output_shape: (height, width) of the output.
+      output_shape: (height, width) of the output; None keeps the size of an axis.
     """
 
-    output_shape: Size
+    output_shape: Size | tuple[int | None, int | None]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "output_shape", as_pair("output_shape", self.output_shape))
+        _normalize_output(self)
 
     def apply(
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
@@ -119,6 +129,35 @@ class AdaptiveAvgPool(Stateless, Value):
         """Pools one image (height, width, channels)."""
         del params, train, key
         return ops.adaptive_avg_pool(x, self.output_shape), state
+
+
+@dataclass(frozen=True, repr=False)
+class AdaptiveMaxPool(Stateless, Value):
+    """Largest values over a grid of windows that gives the wanted size: `jaxcnn.ops.adaptive_max_pool`.
+
+    Attributes:
+      output_shape: (height, width) of the output; None keeps the size of an axis.
+    """
+
+    output_shape: Size | tuple[int | None, int | None]
+
+    def __post_init__(self) -> None:
+        _normalize_output(self)
+
+    def apply(
+        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
+    ) -> tuple[jax.Array, State]:
+        """Pools one image (height, width, channels)."""
+        del params, train, key
+        return ops.adaptive_max_pool(x, self.output_shape), state
+
+
+def _normalize_output(layer: AdaptiveAvgPool | AdaptiveMaxPool) -> None:
+    shape = layer.output_shape
+    height, width = as_adaptive_size(shape, (1, 1))
+    if isinstance(shape, tuple | list):
+        height, width = (n if kept is not None else None for n, kept in zip((height, width), shape, strict=True))
+    object.__setattr__(layer, "output_shape", (height, width))
 
 
 def _normalize_window(layer: MaxPool | AvgPool) -> None:

@@ -1,7 +1,8 @@
 """Array functions on one image: no parameter trees, no hyper-parameter objects.
 
 An image is (height, width, channels), floating point; a kernel is (height, width, in_channels / groups, out_channels).
-Map them over a batch with `jax.vmap`.
+Map them over a batch with `jax.vmap`. Convolution and pooling of sequences (1-D) and volumes (3-D) are out of scope: a
+sequence is an image of height 1, for volumes use `jax.lax`.
 """
 
 from jaxcnn.ops.activation import gelu
@@ -12,7 +13,7 @@ from jaxcnn.ops.arithmetic import (
     padding_sides,
     pool_output_size,
 )
-from jaxcnn.ops.channels import channel_shuffle, channel_slice
+from jaxcnn.ops.channels import channel_shuffle, channel_slice, pixel_shuffle, pixel_unshuffle
 from jaxcnn.ops.conv import conv, conv_transpose, pad
 from jaxcnn.ops.dense import dense
 from jaxcnn.ops.norm import (
@@ -26,6 +27,7 @@ from jaxcnn.ops.norm import (
 from jaxcnn.ops.pool import (
     adaptive_avg_pool,
     adaptive_max_pool,
+    adaptive_max_pool_with_indices,
     avg_pool,
     global_avg_pool,
     global_max_pool,
@@ -39,6 +41,7 @@ from jaxcnn.ops.resize import resize
 __all__ = [
     "adaptive_avg_pool",
     "adaptive_max_pool",
+    "adaptive_max_pool_with_indices",
     "avg_pool",
     "batch_count",
     "batch_moments",
@@ -64,6 +67,8 @@ __all__ = [
     "normalize",
     "pad",
     "padding_sides",
+    "pixel_shuffle",
+    "pixel_unshuffle",
     "pool_output_size",
     "resize",
 ]

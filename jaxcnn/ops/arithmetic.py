@@ -20,13 +20,14 @@ def padding_sides(
     """Turns a padding into pixels on each side.
 
     "SAME" pads so that the output has ceil(size / strides) pixels; an odd total puts the extra pixel at the
-    bottom and at the right, as TensorFlow does. At stride 2 that differs from torch's symmetric padding.
+    bottom and at the right, as TensorFlow does, or with "SAME_LOWER" at the top and at the left (ONNX). At stride 2
+    that differs from torch's symmetric padding.
 
     Args:
       size: (height, width) of the image.
       window_shape: (height, width) of the kernel or window.
       strides: step of the window, (vertical, horizontal).
-      padding: "VALID", "SAME", an int or ((top, bottom), (left, right)).
+      padding: "VALID", "SAME", "SAME_LOWER", an int or ((top, bottom), (left, right)).
       dilation: distance between neighbouring taps, (vertical, horizontal).
 
     Returns:
@@ -35,13 +36,16 @@ def padding_sides(
     padding = as_padding(padding)
     if padding == "VALID":
         return (0, 0), (0, 0)
-    if padding == "SAME":
-        vertical, horizontal = (
-            max_dim((n - 1) // s * s + d * (k - 1) + 1 - n, 0)
-            for n, k, s, d in zip(size, window_shape, strides, dilation, strict=True)
-        )
-        return (vertical // 2, vertical - vertical // 2), (horizontal // 2, horizontal - horizontal // 2)
-    return padding
+    if not isinstance(padding, str):
+        return padding
+    vertical, horizontal = (
+        max_dim((n - 1) // s * s + d * (k - 1) + 1 - n, 0)
+        for n, k, s, d in zip(size, window_shape, strides, dilation, strict=True)
+    )
+    sides = (vertical // 2, vertical - vertical // 2), (horizontal // 2, horizontal - horizontal // 2)
+    if padding == "SAME_LOWER":
+        sides = (vertical - vertical // 2, vertical // 2), (horizontal - horizontal // 2, horizontal // 2)
+    return sides
 
 
 def conv_output_size(
@@ -53,7 +57,7 @@ def conv_output_size(
       size: (height, width) of the image, in pixels.
       kernel_size: (height, width) of the kernel, in taps.
       strides: step of the kernel, in pixels.
-      padding: "VALID", "SAME", an int or ((top, bottom), (left, right)).
+      padding: "VALID", "SAME", "SAME_LOWER", an int or ((top, bottom), (left, right)).
       dilation: distance between neighbouring taps, in pixels.
 
     Returns:
@@ -100,8 +104,8 @@ def conv_transpose_output_size(
       (height, width) of the output.
 
     Raises:
-      ValueError: the padding is "SAME" or cuts the whole output off, or the output padding reaches both the
-        stride and the dilation.
+      ValueError: the padding is "SAME" or "SAME_LOWER" or cuts the whole output off, or the output padding reaches
+        both the stride and the dilation.
     """
     size, kernel_size = as_image_size("size", size), as_pair("kernel_size", kernel_size)
     strides, dilation = as_pair("strides", strides), as_pair("dilation", dilation)
@@ -139,13 +143,13 @@ def transpose_padding_sides(padding: Padding) -> Sides:
       ((top, bottom), (left, right)).
 
     Raises:
-      ValueError: "SAME", which leaves open which of several output sizes is meant.
+      ValueError: "SAME" or "SAME_LOWER", which leave open which of several output sizes is meant.
     """
     padding = as_padding(padding)
-    if padding == "SAME":
+    if padding in ("SAME", "SAME_LOWER"):
         raise ValueError(
-            "conv_transpose expects a padding in pixels, got 'SAME', which does not say which output size is meant; "
-            "give an int or ((top, bottom), (left, right)), and output_padding"
+            f"conv_transpose expects a padding in pixels, got {padding!r}, which does not say which output size is "
+            "meant; give an int or ((top, bottom), (left, right)), and output_padding"
         )
     return ((0, 0), (0, 0)) if padding == "VALID" else padding
 
@@ -175,42 +179,54 @@ def pool_output_size(
     strides: Size | None = None,
     padding: Padding = "VALID",
     ceil_mode: bool = False,
+    dilation: Size = 1,
 ) -> tuple[int, int]:
     """Computes the size of a pooling layer's output.
 
     Args:
       size: (height, width) of the image, in pixels.
-      window_shape: (height, width) of the window, in pixels.
+      window_shape: (height, width) of the window, in taps.
       strides: step of the window, in pixels; the window's shape if None.
-      padding: "VALID", "SAME", an int or ((top, bottom), (left, right)); each side smaller than the window,
-        so that no window lies wholly in the border.
+      padding: "VALID", "SAME", "SAME_LOWER", an int or ((top, bottom), (left, right)); each side smaller than the
+        dilated window, so that no window lies wholly in the border.
       ceil_mode: also take a last window that hangs over the bottom or right edge, as long as it starts inside
         the image or its top or left border (torch's rule).
+      dilation: distance between neighbouring taps of the window, in pixels.
 
     Returns:
       (height, width) of the output.
 
     Raises:
-      ValueError: a side of the padding is not smaller than the window, or the window larger than the padded image.
+      ValueError: a side of the padding is not smaller than the dilated window, the dilated window is larger than the
+        padded image, or the taps of a window lie on both sides of the image and none inside.
     """
     size, window_shape = as_image_size("size", size), as_pair("window_shape", window_shape)
     strides = window_shape if strides is None else as_pair("strides", strides)
-    sides = padding_sides(size, window_shape, strides, padding)
+    dilation = as_pair("dilation", dilation)
+    sides = padding_sides(size, window_shape, strides, padding, dilation)
+    extent = tuple(d * (k - 1) + 1 for k, d in zip(window_shape, dilation, strict=True))
     output = []
-    for n, k, s, (before, after) in zip(size, window_shape, strides, sides, strict=True):
+    for n, k, s, d, (before, after) in zip(size, extent, strides, dilation, sides, strict=True):
         if before >= k or after >= k:
             raise ValueError(
-                f"expected a padding smaller than the window of {window_shape} pixels, got {sides}: "
+                f"expected a padding smaller than the window of {extent} pixels, got {sides}: "
                 "a window wholly in the border has no value"
             )
         room = n + before + after - k
-        if room < 0:
+        # In ceil mode a window may be larger than the padded image, by less than its step (torch's rule).
+        if room + (s - 1 if ceil_mode else 0) < 0:
             raise ValueError(
-                f"expected a window that fits the padded image, got a window of {window_shape} for an image of "
+                f"expected a window that fits the padded image, got a window of {extent} for an image of "
                 f"{size} with padding {sides}; use a smaller window, more padding or a larger image"
             )
         # Of the windows that ceil mode adds, none starts beyond the image.
         output.append((min_dim((room - 1) // s + 1, (n + before - 1) // s) if ceil_mode else room // s) + 1)
+        # Taps that are further apart than the image is large may miss it.
+        if before and n < d and any((i * s - before) % d >= n for i in range(output[-1]) if i * s < before):
+            raise ValueError(
+                f"expected windows that have a tap inside the image, got a dilation of {dilation} for an image of "
+                f"{size} with padding {sides}; use less dilation or less padding"
+            )
     return output[0], output[1]
 
 

@@ -13,8 +13,9 @@ Size: TypeAlias = int | tuple[int, int]
 Sides: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 """((top, bottom), (left, right)), in pixels."""
 
-Padding: TypeAlias = Literal["VALID", "SAME"] | int | Sides
-"""No border; as much as keeps ceil(size / strides); the same on all sides; or each side by itself."""
+Padding: TypeAlias = Literal["VALID", "SAME", "SAME_LOWER"] | int | Sides
+"""No border; as much as keeps ceil(size / strides), the odd pixel at the bottom and right or, "SAME_LOWER", at the top
+and left; the same on all sides; or each side by itself."""
 
 
 def at_least_float32(dtype: Any) -> Any:
@@ -105,20 +106,59 @@ def as_image_size(name: str, value: Any) -> tuple[int, int]:
     return as_pair(name, value)
 
 
-def as_padding(value: Any) -> Literal["VALID", "SAME"] | Sides:
-    """Turns every accepted form of a padding into "VALID", "SAME" or one number for each side.
+def as_scale(name: str, value: Any) -> tuple[float, float]:
+    """Turns a number or a pair of numbers into a pair of factors.
 
     Args:
-      value: "VALID", "SAME", an int for all sides, or ((top, bottom), (left, right)).
+      name: name of the argument, for the message.
+      value: one factor for both axes, or (vertical, horizontal); finite and more than 0.
 
     Returns:
-      "VALID", "SAME" or ((top, bottom), (left, right)).
+      (vertical, horizontal).
+
+    Raises:
+      ValueError: anything else.
+    """
+    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    if len(pair) != 2 or not all(is_number(v) and 0 < v < np.inf for v in pair):
+        raise ValueError(f"{name} expects a number or a pair of numbers, each finite and more than 0, got {value!r}")
+    return float(pair[0]), float(pair[1])
+
+
+def as_adaptive_size(value: Any, size: tuple[int, int]) -> tuple[int, int]:
+    """Turns the output shape of an adaptive pooling into the size of its output.
+
+    Args:
+      value: an int or (height, width), ints of at least 1 or symbolic dimensions; None keeps the size of an axis.
+      size: (height, width) of the image.
+
+    Returns:
+      (height, width).
+
+    Raises:
+      ValueError: anything else.
+    """
+    pair = value if isinstance(value, tuple | list) and len(value) == 2 else (value, value)
+    if pair is value or value is None:
+        return as_image_size("output_shape", tuple(n if v is None else v for v, n in zip(pair, size, strict=True)))
+    return as_image_size("output_shape", value)
+
+
+def as_padding(value: Any) -> Literal["VALID", "SAME", "SAME_LOWER"] | Sides:
+    """Turns every accepted form of a padding into its name or one number for each side.
+
+    Args:
+      value: "VALID", "SAME", "SAME_LOWER", an int for all sides, or ((top, bottom), (left, right)).
+
+    Returns:
+      "VALID", "SAME", "SAME_LOWER" or ((top, bottom), (left, right)).
 
     Raises:
       ValueError: anything else, negative numbers included.
     """
-    if isinstance(value, str) and value in ("VALID", "SAME"):
-        return "VALID" if value == "VALID" else "SAME"
+    for name in ("VALID", "SAME", "SAME_LOWER"):
+        if isinstance(value, str) and value == name:
+            return name
     if is_int(value) and int(value) >= 0:
         side = (int(value), int(value))
         return side, side
@@ -131,8 +171,8 @@ def as_padding(value: Any) -> Literal["VALID", "SAME"] | Sides:
         pixels: list[Any] = [v if is_symbolic_dim(v) else int(v) for side in value for v in side]
         return (pixels[0], pixels[1]), (pixels[2], pixels[3])
     raise ValueError(
-        "padding expects 'VALID', 'SAME', an int of at least 0 or ((top, bottom), (left, right)) of such ints, "
-        f"got {value!r}"
+        "padding expects 'VALID', 'SAME', 'SAME_LOWER', an int of at least 0 or ((top, bottom), (left, right)) of such "
+        f"ints, got {value!r}"
     )
 
 
@@ -194,3 +234,15 @@ def is_int(value: Any) -> bool:
       Whether it counts things.
     """
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Tells whether a value is a Python or NumPy number, and neither a bool nor NaN.
+
+    Args:
+      value: anything.
+
+    Returns:
+      Whether it is one of the numbers of the real line, infinities included.
+    """
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool) and value == value

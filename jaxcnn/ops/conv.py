@@ -4,7 +4,8 @@ from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+import numpy as np
+from jax.core import max_dim
 
 from jaxcnn.ops import lowering
 from jaxcnn.ops.arithmetic import (
@@ -14,7 +15,19 @@ from jaxcnn.ops.arithmetic import (
     padding_sides,
     transpose_padding_sides,
 )
-from jaxcnn.ops.check import Padding, Sides, Size, as_pair, check_floating, check_image, check_vector, is_int
+from jaxcnn.ops.check import (
+    Padding,
+    Sides,
+    Size,
+    as_pair,
+    at_least_float32,
+    check_floating,
+    check_image,
+    check_vector,
+    is_int,
+    is_number,
+)
+from jaxcnn.ops.sizes import as_number, positions
 from jaxcnn.ops.wide import add_bias
 
 Border: TypeAlias = Literal["zeros", "edge", "reflect", "circular"]
@@ -43,8 +56,8 @@ def conv(
       kernel: shape (kernel_height, kernel_width, in_channels / groups, out_channels); computed in the dtype of `x`.
       bias: shape (out_channels,), or None.
       strides: step of the kernel, in pixels.
-      padding: "VALID" (none), "SAME" (ceil(size / strides) outputs, the odd pixel at the bottom and right), an int
-        for all sides or ((top, bottom), (left, right)).
+      padding: "VALID" (none), "SAME" (ceil(size / strides) outputs, the odd pixel at the bottom and right),
+        "SAME_LOWER" (the odd pixel at the top and left), an int for all sides or ((top, bottom), (left, right)).
       dilation: distance between neighbouring taps, in pixels.
       groups: number of channel groups; it divides in_channels and out_channels.
       border: what the padded pixels hold: "zeros", "edge", "reflect" or "circular".
@@ -78,6 +91,7 @@ def conv_transpose(
     output_padding: Size = 0,
     dilation: Size = 1,
     groups: int = 1,
+    border: Literal["zeros", "circular"] = "zeros",
 ) -> jax.Array:
     """Stamps the kernel onto the output once for each pixel of the image, weighted by it (torch's ConvTranspose2d).
 
@@ -94,13 +108,16 @@ def conv_transpose(
       output_padding: pixels added at the bottom and at the right; smaller than the strides or the dilation.
       dilation: distance between neighbouring taps, in pixels of the output.
       groups: number of channel groups; it divides in_channels and out_channels.
+      border: of the convolution that this is the gradient of: "zeros" drops what the padding cuts off, "circular" adds
+        it on the opposite side (flax and Equinox have both; torch and Keras zeros alone). The gradients of "edge" and
+        "reflect" are no transposed convolutions of any of these libraries.
 
     Returns:
       Shape (out_height, out_width, out_channels), in the dtype of `x`, where
       out = (in - 1) stride - pads + dilation (kernel - 1) + output_padding + 1.
 
     Raises:
-      ValueError: the shapes, sizes, groups or padding do not fit together, or the padding is "SAME".
+      ValueError: the shapes, sizes, groups or padding do not fit together, or the padding is "SAME" or "SAME_LOWER".
       TypeError: `x` is not floating point.
     """
     check_image("conv_transpose", x)
@@ -112,22 +129,31 @@ def conv_transpose(
         size, window, strides=strides, padding=padding, output_padding=output_padding, dilation=dilation
     )
     (top, bottom), (left, right) = transpose_padding_sides(padding)
+    if border not in ("zeros", "circular"):
+        raise ValueError(f"conv_transpose expects border 'zeros' or 'circular', got {border!r}")
+    cut, stamped_size = ((top, bottom), (left, right)), output_size
+    if border == "circular":
+        _check_repeats(output_size, cut, border)
+        stamped_size = (output_size[0] + top + bottom, output_size[1] + left + right)
+        (top, bottom), (left, right) = (0, 0), (0, 0)
     # The output padding takes back what the padding cuts off, and goes beyond it as zeros.
     sides = (top, bottom - output_padding[0]), (left, right - output_padding[1])
     geometry = lowering.Geometry(strides, sides, dilation, groups)
-    y = lowering.input_gradient(x[None], lowering.exchanged(kernel.astype(x.dtype), groups), geometry, output_size)[0]
+    y = lowering.input_gradient(x[None], lowering.exchanged(kernel.astype(x.dtype), groups), geometry, stamped_size)[0]
+    if border == "circular":
+        y = _wrapped(y, cut, output_size)
     return add_bias(y, bias)
 
 
-def pad(x: jax.Array, padding: int | Sides, *, border: Border = "zeros") -> jax.Array:
-    """Adds pixels around one image, of the kinds that `conv` knows.
+def pad(x: jax.Array, padding: int | Sides, *, border: Border | float = "zeros") -> jax.Array:
+    """Adds pixels around one image: of the kinds that `conv` knows, or of one value.
 
     A convolution pads by itself; this is for what does not, such as a max pooling whose border counts as zeros.
 
     Args:
       x: image, shape (height, width, channels), floating point.
       padding: number of pixels: an int for all sides or ((top, bottom), (left, right)); at least 0.
-      border: what they hold: "zeros", "edge", "reflect" or "circular".
+      border: what they hold: "zeros", "edge", "reflect", "circular", or a number.
 
     Returns:
       Shape (height + top + bottom, width + left + right, channels), in the dtype of `x`.
@@ -165,23 +191,41 @@ def _pad_border(x: jax.Array, sides: Sides, border: Border) -> tuple[jax.Array, 
     return (x, sides) if border == "zeros" else (_padded(x, sides, border), ((0, 0), (0, 0)))
 
 
-def _padded(x: jax.Array, sides: Sides, border: Border) -> jax.Array:
-    if border == "zeros":
-        return jnp.pad(x, (*sides, (0, 0)))
+def _padded(x: jax.Array, sides: Sides, border: Border | float) -> jax.Array:
+    if border == "zeros" or is_number(border):
+        return jnp.pad(x, (*sides, (0, 0)), constant_values=0 if border == "zeros" else border)
     if border not in ("edge", "reflect", "circular"):
         raise ValueError(f"border expects 'zeros', 'edge', 'reflect' or 'circular', got {border!r}")
-    for size, side in zip(x.shape[:2], sides, strict=True):
-        most = {"edge": max(side), "reflect": size - 1, "circular": size}[border]
-        if max(side) > most:
+    _check_repeats((x.shape[0], x.shape[1]), sides, border)
+    # Pixels that are repeated add up their gradients in the dtype of what is repeated.
+    y = x.astype(at_least_float32(x.dtype))
+    for axis, side in enumerate(sides):
+        size = x.shape[axis]
+        pixel, size = positions(size + side[0] + side[1]) - as_number(side[0]), as_number(size)
+        if border == "circular":
+            pixel = pixel % size
+        elif border == "reflect":
+            pixel = size - 1 - abs(size - 1 - abs(pixel))
+        places = pixel.clip(0, size - 1)[:, None]
+        y = lowering.resample(y, axis, places, places * 0 + 1)
+    return y.astype(x.dtype)
+
+
+def _wrapped(y: jax.Array, sides: Sides, size: tuple[int, int]) -> jax.Array:
+    """Adds what lies beyond an image of that size on the opposite side: the transpose of a circular padding."""
+    for axis, ((before, after), n) in enumerate(zip(sides, size, strict=True)):
+        padded = as_number(n + before + after)
+        places = (positions(n) + as_number(before))[:, None] + np.array([[-1, 0, 1]]) * as_number(n)
+        inside = (places >= 0) & (places < padded)
+        y = lowering.resample(y, axis, places.clip(0, padded - 1), inside)
+    return y
+
+
+def _check_repeats(size: tuple[int, int], sides: Sides, border: str) -> None:
+    """Refuses a padding for which a border finds too few pixels."""
+    for n, side in zip(size, sides, strict=True):
+        most = {"edge": max_dim(*side), "reflect": n - 1, "circular": n}[border]
+        if max_dim(*side) > most:
             raise ValueError(
-                f"border {border!r} expects a padding of at most {most} pixels for an image of {x.shape[:2]}, "
-                f"got {sides}"
+                f"border {border!r} expects a padding of at most {most} pixels for an image of {size}, got {sides}"
             )
-    if border == "circular":
-        for axis, (before, after) in enumerate(sides):
-            size = x.shape[axis]
-            x = jnp.concatenate(
-                [lax.slice_in_dim(x, size - before, size, axis=axis), x, lax.slice_in_dim(x, 0, after, axis=axis)], axis
-            )
-        return x
-    return jnp.pad(x, (*sides, (0, 0)), mode=border)

@@ -126,7 +126,8 @@ def normalize(
     _check_affine("normalize", x, epsilon, mean=mean, var=var, scale=scale, bias=bias)
     dtype = at_least_float32(x.dtype)
     mean = mean.astype(dtype)
-    factor = lax.rsqrt(var.astype(dtype) + jnp.asarray(epsilon, dtype))
+    # Not lax.rsqrt, which is off by an ulp or two on CPU; there is one for each channel only.
+    factor = 1 / jnp.sqrt(var.astype(dtype) + jnp.asarray(epsilon, dtype))
     if scale is not None:
         factor = factor * scale.astype(dtype)
     # The mean is taken off as a constant, which is exact where it is large, and again, as zero, for its gradient.
@@ -192,7 +193,7 @@ def group_norm(
     means, squares = lowering.own_moments(pixels, shift)
     mean = mean_of(means)
     var = mean_of(squares / pixels.shape[1] + jnp.square(means - spread(mean)))
-    factor = spread(lax.rsqrt(var + jnp.asarray(epsilon, var.dtype)))
+    factor = spread(1 / jnp.sqrt(var + jnp.asarray(epsilon, var.dtype)))
     if scale is not None:
         factor = factor * over_channels(scale, factor)
     term = -spread(mean) * factor

@@ -4,13 +4,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax import lax
 from jax.core import max_dim
 
 from jaxcnn.ops import lowering
 from jaxcnn.ops.arithmetic import padding_sides, pool_output_size
-from jaxcnn.ops.check import Padding, Sides, Size, as_image_size, as_pair, at_least_float32, check_image
-from jaxcnn.ops.sizes import as_number, is_known, positions
+from jaxcnn.ops.check import (
+    Padding,
+    Sides,
+    Size,
+    as_adaptive_size,
+    as_image_size,
+    as_pair,
+    at_least_float32,
+    check_image,
+)
+from jaxcnn.ops.sizes import as_number, positions
 
 
 def max_pool(
@@ -20,19 +29,22 @@ def max_pool(
     strides: Size | None = None,
     padding: Padding = "VALID",
     ceil_mode: bool = False,
+    dilation: Size = 1,
 ) -> jax.Array:
     """Takes the largest value of each channel in a sliding window.
 
-    Where a window holds its maximum several times, the gradient goes to the first of them in row-major order, as in
-    torch.
+    A window that holds NaN gives NaN. Where a window holds its maximum several times, the gradient goes to the first of
+    them in row-major order, as in torch.
 
     Args:
       x: image, shape (height, width, channels), floating point.
-      window_shape: (height, width) of the window, in pixels.
+      window_shape: (height, width) of the window, in pixels, or in taps where it is dilated.
       strides: step of the window, in pixels; the window's shape if None (no overlap).
-      padding: "VALID", "SAME", an int or ((top, bottom), (left, right)), each smaller than the window. Padding never
-        wins: it counts as -inf.
+      padding: "VALID", "SAME", "SAME_LOWER", an int or ((top, bottom), (left, right)), each smaller than the dilated
+        window (torch: at most half of it). Padding never wins: a window of nothing but -inf gives its gradient to its
+        first pixel inside the image.
       ceil_mode: also take a last window that hangs over the bottom or right edge (torch's rule).
+      dilation: distance between neighbouring taps of the window, in pixels.
 
     Returns:
       Shape (out_height, out_width, channels), in the dtype of `x`.
@@ -41,8 +53,11 @@ def max_pool(
       ValueError: `x` is not one image, or the window or padding does not fit it.
       TypeError: `x` is not floating point.
     """
-    window, strides, sides, output_shape = _windows("max_pool", x, window_shape, strides, padding, ceil_mode)
-    return lowering.window_max(x, window, strides, sides, output_shape)
+    dilation = as_pair("dilation", dilation)
+    window, strides, sides, output_shape = _windows("max_pool", x, window_shape, strides, padding, ceil_mode, dilation)
+    # The gradients of windows that share their maximum are added up in the dtype of what is pooled.
+    wide = x.astype(at_least_float32(x.dtype))
+    return lowering.window_max(wide, window, strides, sides, output_shape, dilation).astype(x.dtype)
 
 
 def max_pool_with_indices(
@@ -52,30 +67,34 @@ def max_pool_with_indices(
     strides: Size | None = None,
     padding: Padding = "VALID",
     ceil_mode: bool = False,
+    dilation: Size = 1,
 ) -> tuple[jax.Array, jax.Array]:
     """Takes the largest value of each channel in a sliding window, and says where it was.
 
     Args:
-      x: image, shape (height, width, channels), floating point, without NaN.
+      x: image, shape (height, width, channels), floating point.
       window_shape: (height, width) of the window, in pixels.
       strides: step of the window, in pixels; the window's shape if None (no overlap).
       padding: as in `max_pool`.
       ceil_mode: as in `max_pool`.
+      dilation: as in `max_pool`.
 
     Returns:
       The maxima, shape (out_height, out_width, channels), in the dtype of `x`; and for each of them the place in `x`
-      of the first maximum of its window in row-major order, as row * width + column, int32.
+      of the first maximum of its window in row-major order, as row * width + column, int32. A window that holds NaN
+      gives NaN, and the place of its last one.
 
     Raises:
       ValueError: `x` is not one image, or the window or padding does not fit it.
       TypeError: `x` is not floating point.
     """
+    dilation = as_pair("dilation", dilation)
     window, strides, sides, output_shape = _windows(
-        "max_pool_with_indices", x, window_shape, strides, padding, ceil_mode
+        "max_pool_with_indices", x, window_shape, strides, padding, ceil_mode, dilation
     )
-    height, width, _ = x.shape
-    places = jnp.arange(height * width, dtype=jnp.int32).reshape(height, width, 1)
-    return lowering.window_argmax(x, jnp.broadcast_to(places, x.shape), window, strides, sides, output_shape)
+    wide = x.astype(at_least_float32(x.dtype))
+    maxima, places = lowering.window_argmax(wide, window, strides, sides, output_shape, dilation)
+    return maxima.astype(x.dtype), places
 
 
 def max_unpool(y: jax.Array, indices: jax.Array, output_shape: Size) -> jax.Array:
@@ -102,12 +121,13 @@ def max_unpool(y: jax.Array, indices: jax.Array, output_shape: Size) -> jax.Arra
         raise ValueError(f"max_unpool expects one index for each value of shape {y.shape}, got {indices.shape}")
     if not jnp.issubdtype(indices.dtype, jnp.integer):
         raise TypeError(f"max_unpool expects integer indices, got {indices.dtype}")
-    channels = y.shape[2]
-    flat = jnp.zeros((height * width, channels), y.dtype)
-    # NumPy's negative indices count from the end: they are sent beyond it, to be dropped.
-    place = jnp.where(indices < 0, as_number(height * width), indices).reshape(-1, channels)
-    channel = jnp.broadcast_to(jnp.arange(channels, dtype=place.dtype), place.shape)
-    return flat.at[place, channel].set(y.reshape(-1, channels), mode="drop").reshape(height, width, channels)
+    # Small types could not hold the size that places are compared with.
+    places = jnp.asarray(indices if indices.dtype.itemsize == 8 else indices.astype(jnp.int32))
+    pixels, columns = as_number(height) * as_number(width), as_number(width)
+    inside = (places >= 0) & (places < pixels)
+    row = jnp.where(inside, places // columns, as_number(height)).astype(jnp.int32)
+    column, channel = (places % columns).astype(jnp.int32), lax.broadcasted_iota(jnp.int32, y.shape, 2)
+    return jnp.zeros((height, width, y.shape[2]), y.dtype).at[row, column, channel].set(y, mode="drop")
 
 
 def avg_pool(
@@ -125,7 +145,7 @@ def avg_pool(
       x: image, shape (height, width, channels), floating point.
       window_shape: (height, width) of the window, in pixels.
       strides: step of the window, in pixels; the window's shape if None (no overlap).
-      padding: "VALID", "SAME", an int or ((top, bottom), (left, right)), each smaller than the window.
+      padding: "VALID", "SAME", "SAME_LOWER", an int or ((top, bottom), (left, right)), each smaller than the window.
       ceil_mode: also take a last window that hangs over the bottom or right edge. What hangs over the padding is
         never counted (torch's rule).
       count_include_pad: True: padded pixels count as zeros in the mean (flax's and torch's default). False: they do not
@@ -138,7 +158,7 @@ def avg_pool(
       ValueError: `x` is not one image, or the window or padding does not fit it.
       TypeError: `x` is not floating point.
     """
-    window, strides, sides, output_shape = _windows("avg_pool", x, window_shape, strides, padding, ceil_mode)
+    window, strides, sides, output_shape = _windows("avg_pool", x, window_shape, strides, padding, ceil_mode, (1, 1))
     named = padding_sides((x.shape[0], x.shape[1]), window, strides, padding)
     rows, columns = (
         _counted(x.shape[axis], window[axis], strides[axis], named[axis], output_shape[axis], count_include_pad)
@@ -182,14 +202,10 @@ def global_max_pool(x: jax.Array) -> jax.Array:
       TypeError: `x` is not floating point.
     """
     check_image("global_max_pool", x)
-    if not is_known(x.shape):
-        for axis in (1, 0):
-            x = jnp.take_along_axis(x, jnp.argmax(x, axis, keepdims=True), axis)
-        return x[0, 0]
-    return max_pool(x, (x.shape[0], x.shape[1]))[0, 0]
+    return lowering.image_max(x)
 
 
-def adaptive_avg_pool(x: jax.Array, output_shape: Size) -> jax.Array:
+def adaptive_avg_pool(x: jax.Array, output_shape: Size | tuple[int | None, int | None]) -> jax.Array:
     """Takes means over a grid of windows that gives the wanted output size.
 
     Window i of n spans floor(i size / n) to ceil((i + 1) size / n), so windows may overlap by a pixel, and repeat
@@ -197,7 +213,7 @@ def adaptive_avg_pool(x: jax.Array, output_shape: Size) -> jax.Array:
 
     Args:
       x: image, shape (height, width, channels), floating point.
-      output_shape: (height, width) of the output.
+      output_shape: (height, width) of the output; None keeps the size of an axis.
 
     Returns:
       Shape (*output_shape, channels), in the dtype of `x`.
@@ -207,25 +223,22 @@ def adaptive_avg_pool(x: jax.Array, output_shape: Size) -> jax.Array:
       TypeError: `x` is not floating point.
     """
     check_image("adaptive_avg_pool", x)
-    for axis, n in enumerate(as_pair("output_shape", output_shape)):
-        size = x.shape[axis]
-        first, end = _adaptive_windows(size, n)
-        place = positions(size)
-        inside = (place >= first[:, None]) & (place < end[:, None])
-        dtype = at_least_float32(x.dtype)
-        weights = jnp.asarray((inside.astype(dtype) / (end - first)[:, None].astype(dtype)).astype(x.dtype))
-        x = jnp.moveaxis(jnp.tensordot(weights, x, (1, axis), precision="highest"), 0, axis)
-    return x
+    y = x.astype(at_least_float32(x.dtype))
+    for axis, n in enumerate(as_adaptive_size(output_shape, (x.shape[0], x.shape[1]))):
+        taps, inside = lowering.adaptive_taps(y.shape[axis], n)
+        counts = jnp.asarray(inside.sum(1).astype(y.dtype))
+        y = lowering.resample(y, axis, taps, inside) / jnp.expand_dims(counts, tuple({0, 1, 2} - {axis}))
+    return y.astype(x.dtype)
 
 
-def adaptive_max_pool(x: jax.Array, output_shape: Size) -> jax.Array:
+def adaptive_max_pool(x: jax.Array, output_shape: Size | tuple[int | None, int | None]) -> jax.Array:
     """Takes maxima over a grid of windows that gives the wanted output size.
 
     The windows are those of `adaptive_avg_pool`. Among equal maxima the gradient goes to the first in row-major order.
 
     Args:
       x: image, shape (height, width, channels), floating point.
-      output_shape: (height, width) of the output.
+      output_shape: (height, width) of the output; None keeps the size of an axis.
 
     Returns:
       Shape (*output_shape, channels), in the dtype of `x`.
@@ -235,30 +248,52 @@ def adaptive_max_pool(x: jax.Array, output_shape: Size) -> jax.Array:
       TypeError: `x` is not floating point.
     """
     check_image("adaptive_max_pool", x)
-    if not is_known(x.shape):
-        raise ValueError(f"adaptive_max_pool expects an image of known size, got {x.shape}; export it for one size")
-    height, width = as_pair("output_shape", output_shape)
-    rows, row_inside = _adaptive_places(x.shape[0], height)
-    columns, column_inside = _adaptive_places(x.shape[1], width)
-    # Every window is written out at the size of the largest, so that ordinary pooling without overlap does the rest.
-    spread = jnp.take(jnp.take(x, rows.ravel(), axis=0), columns.ravel(), axis=1)
-    inside = row_inside.ravel()[:, None, None] & column_inside.ravel()[None, :, None]
-    return max_pool(jnp.where(inside, spread, -jnp.inf), (rows.shape[1], columns.shape[1]))
+    output_shape = as_adaptive_size(output_shape, (x.shape[0], x.shape[1]))
+    return lowering.adaptive_max(x.astype(at_least_float32(x.dtype)), output_shape).astype(x.dtype)
+
+
+def adaptive_max_pool_with_indices(
+    x: jax.Array, output_shape: Size | tuple[int | None, int | None]
+) -> tuple[jax.Array, jax.Array]:
+    """Takes maxima over a grid of windows that gives the wanted output size, and says where they were.
+
+    Args:
+      x: image, shape (height, width, channels), floating point.
+      output_shape: (height, width) of the output; None keeps the size of an axis.
+
+    Returns:
+      The maxima of `adaptive_max_pool`, shape (*output_shape, channels), in the dtype of `x`; and their places in `x`,
+      as `max_pool_with_indices` gives them.
+
+    Raises:
+      ValueError: `x` is not one image, or the output shape is not positive.
+      TypeError: `x` is not floating point.
+    """
+    check_image("adaptive_max_pool_with_indices", x)
+    output_shape = as_adaptive_size(output_shape, (x.shape[0], x.shape[1]))
+    maxima, places = lowering.adaptive_argmax(x.astype(at_least_float32(x.dtype)), output_shape)
+    return maxima.astype(x.dtype), places
 
 
 def _windows(
-    op: str, x: jax.Array, window_shape: Size, strides: Size | None, padding: Padding, ceil_mode: bool
+    op: str,
+    x: jax.Array,
+    window_shape: Size,
+    strides: Size | None,
+    padding: Padding,
+    ceil_mode: bool,
+    dilation: tuple[int, int],
 ) -> tuple[tuple[int, int], tuple[int, int], Sides, tuple[int, int]]:
     """Returns the window, the strides, the padding with what ceil mode adds or floor mode ignores, the output size."""
     check_image(op, x)
     window = as_pair("window_shape", window_shape)
     strides = window if strides is None else as_pair("strides", strides)
     size = (x.shape[0], x.shape[1])
-    sides = padding_sides(size, window, strides, padding)
-    output = pool_output_size(size, window, strides=strides, padding=sides, ceil_mode=ceil_mode)
+    sides = padding_sides(size, window, strides, padding, dilation)
+    output = pool_output_size(size, window, strides=strides, padding=sides, ceil_mode=ceil_mode, dilation=dilation)
     (top, bottom), (left, right) = (
-        (before, max_dim(after, (n_out - 1) * s + k - n - before) if ceil_mode else after)
-        for n, n_out, s, k, (before, after) in zip(size, output, strides, window, sides, strict=True)
+        (before, max_dim(after, (n_out - 1) * s + d * (k - 1) + 1 - n - before) if ceil_mode else after)
+        for n, n_out, s, k, d, (before, after) in zip(size, output, strides, window, dilation, sides, strict=True)
     )
     return window, strides, ((top, bottom), (left, right)), output
 
@@ -270,16 +305,3 @@ def _counted(size: int, window: int, stride: int, side: tuple[int, int], windows
     if pad:
         return end - (end - size - as_number(side[1])).clip(0) - start
     return end - (end - size).clip(0) - start.clip(0)
-
-
-def _adaptive_windows(size: int, windows: int) -> tuple[Any, Any]:
-    """Returns the first pixel of each adaptive window, and the one behind its last."""
-    scaled = np.arange(windows + 1) * as_number(size)
-    return scaled[:-1] // windows, -(-scaled[1:] // windows)
-
-
-def _adaptive_places(size: int, windows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lists the pixels of each adaptive window, and marks which are inside: two arrays (windows, widest window)."""
-    first, end = _adaptive_windows(size, windows)
-    place = first[:, None] + np.arange(np.max(end - first))[None, :]
-    return np.minimum(place, size - 1), place < end[:, None]

@@ -1,97 +1,162 @@
 """Resizing of one image, to the numbers that torch gives."""
 
-from typing import Any, Literal
+import math
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import max_dim
 
-from jaxcnn.ops.check import Size, as_image_size, check_image
+from jaxcnn.ops import lowering
+from jaxcnn.ops.check import Size, as_image_size, as_scale, at_least_float32, check_image
+from jaxcnn.ops.pool import adaptive_avg_pool
 from jaxcnn.ops.sizes import as_number, is_known, positions
+
+Method: TypeAlias = Literal["bilinear", "bicubic", "nearest", "nearest-exact", "area"]
+"""The names are torch's."""
 
 
 def resize(
     x: jax.Array,
-    output_shape: Size,
+    output_shape: Size | None = None,
     *,
-    method: Literal["bilinear", "bicubic", "nearest"] = "bilinear",
+    scale_factor: float | tuple[float, float] | None = None,
+    method: Method = "bilinear",
+    align_corners: bool = False,
     antialias: bool = False,
 ) -> jax.Array:
-    """Resizes one image as `torch.nn.functional.interpolate(align_corners=False)` does.
+    """Resizes one image as `torch.nn.functional.interpolate` does.
 
-    Pixels are squares: output pixel i is centred at (i + 1/2) scale - 1/2. Beyond the border the outermost pixel goes
+    Pixels are squares: output pixel i is centred at (i + 1/2) scale - 1/2 in pixels of the image, where scale is
+    size / output size, or 1 / `scale_factor` where that is given; with `align_corners` at
+    i (size - 1) / (output size - 1), so that the outermost centres coincide. Beyond the border the outermost pixel goes
     on; with antialias the filter is cut there and its weights brought back to sum one. Bicubic may overshoot the range
     of the input. Its coefficient is -0.75 without and -0.5 with antialias, as in torch and Pillow (Keys 1981).
 
+    A pixel of weight zero is not read: where torch multiplies an infinite one by zero and gives NaN, this does not.
+
     Args:
       x: image, shape (height, width, channels), floating point.
-      output_shape: (height, width) of the output, in pixels.
-      method: "bilinear", "bicubic" or "nearest": the pixel at floor(i scale), exactly; torch, which rounds the scale to
-        float32, is a pixel off at a few sizes such as 2 to 82.
+      output_shape: (height, width) of the output, in pixels; or None, and `scale_factor`.
+      scale_factor: by how much to enlarge, (vertical, horizontal) or one number for both, more than 0. The output has
+        floor(size * scale_factor) pixels, and the scale is 1 / `scale_factor` even where that is not size / output size
+        (torch's `recompute_scale_factor=None`).
+      method: "bilinear" or "bicubic"; "nearest": the pixel at floor(i scale), or "nearest-exact": at
+        floor((i + 1/2) scale), of which torch, which rounds the scale to float32, is a pixel off at a few sizes such as
+        2 to 82; "area": the means of `adaptive_avg_pool`.
+      align_corners: whether the centres of the outermost pixels coincide, instead of their outer edges; "bilinear" and
+        "bicubic" without antialias only.
       antialias: widen the filter when shrinking, so that every input pixel counts; no effect when enlarging by
-        "bilinear". Not for "nearest".
+        "bilinear". "bilinear" and "bicubic" only.
 
     Returns:
-      Shape (*output_shape, channels), in the dtype of `x`.
+      Shape (*output_shape, channels), in the dtype of `x`; computed in at least float32.
 
     Raises:
-      ValueError: `x` is not one image, the method is unknown, or antialias is asked of "nearest".
+      ValueError: `x` is not one image, the method is unknown, an option does not go with it, or not exactly one of
+        `output_shape` and `scale_factor` is given.
       TypeError: `x` is not floating point.
     """
     check_image("resize", x)
-    output_shape = as_image_size("output_shape", output_shape)
-    if method not in ("bilinear", "bicubic", "nearest"):
-        raise ValueError(f"resize expects method 'bilinear', 'bicubic' or 'nearest', got {method!r}")
-    if method == "nearest":
-        if antialias:
-            raise ValueError(
-                "resize expects antialias=False with method 'nearest', which takes single pixels, got True"
-            )
-        for axis, n in enumerate(output_shape):
-            # In integers: floor(i * size / n) by floating point is off by one where the quotient is a whole number.
-            x = jnp.take(x, positions(n) * as_number(x.shape[axis]) // as_number(n), axis=axis)
-        return x
+    _check_options(method, align_corners, antialias)
+    output_shape, scales = _sizes(x, output_shape, scale_factor)
     if antialias and not is_known((*x.shape, *output_shape)):
         raise ValueError(
             f"resize expects known sizes where antialias=True, got {x.shape} to {output_shape}; export it for one size"
         )
-    for axis, n in enumerate(output_shape):
-        weights = (_antialiased if antialias else _interpolating)(x.shape[axis], n, method)
-        matrix = jnp.asarray(weights.astype(x.dtype))
-        x = jnp.moveaxis(jnp.tensordot(matrix, x, (1, axis), precision="highest"), 0, axis)
-    return x
+    if method == "area":
+        return adaptive_avg_pool(x, output_shape)
+    y = x.astype(at_least_float32(x.dtype))
+    for axis, (n, scale) in enumerate(zip(output_shape, scales, strict=True)):
+        size = y.shape[axis]
+        if method in ("nearest", "nearest-exact"):
+            places = _nearest(size, n, method, scale)[:, None]
+            y = lowering.resample(y, axis, places, places * 0 + 1)
+        elif antialias:
+            y = lowering.resample(y, axis, *_antialiased(size, n, method, scale))
+        else:
+            y = lowering.resample(y, axis, *_interpolating(size, n, method, align_corners, scale))
+    return y.astype(x.dtype)
 
 
-def _interpolating(size: int, n: int, method: str) -> Any:
-    """Returns the weights (n, size) of interpolation between the 2 or 4 nearest pixels."""
-    row, pixel, size, n = positions(n), positions(size), as_number(size), as_number(n)
-    # In integers: 2 n times the centre (i + 1/2) size / n - 1/2.
-    scaled = (2 * row + 1) * size - n
-    if method == "bilinear":
-        scaled = scaled.clip(0)
-    first = scaled // (2 * n)
-    beyond = (scaled - first * 2 * n) / (2 * n)
-    taps = range(2) if method == "bilinear" else range(-1, 3)
-    return sum(
-        _filter(beyond - tap, method, coefficient=-0.75)[:, None]
-        * ((first + tap).clip(0, size - 1)[:, None] == pixel).astype(beyond.dtype)
-        for tap in taps
-    )
+def _check_options(method: str, align_corners: bool, antialias: bool) -> None:
+    if method not in get_args(Method):
+        raise ValueError(f"resize expects a method among {', '.join(map(repr, get_args(Method)))}, got {method!r}")
+    if antialias and method not in ("bilinear", "bicubic"):
+        raise ValueError(f"resize expects antialias=False with method {method!r}, which has no filter, got True")
+    if align_corners and (antialias or method not in ("bilinear", "bicubic")):
+        raise ValueError(
+            "resize expects align_corners=False but with method 'bilinear' or 'bicubic' and without antialias, "
+            f"got True with method {method!r} and antialias={antialias}"
+        )
 
 
-def _antialiased(size: int, n: int, method: str) -> np.ndarray:
-    """Returns the weights (n, size) of a filter widened by the factor of shrinking, as Pillow computes them."""
-    scale = size / n
+def _sizes(
+    x: jax.Array, output_shape: Size | None, scale_factor: float | tuple[float, float] | None
+) -> tuple[tuple[int, int], tuple[float | None, float | None]]:
+    """Returns the output size, and pixels of the image for a pixel of the output where they are not their quotient."""
+    if (output_shape is None) == (scale_factor is None):
+        raise ValueError(
+            f"resize expects either output_shape or scale_factor, got output_shape={output_shape} and "
+            f"scale_factor={scale_factor}"
+        )
+    if scale_factor is None:
+        return as_image_size("output_shape", output_shape), (None, None)
+    if not is_known(x.shape):
+        raise ValueError(f"resize expects a known size where scale_factor is given, got {x.shape}; give output_shape")
+    factors = as_scale("scale_factor", scale_factor)
+    height, width = (math.floor(size * factor) for size, factor in zip(x.shape, factors, strict=False))
+    if height < 1 or width < 1:
+        raise ValueError(
+            f"resize expects a scale_factor that leaves a pixel of an image of {x.shape[:2]}, got {scale_factor}"
+        )
+    return (height, width), (1 / factors[0], 1 / factors[1])
+
+
+def _nearest(size: Any, n: Any, method: str, scale: float | None) -> Any:
+    """Returns the pixels (n,) that are taken."""
+    if scale is not None:
+        # In float32 and rounded at the same places as torch, so that no pixel differs from torch's.
+        shift = np.float32(0.5 if method == "nearest-exact" else 0)
+        return np.floor((np.arange(n, dtype=np.float32) + shift) * np.float32(scale)).astype(int).clip(0, size - 1)
+    # In integers: floor(i * size / n) by floating point is off by one where the quotient is a whole number.
+    row, size, n = positions(n), as_number(size), as_number(n)
+    return (2 * row + 1) * size // (2 * n) if method == "nearest-exact" else row * size // n
+
+
+def _interpolating(size: Any, n: Any, method: str, align_corners: bool, scale: float | None) -> tuple[Any, Any]:
+    """Returns the 2 or 4 nearest pixels and their weights, both of shape (n, taps)."""
+    row, size, gaps, n = positions(n), as_number(size), as_number(max_dim(n - 1, 1)), as_number(n)
+    if scale is not None and not align_corners:
+        centre = (row + 0.5) * scale - 0.5
+        centre = centre.clip(0) if method == "bilinear" else centre
+        first = np.floor(centre).astype(int)
+        beyond = centre - first
+    else:
+        # In integers: `parts` times the centre.
+        parts = gaps if align_corners else 2 * n
+        scaled = row * (size - 1) if align_corners else (2 * row + 1) * size - n
+        scaled = scaled.clip(0) if method == "bilinear" else scaled
+        first = scaled // parts
+        beyond = (scaled - first * parts) / parts
+    taps = np.arange(2) if method == "bilinear" else np.arange(-1, 3)
+    places = (first[:, None] + taps[None, :]).clip(0, size - 1)
+    return places, _filter(beyond[:, None] - taps[None, :].astype(beyond.dtype), method, coefficient=-0.75)
+
+
+def _antialiased(size: int, n: int, method: str, scale: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """Returns pixels and weights (n, taps) of a filter widened by the factor of shrinking, as Pillow computes them."""
+    scale = size / n if scale is None else scale
     stretch = max(scale, 1.0)
     centre = (np.arange(n)[:, None] + 0.5) * scale
-    pixel = np.arange(size)[None, :]
     reach = (1 if method == "bilinear" else 2) * stretch
     # Pillow rounds the ends of the filter's support to whole pixels; a pixel outside them has no weight.
-    first = np.maximum(np.floor(centre - reach + 0.5), 0)
-    last = np.minimum(np.floor(centre + reach + 0.5), size)
-    weights = _filter((pixel + 0.5 - centre) / stretch, method, coefficient=-0.5)
-    weights = np.where((pixel >= first) & (pixel < last), weights, 0)
-    return weights / weights.sum(1, keepdims=True)
+    first = np.maximum(np.floor(centre - reach + 0.5), 0).astype(int)
+    last = np.minimum(np.floor(centre + reach + 0.5), size).astype(int)
+    pixel = first + np.arange(np.max(last - first))[None, :]
+    weights = np.where(pixel < last, _filter((pixel + 0.5 - centre) / stretch, method, coefficient=-0.5), 0)
+    return pixel.clip(0, size - 1), weights / weights.sum(1, keepdims=True)
 
 
 def _filter(distance: Any, method: str, coefficient: float) -> Any:

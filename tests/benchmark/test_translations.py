@@ -12,6 +12,7 @@ from jaxcnn.benchmark.spec import Spec
 from jaxcnn.benchmark.standard import STANDARD
 from jaxcnn.layers import (
     AdaptiveAvgPool,
+    AdaptiveMaxPool,
     AuxiliaryHeads,
     AvgPool,
     BatchNorm,
@@ -30,7 +31,11 @@ from jaxcnn.layers import (
     LayerNorm,
     LayerScale,
     MaxPool,
+    Pad,
+    PixelShuffle,
+    PixelUnshuffle,
     Residual,
+    Resize,
     Sequential,
     count_parameters,
     identity,
@@ -72,6 +77,7 @@ CASES = {
     "transposed, cut": (ConvTranspose(4, 6, 4, 2, padding=1), (3, 4, 4)),
     "transposed, enlarged": (ConvTranspose(4, 6, 3, 2, padding=1, output_padding=1), (3, 4, 4)),
     "transposed, groups": (ConvTranspose(4, 6, 3, 2, groups=2), (3, 4, 4)),
+    "transposed, circular": (ConvTranspose(4, 6, 3, 2, padding=1, border="circular"), (3, 4, 4)),
     "batch norm": (BatchNorm(4, decay=0.7, **NORM), (5, 6, 4)),
     "batch norm of features": (BatchNorm(4, use_scale=False, use_bias=False, **NORM), (4,)),
     "layer norm": (LayerNorm(4, **NORM), (5, 6, 4)),
@@ -84,6 +90,9 @@ CASES = {
     "max pool, overlapping": (MaxPool(3, 2, padding=1), (8, 8, 4)),
     "max pool, same": (MaxPool(3, 2, padding="SAME"), (8, 8, 4)),
     "max pool, ceil": (MaxPool(2, ceil_mode=True), (7, 7, 4)),
+    "max pool, same lower": (MaxPool(3, 2, padding="SAME_LOWER"), (8, 8, 4)),
+    "max pool, dilated": (MaxPool(3, 2, padding=2, dilation=2), (8, 9, 4)),
+    "max pool, dilated, same": (MaxPool(2, 2, padding="SAME", ceil_mode=True, dilation=3), (8, 9, 4)),
     "avg pool": (AvgPool(2), (7, 6, 4)),
     "avg pool, overlapping": (AvgPool(3, 1, padding=1), (6, 6, 4)),
     "avg pool, same": (AvgPool(2, 1, padding="SAME"), (6, 6, 4)),
@@ -91,6 +100,12 @@ CASES = {
     "avg pool, ceil": (AvgPool(2, ceil_mode=True), (7, 7, 4)),
     "adaptive": (AdaptiveAvgPool(2), (6, 4, 4)),
     "adaptive, unequal": (AdaptiveAvgPool(2), (5, 5, 4)),
+    "adaptive, one axis": (AdaptiveAvgPool((2, None)), (6, 4, 4)),
+    "adaptive max": (AdaptiveMaxPool((None, 3)), (6, 4, 4)),
+    "pad, value": (Pad(((1, 0), (2, 1)), border=-2.5), (6, 4, 4)),
+    "pixel shuffle": (PixelShuffle(2), (3, 4, 8)),
+    "pixel unshuffle": (PixelUnshuffle(2), (4, 6, 3)),
+    "resize": (Resize((5, 7)), (4, 6, 3)),
     "auxiliary pool": (AuxiliaryPool(), (18, 17, 4)),
     "auxiliary pool, small": (AuxiliaryPool(), (10, 5, 4)),
     "global avg": (GlobalAvgPool(), (5, 6, 4)),
@@ -143,7 +158,11 @@ REFUSED = {
     "avg pool, ceil": ("flax", "equinox", "keras"),
     "adaptive, unequal": ("flax", "equinox", "keras"),
     "auxiliary heads": ("keras",),
+    "transposed, circular": ("torch", "flax", "equinox", "keras"),
+    "resize": ("torch", "flax", "equinox", "keras"),
 }
+NOT_IN_JAX = ("max pool, dilated", "max pool, dilated, same", "adaptive max", "pad, value", "pixel shuffle")
+REFUSED |= {case: ("flax", "equinox", "keras") for case in (*NOT_IN_JAX, "pixel unshuffle")}
 
 
 def agree(ours, theirs):

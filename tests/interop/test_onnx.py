@@ -13,7 +13,21 @@ from jax import lax
 from random_weights import random_weights
 
 from jaxcnn.interop import onnx
-from jaxcnn.layers import AvgPool, BatchNorm, Conv, Function, GlobalAvgPool, GlobalMaxPool, MaxPool, Sequential
+from jaxcnn.layers import (
+    AdaptiveAvgPool,
+    AdaptiveMaxPool,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    ConvTranspose,
+    Function,
+    GlobalAvgPool,
+    GlobalMaxPool,
+    MaxPool,
+    Pad,
+    Resize,
+    Sequential,
+)
 from jaxcnn.models import catalog, unet
 from jaxcnn.models.convnext import convnext
 from jaxcnn.models.resnet import ZeroPadShortcut
@@ -40,6 +54,14 @@ MODELS = {
             pool=AvgPool(3, strides=2, padding=1, count_include_pad=False), norm=BatchNorm(3), max=GlobalMaxPool()
         ),
         (9, 8, 3),
+    ),
+    "large windows": (
+        Sequential(pool=MaxPool(7, 2, "SAME", dilation=2), resize=Resize((5, 9)), most=AdaptiveMaxPool((2, 3))),
+        (12, 13, 3),
+    ),
+    "borders": (
+        Sequential(pad=Pad(1, "reflect"), up=ConvTranspose(3, 4, 3, 2, 1, border="circular"), mean=AdaptiveAvgPool(4)),
+        (7, 8, 3),
     ),
     "zero pad": (Sequential(shortcut=ZeroPadShortcut(3, 5, 2), mean=GlobalAvgPool()), (8, 9, 3)),
 }
@@ -120,7 +142,7 @@ def test_a_padding_that_the_conversion_drops_is_found(monkeypatch):
 
 
 def rank_four_max_pool(x):
-    return lax.reduce_window(x, -jnp.inf, lax.max, (2, 2, 1), (2, 2, 1), "VALID")
+    return lax.reduce_window(x, -jnp.inf, lax.max, (2, 2, 1), (2, 2, 1), ((1, 1), (1, 1), (0, 0)))
 
 
 def asks_the_host(x):

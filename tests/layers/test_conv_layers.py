@@ -156,7 +156,7 @@ def test_a_conv_prints_what_differs_from_the_default():
         ({"strides": -1}, "strides expects .* at least 1, got -1"),
         ({"strides": 1.5}, "strides expects .* got 1.5"),
         ({"dilation": 0}, "dilation expects .* got 0"),
-        ({"padding": "FULL"}, "padding expects 'VALID', 'SAME', an int .* got 'FULL'"),
+        ({"padding": "FULL"}, "padding expects 'VALID', 'SAME', 'SAME_LOWER', an int .* got 'FULL'"),
         ({"padding": -1}, "padding expects .* got -1"),
         ({"padding": (1, 1)}, r"padding expects .* got \(1, 1\)"),
     ],

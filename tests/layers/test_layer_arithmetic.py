@@ -29,7 +29,10 @@ from jaxcnn.layers import (
     LayerScale,
     MaxPool,
     Pad,
+    PixelShuffle,
+    PixelUnshuffle,
     Residual,
+    Resize,
     Sequential,
     arithmetic,
     count_parameters,
@@ -201,7 +204,6 @@ def test_a_head_is_not_the_end_of_layers_without_any():
 
 
 def test_an_adaptive_pool_has_a_shape_and_no_kernel():
-    # It runs as two matrix products, which tracing counts; the arithmetic counts kernels.
     layer = AdaptiveAvgPool((3, 2))
     assert traced(layer, (7, 8, 4))[:2] == (output_shape(layer, (7, 8, 4)), 0) == ((3, 2, 4), 0)
     assert multiply_adds(layer, (7, 8, 4)) == 0
@@ -316,6 +318,49 @@ def test_an_adaptive_pool_that_divides_the_image_is_an_average_pool():
 def test_an_adaptive_pool_counts_its_widest_window():
     # 7 pixels in 3 windows: 0 to 2, 2 to 4 and 4 to 6; 8 pixels in 3: 0 to 2, 2 to 5, 5 to 7.
     assert receptive_field(AdaptiveAvgPool(3), (7, 8, 1)).size == (3, 4)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Resize(7),
+        Resize((29, 5), method="bicubic"),
+        Resize((5, 29), method="nearest"),
+        Resize((29, 5), method="nearest-exact"),
+        Resize((5, 29), align_corners=True),
+        Resize((7, 3), method="area"),
+        Resize(scale_factor=(0.4, 1.3)),
+        Resize(scale_factor=(2.3, 0.7), method="bicubic"),
+        Resize(scale_factor=0.45, method="nearest"),
+        PixelShuffle(1),
+        PixelUnshuffle(3),
+        MaxPool(3, 2, padding=2, dilation=2),
+    ],
+    ids=repr,
+)
+def test_the_receptive_field_of_a_layer_that_samples_holds_what_its_outputs_see(layer):
+    shape = (21, 21, 1)
+    field = receptive_field(layer, shape)
+    twin = AvgPool(5, 2, padding=2) if isinstance(layer, MaxPool) else layer
+    seen = fields_along_rows(twin, shape)
+    assert max(length for _, length in seen) == field.height.size
+    for i, (first, length) in enumerate(seen):
+        start = field.height.start + i * field.height.stride
+        # An output at the border sees less; what it sees beyond is the outermost pixel.
+        assert start <= first
+        assert first + length - 1 <= max(start + field.height.extent, 0)
+
+
+def test_an_antialiased_resize_and_a_pixel_shuffle_see_at_most_their_field():
+    for layer, shape in ((Resize(7, antialias=True), (21, 21, 1)), (PixelShuffle(2), (6, 6, 4))):
+        field = receptive_field(layer, shape)
+        for i, (first, length) in enumerate(fields_along_rows(layer, shape)):
+            start = field.height.start + i * field.height.stride
+            assert start <= first
+            assert first + length - 1 <= start + field.height.extent
+    assert output_shape(PixelShuffle(2), (6, 6, 4)) == (12, 12, 1)
+    assert output_shape(PixelUnshuffle(2), (6, 4, 1)) == (3, 2, 4)
+    assert output_shape(Resize(scale_factor=(0.5, 1.7)), (7, 5, 3)) == (3, 8, 3)
 
 
 # Transposed convolutions: neighbouring output pixels see different numbers of input pixels.

@@ -54,7 +54,11 @@ def test_pool_output_size_counts_the_windows(seed, ceil_mode):
     if max(sides[0]) >= window[0] or max(sides[1]) >= window[1]:
         with pytest.raises(ValueError, match=r"expected a padding smaller than the window"):
             ops.pool_output_size(size, window, **options)
-    elif any(n + sum(side) < k for n, side, k in zip(size, sides, window, strict=True)):
+    # Ceil mode takes a window that hangs over the image and its padding by less than its step.
+    elif any(
+        n + sum(side) + (s - 1 if ceil_mode else 0) < k
+        for n, side, k, s in zip(size, sides, window, strides, strict=True)
+    ):
         with pytest.raises(ValueError, match=r"expected a window that fits the padded image"):
             ops.pool_output_size(size, window, **options)
     else:

@@ -68,3 +68,35 @@ def test_an_array_without_channels_is_refused(shape):
         ops.channel_shuffle(jnp.ones(shape), 1)
     with pytest.raises(ValueError, match=r"channel_slice expects channels on the last axis, got shape \("):
         ops.channel_slice(jnp.ones(shape), 0, 1)
+
+
+@pytest.mark.parametrize(("shape", "factor"), [((2, 3, 12), 2), ((1, 2, 18), 3), ((3, 2, 5), 1)])
+def test_pixels_are_shuffled_as_in_torch_and_back(shape, factor):
+    torch = pytest.importorskip("torch")
+    x = numbered(*shape)
+    y = ops.pixel_shuffle(jnp.asarray(x), factor)
+    expected = torch.nn.functional.pixel_shuffle(torch.from_numpy(x).permute(2, 0, 1), factor).permute(1, 2, 0)
+    np.testing.assert_array_equal(y, expected.numpy())
+    np.testing.assert_array_equal(ops.pixel_unshuffle(y, factor), x)
+
+
+def test_pixel_shuffle_lays_each_group_of_channels_out_in_a_square():
+    x = jnp.arange(8).reshape(1, 1, 8)
+    np.testing.assert_array_equal(ops.pixel_shuffle(x, 2)[..., 0], [[0, 1], [2, 3]])
+    np.testing.assert_array_equal(ops.pixel_shuffle(x, 2)[..., 1], [[4, 5], [6, 7]])
+
+
+@pytest.mark.parametrize(
+    ("op", "factor", "message"),
+    [
+        (ops.pixel_shuffle, 2, "pixel_shuffle expects a factor of at least 1 whose square divides 6 channels, got 2"),
+        (ops.pixel_shuffle, 0, "pixel_shuffle expects a factor .* got 0"),
+        (ops.pixel_unshuffle, 2, "pixel_unshuffle expects a factor of at least 1 that divides 4x9 pixels, got 2"),
+        (ops.pixel_unshuffle, 1.0, "pixel_unshuffle expects a factor .* got 1.0"),
+    ],
+)
+def test_pixel_shuffles_refuse_what_does_not_fit(op, factor, message):
+    with pytest.raises(ValueError, match=message):
+        op(jnp.zeros((4, 9, 6)), factor)
+    with pytest.raises(ValueError, match=rf"{op.__name__} expects one image .* got \(1, 4, 9, 6\); map it"):
+        op(jnp.zeros((1, 4, 9, 6)), 1)

@@ -277,18 +277,20 @@ def test_a_grouped_convolution_is_one_convolution_for_each_group():
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("border", ["zeros", "circular"])
 @pytest.mark.parametrize("seed", range(5000, 5004))
-def test_conv_transpose_is_the_adjoint_of_conv(seed):
+def test_conv_transpose_is_the_adjoint_of_conv(seed, border):
     # Sizes are such that the strides leave no pixel over; then <conv(x), y> = <x, conv_transpose(y)>.
     rng = np.random.default_rng(seed)
     stride, rate, window, padding = rng.integers([1, 1, 1, 0], [4, 3, 4, 3]).tolist()
     reach = rate * (window - 1) + 1
-    size = int(rng.integers(2, 5)) * stride + reach - 2 * padding
+    size = int(rng.integers(5, 8)) * stride + reach - 2 * padding
     groups, inputs, outputs = 2, 4, 6
     kernel = rng.normal(size=(window, window, inputs // groups, outputs))
     x = rng.normal(size=(size, size, inputs))
-    options = {"strides": stride, "padding": padding, "dilation": rate, "groups": groups}
-    y = np.asarray(ops.conv(x, kernel, **options))
+    padding = ((padding, padding), (max(padding - 1, 0), padding + min(padding, 1)))
+    options = {"strides": stride, "padding": padding, "dilation": rate, "groups": groups, "border": border}
+    y = reference.conv(x, kernel, **options)
     cotangent = rng.normal(size=y.shape)
     swapped = kernel.reshape(window, window, inputs // groups, groups, outputs // groups)
     swapped = swapped.transpose(0, 1, 4, 3, 2).reshape(window, window, outputs // groups, inputs)
@@ -487,8 +489,8 @@ KERNEL = np.zeros((3, 3, 4, 6), np.float32)
             ValueError,
             (IMAGE, KERNEL),
             {"padding": "FULL"},
-            r"padding expects 'VALID', 'SAME', an int of at least 0 or \(\(top, bottom\), \(left, right\)\) "
-            r"of such ints, got 'FULL'",
+            r"padding expects 'VALID', 'SAME', 'SAME_LOWER', an int of at least 0 or \(\(top, bottom\), "
+            r"\(left, right\)\) of such ints, got 'FULL'",
         ),
         (ValueError, (IMAGE, KERNEL), {"padding": "same"}, r"padding expects .*, got 'same'"),
         (ValueError, (IMAGE, KERNEL), {"padding": -1}, r"padding expects .*, got -1"),
@@ -570,6 +572,39 @@ def test_conv_transpose_refuses_paddings_that_do_not_fit(options, message):
         ops.conv_transpose(IMAGE, KERNEL, **options)
 
 
+def test_a_circular_transposed_convolution_adds_what_is_cut_off_on_the_opposite_side():
+    row = jnp.array([[1.0, 2.0, 3.0]])[..., None]
+    kernel = jnp.array([[1.0, 10.0, 100.0]])[..., None, None]
+    y = ops.conv_transpose(row, kernel, padding=((0, 0), (1, 1)), border="circular")
+    np.testing.assert_array_equal(y[0, :, 0], [312, 123, 231])
+    y = ops.conv_transpose(row, kernel, padding=((0, 0), (0, 2)), border="circular")
+    np.testing.assert_array_equal(y[0, :, 0], [231, 312, 123])
+    with pytest.raises(ValueError, match=r"border 'circular' expects a padding of at most 1 pixels .*\(1, 1\)"):
+        ops.conv_transpose(row[:, :1], kernel, padding=((0, 0), (2, 0)), border="circular")
+    with pytest.raises(ValueError, match="conv_transpose expects border 'zeros' or 'circular', got 'edge'"):
+        ops.conv_transpose(row, kernel, border="edge")
+
+
+@pytest.mark.parametrize("options", [{}, {"strides": 2, "dilation": 2}])
+def test_same_lower_puts_the_odd_pixel_at_the_top_and_left(options):
+    rng = np.random.default_rng(0)
+    x, kernel = jnp.asarray(rng.normal(size=(7, 8, 2))), jnp.asarray(rng.normal(size=(4, 2, 2, 3)))
+    # Turned around, top is bottom and left is right.
+    turned = ops.conv(x[::-1, ::-1], kernel[::-1, ::-1], padding="SAME", **options)[::-1, ::-1]
+    y = ops.conv(x, kernel, padding="SAME_LOWER", **options)
+    np.testing.assert_allclose(y, turned, atol=1e-5)
+    assert not np.allclose(y, ops.conv(x, kernel, padding="SAME", **options))
+    with pytest.raises(ValueError, match="conv_transpose expects a padding in pixels, got 'SAME_LOWER'"):
+        ops.conv_transpose(x, kernel, padding="SAME_LOWER")
+
+
+@pytest.mark.parametrize("value", [0, -1.5, np.float32(2), -np.inf])
+def test_an_image_is_padded_by_a_number(value):
+    x = np.random.default_rng(0).normal(size=(3, 4, 2)).astype(np.float32)
+    y = ops.pad(jnp.asarray(x), ((1, 0), (2, 3)), border=value)
+    np.testing.assert_array_equal(y, np.pad(x, ((1, 0), (2, 3), (0, 0)), constant_values=value))
+
+
 @pytest.mark.parametrize("border", ["zeros", "edge", "reflect", "circular"])
 def test_padding_first_is_padding_in_the_convolution(border):
     rng = np.random.default_rng(0)
@@ -585,8 +620,10 @@ def test_padding_first_is_padding_in_the_convolution(border):
     ("padding", "border", "message"),
     [
         ("SAME", "zeros", r"pad expects a number of pixels or \(\(top, bottom\), \(left, right\)\), got 'SAME'"),
-        (-1, "zeros", "padding expects 'VALID', 'SAME', an int of at least 0"),
+        (-1, "zeros", "padding expects 'VALID', 'SAME', 'SAME_LOWER', an int of at least 0"),
         (1, "mirror", "border expects 'zeros', 'edge', 'reflect' or 'circular', got 'mirror'"),
+        (1, np.nan, "border expects 'zeros', 'edge', 'reflect' or 'circular', got nan"),
+        (1, True, "border expects 'zeros', 'edge', 'reflect' or 'circular', got True"),
         (5, "reflect", "border 'reflect' expects a padding of at most 4 pixels"),
     ],
 )

@@ -1,4 +1,7 @@
-"""Laws that hold for every op, in values, gradients and batches, with the C++ kernels and without."""
+"""Laws that hold for every op with weights or sums, in values, gradients and batches, with the C++ kernels and without.
+
+Those of pooling, resizing and padding are in test_image_laws.py; rounding is compared with torch's in tests/parity.
+"""
 
 import functools
 
@@ -77,22 +80,9 @@ OPS = {
     "layer_norm": (ops.layer_norm, AFFINE),
     "layer_norm, all axes": (functools.partial(ops.layer_norm, num_axes=3), (weights(*SHAPE), weights(*SHAPE))),
     "local_response_norm": (functools.partial(ops.local_response_norm, alpha=1.0), ()),
-    "max_pool": (functools.partial(ops.max_pool, window_shape=3, strides=2, padding=1), ()),
-    "max_pool, large window": (functools.partial(ops.max_pool, window_shape=(9, 8), strides=1), ()),
-    "avg_pool": (functools.partial(ops.avg_pool, window_shape=3, strides=2, padding=1), ()),
-    "global_avg_pool": (ops.global_avg_pool, ()),
-    "global_max_pool": (ops.global_max_pool, ()),
-    "adaptive_avg_pool": (functools.partial(ops.adaptive_avg_pool, output_shape=(4, 3)), ()),
-    "adaptive_max_pool": (functools.partial(ops.adaptive_max_pool, output_shape=(4, 3)), ()),
-    "resize": (functools.partial(ops.resize, output_shape=(15, 7)), ()),
-    "resize, nearest": (functools.partial(ops.resize, output_shape=(5, 18), method="nearest"), ()),
     "gelu": (ops.gelu, ()),
-    "pad": (functools.partial(ops.pad, padding=2, border="reflect"), ()),
-    "channel_shuffle": (functools.partial(ops.channel_shuffle, groups=3), ()),
 }
 each_op = pytest.mark.parametrize("name", OPS)
-MAXIMA = [name for name in OPS if "max" in name]
-OF_ALL_PIXELS = ("batch norm", "group_norm", "layer_norm, all axes")
 
 
 @pytest.fixture(params=["native", "plain"], autouse=True)
@@ -122,7 +112,7 @@ def changed(before, after):
     return ~np.isclose(np.asarray(before), np.asarray(after), rtol=1e-3, atol=1e-4)
 
 
-def shadow(op, parameters, x, place, draws=4):
+def shadow(op, parameters, place, draws=3):
     """Marks which results change with the number at a place: what is made of it by the op's definition."""
     marks = False
     for seed in range(draws):
@@ -139,12 +129,10 @@ def test_a_value_that_is_not_finite_reaches_what_is_made_of_it_and_nothing_else(
     for place in ((4, 5, 2), (0, 0, 0), (HEIGHT - 1, WIDTH - 1, CHANNELS - 1)):
         spoiled = np.asarray(op(image().at[place].set(value), *parameters))
         usual = np.asarray(op(image(), *parameters))
-        touched = shadow(op, parameters, image(), place)
+        touched = shadow(op, parameters, place)
         np.testing.assert_allclose(spoiled[~touched], usual[~touched], rtol=1e-4, atol=1e-4)
-        if np.isnan(value) and name not in MAXIMA:
+        if np.isnan(value):
             assert not np.isfinite(spoiled[touched]).any()
-    if name in MAXIMA:
-        assert np.isnan(op(image().at[4, 5, 2].set(np.nan))).any()
 
 
 @each_op
@@ -201,7 +189,7 @@ def test_an_empty_batch_gives_an_empty_batch(name):
 def test_no_op_relies_on_promotion_of_ranks_or_dtypes(name, dtype):
     op, parameters = OPS[name]
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
-        y, gradient, *_ = results(op, image(dtype=dtype), parameters)
+        y, gradient, *_ = jax.eval_shape(lambda x: results(op, x, parameters), image(dtype=dtype))
     assert y.dtype == gradient.dtype == dtype
 
 
@@ -214,27 +202,12 @@ def test_weights_of_any_floating_dtype_are_taken(name):
 
 
 @each_op
-@pytest.mark.parametrize("scale", [1e-30, 1e30])
-def test_numbers_of_any_size_keep_their_relative_precision(name, scale):
-    if "norm" in name or name in ("gelu", "normalize"):
-        pytest.skip("not linear: the epsilon, or the squares, leave the range of float32")
-    op, parameters = OPS[name]
-    linear = jax.jit(lambda x: op(x, *parameters) - op(jnp.zeros_like(x), *parameters))
-    usual = np.asarray(linear(image()), np.float64)
-    scaled = np.asarray(linear(image() * jnp.float32(scale)), np.float64) / scale
-    if name not in MAXIMA and len(parameters) == 2:
-        pytest.skip("its bias is lost, or loses everything else")
-    np.testing.assert_allclose(scaled, usual, rtol=0, atol=3e-6 * np.abs(usual).max())
-
-
-@each_op
 def test_the_length_of_a_program_does_not_grow_with_its_batch(name):
     op, parameters = OPS[name]
 
-    def length(batch, members):
+    def length(batch):
         images = jax.ShapeDtypeStruct((batch, *SHAPE), jnp.float32)
-        each = jax.vmap(lambda x: results(op, x, parameters))
-        program = jax.jit(each if not members else lambda x: jax.vmap(each)(jnp.stack([x] * 2)))
+        program = jax.jit(jax.vmap(lambda x: results(op, x, parameters)))
         return len(program.lower(images).as_text().splitlines())
 
-    assert length(40, False) == length(80, False)
+    assert length(40) == length(80)

@@ -7,18 +7,26 @@ import reference
 from jaxcnn import ops
 
 
-def pool_problem(seed):
+def pool_problem(seed, dilated=False):
     """Draws an image full of ties, a window, and options; each side of the padding is smaller than the window."""
     rng = np.random.default_rng(seed)
     while True:
         height, width = rng.integers(3, 11, 2).tolist()
-        window = tuple(rng.integers(1, 5, 2).tolist())
+        # Windows of more than 5 pixels a side take another road.
+        window = tuple(rng.integers(1, 5 if seed % 3 else 9, 2).tolist())
         strides = None if rng.random() < 0.3 else tuple(rng.integers(1, 4, 2).tolist())
         (top, bottom), (left, right) = (rng.integers(0, k, 2).tolist() for k in window)
-        padding = ("VALID", "SAME", min(top, left), ((top, bottom), (left, right)))[rng.integers(4)]
+        padding = ("VALID", "SAME", "SAME_LOWER", min(top, left), ((top, bottom), (left, right)))[rng.integers(5)]
         options = {"strides": strides, "padding": padding, "ceil_mode": bool(rng.integers(2))}
-        sides = reference.explicit_padding((height, width), window, strides or window, padding)
-        if all(n + sum(side) >= k for n, side, k in zip((height, width), sides, window, strict=True)):
+        extent = window
+        if dilated:
+            # Less than the image, so that no window steps over it.
+            options["dilation"] = tuple(int(rng.integers(1, min(4, n) + 1)) for n in (height, width))
+            extent = tuple(d * (k - 1) + 1 for k, d in zip(window, options["dilation"], strict=True))
+        sides = reference.explicit_padding(
+            (height, width), window, strides or window, padding, options.get("dilation", 1)
+        )
+        if all(n + sum(side) >= k for n, side, k in zip((height, width), sides, extent, strict=True)):
             # Negative throughout, so that a border of zeros would win.
             x = rng.integers(-4, 0, (height, width, 3)).astype(float)
             return x, window, options
@@ -27,7 +35,7 @@ def pool_problem(seed):
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("seed", range(16))
 def test_max_pool_equals_the_loops_and_its_gradient_goes_to_the_first_maximum(seed):
-    x, window, options = pool_problem(seed)
+    x, window, options = pool_problem(seed, dilated=seed % 2 == 1)
     expected, places = reference.max_pool_with_indices(x, window, **options)
     weights = np.random.default_rng(seed).normal(size=expected.shape)
 
@@ -44,7 +52,7 @@ def test_max_pool_equals_the_loops_and_its_gradient_goes_to_the_first_maximum(se
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("seed", range(1000, 1020))
 def test_max_pool_with_indices_equals_the_loops(seed):
-    x, window, options = pool_problem(seed)
+    x, window, options = pool_problem(seed, dilated=seed % 2 == 1)
     y, indices = jax.jit(lambda x: ops.max_pool_with_indices(x, window, **options))(x)
     expected, places = reference.max_pool_with_indices(x, window, **options)
     assert indices.dtype == jnp.int32
@@ -85,12 +93,62 @@ def test_an_image_of_one_value_gives_its_gradient_to_the_first_pixel_of_each_win
     np.testing.assert_array_equal(gradient[..., 0], np.eye(4)[:1].T @ np.eye(4)[:1])
 
 
+def special_problem(seed):
+    """Draws a pooling of an image of mostly -inf, of which many windows hold nothing else, with a few NaN."""
+    x, window, options = pool_problem(seed, dilated=seed % 2 == 1)
+    rng = np.random.default_rng(seed)
+    return np.where(rng.random(x.shape) < 0.9, rng.choice([-np.inf, np.nan], x.shape, p=[0.9, 0.1]), x), window, options
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("seed", range(5000, 5012))
+def test_windows_of_minus_infinity_have_a_first_pixel_and_windows_with_nan_a_last(seed):
+    x, window, options = special_problem(seed)
+    expected, places = reference.max_pool_with_indices(x, window, **options)
+    weights = np.random.default_rng(seed).normal(size=expected.shape)
+
+    @jax.jit
+    def results(x):
+        y, pull_back = jax.vjp(lambda x: ops.max_pool(x, window, **options), x)
+        return y, *ops.max_pool_with_indices(x, window, **options), *pull_back(jnp.asarray(weights))
+
+    y, maxima, indices, gradient = results(x)
+    np.testing.assert_array_equal(y, expected, err_msg=f"{window} {options}")
+    np.testing.assert_array_equal(maxima, expected, err_msg=f"{window} {options}")
+    np.testing.assert_array_equal(indices, places, err_msg=f"{window} {options}")
+    expected = reference.scatter_add(weights, places, x.shape)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-12, atol=1e-12, err_msg=f"{window} {options}")
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("output_shape", [1, (3, 2), (7, 9)])
+def test_adaptive_windows_of_minus_infinity_have_a_first_pixel_and_windows_with_nan_a_last(output_shape):
+    x, _, _ = special_problem(0)
+    expected, places = reference.adaptive_max_pool_with_indices(x, output_shape)
+    y, pull_back = jax.vjp(lambda x: ops.adaptive_max_pool(x, output_shape), x)
+    np.testing.assert_array_equal(y, expected)
+    weights = np.random.default_rng(0).normal(size=expected.shape)
+    np.testing.assert_allclose(
+        *pull_back(jnp.asarray(weights)), reference.scatter_add(weights, places, x.shape), rtol=1e-12, atol=1e-12
+    )
+
+
 def test_windows_of_minus_infinity_stay_minus_infinity_and_point_into_the_image():
     image = jnp.full((4, 4, 1), -jnp.inf, jnp.float32)
     y, indices = jax.jit(lambda x: ops.max_pool_with_indices(x, 3, strides=2, padding=1))(image)
     np.testing.assert_array_equal(y, np.full((2, 2, 1), -np.inf))
     np.testing.assert_array_equal(indices[..., 0], [[0, 1], [4, 5]])
     np.testing.assert_array_equal(ops.max_pool(image, 3, strides=2, padding=1), y)
+
+
+def test_ceil_mode_takes_a_window_larger_than_the_padded_image():
+    image = jnp.arange(6, dtype=jnp.float32).reshape(2, 3, 1)
+    np.testing.assert_array_equal(ops.max_pool(image, 4, strides=3, ceil_mode=True), [[[5]]])
+    np.testing.assert_array_equal(ops.avg_pool(image, 4, strides=3, ceil_mode=True), [[[2.5]]])
+    y, indices = ops.max_pool_with_indices(image, 7, strides=(6, 5), ceil_mode=True)
+    assert (y.item(), indices.item()) == (5, 5)
+    with pytest.raises(ValueError, match=r"expected a window that fits the padded image"):
+        ops.max_pool(image, 4, strides=2, ceil_mode=True)
 
 
 def test_ceil_mode_drops_a_window_that_would_start_in_the_bottom_padding():
@@ -151,6 +209,23 @@ def test_global_pools_equal_numpy(shape):
     np.testing.assert_array_equal(ops.global_max_pool(x), x.max((0, 1)))
 
 
+def test_windows_that_step_over_the_image_are_refused():
+    image = jnp.zeros((2, 9, 1), jnp.float32)
+    message = r"expected windows that have a tap inside the image, got a dilation of \(4, 1\) for an image of \(2, 9\)"
+    with pytest.raises(ValueError, match=message):
+        ops.max_pool(image, 2, strides=1, dilation=(4, 1), padding=((2, 2), (0, 0)))
+    # One pixel further up, a tap of the only window falls on the first row.
+    assert ops.max_pool(image, 2, strides=(2, 1), dilation=(4, 1), padding=((4, 0), (0, 0))).shape == (1, 8, 1)
+
+
+def test_adaptive_pools_keep_an_axis_whose_size_is_none():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 7, 2)), jnp.float32)
+    for pool in (ops.adaptive_avg_pool, ops.adaptive_max_pool, lambda *a: ops.adaptive_max_pool_with_indices(*a)[0]):
+        np.testing.assert_array_equal(pool(x, (None, 3)), pool(x, (5, 3)))
+        np.testing.assert_array_equal(pool(x, (2, None)), pool(x, (2, 7)))
+        np.testing.assert_array_equal(pool(x, None), x)
+
+
 adaptive_sizes = pytest.mark.parametrize(
     ("image_shape", "output_shape"),
     [((7, 7), 1), ((7, 5), (3, 2)), ((8, 8), 4), ((5, 9), (5, 9)), ((3, 4), (7, 5)), ((10, 3), (4, 7)), ((1, 1), 3)],
@@ -189,6 +264,10 @@ def test_adaptive_max_pool_equals_the_loops_and_its_gradient_goes_to_the_first_m
 
     gradient, y = jax.jit(jax.grad(loss, has_aux=True))(x)
     np.testing.assert_array_equal(y, expected)
+    maxima, indices = ops.adaptive_max_pool_with_indices(x, output_shape)
+    assert indices.dtype == jnp.int32
+    np.testing.assert_array_equal(maxima, expected)
+    np.testing.assert_array_equal(indices, places)
     expected = reference.scatter_add(weights, places, x.shape)
     np.testing.assert_allclose(gradient, expected, rtol=1e-12, atol=1e-12)
 
@@ -212,6 +291,18 @@ def test_max_unpool_drops_places_outside_the_output():
     indices = jnp.array([-1, 2, 4, 100]).reshape(2, 2, 1)
     image = ops.max_unpool(jnp.array([1.0, 2.0, 3.0, 4.0]).reshape(2, 2, 1), indices, 2)
     np.testing.assert_array_equal(image[..., 0], [[0, 0], [2, 0]])
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32, np.int64, np.uint64])
+def test_max_unpool_takes_indices_of_any_integer_type(dtype):
+    # More channels and pixels than the smallest of these types can count; the last place is outside the image.
+    y = jnp.ones((1, 2, 300))
+    indices = np.broadcast_to(np.array([[[100], [np.iinfo(dtype).max]]], dtype), y.shape)
+    image = jax.vmap(lambda y, indices: ops.max_unpool(y, indices, (30, 9)))(y[None], indices[None])[0]
+    expected = np.zeros((270, 300))
+    expected[[place for place in (100, np.iinfo(dtype).max) if place < 270]] = 1
+    np.testing.assert_array_equal(image.reshape(270, 300), expected)
 
 
 @pytest.mark.usefixtures("float64")
@@ -276,6 +367,39 @@ def test_means_of_half_precision_neither_overflow_nor_stall(pool):
     np.testing.assert_allclose(np.asarray(y, np.float32).ravel(), [1], rtol=1e-2)
 
 
+SIZED = {
+    "max_pool": lambda x, n: ops.max_pool(x, n, strides=n // 2, padding=n // 2),
+    "max_pool_with_indices": lambda x, n: ops.max_pool_with_indices(x, n, strides=n // 2, padding=n // 2)[0],
+    "avg_pool": lambda x, n: ops.avg_pool(x, n, strides=n // 2, padding=n // 2, count_include_pad=False),
+    "global_avg_pool": lambda x, n: ops.global_avg_pool(x),
+    "global_max_pool": lambda x, n: ops.global_max_pool(x),
+    "adaptive_avg_pool": lambda x, n: ops.adaptive_avg_pool(x, x.shape[0] // n),
+    "adaptive_max_pool": lambda x, n: ops.adaptive_max_pool(x, x.shape[0] // n),
+}
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_the_size_of_the_program_grows_with_neither_the_window_nor_the_image_nor_the_batch(name):
+    def instructions(window, size, images):
+        gradient = jax.grad(lambda x: jnp.sum(SIZED[name](x, window) ** 2))
+        program = jax.jit(jax.vmap(gradient)).lower(jax.ShapeDtypeStruct((images, size, size, 3), jnp.float32))
+        return program.as_text().count(" = ")
+
+    few = instructions(8, 64, 2)
+    assert instructions(64, 64, 2) <= few
+    assert instructions(8, 256, 2) <= few
+    assert instructions(8, 64, 32) <= few
+
+
+def test_the_gradient_of_a_large_window_compiles_to_as_many_instructions_as_that_of_a_larger_one():
+    def instructions(window):
+        image = jnp.zeros((window, 2 * window, 1), jnp.float32)
+        program = jax.jit(jax.grad(lambda x: jnp.sum(ops.max_pool(x, window, padding=1)))).lower(image).compile()
+        return program.as_text().count(" = ")
+
+    assert instructions(64) <= instructions(8) + 2
+
+
 IMAGE = np.zeros((8, 8, 4), np.float32)
 WINDOW_POOLS = {
     "max_pool": ops.max_pool,
@@ -313,7 +437,7 @@ def test_pools_refuse_anything_but_one_floating_image(name, op):
         ((2, 2, 1), {}, r"window_shape expects .*, got \(2, 2, 1\)"),
         (2, {"strides": 0}, r"strides expects an int or a pair of ints, each at least 1, got 0"),
         (2, {"strides": -1}, r"strides expects .*, got -1"),
-        (2, {"padding": "REFLECT"}, r"padding expects 'VALID', 'SAME', an int .*, got 'REFLECT'"),
+        (2, {"padding": "REFLECT"}, r"padding expects 'VALID', 'SAME', 'SAME_LOWER', an int .*, got 'REFLECT'"),
         (2, {"padding": -1}, r"padding expects .*, got -1"),
         (
             (2, 3),

@@ -158,7 +158,8 @@ def draw(index):
     rng = np.random.default_rng(index)
     while True:
         height, width = rng.integers(1, 13, 2).tolist()
-        window = tuple(rng.integers(1, 6, 2).tolist())
+        # Windows of more than 5 pixels a side take another road.
+        window = tuple(rng.integers(1, 6 if rng.random() < 0.6 else 10, 2).tolist())
         strides = {
             "window": None,
             "overlapping": tuple(int(rng.integers(1, max(k, 2))) for k in window),
@@ -291,6 +292,7 @@ FEATURES = {
     "stride larger than the window": lambda p: any(s > k for s, k in zip(p.steps, p.window, strict=True)),
     "padding": lambda p: any(map(any, p.sides)),
     "padding on one side": lambda p: any(a != b for a, b in p.sides),
+    "window of more than 5 pixels a side": lambda p: max(p.window) > 5,
     "window larger than the image": lambda p: any(k > n for k, n in zip(p.window, p.size, strict=True)),
     "window not square": lambda p: p.window[0] != p.window[1],
     "pixels left over": lambda p: any(

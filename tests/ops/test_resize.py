@@ -7,6 +7,7 @@ import reference
 from jaxcnn import ops
 
 METHODS = [("nearest", False), ("bilinear", False), ("bilinear", True), ("bicubic", False), ("bicubic", True)]
+METHODS += [("nearest-exact", False), ("area", False)]
 each_method = pytest.mark.parametrize(("method", "antialias"), METHODS)
 
 
@@ -75,6 +76,35 @@ def test_resizing_to_the_same_size_changes_nothing(method, antialias):
     np.testing.assert_allclose(ops.resize(x, (6, 7), method=method, antialias=antialias), x, rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("options", "values", "expected"),
+    [
+        ({"output_shape": (1, 5), "align_corners": True}, [0, 4, 8], [0, 2, 4, 6, 8]),
+        ({"output_shape": (1, 1), "align_corners": True}, [3, 4, 8], [3]),
+        # Keys' cubic with a = -3/4 is 19, -3 of 32 at distances of 1/2 and 3/2.
+        (
+            {"output_shape": (1, 7), "align_corners": True, "method": "bicubic"},
+            [0, 32, 0, 0],
+            [0, 19, 32, 19, 0, -3, 0],
+        ),
+        ({"output_shape": (1, 2), "method": "nearest-exact"}, [1, 2, 3, 4, 5], [2, 4]),
+        ({"output_shape": (1, 2), "method": "area"}, [1, 2, 6, 5, 5], [3, 16 / 3]),
+        # Output pixel i looks at (i + 1/2) / 0.4 - 1/2 = 3/4, 13/4, as the factor says; 5 / 2 is its quotient too.
+        ({"scale_factor": (1, 0.4)}, [0, 4, 8, 12, 16], [3, 13]),
+        # Of 5 * 0.5 pixels 2 are left, and the scale is 2: (i + 1/2) 2 - 1/2 = 1/2, 5/2. By size it would be 5 / 2.
+        ({"scale_factor": (1, 0.5)}, [0, 4, 8, 12, 16], [2, 10]),
+        ({"scale_factor": (1, 0.5), "method": "nearest"}, [0, 4, 8, 12, 16], [0, 8]),
+        ({"scale_factor": (1, 0.5), "method": "nearest-exact"}, [0, 4, 8, 12, 16], [4, 12]),
+        # 1 / 0.1 is 10 in floating point, though 0.1 is a little more than a tenth.
+        ({"scale_factor": (1, 0.1), "method": "nearest"}, list(range(20)), [0, 10]),
+    ],
+    ids=str,
+)
+def test_corners_factors_and_areas_are_as_defined(options, values, expected):
+    y = ops.resize(jnp.array(values, jnp.float32)[None, :, None], **options)
+    np.testing.assert_allclose(y[0, :, 0], expected, atol=1e-5)
+
+
 # Floating point puts one of these pixels before its whole quotient: 24 / 94 * 47 comes to less than 12.
 @pytest.mark.parametrize(("size", "outputs"), [(3, 7), (7, 49), (49, 7), (24, 94), (30, 22), (45, 33)])
 def test_nearest_takes_the_pixel_at_the_whole_quotient(size, outputs):
@@ -126,14 +156,40 @@ IMAGE = np.zeros((8, 8, 3), np.float32)
             IMAGE,
             4,
             {"method": "lanczos"},
-            r"resize expects method 'bilinear', 'bicubic' or 'nearest', got 'lanczos'",
+            r"resize expects a method among 'bilinear', 'bicubic', 'nearest', 'nearest-exact', 'area', got 'lanczos'",
         ),
         (
             ValueError,
             IMAGE,
             4,
             {"method": "nearest", "antialias": True},
-            r"resize expects antialias=False with method 'nearest', which takes single pixels, got True",
+            r"resize expects antialias=False with method 'nearest', which has no filter, got True",
+        ),
+        (
+            ValueError,
+            IMAGE,
+            4,
+            {"method": "area", "align_corners": True},
+            r"resize expects align_corners=False but with .*, got True with method 'area' and antialias=False",
+        ),
+        (
+            ValueError,
+            IMAGE,
+            4,
+            {"align_corners": True, "antialias": True},
+            r"resize expects align_corners=False but with .*, got True with method 'bilinear' and antialias=True",
+        ),
+        (ValueError, IMAGE, None, {}, r"resize expects either output_shape or scale_factor, got output_shape=None and"),
+        (ValueError, IMAGE, 4, {"scale_factor": 2}, r"resize expects either .*, got output_shape=4 and scale_factor=2"),
+        (ValueError, IMAGE, None, {"scale_factor": 0}, r"scale_factor expects a number or .* more than 0, got 0"),
+        (ValueError, IMAGE, None, {"scale_factor": (1, 2, 3)}, r"scale_factor expects .*, got \(1, 2, 3\)"),
+        (ValueError, IMAGE, None, {"scale_factor": (1, np.inf)}, r"scale_factor expects .*, got \(1, inf\)"),
+        (
+            ValueError,
+            IMAGE,
+            None,
+            {"scale_factor": 0.1},
+            r"resize expects a scale_factor that leaves a pixel of an image of \(8, 8\), got 0.1",
         ),
     ],
 )

@@ -6,7 +6,7 @@ from typing import Any
 from jaxcnn import ops
 from jaxcnn.benchmark.program import Untranslatable
 from jaxcnn.layers import AvgPool, Conv, Function, LayerNorm, MaxPool, identity, output_shape
-from jaxcnn.ops.check import Sides, as_pair
+from jaxcnn.ops.check import Sides, as_adaptive_size, as_pair
 from jaxcnn.types import Layer, Shape
 
 Pair = tuple[int, int]
@@ -60,7 +60,38 @@ def declared_sides(layer: MaxPool | AvgPool, shape: Shape) -> tuple[Pair, Pair, 
     """
     window = pair(layer.window_shape)
     strides = window if layer.strides is None else pair(layer.strides)
-    return window, strides, ops.padding_sides((shape[0], shape[1]), window, strides, layer.padding)
+    return window, strides, ops.padding_sides((shape[0], shape[1]), window, strides, layer.padding, taps_apart(layer))
+
+
+def taps_apart(layer: MaxPool | AvgPool) -> Pair:
+    """Returns the dilation of a pooling layer.
+
+    Args:
+      layer: the pooling layer.
+
+    Returns:
+      (vertical, horizontal), in pixels.
+    """
+    return pair(layer.dilation) if isinstance(layer, MaxPool) else (1, 1)
+
+
+def undilated_window(peer: str, layer: MaxPool, shape: Shape) -> tuple[Pair, Pair, Sides]:
+    """Returns window, strides and padding of a max pooling without dilation, with what ceil mode adds.
+
+    Args:
+      peer: name of the peer, for the message.
+      layer: the pooling layer.
+      shape: (height, width, channels) of its input.
+
+    Returns:
+      As `window_sides`.
+
+    Raises:
+      Untranslatable: the window is dilated.
+    """
+    if taps_apart(layer) != (1, 1):
+        raise refuse(peer, layer, "its max pooling has no dilation")
+    return window_sides(layer, shape)
 
 
 def window_sides(layer: MaxPool | AvgPool, shape: Shape) -> tuple[Pair, Pair, Sides]:
@@ -76,8 +107,10 @@ def window_sides(layer: MaxPool | AvgPool, shape: Shape) -> tuple[Pair, Pair, Si
     window, strides, sides = declared_sides(layer, shape)
     output = output_shape(layer, shape)
     vertical, horizontal = (
-        (before, max(after, (n_out - 1) * s + k - n - before))
-        for n, n_out, s, k, (before, after) in zip(shape, output, strides, window, sides, strict=False)
+        (before, max(after, (n_out - 1) * s + d * (k - 1) + 1 - n - before))
+        for n, n_out, s, k, d, (before, after) in zip(
+            shape, output, strides, window, taps_apart(layer), sides, strict=False
+        )
     )
     return window, strides, (vertical, horizontal)
 
@@ -118,7 +151,7 @@ def equal_windows(peer: str, layer: Any, shape: Shape) -> Pair:
     Raises:
       Untranslatable: the output size does not divide the image.
     """
-    output = pair(layer.output_shape)
+    output = as_adaptive_size(layer.output_shape, (shape[0], shape[1]))
     if shape[0] % output[0] or shape[1] % output[1]:
         raise refuse(peer, layer, f"its windows on an image of {shape[0]}x{shape[1]} pixels are not all equal")
     return shape[0] // output[0], shape[1] // output[1]

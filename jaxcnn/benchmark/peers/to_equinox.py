@@ -23,7 +23,7 @@ from jaxcnn.benchmark.peers.common import (
     plain_average,
     pointwise,
     refuse,
-    window_sides,
+    undilated_window,
 )
 from jaxcnn.benchmark.program import Program
 from jaxcnn.benchmark.spec import Spec
@@ -295,6 +295,8 @@ def _(layer: layers.Conv, shape: Shape, key: jax.Array) -> eqx.Module:
 
 @translate.register
 def _(layer: layers.ConvTranspose, shape: Shape, key: jax.Array) -> eqx.Module:
+    if layer.border != "zeros":
+        raise refuse("equinox", layer, "its transposed convolution is translated for zeros only")
     return eqx.nn.ConvTranspose2d(
         layer.in_channels,
         layer.out_channels,
@@ -343,7 +345,7 @@ def _(layer: layers.LayerScale, shape: Shape, key: jax.Array) -> eqx.Module:
 
 @translate.register
 def _(layer: layers.MaxPool, shape: Shape, key: jax.Array) -> eqx.Module:
-    return eqx.nn.MaxPool2d(*window_sides(layer, shape))
+    return eqx.nn.MaxPool2d(*undilated_window("equinox", layer, shape))
 
 
 @translate.register

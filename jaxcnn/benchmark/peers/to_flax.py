@@ -17,7 +17,7 @@ from jaxcnn.benchmark.peers.common import (
     pair,
     plain_average,
     refuse,
-    window_sides,
+    undilated_window,
 )
 from jaxcnn.benchmark.program import Program, Unavailable
 from jaxcnn.benchmark.spec import Spec
@@ -274,6 +274,8 @@ def _(layer: layers.Conv, shape: Shape, dtype: Any) -> nn.Module:
 
 @translate.register
 def _(layer: layers.ConvTranspose, shape: Shape, dtype: Any) -> nn.Module:
+    if layer.border != "zeros":
+        raise refuse("flax", layer, "its transposed convolution is translated for zeros only")
     if layer.groups > 1:
         raise refuse("flax", layer, "nn.ConvTranspose has no groups")
     kernel, dilation, extra = pair(layer.kernel_size), pair(layer.dilation), pair(layer.output_padding)
@@ -333,7 +335,7 @@ def _(layer: layers.LayerScale, shape: Shape, dtype: Any) -> nn.Module:
 
 @translate.register
 def _(layer: layers.MaxPool, shape: Shape, dtype: Any) -> nn.Module:
-    window, strides, sides = window_sides(layer, shape)
+    window, strides, sides = undilated_window("flax", layer, shape)
     return Always(_pool(nn.max_pool, window, strides, sides))
 
 

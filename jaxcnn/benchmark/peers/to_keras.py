@@ -22,7 +22,7 @@ from jaxcnn.benchmark.peers.common import (
     plain_average,
     pointwise,
     refuse,
-    window_sides,
+    undilated_window,
 )
 from jaxcnn.benchmark.program import Program, Unavailable
 from jaxcnn.benchmark.spec import Spec
@@ -194,6 +194,8 @@ def _(layer: layers.Conv, x: Any, name: str) -> Any:
 
 @translate.register
 def _(layer: layers.ConvTranspose, x: Any, name: str) -> Any:
+    if layer.border != "zeros":
+        raise refuse("keras", layer, "its transposed convolution is translated for zeros only")
     (top, bottom), (left, right) = transpose_padding_sides(layer.padding)
     kernel, strides = pair(layer.kernel_size), pair(layer.strides)
     too_small = any(k < s for k, s in zip(kernel, strides, strict=True))
@@ -240,7 +242,7 @@ def _(layer: layers.LayerScale, x: Any, name: str) -> Any:
 
 @translate.register
 def _(layer: layers.MaxPool, x: Any, name: str) -> Any:
-    window, strides, sides = window_sides(layer, x.shape[1:])
+    window, strides, sides = undilated_window("keras", layer, x.shape[1:])
     if sides != _NO_SIDES:
         x = keras.ops.pad(x, ((0, 0), *sides, (0, 0)), constant_values=-float("inf"))
     return keras.layers.MaxPooling2D(window, strides)(x)

@@ -25,6 +25,7 @@ from jaxcnn.benchmark.peers.common import (
     plain_average,
     pointwise,
     refuse,
+    taps_apart,
     window_sides,
 )
 from jaxcnn.benchmark.program import LEARNING_RATE, MOMENTUM, Program, Stopwatch, Unavailable, draw_batch
@@ -358,6 +359,8 @@ def _(layer: layers.Conv, shape: Shape) -> nn.Module:
 
 @translate.register
 def _(layer: layers.ConvTranspose, shape: Shape) -> nn.Module:
+    if layer.border != "zeros":
+        raise refuse("torch", layer, "its transposed convolution is translated for zeros only")
     (top, bottom), (left, right) = transpose_padding_sides(layer.padding)
     if top != bottom or left != right:
         raise refuse("torch", layer, "its padding is not symmetric")
@@ -404,10 +407,12 @@ def _(layer: layers.LayerScale, shape: Shape) -> nn.Module:
 @translate.register
 def _(layer: layers.MaxPool, shape: Shape) -> nn.Module:
     window, strides, sides = declared_sides(layer, shape)
+    dilation = taps_apart(layer)
     if _takes(window, sides):
-        return nn.MaxPool2d(window, strides, (sides[0][0], sides[1][0]), ceil_mode=layer.ceil_mode)
+        return nn.MaxPool2d(window, strides, (sides[0][0], sides[1][0]), dilation, ceil_mode=layer.ceil_mode)
     _, _, sides = window_sides(layer, shape)
-    return nn.Sequential(nn.ConstantPad2d(_from_last(sides), -torch.inf), nn.MaxPool2d(window, strides))
+    pooled = nn.MaxPool2d(window, strides, dilation=dilation)
+    return nn.Sequential(nn.ConstantPad2d(_from_last(sides), -torch.inf), pooled)
 
 
 @translate.register
@@ -422,14 +427,30 @@ def _(layer: layers.AvgPool, shape: Shape) -> nn.Module:
 
 @translate.register
 def _(layer: layers.Pad, shape: Shape) -> nn.Module:
-    if layer.border != "zeros":
-        raise refuse("torch", layer, "its padding is translated for zeros only")
-    return nn.ZeroPad2d(_from_last(pad_sides(layer.padding)))
+    if isinstance(layer.border, str) and layer.border != "zeros":
+        raise refuse("torch", layer, "its padding is translated for zeros and numbers only")
+    value = 0.0 if layer.border == "zeros" else layer.border
+    return nn.ConstantPad2d(_from_last(pad_sides(layer.padding)), value)
 
 
 @translate.register
 def _(layer: layers.AdaptiveAvgPool, shape: Shape) -> nn.Module:
-    return nn.AdaptiveAvgPool2d(pair(layer.output_shape))
+    return nn.AdaptiveAvgPool2d(layer.output_shape)
+
+
+@translate.register
+def _(layer: layers.AdaptiveMaxPool, shape: Shape) -> nn.Module:
+    return nn.AdaptiveMaxPool2d(layer.output_shape)
+
+
+@translate.register
+def _(layer: layers.PixelShuffle, shape: Shape) -> nn.Module:
+    return nn.PixelShuffle(layer.factor)
+
+
+@translate.register
+def _(layer: layers.PixelUnshuffle, shape: Shape) -> nn.Module:
+    return nn.PixelUnshuffle(layer.factor)
 
 
 @translate.register
