@@ -197,10 +197,9 @@ def instance_norm(
 
 
 def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
-    if len(normalized_shape) > 1:
-        raise Unsupported("normalized over several axes")
     check_eps(eps)
-    return lambda x, weight=None, bias=None: ops.layer_norm(x, weight, bias, epsilon=eps)
+    num_axes = len(normalized_shape)
+    return lambda x, weight=None, bias=None: ops.layer_norm(x, weight, bias, num_axes=num_axes, epsilon=eps)
 
 
 def local_response_norm(x, size, alpha=1e-4, beta=0.75, k=1.0):
@@ -320,7 +319,7 @@ OPERATORS = {
     "batch_norm": (batch_norm, 10, {EMPTY: 2}),
     "group_norm": (group_norm, 17, {"epsilon is at least 0": 4}),
     "instance_norm": (instance_norm, 9, {}),
-    "layer_norm": (layer_norm, 4, {"normalized over several axes": 2}),
+    "layer_norm": (layer_norm, 5, {"epsilon is at least 0": 1}),
     "local_response_norm": (local_response_norm, 11, {}),
     "interpolate nearest": (interpolate, 14, {VOLUMES: 9}),
     "interpolate nearest-exact": (interpolate, 14, {VOLUMES: 9}),
