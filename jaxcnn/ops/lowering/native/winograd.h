@@ -5,8 +5,8 @@
 // Winograd convolution for deep neural networks", 2020: a tile of 4x4 results is A^T [(G k G^T) * (B^T d B)] A for the 6x6
 // pixels d under it. Summed over channels the products in the middle are 36 matrix products.
 //
-// Its rounding is relative to the largest of those 36 pixels, also where a result sees only small ones; a tile is therefore
-// computed by the plain sum where its pixels differ by more than `kMostRange`, and where a result is not finite.
+// The rounding error is relative to the largest of those 36 pixels. A result whose own pixels are all far smaller is therefore
+// computed by the plain sum, and so is a tile with a result that is not finite.
 #pragma once
 
 #include <algorithm>
@@ -105,11 +105,11 @@ int64_t tiles_at_once(int64_t channels, int64_t outputs) {
   return std::clamp<int64_t>((640 << 10) / bytes / 6 * 6, 24, 96);
 }
 
-// The largest ratio between the pixels under a tile and those that a single one of its results sees.
+// The largest allowed ratio between a tile's largest pixel and the largest one under a single of its results.
 inline constexpr int kMostRange = 64;
 
-// Finds out whether the pixels under a tile, the largest of all channels, are of like size. Each result sees 3x3 pixels, and
-// so the whole of at least one of nine blocks of 2x2: the largest pixel may not be far above the largest of any block.
+// The largest pixels of all channels in nine blocks of 2x2, which the 6x6 pixels under a tile are cut into. The 3x3 pixels
+// under each result hold the whole of at least one block.
 template <typename T>
 class Range {
  public:
@@ -125,23 +125,35 @@ class Range {
     }
   }
 
-  // For a tile of which so many rows and columns of results are wanted.
-  bool is_small(int64_t down, int64_t across) const {
-    Bits<T> highest = 0, lowest = std::numeric_limits<Bits<T>>::max();
-    for (int i = 0; i < kBlocks; ++i) {
-      for (int j = 0; j < kBlocks; ++j) {
-        Bits<T> most = 0;
-        for (int lane = 0; lane < kLanes<T>; ++lane) most = std::max(most, most_[i * kBlocks + j][lane]);
-        highest = std::max(highest, most);
-        if (2 * i <= down && 2 * j <= across) lowest = std::min(lowest, most);
-      }
+  // Finds the largest pixel of the tile, and whether that of every block under its first results is of like size.
+  bool is_small(int64_t down, int64_t across) {
+    Bits<T> highest = 0;
+    for (int block = 0; block < kBlocks * kBlocks; ++block) {
+      Bits<T> most = 0;
+      for (int lane = 0; lane < kLanes<T>; ++lane) most = std::max(most, most_[block][lane]);
+      blocks_[block] = from_magnitude<T>(most);
+      highest = std::max(highest, most);
     }
-    return from_magnitude<T>(highest) <= kMostRange * from_magnitude<T>(lowest);
+    highest_ = from_magnitude<T>(highest);
+    bool all = true;
+    for (int i = 0; 2 * i <= down && i < kBlocks; ++i)
+      for (int j = 0; 2 * j <= across && j < kBlocks; ++j) all = all && is_near(blocks_[i * kBlocks + j]);
+    return all;
+  }
+
+  // Whether the largest pixel is not far above a number.
+  bool is_near(T number) const { return highest_ <= kMostRange * number; }
+
+  // Whether it is not far above the block that lies under a result.
+  bool is_near_block_under(int64_t row, int64_t column) const {
+    return is_near(blocks_[(row + 1) / 2 * kBlocks + (column + 1) / 2]);
   }
 
  private:
   static constexpr int kBlocks = kPatch / 2;
   Vector<Bits<T>> most_[kBlocks * kBlocks] = {};
+  T blocks_[kBlocks * kBlocks];
+  T highest_;
 };
 
 // Transforms squares of pixels, zero outside of the image, whose first is (tile * kTile - before):
@@ -211,20 +223,38 @@ void transform_kernel(const T* kernel, int64_t channels, int64_t outputs, bool e
   });
 }
 
-// Writes the results of a tile, (width,) for each of its pixels, as plain sums.
+// Finds the largest magnitude of some numbers.
 template <typename T>
-void write_plain(const T* image, int64_t rows, int64_t columns, int64_t depth, int64_t row, int64_t column,
-                 const T* zeros, PlainSums<T>& plain, T* corner, int64_t to_step, int64_t width, int64_t down,
-                 int64_t across) {
+T largest(const T* numbers, int64_t count) {
+  Vector<Bits<T>> most = {};
+  for (int64_t i = 0; i < count; i += kLanes<T>) most = larger<Bits<T>>(most, magnitudes<T>(load(numbers + i)));
+  Bits<T> highest = 0;
+  for (int lane = 0; lane < kLanes<T>; ++lane) highest = std::max(highest, most[lane]);
+  return from_magnitude<T>(highest);
+}
+
+// Writes the results of a tile again, (width,) for each of its pixels, where the rounding relative to the largest pixel of the
+// tile may be large for them; or all, where one is not finite.
+template <typename T>
+void mend(const Range<T>& range, bool finite, const T* image, int64_t rows, int64_t columns, int64_t depth, int64_t row,
+          int64_t column, const T* zeros, PlainSums<T>& plain, T* corner, int64_t to_step, int64_t width, int64_t down,
+          int64_t across) {
   static constexpr int kTaps[9] = {0, 1, 2, 3, 4, 5, 6, 7, 8};
   for (int64_t i = 0; i < down; ++i) {
     for (int64_t j = 0; j < across; ++j) {
+      if (finite && range.is_near_block_under(i, j)) continue;
       const T* sources[9];
+      T most = 0;
       for (int tap = 0; tap < 9; ++tap) {
         const int64_t r = row + i + tap / 3, c = column + j + tap % 3;
         sources[tap] = r >= 0 && r < rows && c >= 0 && c < columns ? image + (r * columns + c) * depth : zeros;
+        if (finite) most = std::max(most, largest(sources[tap], depth));
       }
-      plain.write(sources, 1, kTaps, 9, corner + i * to_step + j * width);
+      T* to = corner + i * to_step + j * width;
+      if (finite && most == 0)
+        std::fill_n(to, width, T(0));
+      else if (!finite || !range.is_near(most))
+        plain.write(sources, 1, kTaps, 9, to);
     }
   }
 }
@@ -271,9 +301,9 @@ void gather(int64_t images, const T* from, int64_t rows, int64_t columns, int64_
       }
       T sum = 0;
       for (int lane = 0; lane < kLanes<T>; ++lane) sum += not_finite[lane];
-      if (sum != 0 || !ranges[n].is_small(down, across))
-        write_plain<T>(from + picture * rows * columns * depth, rows, columns, depth, row - before_rows,
-                       column - before_columns, zeros.data(), plain, corner, to_columns * width, width, down, across);
+      if (!ranges[n].is_small(down, across) || sum != 0)
+        mend<T>(ranges[n], sum == 0, from + picture * rows * columns * depth, rows, columns, depth, row - before_rows,
+                column - before_columns, zeros.data(), plain, corner, to_columns * width, width, down, across);
     }
   });
 }
