@@ -1,8 +1,8 @@
-"""Random keys and first parameters, drawn by a few small programs whatever the number of shapes.
+"""Draws keys and initial parameters by a few compiled programs, whatever the shapes.
 
 `jax.random.normal(key, shape)` is compiled for each shape, and a network has dozens: that takes seconds where drawing
-takes a fraction of one. Here a program of a fixed size draws block after block, and NumPy joins the blocks. The numbers
-are those of `jax.random` to the last bit: with `jax_threefry_partitionable`, jax's default, the n-th number of an array
+takes a fraction of one. Here one program draws blocks of a fixed size, and NumPy concatenates them. The numbers are
+those of `jax.random` to the last bit: with `jax_threefry_partitionable`, jax's default, the n-th number of an array
 depends on the key and on n alone. Where keys are traced, in `jax.jit` or `jax.vmap`, or of another kind, `jax.random`
 itself is called.
 """
@@ -26,7 +26,7 @@ _BLOCK = 1 << 15
 """Numbers that are drawn at a time: small beside a kernel, large beside the cost of a call."""
 
 _MOST_KEYS = 64
-"""Keys that are split off at a time, which is more than most layers have parts."""
+"""Keys of a split; most layers have fewer children."""
 
 
 def split_key(key: jax.Array, n: int) -> list[jax.Array]:
@@ -43,7 +43,7 @@ def split_key(key: jax.Array, n: int) -> list[jax.Array]:
         return list(jax.random.split(key, n))
     many = -(-n // _MOST_KEYS) * _MOST_KEYS
     data = np.asarray(_split_data(key, many))
-    return [jax.random.wrap_key_data(jax.device_put(one), impl="threefry2x32") for one in data[:n]]
+    return [jax.random.wrap_key_data(_put(one, key), impl="threefry2x32") for one in data[:n]]
 
 
 def draw(initializer: Callable[..., jax.Array], key: jax.Array, shape: Shape) -> jax.Array:
@@ -58,31 +58,51 @@ def draw(initializer: Callable[..., jax.Array], key: jax.Array, shape: Shape) ->
     Returns:
       The array, float32.
     """
-    at_hand = _is_counted(key)
-    constant = {jax.nn.initializers.zeros: 0, jax.nn.initializers.ones: 1}.get(initializer)
-    if at_hand and constant is not None:
-        return jax.device_put(np.full(shape, constant, np.float32))
+    constant = {jax.nn.initializers.zeros: 0.0, jax.nn.initializers.ones: 1.0}.get(initializer)
+    if constant is not None:
+        return fill(constant, key, shape)
     recipe = _recipe(initializer, shape) if isinstance(initializer, Partial) else None
     if recipe is None:
         return initializer(key, shape, jnp.float32)
     distribution, factor = recipe
-    if at_hand:
-        return jax.device_put(_draw_blocks(key, distribution, math.prod(shape)).reshape(shape) * factor)
-    # Without the barrier the factor is multiplied into another one before it, which rounds differently.
+    if _is_counted(key):
+        return _put(_draw_blocks(key, distribution, math.prod(shape)).reshape(shape) * factor, key)
+    # The barrier stops XLA from merging two factors, which would round differently.
     return lax.optimization_barrier(_DISTRIBUTIONS[distribution](key, shape, jnp.float32)) * factor
 
 
+def fill(value: float, key: jax.Array, shape: Shape) -> jax.Array:
+    """Makes an array of one number, on the device where `draw` would put numbers drawn from a key.
+
+    Args:
+      value: the number.
+      key: typed random key; nothing is drawn from it.
+      shape: shape of the array.
+
+    Returns:
+      The array, float32.
+    """
+    return _put(np.full(shape, value, np.float32), key) if _is_counted(key) else jnp.full(shape, value, jnp.float32)
+
+
+def _put(array: np.ndarray, key: jax.Array) -> jax.Array:
+    """Puts an array where `jax.random` would: on the device that the key is bound to, or on the default one."""
+    (device,) = key.devices()
+    return jax.device_put(array, device if key.committed else None)
+
+
 def _is_counted(key: jax.Array) -> bool:
-    """Tells whether a key is at hand, and its n-th number depends on n alone."""
+    """Tells whether a key is concrete, on one device, and of a generator whose n-th number depends on n alone."""
     return (
         not isinstance(key, Tracer)
         and key.ndim == 0
+        and len(key.devices()) == 1
         and jax.random.key_impl(key) == "threefry2x32"
         and jax.config.jax_threefry_partitionable  # pyright: ignore[reportAttributeAccessIssue]
     )
 
 
-# Whole numbers, and few: hardly optimised they are the same, and compiled in a third of the time.
+# Integers: without optimisation they are the same, and compiled in a third of the time.
 @partial(
     jax.jit,
     static_argnums=1,

@@ -6,10 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxcnn import ops
-from jaxcnn.layers.drawing import draw, split_key
+from jaxcnn.layers.drawing import draw, fill, split_key
 from jaxcnn.layers.parameters import check_last_sizes, check_names, check_positive
 from jaxcnn.ops.check import check_epsilon
 from jaxcnn.types import Params, Shape, State
@@ -55,8 +54,8 @@ class BatchNorm(Value):
 
     def init(self, key: jax.Array) -> tuple[Params, State]:
         """Draws scale and bias; the running mean is 0 and the running variance 1."""
-        moments = {"mean": np.zeros(self.channels, np.float32), "var": np.ones(self.channels, np.float32)}
-        return _init_scale_and_bias(self, key), jax.device_put(moments)
+        shape = (self.channels,)
+        return _init_scale_and_bias(self, key), {"mean": fill(0, key, shape), "var": fill(1, key, shape)}
 
     def apply(
         self,

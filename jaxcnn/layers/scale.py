@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from math import isfinite
 
 import jax
-import numpy as np
 
+from jaxcnn.layers.drawing import fill
 from jaxcnn.layers.parameters import check_last_sizes, check_names, check_positive
 from jaxcnn.ops.wide import scale_channels
 from jaxcnn.types import Params, State
@@ -32,9 +32,8 @@ class LayerScale(Value):
             raise ValueError(f"LayerScale expects a finite init_value, got {self.init_value!r}")
 
     def init(self, key: jax.Array) -> tuple[Params, State]:
-        """Returns the scale, `init_value` for each channel; the key is not used."""
-        del key
-        return {"scale": jax.device_put(np.full(self.channels, self.init_value, np.float32))}, {}
+        """Returns the scale, `init_value` for each channel."""
+        return {"scale": fill(self.init_value, key, (self.channels,))}, {}
 
     def apply(
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None

@@ -76,7 +76,7 @@ def conv(
     sides = padding_sides(size, window, strides, padding, dilation)
     conv_output_size(size, window, strides=strides, padding=sides, dilation=dilation)
     x, sides = _pad_border(x, sides, border)
-    geometry = lowering.Geometry(strides, sides, dilation, groups)
+    geometry = lowering.Geometry(strides, sides, dilation, groups, _precision())
     y = lowering.convolve(x[None], kernel.astype(x.dtype), geometry)[0]
     return add_bias(y, bias)
 
@@ -138,11 +138,16 @@ def conv_transpose(
         (top, bottom), (left, right) = (0, 0), (0, 0)
     # The output padding takes back what the padding cuts off, and goes beyond it as zeros.
     sides = (top, bottom - output_padding[0]), (left, right - output_padding[1])
-    geometry = lowering.Geometry(strides, sides, dilation, groups)
+    geometry = lowering.Geometry(strides, sides, dilation, groups, _precision())
     y = lowering.input_gradient(x[None], lowering.exchanged(kernel.astype(x.dtype), groups), geometry, stamped_size)[0]
     if border == "circular":
         y = _wrapped(y, cut, output_size)
     return add_bias(y, bias)
+
+
+def _precision() -> str | None:
+    """Returns the `jax.default_matmul_precision` of the caller."""
+    return jax.config.values["jax_default_matmul_precision"]
 
 
 def pad(x: jax.Array, padding: int | Sides, *, border: Border | float = "zeros") -> jax.Array:

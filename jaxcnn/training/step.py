@@ -201,8 +201,9 @@ class _DonatingJit(TopLevelJit):
         try:
             return super().__call__(*args, **kwargs)
         except (RuntimeError, ValueError) as error:
-            # Looked for afterwards, so that it costs nothing where all is well.
-            if any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves((args, kwargs))):
+            # Checked after an error only, to cost nothing otherwise.
+            gone = any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves((args, kwargs)))
+            if gone and ("deleted" in str(error) or "donated" in str(error)):
                 raise ValueError(
                     "train_step expects the newest train state, got one that an earlier step has taken over (donated); "
                     "go on with the train state which that step returned, or keep a copy: "
@@ -227,11 +228,9 @@ def _norm(tree: Any) -> jax.Array:
 
 
 def _count_non_finite(tree: Any) -> jax.Array:
-    """Counts the arrays that hold NaN or infinity, int32.
-
-    By their sums: to look at each value takes several times as long on CPU.
-    """
-    bad = (~jnp.isfinite(jnp.sum(leaf)) for leaf in _floating_leaves(tree))
+    """Counts the arrays that hold NaN or infinity, int32."""
+    # x - x is zero for finite x alone. Its sum is several times faster on CPU than jnp.isfinite of each value.
+    bad = (jnp.sum(leaf - leaf) != 0 for leaf in _floating_leaves(tree))
     return sum((one.astype(jnp.int32) for one in bad), start=jnp.zeros((), jnp.int32))
 
 

@@ -136,23 +136,32 @@ def without(name):
         (b"PK\x03\x04 and nothing more", "'.*bad.npz' is not an .npz file; write one with numpy.savez"),
         (without("images"), r"'.*bad.npz' has no array 'images', it has \['labels'\]; add it with numpy.savez"),
         (without("labels"), r"'.*bad.npz' has no array 'labels', it has \['images'\]; add it with numpy.savez"),
-        (arrays(labels=np.arange(29) % 3), "images and labels must be as many, got 30 images and 29 labels"),
-        (arrays(labels=np.arange(30) % 3 + 1), "cannot count the classes: 3 different labels lie between 1 and 3"),
+        (
+            arrays(labels=np.arange(29) % 3),
+            "'.*bad.npz': images and labels must be as many, got 30 images and 29 labels",
+        ),
+        (
+            arrays(labels=np.arange(30) % 3 + 1),
+            "'.*bad.npz': cannot count the classes: 3 different labels lie between 1 and 3",
+        ),
         (
             arrays(labels=np.arange(30) % 3, class_names=np.array(["a", "b"])),
-            r"labels must be in \[0, 2\), got 2 at index 2; number the classes from 0, or name them all",
+            r"'.*bad.npz': labels must be in \[0, 2\), got 2 at index 2; number the classes from 0, or name them all",
         ),
         (
             arrays(labels=np.arange(30) % 3 - 1, class_names=np.array(["a", "b"])),
-            r"labels must be in \[0, 2\), got -1 at index 0",
+            r"'.*bad.npz': labels must be in \[0, 2\), got -1 at index 0",
         ),
-        (arrays(labels=np.arange(30) % 3 / 2), "labels must be integers, got float64"),
+        (arrays(labels=np.arange(30) % 3 / 2), "'.*bad.npz': labels must be integers, got float64"),
         (
             arrays(images=np.zeros((0, 8, 8), np.uint8), labels=np.zeros(0, int)),
-            "images must hold at least one example",
+            "'.*bad.npz': images must hold at least one example",
         ),
-        (arrays(images=np.full((30, 8, 8), 7.0)), r"floating point images must be in \[0, 1\], got values from 7 to 7"),
-        (arrays(images=np.full((30, 8, 8), np.nan)), "images must be finite, but image 0 holds nan"),
+        (
+            arrays(images=np.full((30, 8, 8), 7.0)),
+            r"'.*bad.npz': floating point images must be in \[0, 1\], got values from 7 to 7",
+        ),
+        (arrays(images=np.full((30, 8, 8), np.nan)), "'.*bad.npz': images must be finite, but image 0 holds nan"),
         (arrays(labels=np.arange(30) // 28), "split needs at least 3 examples of every class, .* got 2 of class '1'"),
     ],
 )

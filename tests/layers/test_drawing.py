@@ -2,6 +2,9 @@
 
 import functools
 import logging
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -97,3 +100,22 @@ def test_float64_does_not_change_the_parameters(key):
         double, _ = layer.init(key)
     assert jax.tree.map(lambda x: x.dtype, double) == jax.tree.map(lambda x: x.dtype, single)
     assert jax.tree.all(jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), single, double))
+
+
+DEVICES = """
+import jax
+from jaxcnn.layers import BatchNorm, Conv, LayerScale, Sequential
+layer = Sequential(conv=Conv(3, 4), norm=BatchNorm(4), scale=LayerScale(4))
+first, second = jax.devices()
+for key in (jax.random.key(0), jax.device_put(jax.random.key(0), second)):
+    for leaf in jax.tree.leaves(layer.init(key)):
+        assert leaf.devices() == key.devices() and leaf.committed == key.committed, (leaf, key.devices())
+with jax.default_device(second):
+    assert {d for leaf in jax.tree.leaves(layer.init(jax.random.key(0))) for d in leaf.devices()} == {second}
+"""
+
+
+def test_parameters_are_on_the_device_of_their_key():
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = subprocess.run([sys.executable, "-c", DEVICES], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

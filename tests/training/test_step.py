@@ -168,6 +168,17 @@ def test_the_metrics_of_a_step_tell_the_norm_of_its_gradient_and_count_what_is_n
     assert np.isfinite(float(metrics.loss))
 
 
+def test_large_numbers_are_not_taken_for_infinity():
+    images, labels = some_batch()
+    optimizer = optax.set_to_zero()
+    train_state = init_train_state(MODEL, optimizer, jax.random.key(0))
+    huge = {"norm": {**train_state.state["norm"], "var": jnp.full(3, 3e38)}}
+    _, metrics = make_train_step(MODEL, optimizer)(
+        train_state._replace(state={**train_state.state, **huge}), images, labels, jax.random.key(1)
+    )
+    assert int(metrics.non_finite) == 0
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "bool"])
 @pytest.mark.parametrize("model", ["conv", "linear"])
 def test_images_that_are_not_floating_point_are_refused_by_every_step_as_by_apply(dtype, model):

@@ -22,7 +22,7 @@ MAX_JSON = 2**22
 
 @contextlib.contextmanager
 def reading(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns whatever the content of a file brings a decoder to raise into a `FileError`.
+    """Turns the errors of a decoder into `FileError`.
 
     Args:
       path: the file, for the text of the error.
@@ -34,11 +34,13 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except (FileError, FileNotFoundError, IsADirectoryError, ImportError):
         raise
-    # Damaged bytes can fail anywhere in a decoder: as too deep, too large, of a wrong type, out of range.
+    except PermissionError as error:
+        raise FileError(f"{os.fspath(path)!r} cannot be read: {error.strerror}; change its permissions") from error
+    # Damaged bytes can fail anywhere in a decoder: too deep, too large, of a wrong type, out of range.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise FileError(
-            f"{os.fspath(path)!r} is cut short or damaged; download or copy it again ({reason[:200]})"
+            f"{os.fspath(path)!r} cannot be read, and is probably damaged; download or copy it again ({reason[:200]})"
         ) from error
 
 

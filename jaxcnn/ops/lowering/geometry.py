@@ -1,8 +1,6 @@
 """The sizes and options of a convolution, as a value that primitives carry."""
 
-from dataclasses import dataclass, field, replace
-
-import jax
+from dataclasses import dataclass, replace
 
 from jaxcnn.ops.check import Sides
 
@@ -16,14 +14,14 @@ class Geometry:
       padding: zeros on each side, ((top, bottom), (left, right)); negative numbers cut pixels off.
       dilation: distance between neighbouring taps, (vertical, horizontal).
       groups: number of channel groups.
-      precision: of its products, which its gradients share: that of `jax.default_matmul_precision` where it is called.
+      precision: matmul precision of the convolution and its gradients, as for `jax.default_matmul_precision`.
     """
 
     strides: tuple[int, int] = (1, 1)
     padding: Sides = ((0, 0), (0, 0))
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
-    precision: str | None = field(default_factory=lambda: jax.config.values["jax_default_matmul_precision"])
+    precision: str | None = None
 
     def times_groups(self, factor: int) -> "Geometry":
         """Returns the same with so many times the groups."""
