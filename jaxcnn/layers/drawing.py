@@ -42,7 +42,7 @@ def split_key(key: jax.Array, n: int) -> list[jax.Array]:
     if not _is_counted(key):
         return list(jax.random.split(key, n))
     many = -(-n // _MOST_KEYS) * _MOST_KEYS
-    data = np.asarray(_split_data(key, many))
+    data = jax.device_get(_split_data(key, many))
     return [jax.random.wrap_key_data(_put(one, key), impl="threefry2x32") for one in data[:n]]
 
 
@@ -95,6 +95,8 @@ def _is_counted(key: jax.Array) -> bool:
     """Tells whether a key is concrete, on one device, and of a generator whose n-th number depends on n alone."""
     return (
         not isinstance(key, Tracer)
+        # While a function is traced, operations on a concrete key are traced too.
+        and not isinstance(jax.random.key_data(key), Tracer)
         and key.ndim == 0
         and len(key.devices()) == 1
         and jax.random.key_impl(key) == "threefry2x32"
@@ -161,7 +163,7 @@ _DISTRIBUTIONS = {
 
 def _draw_blocks(key: jax.Array, distribution: str, count: int) -> np.ndarray:
     data = jax.random.key_data(key)
-    blocks = [_draw_block(data, np.uint32(start), distribution) for start in range(0, count, _BLOCK)]
+    blocks = [_draw_block(data, jax.device_put(np.uint32(start)), distribution) for start in range(0, count, _BLOCK)]
     return np.concatenate(jax.device_get(blocks) or [np.zeros(0, np.float32)])[:count]
 
 

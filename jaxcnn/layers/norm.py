@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxcnn import ops
 from jaxcnn.layers.drawing import draw, fill, split_key
 from jaxcnn.layers.parameters import check_last_sizes, check_names, check_positive
-from jaxcnn.ops.check import check_epsilon
+from jaxcnn.ops.check import at_least_float32, check_epsilon
 from jaxcnn.types import Params, Shape, State
 from jaxcnn.values import Value
 
@@ -77,10 +77,13 @@ class BatchNorm(Value):
         check_names("BatchNorm state", state, ("mean", "var"))
         check_last_sizes("BatchNorm", (self.channels,), x.shape)
         mean, var = state["mean"], state["var"]
+        # Cast once: the gradients of moments and normalisation nearly cancel, and may not be rounded before their sum.
+        wide = x.astype(at_least_float32(x.dtype))
         if train:
-            mean, var = ops.batch_moments(x, self.axis_name, mask=mask)
-            state = self._update(state, mean, var, ops.batch_count(x, self.axis_name, mask=mask))
-        return ops.normalize(x, mean, var, params.get("scale"), params.get("bias"), epsilon=self.epsilon), state
+            mean, var = ops.batch_moments(wide, self.axis_name, mask=mask)
+            state = self._update(state, mean, var, ops.batch_count(wide, self.axis_name, mask=mask))
+        y = ops.normalize(wide, mean, var, params.get("scale"), params.get("bias"), epsilon=self.epsilon)
+        return y.astype(x.dtype), state
 
     def _update(self, state: State, mean: jax.Array, var: jax.Array, count: int | jax.Array) -> State:
         if isinstance(count, int) and count < 2:

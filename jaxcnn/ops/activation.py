@@ -3,6 +3,7 @@
 import math
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn.ops.check import at_least_float32, check_floating
@@ -11,9 +12,10 @@ from jaxcnn.ops.check import at_least_float32, check_floating
 def gelu(x: jax.Array) -> jax.Array:
     """Weights each value by the probability that a normal variable is below it (Hendrycks & Gimpel 2016).
 
-    x * (1 + erf(x / sqrt(2))) / 2, as torch computes it. `jax.nn.gelu(x, approximate=False)` is the same function by
-    way of erfc, which keeps relative precision where the result is nearly zero, costs several times as much, and keeps
-    three arrays for the gradient; this one keeps `x` alone and computes the others again.
+    x * (1 + erf(x / sqrt(2))) / 2, as torch computes it; 0 at -inf, where torch gives NaN.
+    `jax.nn.gelu(x, approximate=False)` is the same function by way of erfc, which keeps relative precision where the
+    result is nearly zero, costs several times as much, and keeps three arrays for the gradient. This one keeps `x`
+    alone and computes the others again.
 
     Args:
       x: any shape, floating point.
@@ -30,4 +32,6 @@ def gelu(x: jax.Array) -> jax.Array:
 
 @jax.checkpoint
 def _gelu(x: jax.Array) -> jax.Array:
-    return x * (1 + lax.erf(x * math.sqrt(0.5))) / 2
+    # -inf * 0 would be NaN, where the limit is 0.
+    x = jnp.where(x == -jnp.inf, jnp.finfo(x.dtype).min, x)
+    return x * ((1 + lax.erf(x * math.sqrt(0.5))) / 2)

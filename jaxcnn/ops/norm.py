@@ -17,8 +17,11 @@ from jaxcnn.ops.wide import over_channels
 def batch_moments(x: jax.Array, axis_name: str, *, mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
     """Computes each channel's mean and variance over the pixels of all images of a batch.
 
-    The pixels are read once. What is summed up are differences from the mean of a few pixels of the batch, so that the
-    variance is as exact far from zero as near it (Chan, Golub & LeVeque 1983).
+    The pixels are read once. The sums are those of differences from a sampled mean, so that the variance is accurate
+    also far from zero (Chan, Golub & LeVeque 1983).
+
+    In half precision, cast `x` to float32 once, for this function and `normalize`: the gradients of the two nearly
+    cancel, and each is rounded to the dtype of its `x`.
 
     Args:
       x: one image of the batch, shape (height, width, channels), or its features, shape (channels,); floating point.
@@ -54,8 +57,10 @@ def batch_moments(x: jax.Array, axis_name: str, *, mask: jax.Array | None = None
         # Set to zero before it is squared: what does not count may be NaN, and a gradient of zero times NaN too.
         centred = jnp.where(counts, pixels - shift[:, None], 0)
         first, second = mean_of(centred), mean_of(jnp.square(centred))
-    # Rounding can make the difference of two nearly equal numbers negative.
-    return (first + shift)[0], jnp.maximum(second - jnp.square(first), 0)[0]
+    var = second - jnp.square(first)
+    # Rounding can make the difference of two nearly equal numbers negative. Not by jnp.maximum, which halves the
+    # gradient where the difference is zero.
+    return (first + shift)[0], jnp.where(var < 0, jnp.zeros_like(var), var)[0]
 
 
 def _sample(pixels: jax.Array) -> jax.Array:
@@ -297,9 +302,8 @@ def _normalized(
 ) -> jax.Array:
     """Normalises over some of the last axes."""
     wide = x.astype(at_least_float32(x.dtype))
-    # Differences from one of the values: their mean is exact where that of the values, far from zero, would not be.
-    first = (..., *(slice(1) for _ in axes))
-    wide = wide - lax.stop_gradient(wide[first])
+    # The mean is taken off twice: first rounded, as a constant, then what rounding left of it.
+    wide = wide - lax.stop_gradient(jnp.mean(wide, axes, keepdims=True))
     centred = wide - jnp.mean(wide, axes, keepdims=True)
     var = jnp.mean(jnp.square(centred), axes, keepdims=True)
     y = centred * lax.rsqrt(var + jnp.asarray(epsilon, var.dtype))

@@ -102,6 +102,29 @@ def test_float64_does_not_change_the_parameters(key):
     assert jax.tree.all(jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), single, double))
 
 
+CLOSED_OVER = {
+    "jit": lambda draw: jax.jit(draw)(),
+    "scan": lambda draw: jax.tree.map(
+        lambda x: x[0], jax.lax.scan(lambda carry, _: (carry, draw()), None, None, length=1)[1]
+    ),
+    "checkpoint": lambda draw: jax.jit(jax.checkpoint(draw))(),
+    "vmap": lambda draw: jax.tree.map(lambda x: x[0], jax.vmap(lambda _: draw())(jnp.zeros(2))),
+}
+
+
+@pytest.mark.parametrize("name", CLOSED_OVER)
+def test_a_key_from_outside_of_a_traced_function_draws_the_same(name, key):
+    layer = Conv(3, 8)
+    drawn, expected = CLOSED_OVER[name](lambda: layer.init(key)), layer.init(key)
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), drawn, expected))
+    assert jax.tree.structure(jax.eval_shape(lambda: layer.init(key))) == jax.tree.structure(expected)
+
+
+def test_parameters_are_drawn_without_implicit_transfers(key):
+    with jax.transfer_guard("disallow"):
+        Conv(3, 8).init(key)
+
+
 DEVICES = """
 import jax
 from jaxcnn.layers import BatchNorm, Conv, LayerScale, Sequential

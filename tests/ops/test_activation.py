@@ -45,3 +45,9 @@ def test_the_gradient_of_gelu_keeps_its_argument_alone(key):
 def test_gelu_refuses_integers():
     with pytest.raises(TypeError, match="gelu expects floating point values, got int32"):
         ops.gelu(jnp.arange(3))
+
+
+def test_infinities_give_the_limits_and_nan_stays():
+    y = ops.gelu(jnp.array([-jnp.inf, jnp.inf, jnp.nan, 2e38]))
+    np.testing.assert_array_equal(y, np.array([0, np.inf, np.nan, 2e38], np.float32))
+    assert jax.grad(ops.gelu)(-jnp.inf) == 0

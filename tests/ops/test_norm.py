@@ -246,6 +246,19 @@ def test_group_and_layer_norms_are_exact_far_from_zero(offset):
     np.testing.assert_allclose(ops.layer_norm(x), expected, rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("place", [(0, 0, 0), (9, 7, 11)])
+@pytest.mark.parametrize("num_axes", [1, 3])
+def test_one_large_value_does_not_round_the_others_of_a_layer_norm(num_axes, place):
+    x = np.random.default_rng(0).normal(size=(16, 16, 24)).astype(np.float32)
+    x[place] = 1e4
+    wide, axes = x.astype(np.float64), tuple(range(-num_axes, 0))
+    expected = (wide - wide.mean(axes, keepdims=True)) / np.sqrt(wide.var(axes, keepdims=True) + 1e-6)
+    others = np.ones(x.shape, bool)
+    others[place] = False
+    y = ops.layer_norm(x, num_axes=num_axes)
+    np.testing.assert_allclose(y[others], expected[others], rtol=0, atol=2e-6)
+
+
 @pytest.mark.usefixtures("float64")
 def test_the_default_epsilons_are_those_of_the_papers():
     x = np.random.default_rng(0).normal(size=(3, 4, 6)) * 1e-3

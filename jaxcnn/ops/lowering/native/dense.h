@@ -126,7 +126,7 @@ void gather(const Geometry& g, const Reads& rows, const Reads& columns, const T*
       };
       auto mend = [&](int64_t count, const T* const* sources, int64_t stride, T* const* targets) {
         if (plain == nullptr || all_finite(targets, count, to_stride)) return;
-        for (int64_t i = 0; i < count; ++i) plain->write(sources + i, stride, phase.taps, terms, targets[i]);
+        for (int64_t i = 0; i < count; ++i) plain->write(sources + i, stride, phase.taps, terms, zeros.data(), targets[i]);
       };
       if (pixels <= kFewPixels) {
         std::vector<const T*> sources(terms * pixels);
@@ -246,11 +246,14 @@ void unbundle(const Geometry& g, int64_t together, const T* bundled, T* to, Work
 template <typename T>
 void gather_bundles(const Geometry& g, const Reads& rows, const Reads& columns, const T* from, const T* kernel,
                     bool exchanged, T* to, Workers& workers) {
-  const int64_t together = bundled_groups<T>(g);
-  if (together == 1) return gather<T>(g, rows, columns, from, kernel, exchanged, to, workers);
-  Buffer<T> bundled(g.taps() * together * g.group_channels() * g.outputs);
-  bundle<T>(g, together, kernel, bundled.get(), workers);
+  const int64_t together = bundled_groups<T>(g), size = g.taps() * g.group_channels() * g.outputs;
   PlainSums<T> plain(g, kernel, exchanged);
+  if (together == 1) {
+    const bool plainly = exchanged && !all_finite(&kernel, 1, size);
+    return gather<T>(g, rows, columns, from, kernel, exchanged, to, workers, plainly ? &plain : nullptr);
+  }
+  Buffer<T> bundled(together * size);
+  bundle<T>(g, together, kernel, bundled.get(), workers);
   gather<T>(in_bundles(g, together), rows, columns, from, bundled.get(), exchanged, to, workers, &plain);
 }
 

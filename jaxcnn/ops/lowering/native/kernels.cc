@@ -89,7 +89,8 @@ ffi::Error run_convolve(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer k
       case Algorithm::kDepthwise:
         return depthwise::gather<T>(g, Reads::forward(g.rows), Reads::forward(g.columns), image, numbers, to, workers);
       case Algorithm::kWinograd:
-        return winograd::convolve<T>(g, image, numbers, to, workers);
+        if (winograd::suits(g, numbers)) return winograd::convolve<T>(g, image, numbers, to, workers);
+        [[fallthrough]];
       case Algorithm::kDirect:
         return dense::convolve<T>(g, image, numbers, to, workers);
     }
@@ -109,10 +110,13 @@ ffi::Error run_input_gradient(ffi::ThreadPool pool, ffi::AnyBuffer dy, ffi::AnyB
     check<T>(Algorithm(algorithm), g);
     switch (Algorithm(algorithm)) {
       case Algorithm::kDepthwise:
+        // It multiplies zeros around the image, which are none of the outputs, by the kernel.
+        if (!all_finite(&numbers, 1, g.taps() * g.channels)) return dense::input_gradient<T>(g, gradient, numbers, to, workers);
         return depthwise::gather<T>(g, Reads::transposed(g.rows), Reads::transposed(g.columns), gradient, numbers, to,
                                     workers);
       case Algorithm::kWinograd:
-        return winograd::input_gradient<T>(g, gradient, numbers, to, workers);
+        if (winograd::suits(g, numbers)) return winograd::input_gradient<T>(g, gradient, numbers, to, workers);
+        [[fallthrough]];
       case Algorithm::kDirect:
         return dense::input_gradient<T>(g, gradient, numbers, to, workers);
     }

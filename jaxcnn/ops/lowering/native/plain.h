@@ -40,9 +40,10 @@ class PlainSums {
       : g_(g), kernel_(kernel), exchanged_(exchanged), turned_(turned) {}
 
   // Writes to[group * width + j] = sum over taps and k < depth of
-  // sources[t * stride][group * depth + k] * kernel[taps[t]][k][group * width + j].
+  // sources[t * stride][group * depth + k] * kernel[taps[t]][k][group * width + j]. A convolution has zeros around its image;
+  // what its transpose has beyond the outputs, `zeros`, is left out: it would make NaN of a kernel that is not finite.
   template <typename Taps>
-  void write(const T* const* sources, int64_t stride, const Taps& taps, int64_t count, T* to) {
+  void write(const T* const* sources, int64_t stride, const Taps& taps, int64_t count, const T* zeros, T* to) {
     const T* kernel = exchanged_ ? exchange() : kernel_;
     const int64_t depth = exchanged_ ? g_.group_outputs() : g_.group_channels();
     const int64_t width = exchanged_ ? g_.group_channels() : g_.group_outputs(), row = width * g_.groups;
@@ -52,6 +53,7 @@ class PlainSums {
         const int64_t at_once = std::min(kAtOnce, width - start);
         T sum[kAtOnce] = {};
         for (int64_t t = 0; t < count; ++t) {
+          if (exchanged_ && sources[t * stride] == zeros) continue;
           const T* from = sources[t * stride] + group * depth;
           const T* numbers = kernel + taps[t] * depth * row + group * width + start;
           for (int64_t k = 0; k < depth; ++k, numbers += row)

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <vector>
@@ -254,7 +255,7 @@ void mend(const Range<T>& range, bool finite, const T* image, int64_t rows, int6
       if (finite && most == 0)
         std::fill_n(to, width, T(0));
       else if (!finite || !range.is_near(most))
-        plain.write(sources, 1, kTaps, 9, to);
+        plain.write(sources, 1, kTaps, 9, zeros, to);
     }
   }
 }
@@ -306,6 +307,20 @@ void gather(int64_t images, const T* from, int64_t rows, int64_t columns, int64_
                 column - before_columns, zeros.data(), plain, corner, to_columns * width, width, down, across);
     }
   });
+}
+
+// Whether the taps of a kernel, the largest of all channels each, are finite and of like size: the rounding error is relative
+// to the largest tap too, also where a result has no pixel under it.
+template <typename T>
+bool suits(const Geometry& g, const T* kernel) {
+  T highest = 0, lowest = std::numeric_limits<T>::infinity();
+  for (int tap = 0; tap < 9; ++tap) {
+    const T most = largest(kernel + tap * g.channels * g.outputs, g.channels * g.outputs);
+    if (!std::isfinite(most)) return false;
+    highest = std::max(highest, most);
+    lowest = std::min(lowest, most);
+  }
+  return highest <= kMostRange * lowest;
 }
 
 template <typename T>
