@@ -272,7 +272,7 @@ print(float(convolve(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 1)), Geometry())
 
 
 @pytest.mark.skipif(
-    not os.path.exists("/sys/kernel/mm/transparent_hugepage/enabled"), reason="the system has no large pages to ask for"
+    not os.path.exists("/sys/kernel/mm/transparent_hugepage/enabled"), reason="does not apply: there are no large pages"
 )
 def test_all_memory_that_a_large_result_lies_in_is_asked_to_have_large_pages():
     code = """
