@@ -289,7 +289,9 @@ def subjects():
         shape = small_shape(entry)
         build = functools.partial(catalog.build, name, 10, shape)
         deep = name in DEEP
-        yield pytest.param((build, shape, True, deep), id=name, marks=[pytest.mark.slow] if deep else [])
+        yield pytest.param(
+            (build, shape, True, deep), id=name, marks=[pytest.mark.slow, pytest.mark.heavy(name)] if deep else []
+        )
 
 
 @pytest.fixture(scope="module", params=subjects())

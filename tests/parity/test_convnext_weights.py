@@ -50,6 +50,7 @@ def test_weights_of_timm_give_its_logits(tmp_path):
     check_torch_weights("timm/convnext_tiny", timm.create_model("convnext_tiny", num_classes=10), tmp_path, SIZES)
 
 
+@pytest.mark.heavy
 def test_weights_of_keras_give_its_logits_once_the_preprocessing_has_normalised_the_pixels(tmp_path):
     # The model of Keras takes pixels from 0 to 255, and normalises them itself.
     weights, expected = keras_weights("keras/ConvNeXtTiny", tmp_path, SIZES)

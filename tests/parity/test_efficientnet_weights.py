@@ -59,6 +59,7 @@ def test_weights_of_timm_give_its_logits(name, tmp_path):
     check_torch_weights(f"timm/{name}", timm.create_model(name, num_classes=10), tmp_path, SIZES)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "name", ["torchvision/efficientnet_b5", "torchvision/efficientnet_v2_s", "timm/tf_efficientnetv2_s"]
 )
@@ -109,11 +110,13 @@ def normalized(preprocessing, image):
     return (image / 255 - np.array(preprocessing.mean)) / np.array(preprocessing.std)
 
 
+@pytest.mark.heavy
 def test_weights_of_keras_give_its_logits(tmp_path):
     weights, expected = keras_weights("keras/EfficientNetB0", tmp_path, SIZES)
     check_logits(weights, [normalized(weights.preprocessing, images(size)) for size in SIZES], expected)
 
 
+@pytest.mark.heavy
 def test_weights_of_keras_for_the_second_version_give_its_logits(tmp_path):
     weights, expected = keras_weights("keras/EfficientNetV2S", tmp_path, LARGER_SIZES, include_preprocessing=False)
     for size, logits in zip(LARGER_SIZES, expected, strict=True):
