@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 # Set before jax is imported, and only where nothing is set, so that the suite can be sent to an accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -22,6 +23,10 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "error")
+    if config.getoption("skipped"):
+        config.pluginmanager.register(Skipped(config.getoption("skipped")))
+    if config.getoption("share"):
+        config.pluginmanager.register(Share(*map(int, config.getoption("share").split("/"))))
 
 
 def pytest_collection_modifyitems(config, items):
@@ -42,3 +47,52 @@ def float64():
     """Runs the test with 64-bit types, so that a wrong formula cannot hide behind rounding."""
     with jax.enable_x64(True):
         yield
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--skipped",
+        type=Path,
+        metavar="FILE",
+        help="write the tests and modules that skip themselves because something is missing, and what, into a file",
+    )
+    parser.addoption(
+        "--share", metavar="I/N", help="run every N-th group of heavy tests, from group I on; counts from 0"
+    )
+
+
+class Skipped:
+    """Writes down what is skipped, unless the reason begins with "does not apply": there nothing is wanting.
+
+    In every process: those that xdist starts report a module that is skipped only once for all that give its reason.
+    """
+
+    def __init__(self, path):
+        self.path = path
+
+    def pytest_runtest_logreport(self, report):
+        # A test that is expected to fail, and does, is reported as skipped too.
+        if not report.skipped or hasattr(report, "wasxfail"):
+            return
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if not reason.startswith("does not apply: "):
+            with self.path.open("a") as file:
+                file.write(f"{report.nodeid}\t{reason}\n")
+
+    pytest_collectreport = pytest_runtest_logreport
+
+
+class Share:
+    """Runs one of several shares of the heavy tests, and all others; tests of one group are in one share."""
+
+    def __init__(self, which, count):
+        self.which, self.count = which, count
+
+    def pytest_collection_modifyitems(self, config, items):
+        groups, chosen, others = {}, [], []
+        for item in items:
+            heavy = item.get_closest_marker("heavy")
+            number = groups.setdefault((heavy.args or (item.nodeid,))[0], len(groups)) if heavy else self.which
+            (chosen if number % self.count == self.which else others).append(item)
+        items[:] = chosen
+        config.hook.pytest_deselected(items=others)

@@ -95,7 +95,7 @@ def test_options_that_the_compiler_refuses_are_left_out(monkeypatch, refused):
 
 def test_a_platform_that_this_machine_lacks_has_no_options(monkeypatch):
     if jax.default_backend() == "tpu":
-        pytest.skip("there is a TPU")
+        pytest.skip("does not apply: there is a TPU")
     monkeypatch.setattr(compiler, "MEASURED", measured(KNOWN, platform="tpu"))
     assert compiler_options("tpu") == {}
 

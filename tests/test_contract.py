@@ -232,9 +232,10 @@ class Subject:
     def __init__(self, build, input_shape, is_model, is_deep):
         self.build, self.is_model, self.is_deep, self.traces = build, is_model, is_deep, Counter()
         self.layer = build()
-        # Any typed key will do; XLA compiles this kind for CPU some three times faster than the default one.
-        self.init_key = jax.random.key(0, impl="rbg")
+        self.init_key = jax.random.key(0)
         self.params, self.state = self.layer.init(self.init_key)
+        # Dicts that no layer is given, so that none can change them.
+        self.fresh = copied((self.params, self.state))
         # Distinct values of both signs: ties have no one maximum, and a relu of negative numbers has no gradient.
         self.images = jnp.asarray(np.random.default_rng(0).normal(size=(BATCH, *input_shape)), jnp.float32)
         self.key = jax.random.key(2)
@@ -283,6 +284,11 @@ class Subject:
         return jax.eval_shape(lambda p, s, x, k: run(p, s, x, key=k), self.params, self.state, images, key)
 
 
+def copied(tree):
+    """Returns new dicts of the same arrays."""
+    return jax.tree.map(lambda leaf: leaf, tree)
+
+
 def small_shape(entry):
     """The shape of an image small enough to be quick, and large enough for the model."""
     size = max(32, entry.min_size)
@@ -300,7 +306,9 @@ def subjects():
         shape = small_shape(entry)
         build = functools.partial(catalog.build, name, 10, shape)
         deep = name in DEEP
-        yield pytest.param((build, shape, True, deep), id=name, marks=[pytest.mark.slow] if deep else [])
+        yield pytest.param(
+            (build, shape, True, deep), id=name, marks=[pytest.mark.slow, pytest.mark.heavy(name)] if deep else []
+        )
 
 
 @pytest.fixture(scope="module", params=subjects())
@@ -333,7 +341,7 @@ def kinds(tree):
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 def test_a_compiled_batch_gives_what_a_plain_loop_over_its_images_gives(subject, train):
     if train and subject.mixes_images:
-        pytest.skip("in training, batch norm makes each image depend on the others: see the next law")
+        pytest.skip("does not apply: in training, batch norm makes each image depend on the others: see the next law")
     state, keys = subject.used_state, jax.random.split(subject.key, BATCH)
     outputs, _ = subject.forward(subject.layer, subject.params, state, subject.images, subject.key, train=train)
     apply = functools.partial(subject.layer.apply, train=train)
@@ -345,7 +353,7 @@ def test_a_compiled_batch_gives_what_a_plain_loop_over_its_images_gives(subject,
 
 def test_jit_changes_nothing_where_images_depend_on_each_other(subject):
     if subject.is_model or not subject.mixes_images:
-        pytest.skip("compared image by image by the law above, in evaluation at least")
+        pytest.skip("does not apply: compared image by image by the law above, in evaluation at least")
     call = functools.partial(batched(subject.layer), train=True)
     eager = call(subject.params, subject.used_state, subject.images, key=subject.key)
     jitted = jax.jit(call)(subject.params, subject.used_state, subject.images, key=subject.key)
@@ -355,14 +363,14 @@ def test_jit_changes_nothing_where_images_depend_on_each_other(subject):
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 def test_apply_is_pure(subject, train):
     if train and subject.is_model and subject.mixes_images:
-        pytest.skip("the parts of the model are layers of the table")
+        pytest.skip("does not apply: the parts of the model are layers of the table")
     if train and subject.mixes_images:
         run, x = functools.partial(batched(subject.layer), train=True), subject.images
     else:
         run, x = functools.partial(subject.layer.apply, train=train), subject.images[0]
-    # Drawn anew, since the laws before this one may have left their traces in the others.
-    arguments = (*subject.layer.init(subject.init_key), x)
-    before, values = jax.tree.map(lambda leaf: leaf, arguments), jax.tree.map(np.array, arguments)
+    # Fresh ones, since the laws before this one may have left their traces in the others.
+    arguments = (*copied(subject.fresh), x)
+    before, values = copied(arguments), jax.tree.map(np.array, arguments)
     if subject.is_deep:
         # Traced on the very trees, for the same reason as above, and run as compiled.
         jax.eval_shape(lambda: run(*arguments, key=subject.key))
@@ -474,7 +482,7 @@ def test_bfloat16_in_gives_bfloat16_out(subject):
 
 def test_bfloat16_computes_the_same_up_to_its_precision(subject):
     if subject.is_model:
-        pytest.skip("rounding adds up with the depth; the parts of the model are layers of the table")
+        pytest.skip("does not apply: rounding adds up with the depth; the parts are layers of the table")
     run = functools.partial(subject.forward, subject.layer, subject.params, subject.used_state, train=True)
     # Rounded before, so that both see the same numbers.
     rounded = subject.images.astype(jnp.bfloat16)

@@ -182,9 +182,9 @@ def test_a_peer_computes_the_same_in_training(peer, case):
 @pytest.mark.parametrize("case", ["batch norm", "batch norm of features", "projection", "auxiliary heads"])
 def test_a_peer_computes_the_same_from_running_moments(peer, case):
     if peer.name in REFUSED.get(case, ()):
-        pytest.skip("the refusal is that of the test above")
+        pytest.skip("does not apply: the refusal is that of the test above")
     if peer.name == "equinox":
-        pytest.skip("Equinox keeps its running moments in another form, which only its own training can fill")
+        pytest.skip("does not apply: only training fills the running moments of Equinox, which have another form")
     agree(*peer.both(*CASES[case], train=False))
 
 

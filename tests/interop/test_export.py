@@ -329,7 +329,8 @@ def test_flatbuffers_are_named_where_they_are_missing(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", [*sorted(QUICK), *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(SLOW))]
+    "name",
+    [*sorted(QUICK), *(pytest.param(name, marks=[pytest.mark.slow, pytest.mark.heavy]) for name in sorted(SLOW))],
 )
 def test_models_of_every_family_compute_the_same_exported(name):
     entry = catalog.CATALOG[name]

@@ -35,8 +35,19 @@ INITIALIZERS = {
 }
 
 
-@pytest.mark.parametrize("shape", [(3, 3, 16, 40), (1, 1, 300, 200), (7, 5)], ids=str)
-@pytest.mark.parametrize("name", INITIALIZERS)
+SHAPES = [(3, 3, 16, 40), (1, 1, 300, 200), (7, 5)]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        # By default each with one shape, and each shape with four initializers or five.
+        pytest.param(name, shape, marks=[] if n == i % len(SHAPES) else [pytest.mark.slow])
+        for i, name in enumerate(INITIALIZERS)
+        for n, shape in enumerate(SHAPES)
+    ],
+    ids=str,
+)
 def test_the_numbers_are_those_of_jax_eager_compiled_and_mapped(name, shape):
     function, options = INITIALIZERS[name]
     initializer = Initializer(function, **options)

@@ -436,7 +436,7 @@ def models():
     for name, entry in catalog.CATALOG.items():
         if name in LARGER - DEEPEST:
             continue
-        yield pytest.param(name, entry, id=name, marks=[] if name in QUICK else [pytest.mark.slow])
+        yield pytest.param(name, entry, id=name, marks=[] if name in QUICK else [pytest.mark.slow, pytest.mark.heavy])
 
 
 def with_doubled_variances(state):

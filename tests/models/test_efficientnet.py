@@ -157,7 +157,7 @@ def test_every_batch_norm_can_be_another_one():
 def test_kernels_start_with_the_variance_for_relu_backwards():
     # Variance 2 / fan_out (He et al. 2015); the head is uniform up to 1 / sqrt(classes).
     model = efficientnet((Stage(False, 6, 5, 1, 24, 1),), 32, 256, 100, 3, 0.2, 0.2)
-    params = trees.named_leaves(model.init(jax.random.key(0, impl="rbg"))[0])
+    params = trees.named_leaves(model.init(jax.random.key(0))[0])
     for path, variance in {
         "stem/conv": 2 / (9 * 32),
         "stage1/block0/expand/conv": 2 / 192,

@@ -349,7 +349,7 @@ def test_a_rate_that_is_none_is_refused():
 
 def test_kernels_start_with_the_variance_for_relu_backwards():
     # Variance 2 / fan_out (He et al. 2015), and a deviation of 0.01 for the head.
-    model, key = mobilenet_v1(100), jax.random.key(0, impl="rbg")
+    model, key = mobilenet_v1(100), jax.random.key(0)
     for path, variance in {
         "stem/conv": 2 / (9 * 32),
         "stage3/block1/pointwise/conv": 2 / 256,

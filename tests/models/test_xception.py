@@ -72,7 +72,7 @@ def test_relus_stand_where_the_paper_has_them():
 
 def test_kernels_start_uniform():
     # Up to sqrt(6 / (fan_in + fan_out)); for a depthwise kernel of c channels those are 9 and 9 c.
-    params, _ = separable_conv(64, 32).init(jax.random.key(0, impl="rbg"))
+    params, _ = separable_conv(64, 32).init(jax.random.key(0))
     for name, limit in (("depthwise", np.sqrt(6 / (9 + 9 * 64))), ("pointwise", np.sqrt(6 / (64 + 32)))):
         kernel = np.asarray(params[name]["kernel"])
         assert 0.95 * limit < np.abs(kernel).max() <= limit

@@ -342,6 +342,7 @@ def test_a_sample_of_convolutions_is_xlas_in_values_gradients_and_a_transformati
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("start", range(0, len(REST), BLOCK))
 def test_the_rest_of_the_grid_is_xlas_in_values_gradients_and_a_transformation(start):

@@ -90,7 +90,7 @@ def rules(request, monkeypatch):
     """Runs each law with the C++ kernels and with the rules in plain JAX."""
     if request.param == "plain":
         if not request.node.callspec.params.get("name", "conv").startswith(("conv", "batch norm", "normalize")):
-            pytest.skip("this op has one rule")
+            pytest.skip("does not apply: this op has one rule")
         monkeypatch.setattr("jaxcnn.ops.lowering.native.ready", lambda: False)
 
 

@@ -49,7 +49,14 @@ def assert_same(ours, theirs):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(("seed", "in_native"), [(n, True) for n in range(60)] + [(n, False) for n in range(20)])
+@pytest.mark.parametrize(
+    ("seed", "in_native"),
+    [
+        pytest.param(seed, in_native, marks=[] if seed % 3 == 0 else [pytest.mark.slow])
+        for in_native, count in ((True, 60), (False, 20))
+        for seed in range(count)
+    ],
+)
 def test_values_and_gradients_are_those_of_xla(seed, in_native, monkeypatch):
     if not in_native:
         monkeypatch.setattr(native, "ready", lambda: False)
@@ -111,8 +118,15 @@ TRANSFORMATIONS = {
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("seed", [0, 1, 2, 3])
-@pytest.mark.parametrize("name", TRANSFORMATIONS)
+@pytest.mark.parametrize(
+    ("name", "seed"),
+    [
+        # By default each with one kind of convolution, and each kind with three transformations or four.
+        pytest.param(name, seed, marks=[] if seed == i % 4 else [pytest.mark.slow])
+        for i, name in enumerate(TRANSFORMATIONS)
+        for seed in range(4)
+    ],
+)
 def test_transformations_are_those_of_xla(name, seed):
     x, kernel, geometry, weights = draw_problem(seed)
     ours, theirs = (

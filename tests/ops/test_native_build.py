@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import random
 import shlex
 import signal
 import subprocess
@@ -56,7 +57,7 @@ DAMAGES = {
     "cut by half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "cut by a byte": lambda path: path.write_bytes(path.read_bytes()[:-1]),
     "longer by a byte": lambda path: path.write_bytes(path.read_bytes() + b"x"),
-    "garbage": lambda path: path.write_bytes(os.urandom(5000)),
+    "garbage": lambda path: path.write_bytes(random.Random(0).randbytes(5000)),
     "one bit": lambda path: path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]),
     "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
     "a link to nothing": lambda path: (path.unlink(), path.symlink_to("nothing")),
@@ -168,11 +169,11 @@ def test_a_library_without_the_kernels_is_not_used(tmp_path, cache, monkeypatch,
 
 def test_a_compiler_that_hangs_is_ended_with_all_that_it_started(tmp_path, cache, monkeypatch):
     compiler = Compiler(tmp_path, f"sleep 1000 & echo $! > {tmp_path / 'child'}; wait")
-    monkeypatch.setattr(build, "_PATIENCE", 1.5)
-    with pytest.raises(build.BuildError, match=r"did not end within 1\.5 seconds"):
+    monkeypatch.setattr(build, "_PATIENCE", 3)
+    with pytest.raises(build.BuildError, match=r"did not end within 3 seconds"):
         built(compiler, cache)
     child = int((tmp_path / "child").read_text())
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while _runs(child) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not _runs(child)

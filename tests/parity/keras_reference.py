@@ -81,7 +81,7 @@ def write_names(task, folder):
 
 
 def main(task):
-    """Writes into the folder weights.h5, logits<i>.npy for each array of images, and rounded.npy in float32.
+    """Writes into the folder weights.h5, and logits<i>.npy for each array of images.
 
     Without images, it writes names.json alone.
     """
@@ -102,10 +102,6 @@ def main(task):
         model = first if i == 0 else build(task, images.shape[1:])
         model.set_weights(first.get_weights())
         np.save(folder / f"logits{i}.npy", logits_of(model, images))
-    keras.config.set_dtype_policy("float32")
-    rounded = build(task, batches[0].shape[1:])
-    rounded.set_weights(first.get_weights())
-    np.save(folder / "rounded.npy", logits_of(rounded, batches[0].astype(np.float32)))
 
 
 main(json.loads(sys.argv[1]))

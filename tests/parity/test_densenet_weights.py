@@ -46,6 +46,7 @@ def test_weights_of_timm_give_its_logits(tmp_path):
     check_torch_weights("timm/densenet169", timm.create_model("densenet169", num_classes=10), tmp_path, SIZES)
 
 
+@pytest.mark.heavy
 def test_weights_of_keras_give_its_logits(tmp_path):
     check_keras_weights("keras/DenseNet121", tmp_path, SIZES)
 
@@ -76,6 +77,7 @@ def test_the_older_names_of_published_files_are_read(tmp_path):
     assert (our_logits(weights, batch) == our_logits(weights._replace(params=params, state=state), batch)).all()
 
 
+@pytest.mark.heavy
 def test_a_training_step_is_that_of_torchvision(tmp_path):
     module = torchvision.models.densenet121(num_classes=10)
     check_torch_training("torchvision/densenet121", module, tmp_path, 64)

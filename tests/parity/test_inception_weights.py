@@ -76,6 +76,7 @@ def test_planted_faults_are_seen(tmp_path):
     assert error(our_logits(weights, batch, model=uncounted), expected) > 1e-6
 
 
+@pytest.mark.heavy
 def test_weights_of_keras_give_its_logits(tmp_path):
     weights, expected = check_keras_weights("keras/InceptionV3", tmp_path, (107, (139, 111)))
     counted = changed(weights.model, AvgPool, count_include_pad=True)

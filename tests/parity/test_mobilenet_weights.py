@@ -89,6 +89,7 @@ def test_symmetric_padding_for_that_of_tensorflow_is_seen(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["MobileNet", "MobileNetV2", "MobileNetV3Small", "MobileNetV3Large"])
+@pytest.mark.heavy
 def test_weights_of_keras_give_its_logits(name, tmp_path):
     # The images are normalised already, which these models would do to those of 0 to 255.
     options = {"include_preprocessing": False} if "V3" in name else {}

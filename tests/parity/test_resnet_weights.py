@@ -68,5 +68,6 @@ def test_planted_faults_are_seen(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["ResNet50", "ResNet50V2"])
+@pytest.mark.heavy
 def test_weights_of_keras_give_its_logits(name, tmp_path):
     check_keras_weights(f"keras/{name}", tmp_path, SIZES)

@@ -104,7 +104,11 @@ def raw(tree):
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in BY_DEFAULT else pytest.param(name, marks=pytest.mark.slow) for name in sorted(GRID)]
+    "name",
+    [
+        name if name in BY_DEFAULT else pytest.param(name, marks=[pytest.mark.slow, pytest.mark.heavy])
+        for name in sorted(GRID)
+    ],
 )
 def test_an_optimizer_trains_and_resumes_to_the_bit(name, tmp_path):
     with jax.numpy_dtype_promotion("standard"):
