@@ -61,7 +61,8 @@ def test_the_numbers_are_those_of_jax_eager_compiled_and_mapped(name, shape):
     mapped = jax.vmap(functools.partial(draw, initializer, shape=shape))(keys)
     for one, joint, key in zip(drawn, mapped, keys, strict=True):
         assert one.dtype == jnp.float32
-        np.testing.assert_array_equal(one, expected(key))
+        # Versions of jax differ in where they round the factor.
+        np.testing.assert_allclose(one, expected(key), rtol=3e-7)
         np.testing.assert_array_equal(one, compiled(key))
         if name == "orthogonal":
             np.testing.assert_allclose(one, joint, atol=1e-6)
