@@ -20,7 +20,7 @@ class LayerScale(Value):
 
     Attributes:
       channels: channels of the image (its last axis).
-      init_value: where the numbers start; finite.
+      init_value: initial value of the numbers; finite.
     """
 
     channels: int
@@ -32,7 +32,7 @@ class LayerScale(Value):
             raise ValueError(f"LayerScale expects a finite init_value, got {self.init_value!r}")
 
     def init(self, key: jax.Array) -> tuple[Params, State]:
-        """Returns the scale, `init_value` for each channel; the key is not used."""
+        """Returns the scale, `init_value` for each channel; the key is ignored."""
         del key
         return {"scale": jax.device_put(np.full(self.channels, self.init_value, np.float32))}, {}
 
