@@ -62,7 +62,7 @@ class Batches:
         """
         step = operator.index(step)
         if step < 0:
-            raise IndexError(f"step must be at least 0, got {step}: the batches are endless, none is the last")
+            raise IndexError(f"step must be at least 0, got {step}: the batches are endless and have no last step")
         epoch, position = divmod(step, self.steps_per_epoch)
         order = _order(self.seed, epoch, len(self.dataset.labels))
         chosen = order[position * self.batch_size : (position + 1) * self.batch_size]
