@@ -1,8 +1,8 @@
-"""How long the first use of a program takes: parameters, gradients by image, gradients of max pooling.
+"""Measures the first use of a program: parameters, gradients per image, gradients of max pooling.
 
-Each is measured in processes of its own, in seconds from the call to its result, compilation included: `init` of two
-models; the compilation alone of `vmap(grad)` of a convolution over more and more images; and that of the gradient of a
-global max pooling over larger and larger images.
+Each case runs in separate processes. `init` of two models: seconds from the call to the result, with compilation.
+`vmap(grad)` of a convolution for several numbers of images, and the gradient of a global max pooling for several image
+sizes: seconds of compilation.
 
     python experiments/compile_times.py
 """
@@ -24,7 +24,7 @@ from jaxcnn import models, ops
 jax.block_until_ready(jax.random.key(0))
 size = sys.argv[1]
 """
-# What is timed is `run`, once.
+# One call of `run` is timed.
 _TIMED = {
     "init": """
 model, key = getattr(models, size)(), jax.random.key(0)

@@ -1,8 +1,8 @@
-"""How long a published checkpoint takes to load, and how much memory: ResNet-50 from files of torch and safetensors.
+"""Measures time and memory to load a published checkpoint: ResNet-50 from files of torch and safetensors.
 
-The file is written here with random weights under torchvision's names, and read by `load_weights` in processes of its
-own: the first call (the shapes of the model are traced) and a second one are told apart. Memory is the largest
-anonymous resident size during the first call, less the one before it, against the size of the weights.
+The file has random weights under torchvision's names. `load_weights` reads it in separate processes. The first call,
+which traces the shapes of the model, and a second call are timed separately. Memory is the largest anonymous resident
+size during the first call, minus the size before it, compared with the size of the weights.
 
     python experiments/loading.py
 """
@@ -50,7 +50,7 @@ def write_checkpoint(path: Path) -> float:
     """Writes a ResNet-50 with random weights.
 
     Args:
-      path: file to write; its ending chooses the format.
+      path: file to write; its extension determines the format.
 
     Returns:
       The size of parameters and state in MiB.

@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Writes files atomically."""
 
 import contextlib
 import os
@@ -18,22 +18,22 @@ _KINDS = {
 
 
 def check_target(path: str | os.PathLike[str]) -> Path:
-    """Refuses a path that no file can be written to, before the work for it is done.
+    """Refuses a path that cannot be written to. Call it before long work whose result goes to the file.
 
-    Only a new name or a regular file can be written: what replaces a device or a pipe would take it from all programs
-    that use it. A symbolic link stays, and what it points to is written.
+    The path must be new or a regular file: a rename onto a device or a pipe would remove it for every program that uses
+    it. A symbolic link is kept; its target is written.
 
     Args:
-      path: where a file is to be.
+      path: the file to write.
 
     Returns:
-      The path that all symbolic links lead to.
+      The path with all symbolic links resolved.
 
     Raises:
-      FileNotFoundError: the folder is not there.
-      IsADirectoryError: there is a folder of that name.
-      FileExistsError: there is something else that is not a regular file.
-      PermissionError: the folder or the file must not be written.
+      FileNotFoundError: the folder does not exist.
+      IsADirectoryError: the path is a folder.
+      FileExistsError: the path exists and is neither a folder nor a regular file.
+      PermissionError: the folder or the file is write-protected.
     """
     target = Path(os.path.realpath(path))
     name = repr(os.fspath(path)) if os.path.abspath(path) == str(target) else f"{os.fspath(path)!r} ({str(target)!r})"
@@ -43,7 +43,7 @@ def check_target(path: str | os.PathLike[str]) -> Path:
         mode = None
     if mode is not None and stat.S_ISDIR(mode):
         raise IsADirectoryError(f"expected a file to write, got the folder {name}; give the name of a file")
-    # Without a name are the open files in /proc that were deleted.
+    # A link in /proc can lead to an open file that was deleted and has no name.
     if mode is not None and not (stat.S_ISREG(mode) and target.exists()):
         kind = _KINDS.get(stat.S_IFMT(mode), "a file without a name")
         raise FileExistsError(f"expected a new name or a regular file to write, got {name}, which is {kind}")
@@ -56,13 +56,13 @@ def check_target(path: str | os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def written_whole(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Opens a file for writing that takes its name when the block ends well, and leaves nothing when it does not.
+    """Opens a file for atomic writing: it gets its name when the block succeeds and is deleted when the block fails.
 
-    It is written beside `path`, brought to the disk and renamed, so that `path` always holds the older file or the
-    complete new one. An older file's permissions are kept.
+    The data go to a temporary file in the same folder, which is flushed to disk and then renamed. So `path` always
+    holds the older file or the complete new one. The permissions of an older file are kept.
 
     Args:
-      path: where the file is to be; a new name or a regular file in a folder that exists, or a link to one.
+      path: the file to write: a new name or a regular file in an existing folder, or a link to one.
 
     Yields:
       The file, open for binary writing.
@@ -71,7 +71,7 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
       OSError: as in `check_target`, or the disk is full.
     """
     target = check_target(path)
-    # Not by tempfile, whose files only their owner may read.
+    # `tempfile` is not used: only the owner may read the files that it creates.
     temporary = target.with_name(f".{target.name[:50]}.{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:
@@ -87,7 +87,7 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Brings a rename to the disk, where the system can open folders."""
+    """Flushes a rename to disk on systems that can open folders."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

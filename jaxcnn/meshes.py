@@ -1,4 +1,4 @@
-"""Arrays on a mesh of devices with explicit axes (`jax.sharding.AxisType.Explicit`)."""
+"""Handles arrays on a mesh of devices with explicit axes (`jax.sharding.AxisType.Explicit`)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,31 +8,31 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 
 def spec_of(x: Any) -> PartitionSpec:
-    """Returns which axes of an array are split over which explicit axes of a mesh.
+    """Returns the explicit mesh axes that each axis of an array is split over.
 
     Args:
-      x: an array, also one that is being traced.
+      x: an array or a tracer.
 
     Returns:
-      One entry for each axis; all None for an array that is on no such mesh.
+      One entry for each axis; all None if the array is not on such a mesh.
     """
     return jax.typeof(x).sharding.spec
 
 
 def with_automatic_axes(function: Callable[..., Any], *args: Any, out_specs: Callable[[], Any]) -> Any:
-    """Calls a function in which the compiler splits the work over the devices, whatever the axes of the mesh are.
+    """Calls a function with the explicit mesh axes made automatic.
 
-    Along an explicit axis JAX decides for each operation by itself how its result is split, and refuses those for which
-    it has no rule or more than one answer: `jax.vmap` over a split and a whole array, reshapes, convolutions. What
-    happens within a training step or a model is the compiler's to decide; only the results are laid out as asked for.
+    Along an explicit axis, JAX derives the sharding of every operation's result. It refuses operations without a rule
+    and ambiguous ones: `jax.vmap` over a sharded and a replicated array, reshapes, convolutions. Within `function`, the
+    compiler chooses the shardings; only the results get the sharding that is asked for.
 
     Args:
-      function: of the arguments; it closes over no arrays.
-      *args: pytrees of arrays. If none is on a mesh with explicit axes, this is a plain call.
-      out_specs: returns a pytree of `PartitionSpec`s for the results, or for subtrees of them; called only if needed.
+      function: called with the arguments; it must not close over arrays.
+      *args: pytrees of arrays. If no array is on a mesh with explicit axes, this is a plain call.
+      out_specs: returns a pytree of `PartitionSpec`s, a prefix of the results' tree; called only if needed.
 
     Returns:
-      What the function returns.
+      The result of the function.
     """
     meshes = [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(args)]
     mesh = next((mesh for mesh in meshes if mesh.explicit_axes), None)

@@ -1,4 +1,4 @@
-"""Names of the leaves of a tree: list them, flatten and restore by name, choose by pattern, count."""
+"""Names the leaves of a tree: lists, flattens, restores, selects and counts them."""
 
 import re
 from collections.abc import Mapping
@@ -21,26 +21,26 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Flattens nested dicts, such as parameters, into one dict by path; `unflatten` is the way back.
+    """Flattens nested dicts, such as parameters, into one dict by path; `unflatten` is the inverse.
 
         flatten({"conv": {"kernel": k, "bias": b}, "relu": {}})    # {"conv/kernel": k, "conv/bias": b, "relu": {}}
 
-    An empty dict, which a layer without parameters has, stays as a value under its own path. For a file that holds
-    arrays alone, use `named_leaves`, which leaves it out, and give `unflatten` the structure.
+    The empty dict of a layer without parameters is kept as a value under its own path. For a file that holds only
+    arrays, use `named_leaves`, which omits it, and pass the structure to `unflatten`.
 
     Args:
-      tree: nested dicts; their keys are strings without "/", and not empty.
+      tree: nested dicts; their keys are non-empty strings without "/".
 
     Returns:
       Leaves and empty dicts by path, in the order of the tree. `{}` for `{}`.
 
     Raises:
-      ValueError: a key is no string, is empty or has a "/" in it, so that its path would not lead back.
+      ValueError: a key is not a string, is empty or contains "/".
     """
     flat = {}
     for key, value in tree.items():
         if not isinstance(key, str) or not key or "/" in key:
-            raise ValueError(f"flatten expects keys that are strings without '/', and not empty, got {key!r}")
+            raise ValueError(f"flatten expects keys that are non-empty strings without '/', got {key!r}")
         if isinstance(value, Mapping) and not _is_empty(value):
             flat.update({f"{key}/{path}": leaf for path, leaf in flatten(value).items()})
         else:
@@ -49,34 +49,34 @@ def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any], like: Any = None) -> Any:
-    """Builds the tree whose leaves have these paths.
+    """Builds a tree from leaves by path.
 
         unflatten(flatten(params)) == params
         unflatten(safetensors.numpy.load_file(path), like=jax.eval_shape(model.init, key)[0])
 
     Args:
-      flat: leaves by path, as `flatten` or `named_leaves` gives them.
-      like: a tree of the structure to build, empty dicts included; its leaves are not looked at. None builds nested
-        dicts, with an empty dict where the value of a path is one.
+      flat: leaves by path, as `flatten` or `named_leaves` returns them.
+      like: a tree of the structure to build, empty dicts included; its leaves are ignored. None builds nested dicts; a
+        value that is an empty dict stays one.
 
     Returns:
       The tree, with the values of `flat` as its leaves.
 
     Raises:
-      ValueError: without `like`, a path is empty in some part, or is also the beginning of another one; with it, the
-        leaves of `like` have other paths. All of these are listed.
+      ValueError: without `like`, a path has an empty part or is a prefix of another path; with `like`, its paths do not
+        match. The message lists all of them.
     """
     if like is not None:
         names = list(named_leaves(like))
         leaves = {path: leaf for path, leaf in flat.items() if not _is_empty(leaf)}
         faults = [f"missing {name!r}" for name in names if name not in leaves]
         if faults := [*faults, *(f"unexpected {path!r}" for path in leaves if path not in names)]:
-            raise ValueError("unflatten expects the leaves of `like`, got others:\n  " + "\n  ".join(faults))
+            raise ValueError("unflatten expects the paths of `like`, got differences:\n  " + "\n  ".join(faults))
         return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in names])
     beginnings = {path[:end] for path in flat for end, character in enumerate(path) if character == "/"}
     if faults := [path for path in flat if path in beginnings or not all(path.split("/"))]:
         raise ValueError(
-            f"unflatten expects paths of names between '/', none of them the beginning of another, got {faults}"
+            f"unflatten expects paths of non-empty names between '/', none of them a prefix of another, got {faults}"
         )
     tree: dict[str, Any] = {}
     for path, leaf in flat.items():
@@ -93,9 +93,9 @@ def _is_empty(value: Any) -> bool:
 
 
 def label_by_name(tree: Any, rules: Mapping[str, Any]) -> Any:
-    """Labels every leaf by the one rule that its path matches.
+    """Labels every leaf by the rule that its path matches.
 
-    Made for `optax.partition`: `label_by_name(params, {".*/bias": "plain", "(?!.*/bias).*": "decayed"})`.
+    For `optax.partition`: `label_by_name(params, {".*/bias": "plain", "(?!.*/bias).*": "decayed"})`.
 
     Args:
       tree: any pytree.
@@ -105,7 +105,7 @@ def label_by_name(tree: Any, rules: Mapping[str, Any]) -> Any:
       A tree like `tree` with the labels as its leaves.
 
     Raises:
-      ValueError: a leaf matches no rule or several, or a rule matches no leaf; all of them are listed.
+      ValueError: a leaf matches no rule or several, or a rule matches no leaf; the message lists all of them.
     """
     labels, faults, used = {}, [], set()
     for name in named_leaves(tree):
@@ -126,7 +126,7 @@ def label_by_name(tree: Any, rules: Mapping[str, Any]) -> Any:
 def mask_by_name(tree: Any, pattern: str) -> Any:
     """Marks the leaves whose whole path matches a regular expression.
 
-    Made for Optax masks: `optax.adamw(1e-3, mask=lambda params: mask_by_name(params, ".*kernel"))` decays kernels only.
+    For Optax masks: `optax.adamw(1e-3, mask=lambda params: mask_by_name(params, ".*kernel"))` decays kernels only.
 
     Args:
       tree: any pytree.

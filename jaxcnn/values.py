@@ -1,4 +1,4 @@
-"""Values: objects compared by content, printed as their constructor, copied and pickled."""
+"""Values: immutable objects that compare by content and print as their constructor call."""
 
 import dataclasses
 import functools
@@ -10,20 +10,19 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-# Where JAX shows functions whose own module is private.
+# Public modules of JAX that export functions of private modules.
 _PUBLIC_HOMES = ("jax.nn", "jax.numpy", "jax.lax", "jax.nn.initializers")
 
 
 class Value:
-    """Base of frozen dataclasses that print as the call that makes them.
+    """Base of frozen dataclasses that print as their constructor call.
 
-    Required fields are printed by position, the others by name where they differ from their default:
+    Required fields are printed by position, the others by name if they differ from their default, as in
     `Conv(3, 64, strides=(2, 2))`.
 
-    Equal values print alike and compute alike, however they were made: before a class's own `__post_init__` runs, NumPy
-    numbers become Python's, also within tuples, and a number becomes a `float` or `bool` where the field is annotated
-    so. A value is its own copy, since nothing can change it, and pickles where the functions that it holds are found by
-    name in a module.
+    Equal values print alike and compute alike. NumPy numbers, also within tuples, become Python numbers before
+    `__post_init__`. Numbers are converted to the annotated `float` or `bool`. Copies are the object itself. Pickling
+    needs functions importable by name.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -64,17 +63,17 @@ class Value:
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
 class Partial(Value):
-    """A function with some of its keyword arguments, like `functools.partial` but compared by content.
+    """A function with keyword arguments, like `functools.partial`, but compared by content.
 
-    `Partial(jax.nn.gelu, approximate=False)` equals another one made the same way, so a model that holds it is not
-    traced again. The function should be a named one of a module: a lambda equals only itself.
+    `Partial(jax.nn.gelu, approximate=False)` equals another `Partial` with the same arguments, so a model that holds it
+    is not traced again. Use a function with a name in a module: a lambda equals only itself.
 
     Args:
       function: any hashable callable.
       **options: hashable keyword arguments.
 
     Raises:
-      TypeError: the function is not callable, or an option cannot be hashed.
+      TypeError: the function is not callable, or an option is not hashable.
     """
 
     function: Callable[..., Any]
@@ -88,14 +87,14 @@ class Partial(Value):
                 hash(option)
             except TypeError:
                 raise TypeError(
-                    f"{type(self).__name__} expects options that can be hashed, got {name}={option!r}; "
+                    f"{type(self).__name__} expects hashable options, got {name}={option!r}; "
                     "use a tuple for a list, and pass arrays as arguments"
                 ) from None
         object.__setattr__(self, "function", function)
         object.__setattr__(self, "options", tuple((name, plain(options[name])) for name in sorted(options)))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the function with its options and the arguments given."""
+        """Calls the function with its options and the given arguments."""
         return self.function(*args, **dict(self.options), **kwargs)
 
     def __repr__(self) -> str:
@@ -104,13 +103,13 @@ class Partial(Value):
 
 
 def plain(value: Any) -> Any:
-    """Turns NumPy numbers into Python's, which print and compare alike on every version of NumPy.
+    """Converts NumPy numbers to Python numbers, whose text does not depend on the version of NumPy.
 
     Args:
-      value: anything; tuples and lists are gone through.
+      value: anything; the items of tuples and lists are converted too.
 
     Returns:
-      The same, with `bool`, `int` and `float` in the place of NumPy's scalars.
+      The same value, with `bool`, `int` and `float` instead of NumPy's scalars.
     """
     match value:
         case np.bool_():
@@ -129,7 +128,7 @@ def plain(value: Any) -> Any:
 
 
 def describe(value: Any) -> str:
-    """Writes a value as Python source where it can: functions by their public dotted name.
+    """Returns a value as Python source if possible: functions by their public dotted name.
 
     Args:
       value: anything.
@@ -145,7 +144,7 @@ def describe(value: Any) -> str:
 
 
 class _Named(NamedTuple):
-    """What stands for a function in a pickle: where it is found."""
+    """The module and name that stand for a function in a pickle."""
 
     module: str
     name: str
@@ -159,8 +158,8 @@ def _look_up(module: str, name: str) -> Any:
         return functools.reduce(getattr, name.split("."), importlib.import_module(module))
     except (ImportError, AttributeError) as error:
         raise pickle.UnpicklingError(
-            f"the pickle holds the function {module}.{name}, which is not there: {error}; "
-            "make it available under this name, or build the value anew"
+            f"the pickle holds the function {module}.{name}, which cannot be imported: {error}; "
+            "make it available under this name, or build the value again"
         ) from error
 
 
@@ -170,7 +169,7 @@ def _name(value: Any) -> str | None:
 
 
 def _found_by_name(value: Any) -> _Named | None:
-    """Finds the shortest public path of a function or class, or None if no module holds it under its name."""
+    """Returns the shortest public path of a function or class, or None if no module has it under its name."""
     name, home = _name(value), getattr(value, "__module__", None)
     if name is None or home is None:
         return None
@@ -186,7 +185,7 @@ def _found_by_name(value: Any) -> _Named | None:
 
 
 def _to_pickle(holder: Value, value: Any) -> Any:
-    """Replaces functions by where they are found: many of JAX's cannot be pickled themselves, such as `jax.nn.relu`."""
+    """Replaces functions by module and name: many of JAX's, such as `jax.nn.relu`, cannot be pickled themselves."""
     if value is None or isinstance(value, Value | bool | int | float | str):
         return value
     if type(value) is tuple:
@@ -204,7 +203,7 @@ def _to_pickle(holder: Value, value: Any) -> Any:
 
 
 def _as_annotated(annotation: Any, value: Any) -> Any:
-    # The annotation is a string where a module says `from __future__ import annotations`.
+    # The annotation is a string in modules with `from __future__ import annotations`.
     if annotation in (float, "float") and type(value) is int:
         return float(value)
     if annotation in (bool, "bool") and type(value) is int and value in (0, 1):

@@ -81,7 +81,7 @@ def test_the_tree_and_what_it_was_made_of_share_no_dict():
 
 @pytest.mark.parametrize("key", ["a/b", "", 3, None])
 def test_keys_that_make_no_path_are_refused(key):
-    with pytest.raises(ValueError, match=f"flatten expects keys that are strings without '/', .* got {key!r}"):
+    with pytest.raises(ValueError, match=f"flatten expects keys that are non-empty strings without '/', got {key!r}"):
         trees.flatten({"x": {key: 1}})
 
 
@@ -96,13 +96,13 @@ def test_keys_that_make_no_path_are_refused(key):
     ],
 )
 def test_paths_that_make_no_tree_are_refused(flat, bad):
-    with pytest.raises(ValueError, match="none of them the beginning of another") as caught:
+    with pytest.raises(ValueError, match="none of them a prefix of another") as caught:
         trees.unflatten(flat)
     assert str(caught.value).endswith(f"got {bad}")
 
 
 def test_leaves_of_another_structure_are_listed():
-    with pytest.raises(ValueError, match="expects the leaves of `like`, got others") as caught:
+    with pytest.raises(ValueError, match="expects the paths of `like`, got differences") as caught:
         trees.unflatten({"a": 1, "b/c": 2, "d": {}}, like={"a": 0, "b": {"e": 0}})
     assert str(caught.value).splitlines()[1:] == ["  missing 'b/e'", "  unexpected 'b/c'"]
 

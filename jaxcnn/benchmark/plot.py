@@ -1,4 +1,4 @@
-"""The picture of a benchmark: the ratio of our time to each peer's, model by model."""
+"""Draws the result of a benchmark: the ratio of jaxcnn's time to each peer's, model by model."""
 
 import os
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DPI = 150
-# M. Okabe and K. Ito, "Color Universal Design" (2008): told apart with every colour vision.
+# M. Okabe and K. Ito, "Color Universal Design" (2008): distinguishable with every colour vision.
 _COLOURS = dict(zip(PEERS, ("#D55E00", "#E69F00", "#0072B2", "#56B4E9", "#009E73", "#CC79A7"), strict=True))
 _INK = "#222222"
 _FAINT = "#DDDDDD"
@@ -23,21 +23,21 @@ _BAR_INCHES = 0.24
 
 
 def plot_ratios(records: Sequence[Record], path: str | os.PathLike[str]) -> None:
-    """Writes `ratio_figure` to a PNG file, whole or not at all.
+    """Writes `ratio_figure` to a PNG file atomically.
 
     Args:
       records: as in `ratio_figure`.
-      path: a file name that ends in .png, in a folder that exists; an older file is replaced.
+      path: a file with the extension .png in an existing folder; an older file is replaced.
 
     Raises:
       ImportError: matplotlib is not installed.
-      ValueError: `path` does not end in .png.
-      OSError: it cannot be written; see `jaxcnn.files.check_target`.
+      ValueError: the extension of `path` is not .png.
+      OSError: `path` cannot be written; see `jaxcnn.files.check_target`.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     if Path(path).suffix.lower() != ".png":
-        raise ValueError(f"pictures are PNG files: expected a path that ends in .png, got {str(path)!r}")
+        raise ValueError(f"expected a path with the extension .png, got {str(path)!r}")
     with written_whole(path) as file:
         FigureCanvasAgg(ratio_figure(records)).print_png(file)
 
@@ -45,14 +45,14 @@ def plot_ratios(records: Sequence[Record], path: str | os.PathLike[str]) -> None
 def ratio_figure(records: Sequence[Record]) -> "Figure":
     """Draws a panel for each mode: for each model and peer a bar from 1 to the median ratio, and its quartiles.
 
-    The axis is logarithmic, so that twice as fast and half as fast are as far from 1. A peer without a ratio, missing
-    or failed, says so in words. Without any peer the panel says that there was nothing to compare with.
+    The axis is logarithmic, so that twice as fast and half as fast have the same distance from 1. A peer that is
+    missing or failed shows its status instead of a bar. A panel without peers says so.
 
     Args:
-      records: what `make_records` returned, of any number of races.
+      records: records from `make_records`, of any number of races.
 
     Returns:
-      The figure, as high as it has bars.
+      The figure, whose height grows with the number of bars.
 
     Raises:
       ImportError: matplotlib is not installed.
@@ -94,7 +94,7 @@ def _draw(axes: "Axes", rows: list[tuple[str, Record]]) -> None:
         _draw_bar(axes, place, record)
     ratios = [quartile for _, record in rows if record["ratio"] for quartile in _ends(record)]
     low, high = min([0.5, *ratios]), max([2.0, *ratios])
-    # Room for the words beside the longest bars, about a fifth of the axis on each side.
+    # Space for the labels beside the longest bars, about a fifth of the axis on each side.
     room = (high / low) ** 0.33
     axes.set_xlim(low / room, high * room)
     axes.set_ylim(place + 0.8, 0.2)

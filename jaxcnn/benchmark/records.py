@@ -1,4 +1,4 @@
-"""Records: what a race found, one flat dict for each contestant, and the file of JSON lines they are kept in."""
+"""Records of a race: one flat dict for each contestant, stored in a file of JSON lines."""
 
 import datetime
 import json
@@ -19,11 +19,11 @@ def make_records(race: Race) -> list[Record]:
     """Makes the records of a race.
 
     Args:
-      race: what `jaxcnn.benchmark.race` returned.
+      race: the result of `jaxcnn.benchmark.race`.
 
     Returns:
-      A record for each contestant with the same names in all; what is not known or was not measured is None. Seconds
-      are of one step, "ratio" is our time divided by the contestant's, round by round; None for jaxcnn itself.
+      A record for each contestant, with the same keys; unknown or unmeasured values are None. Seconds are for one step.
+      "ratio" is jaxcnn's time divided by the contestant's, round by round; None for jaxcnn itself.
     """
     contest, ours = race.contest, race.outcomes[0]
     multiply_adds = ours.ready.get("facts", {}).get("multiply_adds")
@@ -83,10 +83,10 @@ def _own(contest: Contest, outcome: Outcome, ours: Outcome, flops: int | None) -
 
 
 def append_records(path: Path, records: Iterable[Record]) -> None:
-    """Adds records to a file of JSON lines, all of them in one write, so that no line is ever half there.
+    """Appends records to a file of JSON lines in one write, so that no line is incomplete.
 
     Args:
-      path: the file; it is made if there is none.
+      path: the file; it is created if it does not exist.
       records: the records.
 
     Raises:

@@ -25,23 +25,23 @@ _MEANING = (
 )
 _WARM = ("contestant", "ms (quartiles)", "n", "images/s", "GFLOP/s", "MFU", "peak MB", "ours / theirs (quartiles)")
 _DISTURBING = 0.2
-"""Busy CPU cores from which on other programs are more than the system's own housekeeping."""
+"""Busy CPU cores above which other programs may distort the measurement."""
 
 
 def bench(options: Bench) -> int:
     """Measures models in jaxcnn and its peers, prints tables, and writes records and a picture.
 
     Args:
-      options: which models, how and against whom.
+      options: models, settings and peers.
 
     Returns:
-      The exit status: 0, or 1 where jaxcnn itself could not be measured.
+      The exit status: 0, or 1 if jaxcnn itself could not be measured.
 
     Raises:
-      CommandError: an option makes no sense, or a file cannot be written; nothing has been measured then.
+      CommandError: an option is invalid, or a file cannot be written; then nothing is measured.
     """
     contests = plan(options)
-    # Before all the measuring.
+    # Before the measurements.
     with reported(OSError):
         for path in filter(None, (options.output, options.plot)):
             check_target(path)
@@ -68,13 +68,13 @@ def plan(options: Bench) -> list[benchmark.Contest]:
     """Turns the options into contests, one for each model and mode.
 
     Args:
-      options: which models, how and against whom.
+      options: models, settings and peers.
 
     Returns:
       The contests, in the order of the models.
 
     Raises:
-      CommandError: a model or peer is unknown, or a size makes no sense.
+      CommandError: a model or peer is unknown, or a size is invalid.
     """
     for name in ("batch_size", "image_size", "repeats", "devices"):
         value = getattr(options, name)
@@ -119,10 +119,10 @@ def plan(options: Bench) -> list[benchmark.Contest]:
 
 
 def print_records(records: list[benchmark.Record]) -> None:
-    """Prints the tables of one race: the warm step, and apart from it the cold start.
+    """Prints the tables of one race: the warm step and the cold start.
 
     Args:
-      records: what `make_records` returned.
+      records: records from `make_records`.
     """
     first = records[0]
     shape = "x".join(map(str, (first["batch_size"], *first["image_shape"])))
@@ -139,7 +139,7 @@ def print_records(records: list[benchmark.Record]) -> None:
     busy = first["host"]["busy_cores"]
     if busy and busy > _DISTURBING:
         say(
-            f"Other programs kept {busy:.1f} of {first['host']['cores']} cores busy meanwhile: "
+            f"Other programs kept {busy:.1f} of {first['host']['cores']} cores busy during the measurement: "
             "do not trust these numbers."
         )
     say("")
@@ -174,10 +174,10 @@ def _cold_cells(record: benchmark.Record) -> tuple[str, ...]:
 
 
 def _check_plot(path: Path | None) -> None:
-    """Refuses a picture that could not be drawn after all the measuring."""
+    """Refuses a picture that cannot be drawn, before the measurements."""
     if path is None:
         return
     if path.suffix.lower() != ".png":
-        raise CommandError(f"--plot expects a file that ends in .png, got {shown(path)}")
+        raise CommandError(f"--plot expects a file with the extension .png, got {shown(path)}")
     if not importlib.util.find_spec("matplotlib"):
         raise CommandError("--plot expects matplotlib to be installed; pip install matplotlib")

@@ -1,4 +1,4 @@
-"""Reads the command line and runs the command it names."""
+"""Parses the command line and runs its command."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def run(arguments: list[str]) -> int:
     Returns:
       The exit status: 0, or 2 after a `CommandError`, or 130 after Ctrl-C.
     """
-    # The option parser repeats the words that it does not know, and a pattern of the shell may have put any there.
+    # The option parser repeats unknown words, and a shell pattern may expand to any file name.
     with errors_escaped():
         command: Any = tyro.cli(
             Command,  # pyright: ignore[reportArgumentType]
@@ -35,12 +35,12 @@ def run(arguments: list[str]) -> int:
         complain(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        complain("\nstopped at once; checkpoints are as they were")
+        complain("\nstopped at once; the checkpoints are unchanged")
         return 130
 
 
 def _dispatch(command: Train | Evaluate | Predict | Export | Summary | Bench, arguments: list[str]) -> int:
-    # Each command loads only what it needs: a summary must not wait for Orbax.
+    # Each command imports only the packages that it needs: a summary does not wait for Orbax.
     match command:
         case Train():
             from jaxcnn.cli.train import train

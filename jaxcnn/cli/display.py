@@ -1,4 +1,4 @@
-"""What the user sees while a model trains: a live bar on a terminal, plain lines elsewhere."""
+"""Shows the progress of training: a live bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -22,7 +22,7 @@ class Display(Protocol):
     ) -> None: ...
 
     def step(self, step: int, epoch: int, metrics: Metrics, rate: float) -> None:
-        """Shows a step: how many are done, in which epoch, the sums of the epoch so far, images per second."""
+        """Shows a step: the number of steps done, the epoch, the sums of the epoch so far, images per second."""
         ...
 
     def epoch(self, row: dict[str, Any], best: bool) -> None:
@@ -35,11 +35,11 @@ class Display(Protocol):
 
 
 def make_display(epochs: int, steps_per_epoch: int, first_step: int) -> Display:
-    """Chooses the display for where the output goes.
+    """Returns the display for standard output.
 
     Args:
-      epochs: number of epochs of the training.
-      steps_per_epoch: steps in each of them.
+      epochs: number of epochs of the run.
+      steps_per_epoch: number of steps of an epoch.
       first_step: number of steps done already.
 
     Returns:
@@ -51,7 +51,7 @@ def make_display(epochs: int, steps_per_epoch: int, first_step: int) -> Display:
 
 
 class BarDisplay:
-    """A bar over the whole training that stays at the bottom, with the line of each new best epoch above it."""
+    """A progress bar of the whole training at the bottom, with a line for each new best epoch above it."""
 
     def __init__(self, epochs: int, steps_per_epoch: int, first_step: int) -> None:
         self._progress = Progress(
@@ -123,7 +123,7 @@ class LineDisplay:
         pass
 
     def step(self, step: int, epoch: int, metrics: Metrics, rate: float) -> None:
-        """Notes the epoch that the training starts in."""
+        """Stores the epoch of the first step."""
         if self._first_epoch is None:
             self._first_epoch = epoch
 
@@ -156,14 +156,14 @@ class Stopwatch:
         self.restart()
 
     def restart(self) -> None:
-        """Begins a new epoch; what happened since the last step does not count."""
+        """Starts a new epoch; the time since the last step does not count."""
         self._steps, self._since = 0, 0.0
 
     def step(self) -> float:
         """Counts a step.
 
         Returns:
-          Images per second of the epoch so far; on its first step those of the epoch before, or 0.
+          Images per second of the epoch so far; on its first step, those of the previous epoch, or 0.
         """
         now = time.monotonic()
         if self._steps == 0:

@@ -11,7 +11,7 @@ def evaluate(options: Evaluate) -> int:
     """Evaluates the best epoch of a run on every example of a split, and prints loss and accuracy.
 
     Args:
-      options: which run and which split.
+      options: the run and the split.
 
     Returns:
       The exit status, 0.

@@ -16,16 +16,17 @@ _SYMBOLIC = {"auto": None, "any": True, "fixed": False}
 
 
 def export(options: Export) -> int:
-    """Writes the best epoch of a run as a file that needs no jaxcnn, and a description of it beside.
+    """Writes the best epoch of a run as a file that runs without jaxcnn, with its description beside it.
 
     Args:
-      options: which run, and what to write.
+      options: the run, and the format of the file.
 
     Returns:
       The exit status, 0.
 
     Raises:
-      CommandError: the run cannot be read, its model cannot be exported as asked for, or the file cannot be written.
+      CommandError: the run cannot be read, its model cannot be exported with these options, or the file cannot be
+        written.
     """
     if options.format == "onnx" and (options.image_size == "any" or options.gradients):
         raise CommandError("--format onnx takes images of the run's size and has no gradients; use --format stablehlo")
@@ -64,11 +65,11 @@ def _export(options: Export, run: Trained, shape: Shape) -> ExportedModel:
 
 
 def _preprocessing(shape: Shape) -> str:
-    """Says how the images of a run were prepared, and those of `jaxcnn predict` are."""
+    """Describes the preprocessing of a run's images, which `jaxcnn predict` applies."""
     height, width, channels = shape
     kind = {1: " of grey", 3: " in the order red, green, blue"}.get(channels, "")
     return (
         f"pixels in [0, 1], 8-bit values divided by 255; {channels} channel{'s' if channels > 1 else ''}{kind}; "
         f"the model was trained on {height}x{width} pixels, to which other images are resized (bilinear, with "
-        "antialias) on a ground of the median colour of their border"
+        "antialias) on a background of the median colour of their border"
     )

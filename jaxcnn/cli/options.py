@@ -1,4 +1,4 @@
-"""The options of the commands, each command one frozen dataclass."""
+"""The options of the commands: one frozen dataclass for each command."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +9,10 @@ import tyro
 
 @dataclass(frozen=True)
 class Train:
-    """Trains a classifier, keeps the epoch that is best on the validation set, and tests that one once.
+    """Trains a classifier, keeps the best epoch on the validation set, and tests it once.
 
-    With no options: LeNet-5 on scikit-learn's handwritten digits, in about half a minute on two CPU cores. Ctrl-C stops
-    after the step with a checkpoint; a second Ctrl-C stops at once.
+    Without options, LeNet-5 on scikit-learn's handwritten digits. Ctrl-C stops after the current step and writes a
+    checkpoint; a second Ctrl-C stops at once.
     """
 
     model: str = "lenet5"
@@ -20,59 +20,61 @@ class Train:
     data: str = "digits"
     """Name of the data set, or an .npz file with arrays `images` (n, height, width[, channels]) and `labels` (n,)."""
     classes: tuple[str, ...] = ()
-    """Names of the classes to keep; the first becomes label 0. All, if not given."""
+    """Names of the classes to keep; the first becomes label 0. Default: all."""
     examples_per_class: int | None = None
-    """Training images of each class, drawn by --split-seed; all, if not given. Validation and test set stay whole."""
+    """Number of training images of each class, drawn by --split-seed. Default: all. Validation and test set are not
+    reduced."""
     epochs: int = 40
-    """Number of times that the training set is gone through."""
+    """Number of passes over the training set."""
     batch_size: int = 64
-    """Images in a step; the last images of an epoch that do not fill a batch wait for the next one."""
+    """Images in a step; an epoch omits its last images if they do not fill a batch."""
     optimizer: str = "adamw"
     """Name of the optimizer: adam, adamw, lion, rmsprop or sgd (with Nesterov momentum 0.9)."""
     learning_rate: float = 2e-3
     """Largest learning rate of the schedule."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate falls from its largest value after the warm-up."""
+    """Decay of the learning rate after the warm-up."""
     warmup_epochs: float = 3.0
-    """Epochs in which the learning rate rises from zero."""
+    """Epochs of warm-up, in which the learning rate rises from zero."""
     weight_decay: float = 1e-2
     """Weight decay of the kernels; biases and scales have none."""
     clip_norm: float | None = None
-    """Largest norm of the whole gradient; longer ones are scaled down."""
+    """Largest norm of the whole gradient; larger gradients are scaled down."""
     label_smoothing: float = 0.0
     """Weight of the uniform distribution in the targets, in [0, 1)."""
     augment: str = "affine"
-    """Augmentation of the training images: affine (turn, scale, shear, shift), crop-flip (for photographs) or none."""
+    """Augmentation of the training images: affine (rotate, scale, shear, shift), crop-flip (for photographs) or
+    none."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the computation; parameters and the loss are always float32."""
     seed: int = 0
-    """Draws the initial parameters, the order of the images, the augmentation and the dropout."""
+    """Seed of the initial parameters, the order of the images, the augmentation and the dropout."""
     split_seed: int = 0
-    """Draws the split into training, validation and test set (60, 20 and 20 % of each class)."""
+    """Seed of the split into training, validation and test set (60, 20 and 20 % of each class)."""
     init_from: str | None = None
-    """Where to take the first parameters from: the folder of a run (its best epoch), or what `load_weights` of
-    jaxcnn.interop.weights reads for this model. They must be of the same model, with as many input channels."""
+    """Source of the initial parameters: the folder of a run (its best epoch), or a source for `load_weights` of
+    jaxcnn.interop.weights. Model and number of input channels must match."""
     head: Literal["auto", "new", "keep"] = "auto"
-    """With --init-from: whether to draw the head anew. auto: if the number of classes differs, or layers are frozen."""
+    """With --init-from: whether to draw a new head. auto: if the number of classes differs, or layers are frozen."""
     freeze: str | None = None
-    """With --init-from: the layers that do not learn, neither their parameters nor their statistics: backbone (all but
-    the head), or a regular expression that matches the whole path of a layer, such as 'stem|stage[12]'."""
+    """With --init-from: the layers whose parameters and running moments are frozen: backbone (all but the head), or a
+    regular expression that matches the whole path of a layer, such as 'stem|stage[12]'."""
     unfreeze_epoch: int | None = None
-    """Number of epochs after which the frozen layers learn too, with a new optimizer and a warm-up and schedule of its
-    own; never, if not given."""
+    """Number of epochs after which all layers are trained, with a new optimizer, warm-up and schedule. Default:
+    never."""
     unfreeze_learning_rate: float | None = None
-    """Largest learning rate from then on; a tenth of --learning-rate if not given."""
+    """Largest learning rate after --unfreeze-epoch. Default: a tenth of --learning-rate."""
     learning_rates: tuple[str, ...] = ()
     """Discriminative learning rates, PATTERN=FACTOR ...: the learning rate of a parameter is multiplied by the factor
     of the one regular expression that matches its whole path, such as 'head/.*=1' '(?!head/).*=0.1'."""
     cache_features: bool = False
-    """Compute what the frozen layers return once for each image, instead of in every epoch; needs --augment none."""
+    """Compute the outputs of the frozen layers once for each image, instead of in every epoch; needs --augment none."""
     checkpoint_epochs: int = 10
-    """Epochs between two checkpoints."""
+    """Number of epochs between two checkpoints."""
     run_dir: Path | None = None
-    """Folder of the run; a new one under runs/ if not given."""
+    """Folder of the run. Default: a new folder under runs/."""
     resume: bool = False
-    """Go on with the run in --run-dir, exactly as if it had not been stopped; its options are taken from there."""
+    """Resume the run in --run-dir, with its options and with the results of a run without a stop."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +84,14 @@ class Evaluate:
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
     split: Literal["test", "validation", "train"] = "test"
-    """Which part of the data; the training set without augmentation."""
+    """Part of the data; the training set is not augmented."""
     batch_size: int = 256
     """Images in a batch."""
 
 
 @dataclass(frozen=True)
 class Predict:
-    """Says what a run's model sees in image files of any size: PNG, JPEG, GIF, BMP, TIFF, WebP or PPM."""
+    """Classifies image files of any size with the model of a run: PNG, JPEG, GIF, BMP, TIFF, WebP or PPM."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
@@ -98,29 +100,29 @@ class Predict:
     top: int = 3
     """Number of classes to print for each image."""
     invert: bool = False
-    """Exchange light and dark: for dark ink on light paper, where the model was trained on light ink."""
+    """Invert light and dark: for dark ink on light paper, if the model was trained on light ink."""
 
 
 @dataclass(frozen=True)
 class Export:
     """Writes the best epoch of a run as a file that runs without jaxcnn, for batches of any size.
 
-    A JSON file beside it says what goes in and comes out, and holds the class names and lines of Python that load it.
+    A JSON file beside it describes input and output, and has the class names and Python code that loads the file.
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
     format: Literal["stablehlo", "onnx"] = "stablehlo"
-    """StableHLO, which jax runs, or ONNX, which is compared with onnxruntime before it is written."""
+    """StableHLO, which runs with jax, or ONNX, whose results in onnxruntime are checked before it is written."""
     output: Path | None = None
-    """File to write; model.stablehlo or model.onnx in the folder of the run if not given. An older one is replaced."""
+    """File to write; an older file is replaced. Default: model.stablehlo or model.onnx in the folder of the run."""
     image_size: Literal["auto", "any", "fixed"] = "auto"
-    """Size of the images that the program takes: any, that of the run (fixed), or any where the model can (auto). ONNX
-    files take that of the run."""
+    """Image sizes that the program accepts: any, that of the run (fixed), or any if the model supports it (auto). ONNX
+    files accept only that of the run."""
     platforms: tuple[str, ...] = ("cpu", "cuda", "tpu")
-    """What a StableHLO program runs on: cpu, cuda, rocm, tpu."""
+    """Platforms of a StableHLO program: cpu, cuda, rocm, tpu."""
     gradients: bool = False
-    """Whether a StableHLO program can be differentiated, by its images."""
+    """Whether a StableHLO program can be differentiated with respect to its images."""
 
 
 @dataclass(frozen=True)
@@ -128,40 +130,40 @@ class Summary:
     """Prints a model layer by layer: path, kind, output shape, parameters, multiply-adds and receptive field."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")] = ""
-    """Name of the model; without one, the models are listed."""
+    """Name of the model. Default: list the models."""
     image_shape: tuple[int, int, int] | None = None
-    """Height, width and channels of the image; those that the model was made for if not given."""
+    """Height, width and channels of the image. Default: those of the catalog."""
     num_classes: int | None = None
-    """Number of classes; those that the model was made for if not given."""
+    """Number of classes. Default: that of the catalog."""
 
 
 @dataclass(frozen=True)
 class Bench:
     """Measures training steps and inference of models, alone or in turns with the same models in other libraries.
 
-    Each contestant runs in a process of its own, and only one at a time. The cold start (import, build, trace, lower,
-    compile, first step) is told apart from the warm step. Training is one SGD step with momentum 0.9.
+    Each contestant runs in a separate process, one at a time. The cold start (import, build, trace, lower, compile,
+    first step) and the warm step are measured separately. Training is one SGD step with momentum 0.9.
     """
 
     models: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="MODEL ...")] = ("standard",)
     """Names of models, or standard for the eight of the standard set; `jaxcnn summary` lists the models."""
     peers: str = ""
-    """Libraries to compare with, separated by commas: torch, torch-compile, flax, equinox, keras. With flax also comes
-    flax-flags, flax with the best known XLA options; on a GPU with torch also torch-compile."""
+    """Libraries to compare with, separated by commas: torch, torch-compile, flax, equinox, keras. flax adds flax-flags,
+    flax with the best known XLA options; on a GPU, torch adds torch-compile."""
     mode: Literal["train", "infer", "both"] = "both"
-    """What to measure."""
+    """Modes to measure."""
     batch_size: int | None = None
-    """Images in a step, over all devices; that of the standard set, or 128 small or 8 large images, if not given."""
+    """Images in a step, over all devices. Default: that of the standard set, or 128 small or 8 large images."""
     image_size: int | None = None
-    """Height and width of the images in pixels; those that the model was made for if not given."""
+    """Height and width of the images in pixels. Default: those of the catalog."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the computation; parameters and the loss are always float32."""
     repeats: int = 7
-    """Number of rounds that count; each lasts about half a second, but at least one step."""
+    """Number of measured rounds; each lasts about half a second, but at least one step."""
     devices: int = 1
     """Number of devices that share the batch."""
     output: Path | None = None
-    """File of JSON lines to add the records to, one for each contestant and mode."""
+    """File of JSON lines to append the records to, one for each contestant and mode."""
     plot: Path | None = None
     """PNG file for the picture of the ratios."""
 

@@ -15,15 +15,15 @@ from jaxcnn.types import Shape
 
 
 def predict(options: Predict) -> int:
-    """Prints the likeliest classes of image files.
+    """Prints the most likely classes of image files.
 
-    Files that cannot be read are named on standard error, after the predictions of the others.
+    Reports unreadable files on stderr after the predictions.
 
     Args:
-      options: which run and which images.
+      options: the run and the images.
 
     Returns:
-      The exit status: 0, or 2 where an image could not be read.
+      The exit status: 0, or 2 if an image could not be read.
 
     Raises:
       CommandError: the run cannot be read, or its model does not take pictures.
@@ -69,10 +69,10 @@ def _print_predictions(run: trained.Trained, images: list[tuple[Path, np.ndarray
 
 
 def read_image(path: Path, shape: Shape) -> np.ndarray:
-    """Reads an image file as a model wants it.
+    """Reads an image file and converts it to a model's image shape.
 
-    The pixels are those of `jaxcnn.data.pictures.read_picture`. A picture of another aspect is put on a ground of its
-    border's median colour, so that nothing of it is cut or squeezed; then it is resized (bilinear, with antialias).
+    The pixels are those of `jaxcnn.data.pictures.read_picture`. The picture keeps its aspect ratio: it is resized to
+    fit (bilinear, with antialias) on a background of its border's median colour.
 
     Args:
       path: an image file.
@@ -82,7 +82,7 @@ def read_image(path: Path, shape: Shape) -> np.ndarray:
       The image, float32 in [0, 1].
 
     Raises:
-      PictureError: there is no such file, or it cannot be read as a picture.
+      PictureError: the file does not exist or cannot be read as a picture.
       CommandError: Pillow is not installed.
     """
     with reported(ImportError):
@@ -90,15 +90,15 @@ def read_image(path: Path, shape: Shape) -> np.ndarray:
 
 
 def _fit(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes an image to fit into a height and width, on a ground of the median colour of its border."""
+    """Resizes an image to fit into a height and width, on a background of the median colour of its border."""
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     ground = np.empty((height, width, pixels.shape[2]), np.float32)
     ground[:] = np.median(border, axis=0)
-    # Resized first: the ground around a very long picture would not fit into memory.
+    # Resize first: the padding of a very long picture might not fit in memory.
     scale = min(height / pixels.shape[0], width / pixels.shape[1])
     rows, columns = (max(round(size * scale), 1) for size in pixels.shape[:2])
     top, left = (height - rows) // 2, (width - columns) // 2
-    # One channel at a time, since a picture may take a gigabyte.
+    # One channel at a time, to limit memory.
     for channel in range(pixels.shape[2]):
         one = jax.numpy.asarray(pixels[..., channel : channel + 1])
         fitted = ops.resize(one, (rows, columns), antialias=True)

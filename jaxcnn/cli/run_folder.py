@@ -1,4 +1,4 @@
-"""The folder of a run: its options, its metrics and where its checkpoints and pictures are."""
+"""The folder of a run: options, metrics, and the paths of checkpoints and pictures."""
 
 import dataclasses
 import importlib.metadata
@@ -16,7 +16,7 @@ from jaxcnn.cli.terminal import shown
 from jaxcnn.files import check_target, written_whole
 
 _PLACE = ("run_dir", "resume")
-"""Options that say where a run is, not what it is."""
+"""Options that locate a run but do not define it."""
 
 
 class RunFolder:
@@ -26,7 +26,7 @@ class RunFolder:
       path: the folder.
 
     Raises:
-      CommandError: it is not the folder of a run, or its config.json cannot be read.
+      CommandError: the path is not the folder of a run, or its config.json cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,7 +34,7 @@ class RunFolder:
         config = path / "config.json"
         if not config.is_file():
             raise CommandError(
-                f"expected the folder of a run, with a config.json, got {shown(path)}; `jaxcnn train` makes one"
+                f"expected the folder of a run, with a config.json, got {shown(path)}; create one with `jaxcnn train`"
             )
         try:
             self.config: dict[str, Any] = json.loads(config.read_text())
@@ -58,33 +58,33 @@ class RunFolder:
         fingerprint: str,
         begins_with: dict[str, Any],
     ) -> "RunFolder":
-        """Makes the folder of a new run.
+        """Creates the folder of a new run.
 
         Args:
-          path: where; it must be new or empty.
-          options: what to train.
+          path: the folder; it must be new or empty.
+          options: the options of the training.
           arguments: the words of the command line, for the record.
           fingerprint: checksum of the data.
-          begins_with: what is to be known of the weights that it begins with, as JSON values by name.
+          begins_with: facts about the initial weights, as JSON values by name.
 
         Returns:
           The folder.
 
         Raises:
-          CommandError: something is there already, or the path is not UTF-8.
+          CommandError: the path exists and is not an empty folder, or is not UTF-8.
         """
         try:
             str(path.absolute()).encode()
         except UnicodeEncodeError:
-            # That checkpoints need, and would find out after the first epochs.
+            # Checkpoints need UTF-8, and would fail only after the first epochs.
             raise CommandError(
                 f"expected a folder whose whole path is UTF-8, got {shown(path.absolute())}; choose another --run-dir"
             ) from None
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            what = "holds a run already" if (path / "config.json").is_file() else "is not empty"
+            what = "already contains a run" if (path / "config.json").is_file() else "is not empty"
             raise CommandError(
                 f"expected a new folder for the run, but {shown(path)} {what}; "
-                "choose another --run-dir, or go on with the run in it by --resume"
+                "choose another --run-dir, or resume its run with --resume"
             )
         with reported(OSError):
             path.mkdir(parents=True, exist_ok=True)
@@ -104,9 +104,9 @@ class RunFolder:
 
     @property
     def options(self) -> Train:
-        """The options that the run was started with."""
+        """The options of the run."""
         values = self.config["options"].items()
-        # JSON knows no tuples.
+        # JSON has no tuples.
         options: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values}
         return Train(**options, run_dir=self.path)
 
@@ -116,13 +116,13 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Reads metrics.jsonl: one dict for each epoch done."""
+        """Reads metrics.jsonl: one dict for each finished epoch."""
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return []
         rows = []
         for line in path.read_text().splitlines():
-            # Whoever was killed while writing left half a line, and nothing after it.
+            # A process that was killed while writing leaves an incomplete last line.
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:
@@ -130,18 +130,18 @@ class RunFolder:
         return rows
 
     def append_metrics(self, row: dict[str, Any]) -> None:
-        """Adds a line to metrics.jsonl."""
+        """Appends a line to metrics.jsonl."""
         with check_target(self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
 
     def keep_metrics(self, epochs: int) -> list[dict[str, Any]]:
-        """Drops the lines of epochs that a resumed run will do again.
+        """Drops the lines of epochs that a resumed run will repeat.
 
         Args:
-          epochs: number of epochs that are done.
+          epochs: number of finished epochs.
 
         Returns:
-          The lines that are left.
+          The remaining lines.
         """
         rows = [row for row in self.metrics() if row["epoch"] <= epochs]
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
@@ -158,7 +158,7 @@ class RunFolder:
 
 
 def option_values(options: Train) -> dict[str, Any]:
-    """Lists the options that say what a run is.
+    """Returns the options that define a run.
 
     Args:
       options: the options of a training.
@@ -170,10 +170,10 @@ def option_values(options: Train) -> dict[str, Any]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all.
+    """Writes a text file atomically.
 
     Args:
-      path: the file; an older one is replaced.
+      path: the file; an older file is replaced.
       text: its contents.
     """
     with written_whole(path) as file:
@@ -181,9 +181,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def versions_differ(folder: RunFolder) -> list[str]:
-    """Lists what was another version when a run was started, or another processor.
+    """Lists the packages and processors that changed since a run was started.
 
-    On CPU the number of cores decides in which order XLA adds up some sums, such as the gradient of a bias.
+    On CPU, the order of some of XLA's sums, such as the gradient of a bias, depends on the number of cores.
 
     Args:
       folder: the folder of the run.
@@ -193,7 +193,7 @@ def versions_differ(folder: RunFolder) -> list[str]:
     """
     before, now = folder.config["versions"], _versions()
     if jax.default_backend() == "cpu":
-        # Not in the folders of older versions.
+        # Configs of older versions lack this key.
         before, now = before | folder.config.get("processor", {}), now | _processor()
     return [f"{name} {was}, now {now.get(name)}" for name, was in before.items() if now.get(name) != was]
 

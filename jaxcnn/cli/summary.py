@@ -13,18 +13,18 @@ def summary(options: Summary) -> int:
     """Prints the table of a model, or the list of models.
 
     Args:
-      options: which model, for which images.
+      options: the model and the shape of its images.
 
     Returns:
       The exit status, 0.
 
     Raises:
-      CommandError: there is no such model, or it cannot take such images.
+      CommandError: the model is unknown, or does not support the images.
     """
     if not options.model:
         say("models\n")
         say(_models().text(columns()))
-        say("\nwithout the auxiliary heads of googlenet and inception_v3, which compute in training only")
+        say("\nwithout the auxiliary heads of googlenet and inception_v3, which are used only in training")
         return 0
     entry = names.choose("model", options.model, CATALOG)
     shape = options.image_shape or entry.image_shape

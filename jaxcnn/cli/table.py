@@ -5,19 +5,19 @@ from typing import NamedTuple
 
 _ACROSS = "  "
 _LEAST_NAME = 16
-"""Narrowest column of names, in characters; longer names go on in the next line."""
+"""Narrowest column of names, in characters; longer names continue on the next line."""
 
 
 class Table(NamedTuple):
-    """A table of text that gives way where a terminal is narrow.
+    """A table of text that adapts to narrow terminals.
 
     Attributes:
       headings: one for each column.
       rows: cells; the first is a name whose parts are separated by "/".
       totals: rows below a rule.
-      left: columns that stand at the left of their width, the others at the right.
-      counts: columns of numbers that can be rounded.
-      spare: columns that can be left out, the least important first.
+      left: left-aligned columns; the others are right-aligned.
+      counts: columns of numbers that may be rounded.
+      spare: columns that may be hidden, the least important first.
     """
 
     headings: tuple[str, ...]
@@ -28,13 +28,13 @@ class Table(NamedTuple):
     spare: tuple[int, ...]
 
     def text(self, width: int | None) -> str:
-        """Writes the table.
+        """Formats the table.
 
-        What is too wide loses first the length of its headings, then the last digits of its numbers, then columns of
-        `spare`; the names always stay.
+        A table that is too wide first gets shorter headings, then rounded numbers, then loses columns of `spare`; names
+        are always kept.
 
         Args:
-          width: characters in a line of the terminal; None for no limit.
+          width: width of the terminal in characters; None for no limit.
 
         Returns:
           The lines.
@@ -55,11 +55,11 @@ class Table(NamedTuple):
                 exact = ", ".join(f"{row[column]} {self.headings[column]}" for column in self.counts)
                 lines.append(f"{row[0]}: {exact}")
         if left_out := [heading for column, heading in enumerate(self.headings) if column not in columns]:
-            lines.append(f"not shown in so narrow a terminal: {', '.join(left_out)}")
+            lines.append(f"columns hidden (narrow terminal): {', '.join(left_out)}")
         return "\n".join(lines)
 
     def _lines(self, columns: list[int], width: int | None, *, broken: bool, rounded: bool) -> list[str]:
-        parts: list[list[list[str]]] = []  # of each row, of each column, the lines
+        parts: list[list[list[str]]] = []  # lines by row and column
         for row in (self.headings, *self.rows, *self.totals):
             cells = [_rounded(row[column]) if rounded and column in self.counts else row[column] for column in columns]
             parts.append([[cell] for cell in cells])
@@ -90,12 +90,12 @@ class Table(NamedTuple):
 
 
 def _broken(heading: str) -> list[str]:
-    """Breaks a heading such as "multiply-adds" or "ms (quartiles)" into two lines."""
+    """Splits a heading such as "multiply-adds" or "ms (quartiles)" into two lines."""
     return heading.replace(" (", "\n(").split("\n") if "(" in heading else heading.replace("-", "- ").split(" ")
 
 
 def _folded(name: str, width: int) -> list[str]:
-    """Breaks a name at its "/" or spaces, so that its lines are not longer than a width where that is possible."""
+    """Splits a name at "/" or spaces into lines that fit a width if possible."""
     lines = [""]
     for part in name.replace("/", "/\0").replace(" ", " \0").split("\0"):
         if len(lines[-1]) + len(part.rstrip()) > width and lines[-1].strip():
@@ -105,7 +105,7 @@ def _folded(name: str, width: int) -> list[str]:
 
 
 def _rounded(cell: str) -> str:
-    """Rounds a number to three digits: "118M" for "118,013,952"."""
+    """Rounds a number to three digits: "118,013,952" becomes "118M"."""
     digits = cell.replace(",", "")
     if not digits.isdigit():
         return cell

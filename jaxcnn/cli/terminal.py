@@ -1,4 +1,4 @@
-"""The one way to a terminal: text of files, users and other libraries never gets there as it is."""
+"""Prints to the terminal, and escapes the untrusted text of files, users and other libraries."""
 
 import contextlib
 import io
@@ -14,34 +14,34 @@ from jaxcnn.text import printable
 
 
 def shown(text: object) -> str:
-    """Makes a name, a path or a word from a file fit for a line or a table of the output.
+    """Escapes a name, a path or other untrusted text for one line or table cell of the output.
 
     Args:
       text: anything; its `str` is shown.
 
     Returns:
-      One line of printable characters, of those only that standard output can encode; the others are escaped, such as
-      a line break by "\\n".
+      One line of printable characters that standard output can encode; the others are escaped, such as a line break as
+      "\\n".
     """
     return _encodable(printable(text), sys.stdout)
 
 
 def columns() -> int | None:
-    """Returns the characters in a line of standard output; None for a file or a pipe, which take lines of any length.
+    """Returns the width of standard output in characters; None for a file or a pipe, which have no limit.
 
-    The environment variable COLUMNS overrides what the terminal says.
+    The environment variable COLUMNS overrides the width of the terminal.
     """
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def escaped(text: str) -> str:
-    """Makes a message of several lines fit for standard output.
+    """Escapes a message of several lines for standard output.
 
     Args:
       text: the lines.
 
     Returns:
-      The same lines; what is not printable in them, or cannot be encoded, is escaped.
+      The same lines; characters that are not printable or cannot be encoded are escaped.
     """
     return _encodable(printable(text, keep="\n"), sys.stdout)
 
@@ -50,7 +50,7 @@ def say(text: str, *, flush: bool = False) -> None:
     """Prints lines to standard output.
 
     Args:
-      text: the lines; what is not printable in them is escaped, but for line breaks.
+      text: the lines; characters that are not printable are escaped, except line breaks.
       flush: whether to show them at once.
     """
     print(escaped(text), flush=flush)
@@ -60,28 +60,28 @@ def complain(text: str) -> None:
     """Prints lines to standard error.
 
     Args:
-      text: the lines; what is not printable in them is escaped, but for line breaks.
+      text: the lines; characters that are not printable are escaped, except line breaks.
     """
-    # In the order in which they were said, where both streams go to one file.
+    # Keep the order of messages if both streams go to one file.
     sys.stdout.flush()
     print(_encodable(printable(text, keep="\n"), sys.stderr), file=sys.stderr)
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """Makes a console of rich that prints text as it is: brackets in a name are no colours.
+    """Makes a rich console that does not interpret markup: brackets in a name are printed.
 
     Args:
       stderr: whether it prints to standard error.
 
     Returns:
-      The console; what it prints of others must have gone through `shown` or `escaped`.
+      The console; escape untrusted text with `shown` or `escaped` first.
     """
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 @contextlib.contextmanager
 def errors_escaped() -> Iterator[None]:
-    """Holds back what another library prints to standard error, and prints it with all but its colours escaped."""
+    """Captures the standard error of another library, and prints it with everything but its colours escaped."""
     held = io.StringIO()
     try:
         with contextlib.redirect_stderr(held):

@@ -53,14 +53,14 @@ EVAL_BATCH_SIZE = 256
 
 
 class Experiment(NamedTuple):
-    """What the options of a training stand for.
+    """The data, model and phases that the options of a training define.
 
     Attributes:
       splits: the data, split.
       fingerprint: checksum of the data before the split.
       batches: the training set by step.
       model: gives logits.
-      phases: what learns when, one after the other.
+      phases: phases of the training, in order.
       dtype: dtype of the computation.
     """
 
@@ -73,15 +73,15 @@ class Experiment(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """A part of a training in which the same layers learn.
+    """A part of a training with the same frozen layers.
 
     Attributes:
-      frozen: which layers do not learn; see `transfer.freeze_layers`.
+      frozen: the frozen layers; see `transfer.freeze_layers`.
       model: the model, with these layers frozen.
-      first_epoch: number of epochs done at its start.
-      last_epoch: number of epochs done at its end.
+      first_epoch: number of finished epochs at its start.
+      last_epoch: number of finished epochs at its end.
       schedule: learning rate by step, counted from the start of the phase.
-      optimizer: follows the schedule; it begins afresh with the phase.
+      optimizer: optimizer with the schedule; its state is new in each phase.
     """
 
     frozen: str | None
@@ -96,11 +96,11 @@ class Best(NamedTuple):
     """The best epoch so far, by accuracy on the validation set and then by loss.
 
     Attributes:
-      epoch: its number, from 1; 0 if there is none yet.
+      epoch: its number, from 1; 0 before the first epoch.
       accuracy: on the validation set.
       loss: on the validation set.
-      params: its parameters, with nothing frozen.
-      state: its state, with nothing frozen.
+      params: its parameters, in the layout without frozen layers.
+      state: its state, in the layout without frozen layers.
     """
 
     epoch: int
@@ -115,13 +115,13 @@ def set_up(options: Train, normalization: transfer.Normalization | None = None) 
 
     Args:
       options: the options of a training.
-      normalization: what the model does to pixels first, or None.
+      normalization: normalization of the pixels in the model, or None.
 
     Returns:
-      What they stand for.
+      The experiment.
 
     Raises:
-      CommandError: a name is unknown, or the data do not fit.
+      CommandError: a name is unknown, or the data do not fit the model.
     """
     everything = names.load_data(options.data)
     checksum = zlib.crc32(everything.labels.tobytes(), zlib.crc32(everything.images.tobytes()))
@@ -152,7 +152,7 @@ def set_up(options: Train, normalization: transfer.Normalization | None = None) 
 
 
 def _phases(options: Train, model: Model, steps_per_epoch: int) -> tuple[Phase, ...]:
-    """Says what learns when, and with which optimizer."""
+    """Returns the phases of a training, with their frozen layers and optimizers."""
     structure = jax.eval_shape(model.init, jax.random.key(0))
     factors = transfer.learning_rate_factors(options, structure[0])
 
@@ -183,10 +183,10 @@ def _phases(options: Train, model: Model, steps_per_epoch: int) -> tuple[Phase, 
 
 
 def checkpoint_tree(train_state: TrainState, params: Any, state: Any) -> dict[str, Any]:
-    """Arranges what a checkpoint holds.
+    """Returns the tree of a checkpoint.
 
     Args:
-      train_state: where training stands.
+      train_state: the train state.
       params: parameters of the best epoch so far.
       state: state of the best epoch so far.
 
@@ -197,14 +197,14 @@ def checkpoint_tree(train_state: TrainState, params: Any, state: Any) -> dict[st
 
 
 def restore(experiment: Experiment, checkpoints: Checkpoints) -> Restored:
-    """Reads the newest sound checkpoint of a run.
+    """Reads the newest valid checkpoint of a run.
 
     Args:
-      experiment: what its options stand for.
+      experiment: the experiment of the run.
       checkpoints: its checkpoints.
 
     Returns:
-      The checkpoint; its tree is that of `checkpoint_tree`, in the layout of the phase that its step belongs to.
+      The checkpoint; its tree is that of `checkpoint_tree`, in the layout of the phase of its step.
     """
 
     def like(step: int) -> dict[str, Any]:
@@ -220,24 +220,24 @@ def restore(experiment: Experiment, checkpoints: Checkpoints) -> Restored:
 
 
 def train(options: Train, arguments: list[str]) -> int:
-    """Trains a model in a run folder, from the start or from where it was stopped.
+    """Trains a model in a run folder, from the start or from its newest checkpoint.
 
     Args:
-      options: what to train.
-      arguments: the words of the command line after `train`, to tell which options were given.
+      options: the options of the training.
+      arguments: the words of the command line after `train`, to detect options that were given.
 
     Returns:
-      The exit status: 0 when the run is finished or was stopped by Ctrl-C.
+      The exit status: 0 if the run is finished or was stopped by Ctrl-C.
 
     Raises:
-      CommandError: the options, the data or the folder do not allow it, or the training diverged.
+      CommandError: the options, the data or the folder are invalid, or the training diverged.
     """
     folder = None
     if options.resume:
         folder = _folder_to_resume(options)
         options = _resumed_options(folder, arguments)
         if result := folder.result():
-            say(f"the run in {shown(folder.path)} is finished already")
+            say(f"the run in {shown(folder.path)} is already finished")
             _print_result(folder.path, result)
             return 0
     _check(options)
@@ -257,20 +257,20 @@ def train(options: Train, arguments: list[str]) -> int:
         path = options.run_dir or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{options.model}-{options.seed}"
         folder = RunFolder.create(path, options, arguments, experiment.fingerprint, begins_with)
     elif folder.config["data_fingerprint"] != experiment.fingerprint:
-        raise CommandError(f"expected the data that the run in {shown(folder.path)} was started with, got others")
+        raise CommandError(f"expected the data that the run in {shown(folder.path)} was started with, got other data")
     elif fresh and folder.config["weights_fingerprint"] != begins_with["weights_fingerprint"]:
-        raise CommandError(f"expected the weights that the run in {shown(folder.path)} was started with, got others")
+        raise CommandError(f"expected the weights of the start of the run in {shown(folder.path)}, got other weights")
     return _Run(options, experiment, folder).go(first)
 
 
 def _keys(options: Train) -> tuple[jax.Array, jax.Array]:
-    """The keys of the first parameters and of the training."""
+    """Returns the keys of the initial parameters and of the training."""
     init_key, train_key = jax.random.split(jax.random.key(options.seed))
     return init_key, train_key
 
 
 def _with_absolute_paths(options: Train) -> Train:
-    """Makes a run independent of the folder that it was started in."""
+    """Makes paths absolute, so that a run does not depend on the working directory."""
     if options.data not in names.DATA and Path(options.data).exists():
         options = dataclasses.replace(options, data=str(Path(options.data).absolute()))
     if options.init_from is not None and Path(options.init_from).exists():
@@ -279,7 +279,7 @@ def _with_absolute_paths(options: Train) -> Train:
 
 
 class _Run:
-    """One training: what callbacks share."""
+    """One training: the state that callbacks share."""
 
     def __init__(self, options: Train, experiment: Experiment, folder: RunFolder) -> None:
         self.options, self.experiment, self.folder = options, experiment, folder
@@ -291,10 +291,10 @@ class _Run:
         self.interrupted = False
 
     def go(self, first: tuple[Params, State] | None) -> int:
-        """Trains, then tests and draws.
+        """Trains, then tests and draws the figures.
 
         Args:
-          first: parameters and state to begin with; None to go on from the newest checkpoint.
+          first: initial parameters and state; None to continue from the newest checkpoint.
 
         Returns:
           The exit status, 0.
@@ -319,14 +319,14 @@ class _Run:
                 self._save(fitted.train_state, fitted.metrics)
         if fitted.stopped:
             self._draw_curves()
-            say(f"stopped after step {int(fitted.train_state.step)}, with a checkpoint; go on with:")
+            say(f"stopped after step {int(fitted.train_state.step)}, with a checkpoint; resume with:")
             say(f"  jaxcnn train --run-dir {shown(shlex.quote(str(self.folder.path)))} --resume")
             return 0
         self._finish()
         return 0
 
     def _begin(self, phase: Phase, params: Params, state: State, step: int) -> TrainState:
-        """Makes the train state that a phase begins with."""
+        """Makes the initial train state of a phase."""
         _, params, state = transfer.freeze_layers(phase.frozen, self.experiment.model, params, state)
         return make_train_state(params, state, phase.optimizer, step=step)
 
@@ -340,13 +340,13 @@ class _Run:
             raise
 
     def _fit_phases(self, train_state: TrainState, metrics: Metrics) -> Fitted:
-        """Goes through the phases, from the one that the train state stands in."""
+        """Runs the phases, from the one of the train state's step."""
         steps_per_epoch, fitted = self.experiment.batches.steps_per_epoch, None
         for phase in self.experiment.phases:
             if fitted is not None:
                 _, *now = unfreeze(self.phase.model, fitted.train_state.params, fitted.train_state.state)
                 train_state = self._begin(phase, *now, step=int(fitted.train_state.step))
-                self.display.note(f"epoch {phase.first_epoch + 1}: all layers learn from here on")
+                self.display.note(f"epoch {phase.first_epoch + 1}: all layers are trained from now on")
             elif int(train_state.step) > phase.last_epoch * steps_per_epoch:
                 continue
             self._enter(phase, train_state)
@@ -361,14 +361,14 @@ class _Run:
                 metrics=metrics,
             )
             metrics = Metrics()
-            # After the last step of a phase, `fit` cannot know that there is another one.
+            # After the last step of a phase, `fit` does not know about the next phase.
             if fitted.stopped or (self.interrupted and phase.last_epoch < self.options.epochs):
                 return fitted._replace(stopped=True)
         assert fitted is not None
         return fitted
 
     def _enter(self, phase: Phase, train_state: TrainState) -> None:
-        """Makes the compiled steps of a phase, and the data that they take."""
+        """Makes the compiled steps of a phase, and their data."""
         self.phase, self.batches, self.validation = phase, self.experiment.batches, self.experiment.splits.validation
         model, dtype = phase.model, self.experiment.dtype
         if self.options.cache_features and phase.frozen is not None:
@@ -410,7 +410,7 @@ class _Run:
         improved = (accuracy, -loss) > (self.best.accuracy, -self.best.loss)
         if improved:
             _, *unfrozen = unfreeze(self.phase.model, params, state)
-            # Copies, since the train state is donated to the next step.
+            # Copies, because the train state is donated to the next step.
             self.best = Best(progress.epoch, accuracy, loss, *jax.tree.map(jnp.copy, unfrozen))
         row = {
             "epoch": progress.epoch,
@@ -440,7 +440,7 @@ class _Run:
 
     def _save(self, train_state: TrainState, metrics: Metrics) -> None:
         step = int(train_state.step)
-        # Not `latest_step`, which may be a damaged checkpoint that a resumed run has to save again.
+        # Not `latest_step`: it may be a damaged checkpoint, which a resumed run must save again.
         if step == self.saved_step:
             return
         meta = {
@@ -461,14 +461,14 @@ class _Run:
         self.best = Best(**restored.meta["best"], params=best["params"], state=best["state"])
         self.rows = self.folder.keep_metrics(restored.step // self.experiment.batches.steps_per_epoch)
         for difference in versions_differ(self.folder):
-            say(f"note: {difference}; the numbers may differ in their last digits from a run without a stop")
-        say(f"going on after step {restored.step}")
+            say(f"note: {difference}; the last digits may differ from those of a run without a stop")
+        say(f"resuming after step {restored.step}")
         return restored.tree["train_state"], Metrics(**restored.meta["metrics"])
 
     def _announce(self, display: Display) -> None:
         splits, options = self.experiment.splits, self.options
         learning = count_parameters(self.experiment.phases[0].model)
-        frozen = "" if options.freeze is None else f" of which {learning:,} learn at first"
+        frozen = "" if options.freeze is None else f" ({learning:,} trained at first)"
         parameters = f"{count_parameters(self.experiment.model):,} parameters{frozen}"
         display.note(
             f"{options.model}, {parameters}, on {shown(options.data)}: "
@@ -504,7 +504,7 @@ class _Run:
         self.folder.write_result(result)
         self._draw_curves()
         figures.plot_confusion(test.labels, predictions, test.class_names, self.folder.path / "confusion.png")
-        # Images of other channels than grey or colour are drawn as their mean.
+        # Images that are neither grey nor RGB are drawn as the mean of their channels.
         drawn = test.images if test.images.shape[3] in (1, 3) else test.images.mean(axis=3, keepdims=True)
         figures.plot_mistakes(
             drawn, test.labels, predictions, probabilities, test.class_names, self.folder.path / "mistakes.png"
@@ -520,10 +520,10 @@ class _Run:
 
 @contextmanager
 def _interruptible(interrupt: Any) -> Iterator[None]:
-    """Turns the first Ctrl-C (or a polite kill) into a call; the second one stops at once."""
+    """Turns the first Ctrl-C (or SIGTERM) into a call; the second one stops at once."""
 
     def handle(number: int, frame: FrameType | None) -> None:
-        # First of all, so that a second one stops at once even while this one is answered.
+        # First, so that a second signal stops at once even while the first is handled.
         for kind in kinds:
             signal.signal(kind, previous[kind])
         interrupt()
@@ -539,7 +539,7 @@ def _interruptible(interrupt: Any) -> Iterator[None]:
 
 
 def _check(options: Train) -> None:
-    """Refuses options that make no sense, before anything is made."""
+    """Refuses invalid options, before anything is created."""
     names.choose("optimizer", options.optimizer, names.OPTIMIZERS)
     names.choose("augmentation", options.augment, names.AUGMENTATIONS)
     for name, valid, expected in (
@@ -581,13 +581,11 @@ def _check(options: Train) -> None:
         ("cache_features", options.cache_features, "freeze", options.freeze is not None),
     ):
         if given and not there:
-            raise CommandError(
-                f"{_flag(name)} means something only with {_flag(needs)}; give that too, or leave it out"
-            )
+            raise CommandError(f"{_flag(name)} has an effect only with {_flag(needs)}; give both, or omit it")
     if options.cache_features and options.augment != "none":
         raise CommandError(
-            f"--cache-features expects --augment none, got {options.augment}: images that change in every epoch have "
-            "other features every time"
+            f"--cache-features expects --augment none, got {options.augment}: augmentation changes the images, "
+            "and so their features, in every epoch"
         )
 
 
@@ -597,12 +595,12 @@ def _flag(name: str) -> str:
 
 def _folder_to_resume(options: Train) -> RunFolder:
     if options.run_dir is None:
-        raise CommandError("--resume expects the folder of the run to go on with: --run-dir FOLDER")
+        raise CommandError("--resume expects the folder of the run: --run-dir FOLDER")
     return RunFolder(options.run_dir)
 
 
 def _resumed_options(folder: RunFolder, arguments: list[str]) -> Train:
-    """Takes the options of the run, and refuses others given on the command line."""
+    """Returns the options of the run, and refuses different ones on the command line."""
     stored = folder.options
     with errors_escaped():
         given: Train = tyro.cli(
@@ -616,8 +614,8 @@ def _resumed_options(folder: RunFolder, arguments: list[str]) -> Train:
     changed = [f"{_flag(name)} {before[name]} to {now[name]}" for name in before if before[name] != now[name]]
     if changed:
         raise CommandError(
-            f"--resume goes on with a run as it was started and cannot change {', '.join(changed)}; "
-            "leave these options out, or start a new run"
+            f"--resume keeps the options of a run and cannot change {', '.join(changed)}; "
+            "omit these options, or start a new run"
         )
     return given
 

@@ -1,4 +1,4 @@
-"""The model of a run, as its best epoch left it."""
+"""The trained model of a run."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ class Trained(NamedTuple):
       params: its parameters.
       state: its state.
       epoch: the best epoch.
-      splits: the data that it was trained, chosen and tested on.
+      splits: the data of its training, validation and test.
       dtype: dtype of the computation.
     """
 
@@ -34,7 +34,7 @@ class Trained(NamedTuple):
 
 
 def load(run: Path) -> Trained:
-    """Reads the best epoch of a run from its newest sound checkpoint.
+    """Reads the best epoch of a run from its newest valid checkpoint.
 
     Args:
       run: folder of the run.
@@ -43,13 +43,13 @@ def load(run: Path) -> Trained:
       The model, ready to use.
 
     Raises:
-      CommandError: it is not the folder of a run, its data are others now, or no epoch of it was saved.
+      CommandError: the path is not the folder of a run, its data have changed, or no epoch was saved.
     """
     folder = RunFolder(run)
     experiment = set_up(folder.options, read_normalization(folder))
     if folder.config["data_fingerprint"] != experiment.fingerprint:
         raise CommandError(
-            f"expected the data that the run in {shown(run)} was trained on, got others; were they changed?"
+            f"expected the data that the run in {shown(run)} was trained on, got other data; were they changed?"
         )
     with reported(FileNotFoundError, CheckpointError, ValueError):
         restored = restore(experiment, Checkpoints(folder.checkpoints))
@@ -58,7 +58,7 @@ def load(run: Path) -> Trained:
     epoch = restored.meta["best"]["epoch"]
     if epoch == 0:
         raise CommandError(
-            f"expected a run with at least one whole epoch, got {shown(run)}, stopped before; resume it first"
+            f"expected a run with at least one whole epoch, got {shown(run)}, which stopped earlier; resume it first"
         )
     best = restored.tree["best"]
     return Trained(experiment.model, best["params"], best["state"], epoch, experiment.splits, experiment.dtype)

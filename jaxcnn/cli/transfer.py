@@ -1,4 +1,4 @@
-"""Where the parameters of a training come from, and which of them learn when."""
+"""Loads the initial parameters of a training, and freezes layers."""
 
 import re
 import zlib
@@ -22,17 +22,17 @@ from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
 from jaxcnn.types import Params, State
 
 _BACKBONE = r"(?!(head|aux\d*)(/|$)).*"
-# A longer list than this would push the message itself off the screen.
+# A longer list would push the message off the screen.
 _LISTED = 10
 
 
 class Normalization(NamedTuple):
-    """What weights expect of pixels in [0, 1].
+    """Normalization of pixels in [0, 1] that weights expect.
 
     Attributes:
-      mean: what is subtracted, for each channel.
-      std: what the difference is divided by, for each channel.
-      reverse: whether the order of the channels is turned round before.
+      mean: mean of each channel.
+      std: standard deviation of each channel.
+      reverse: whether the order of the channels is reversed first.
     """
 
     mean: tuple[float, ...]
@@ -41,14 +41,14 @@ class Normalization(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Weights to begin with.
+    """Initial weights.
 
     Attributes:
-      name: where they are from, for messages.
-      params: parameters by their paths in the model.
-      state: state likewise.
-      model: the model that they were trained with; None where it is that of the catalog.
-      normalization: what they expect of pixels in [0, 1], or None.
+      name: their source, for messages.
+      params: parameters by path in the model.
+      state: state by path in the model.
+      model: the model that they were trained with; None if it is that of the catalog.
+      normalization: the normalization that they expect, or None.
     """
 
     name: str
@@ -70,13 +70,13 @@ def read_source(options: Train) -> Source:
     """Reads the weights of --init-from.
 
     Args:
-      options: the options of a training that has it.
+      options: the options of a training with --init-from.
 
     Returns:
-      The weights, whatever their head.
+      The weights, with any head.
 
     Raises:
-      CommandError: there are none, or they are those of another model.
+      CommandError: there are no weights, or they belong to another model.
     """
     names.choose("model", options.model, CATALOG)
     source = str(options.init_from)
@@ -86,7 +86,7 @@ def read_source(options: Train) -> Source:
 
 
 def _read_weights(source: str, options: Train) -> Source:
-    # Knows the names of many libraries, which a run that begins with another run need not read.
+    # Imported here: it is large, and not needed if a run starts from another run.
     from jaxcnn.interop.weights import load_weights
 
     with reported(ImportError, OSError, ValueError):
@@ -115,7 +115,7 @@ def _read_run(path: Path, options: Train) -> Source:
         say(f"skipped a damaged checkpoint: {reason}")
     if best.meta["best"]["epoch"] == 0:
         raise CommandError(
-            f"expected a run with at least one whole epoch, got {shown(path)}, stopped before; resume it first"
+            f"expected a run with at least one whole epoch, got {shown(path)}, which stopped earlier; resume it first"
         )
     found: dict[str, dict[str, Any]] = {"params": {}, "state": {}}
     for path_in_best, leaf in best.tree.items():
@@ -125,7 +125,7 @@ def _read_run(path: Path, options: Train) -> Source:
 
 
 def read_normalization(folder: RunFolder) -> Normalization | None:
-    """Reads what the model of a run does to pixels first.
+    """Reads the normalization in the model of a run.
 
     Args:
       folder: the folder of the run.
@@ -142,10 +142,10 @@ def normalized(model: Model, normalization: Normalization | None) -> Model:
 
     Args:
       model: the model.
-      normalization: what its weights expect of pixels in [0, 1], or None.
+      normalization: the normalization that its weights expect, or None.
 
     Returns:
-      The model, with one layer more or as it was.
+      The model, with this layer; unchanged for None.
     """
     if normalization is None:
         return model
@@ -159,16 +159,16 @@ def _normalize(image: jax.Array, *, mean: tuple[float, ...], std: tuple[float, .
 
 
 def first_parameters(options: Train, model: Model, key: jax.Array, source: Source | None) -> tuple[Params, State]:
-    """Draws a model's parameters and state, and puts weights in their place.
+    """Draws a model's parameters and state, and replaces them by weights.
 
     Args:
       options: the options of a training.
-      model: the model, nothing in it frozen.
+      model: the model without frozen layers.
       key: typed random key, consumed.
       source: the weights of --init-from, or None.
 
     Returns:
-      Parameters and state; the head is a new one or that of the weights, as --head says.
+      Parameters and state; the head is new or that of the weights, as set by --head.
 
     Raises:
       CommandError: the weights do not fit the model.
@@ -180,56 +180,56 @@ def first_parameters(options: Train, model: Model, key: jax.Array, source: Sourc
     new_head = options.head == "new" or (options.head == "auto" and (options.freeze is not None or bool(classes)))
     if not new_head and classes:
         raise CommandError(
-            f"--head keep expects weights of as many classes, got others in {shown(source.name)}: {classes[0]}; "
-            "draw a new head by --head new"
+            f"--head keep expects weights with the same number of classes, got other shapes in {shown(source.name)}: "
+            f"{classes[0]}; draw a new head by --head new"
         )
     for tree, leaves in ((params, source.params), (state, source.state)):
         if faults := _differing(tree, leaves, head=False):
             raise CommandError(_misfit(options, source, params, faults))
     if source.model is not None and _body(source.model) != _body(model):
         raise CommandError(
-            f"the weights in {shown(source.name)} are those of a variant of {options.model} that computes "
-            "something else than the catalog's; train it in Python, with the model that "
+            f"the weights in {shown(source.name)} belong to a variant of {options.model} that differs from the "
+            "catalog's; train it in Python, with the model that "
             "jaxcnn.interop.weights.load_weights returns"
         )
     return _filled(params, source.params, new_head), _filled(state, source.state, new_head)
 
 
 def freeze_layers(pattern: str | None, model: Model, params: Params, state: State) -> tuple[Model, Params, State]:
-    """Freezes what --freeze names.
+    """Freezes the layers of --freeze.
 
     Args:
-      pattern: "backbone", a regular expression of paths of layers, or None.
+      pattern: "backbone", a regular expression for paths of layers, or None.
       model: the model.
-      params: its parameters; arrays or their shapes.
-      state: its state likewise.
+      params: its parameters, as arrays or shapes.
+      state: its state, as arrays or shapes.
 
     Returns:
       The model with these layers frozen, its parameters and its state.
 
     Raises:
-      CommandError: the pattern matches no layer, or leaves nothing that learns.
+      CommandError: the pattern matches no layer, or all parameters are frozen.
     """
     if pattern is None:
         return model, params, state
     with reported(ValueError, re.error):
         frozen, params, state = freeze(model, params, state, _BACKBONE if pattern == "backbone" else pattern)
     if not jax.tree.leaves(params):
-        raise CommandError(f"--freeze {pattern} leaves no parameter that learns; freeze fewer layers")
+        raise CommandError(f"--freeze {pattern} leaves no parameter to train; freeze fewer layers")
     return frozen, params, state
 
 
 def cut_in_two(model: Model) -> tuple[Model, Model]:
-    """Cuts a model behind the frozen layers, and functions, that it begins with.
+    """Splits a model after its leading frozen layers and functions.
 
-    Both halves take the parameters and the state of the whole model: in each, the layers of the other do nothing. An
-    auxiliary head that looks into the frozen half does nothing in either: there it has nothing to teach.
+    Both halves take the parameters and the state of the whole model: in each half, the layers of the other half are
+    replaced by the identity. An auxiliary head in the frozen half is not used: no layer before it is trained.
 
     Args:
       model: a model with frozen layers.
 
     Returns:
-      The frozen half, and the half that learns.
+      The frozen half, and the trained half.
 
     Raises:
       CommandError: the first layer that has parameters is not frozen as a whole.
@@ -237,14 +237,14 @@ def cut_in_two(model: Model) -> tuple[Model, Model]:
     heads = model.heads if isinstance(model, AuxiliaryHeads) else ()
     frozen = []
     for name, layer in model.layers:
-        # Functions have nothing that learns; a dropout has not either, but belongs to the layers that do.
+        # Functions have no parameters. Neither has dropout, but it belongs to the trained layers.
         if name not in heads and not isinstance(layer, Frozen | Function | Flatten):
             break
         frozen.append(name)
     if not any(isinstance(model[name], Frozen) for name in frozen):
         raise CommandError(
-            f"--cache-features expects the model to begin with frozen layers, and {model.names[len(frozen)]} learns; "
-            "use --freeze backbone"
+            f"--cache-features expects a model that begins with frozen layers, but {model.names[len(frozen)]} is "
+            "trained; use --freeze backbone"
         )
     others = [name for name in model.names if name not in frozen]
     learning = {**dict(model.layers), **dict.fromkeys(frozen, identity)}
@@ -260,13 +260,13 @@ def learning_rate_factors(options: Train, params: Params) -> dict[str, float]:
 
     Args:
       options: the options of a training.
-      params: parameters of the model, nothing in it frozen; arrays or their shapes.
+      params: parameters of the model without frozen layers, as arrays or shapes.
 
     Returns:
       Factors of the learning rate by pattern.
 
     Raises:
-      CommandError: a rule cannot be read, or parameters match none or several.
+      CommandError: a rule is invalid, or a parameter matches no rule or several.
     """
     factors: dict[str, float] = {}
     for rule in options.learning_rates:
@@ -284,14 +284,14 @@ def learning_rate_factors(options: Train, params: Params) -> dict[str, float]:
 
 
 def those_that_learn(factors: Mapping[str, float], params: Params) -> dict[str, float]:
-    """Keeps the rules that concern parameters that learn.
+    """Returns the rules for trained parameters.
 
     Args:
       factors: factors by pattern; every parameter of the model matches exactly one.
-      params: the parameters that learn.
+      params: the trained parameters.
 
     Returns:
-      The factors of the patterns that one of them matches.
+      The factors of the patterns that match one of them.
     """
     leaves = trees.named_leaves(params)
     return {
@@ -300,7 +300,7 @@ def those_that_learn(factors: Mapping[str, float], params: Params) -> dict[str, 
 
 
 def _body(model: Model) -> dict[str, Any]:
-    """The layers of a model but for the normalization, the head and the auxiliary heads."""
+    """Returns the layers of a model except the normalization, the head and the auxiliary heads."""
     return {name: layer for name, layer in model.layers if not re.fullmatch(r"normalize|head|aux\d*", name)}
 
 
@@ -309,7 +309,7 @@ def _is_head(name: str) -> bool:
 
 
 def _differing(tree: Params | State, leaves: Mapping[str, Any], *, head: bool) -> list[str]:
-    """Lists, one line each, the leaves of the head or of the rest that are missing, unexpected or of another shape."""
+    """Lists the leaves of the head or of the rest that are missing, unexpected or differ in shape, one per line."""
     wanted = trees.named_leaves(tree)
     lines = [f"missing {name!r}" for name in wanted if name not in leaves]
     lines += [f"unexpected {name!r}" for name in leaves if name not in wanted]

@@ -39,24 +39,24 @@ def dataset(
     *,
     num_classes: int | None = None,
 ) -> Dataset:
-    """Checks images and labels and brings them to one form.
+    """Checks images and labels, and converts them to a `Dataset`.
 
     Args:
       images: uint8, or floating point in [0, 1]; shape (examples, height, width, channels), or
         (examples, height, width) for one channel. uint8 is divided by 255.
       labels: integers in [0, number of classes), shape (examples,).
-      class_names: the names of the classes, all different.
-      num_classes: the number of classes, which are then named '0', '1', ...; not together with
-        `class_names`. With neither, the classes are counted, and the labels must use every
-        number from 0 to the greatest, so that a missing class is never overlooked.
+      class_names: distinct names of the classes.
+      num_classes: the number of classes; they are named '0', '1', ... . Give either this or `class_names`, or neither:
+        then the labels must use every number from 0 to the largest, so that a missing class is an error.
 
     Returns:
-      The dataset. Pixels and labels that have the right dtype already are not copied.
+      The dataset. Images and labels of the right dtype are not copied.
 
     Raises:
-      ValueError: a part is empty, of a wrong rank, or holds a value out of range, or the counts differ.
-      TypeError: labels that are not integers, pixels that are neither uint8 nor floating point, or class
-        names that are not strings.
+      ValueError: an array is empty, has the wrong rank or holds a value out of range, or the numbers of images and
+        labels differ.
+      TypeError: the labels are not integers, the pixels are neither uint8 nor floating point, or the class names are
+        not strings.
     """
     pixels = _checked_pixels(np.asarray(images))
     labels = np.asarray(labels)
@@ -65,7 +65,7 @@ def dataset(
     if not np.issubdtype(labels.dtype, np.integer):
         raise TypeError(f"labels must be integers, got {labels.dtype}; cast them, as labels.astype('int32')")
     if len(pixels) != len(labels):
-        raise ValueError(f"images and labels must be as many, got {len(pixels)} images and {len(labels)} labels")
+        raise ValueError(f"expected as many labels as images, got {len(pixels)} images and {len(labels)} labels")
 
     names = _checked_class_names(labels, class_names, num_classes)
     check_labels(labels, names)
@@ -73,7 +73,7 @@ def dataset(
 
 
 def check_labels(labels: np.ndarray, class_names: Sequence[str]) -> None:
-    """Refuses labels that stand for no class.
+    """Refuses labels out of range.
 
     Args:
       labels: integers, shape (examples,).
@@ -87,27 +87,28 @@ def check_labels(labels: np.ndarray, class_names: Sequence[str]) -> None:
         first = int(outside[0])
         raise ValueError(
             f"labels must be in [0, {len(class_names)}), got {labels[first]} at index {first}; "
-            "number the classes from 0, or name them all"
+            "number the classes from 0, or give a name for each"
         )
 
 
 def split(dataset: Dataset, *, fractions: tuple[float, float, float] = (0.6, 0.2, 0.2), seed: int = 0) -> Splits:
-    """Splits a dataset into train, validation and test, stratified: each part has the mix of classes of the whole.
+    """Splits a dataset into train, validation and test, stratified: each part has the same mix of classes.
 
-    The sizes are the fractions of the whole rounded by largest remainder, so that they add up, and
-    the members of a class are shared out the same way. Every class has at least one example in every
-    part: a fraction too small for that gets more than it asks for. Each part keeps the order of the dataset.
+    The sizes are the fractions of the dataset, rounded by largest remainder so that they add up. The examples of each
+    class are split the same way. Every part has at least one example of every class, even if its fraction is too small
+    for that. Each part keeps the order of the dataset.
 
     Args:
       dataset: at least 3 examples of every class.
       fractions: the parts of train, validation and test, each above 0, summing to 1.
-      seed: chooses which examples go where, at least 0; the result is a function of it and the labels.
+      seed: random seed of the split, at least 0; the result depends only on the seed and the labels.
 
     Returns:
-      The parts, disjoint and together complete.
+      The parts: disjoint, and together the whole dataset.
 
     Raises:
-      ValueError: fractions that are not parts of 1, a class of fewer than 3 examples, a negative seed.
+      ValueError: the fractions are not positive or do not sum to 1, a class has fewer than 3 examples, or the seed is
+        negative.
     """
     if len(fractions) != 3 or not all(fraction > 0 for fraction in fractions):
         raise ValueError(f"fractions must be three numbers above 0 (train, validation, test), got {fractions}")
@@ -119,7 +120,7 @@ def split(dataset: Dataset, *, fractions: tuple[float, float, float] = (0.6, 0.2
     rarest = int(np.argmin(class_sizes))
     if class_sizes[rarest] < 3:
         raise ValueError(
-            f"split needs at least 3 examples of every class, one for each part, "
+            f"split expects at least 3 examples of every class, one for each part, "
             f"got {class_sizes[rarest]} of class {dataset.class_names[rarest]!r}; leave that class out or merge it"
         )
 
@@ -135,17 +136,17 @@ def split(dataset: Dataset, *, fractions: tuple[float, float, float] = (0.6, 0.2
 
 
 def choose_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
-    """Keeps the examples of some classes, and numbers these anew.
+    """Selects the examples of some classes, and renumbers these classes.
 
     Args:
       dataset: any dataset.
-      classes: names of classes that it has, all different; the first becomes label 0, and so on.
+      classes: distinct names of classes of the dataset; the first becomes label 0, and so on.
 
     Returns:
       The examples of these classes, in the order of the dataset.
 
     Raises:
-      ValueError: there is no class of that name, one is named twice, or none is named.
+      ValueError: a name is unknown or repeated, or there is no name.
       TypeError: `classes` is a single string.
     """
     if isinstance(classes, str):
@@ -160,14 +161,14 @@ def choose_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
 
 
 def few(dataset: Dataset, per_class: int, *, seed: int) -> Dataset:
-    """Draws the same small number of examples of every class.
+    """Draws the same number of examples from every class.
 
-    Of one seed, the examples of a smaller number are among those of a larger one.
+    For the same seed, a smaller number draws a subset of the examples of a larger number.
 
     Args:
       dataset: any dataset.
       per_class: number of examples of each class, at least 1.
-      seed: chooses the examples, at least 0; the result is a function of it and the labels.
+      seed: random seed of the choice, at least 0; the result depends only on the seed and the labels.
 
     Returns:
       The examples, in the order of the dataset.
@@ -183,7 +184,7 @@ def few(dataset: Dataset, per_class: int, *, seed: int) -> Dataset:
     rarest = int(np.argmin(class_sizes))
     if class_sizes[rarest] < per_class:
         raise ValueError(
-            f"few needs {per_class} examples of every class, got {class_sizes[rarest]} of class "
+            f"few expects at least {per_class} examples of every class, got {class_sizes[rarest]} of class "
             f"{dataset.class_names[rarest]!r}; ask for fewer, or leave that class out"
         )
     rng = np.random.default_rng(seed)
@@ -194,19 +195,19 @@ def few(dataset: Dataset, per_class: int, *, seed: int) -> Dataset:
 def load_npz(path: str | os.PathLike[str]) -> Dataset:
     """Reads a dataset from an .npz file, as `numpy.savez(path, images=images, labels=labels)` writes it.
 
-    Nothing is unpickled, so that a file from a stranger cannot run code. Other arrays in the file are not looked at.
+    Nothing is unpickled, so an untrusted file cannot run code. Other arrays in the file are ignored.
 
     Args:
-      path: a file with the arrays 'images' and 'labels', as `dataset` takes them. The labels may be strings too: then
-        the classes are the different ones in sorted order. An array 'class_names', of strings, names the classes, as
-        that argument of `dataset` does; of labels that are strings, it gives the order.
+      path: a file with the arrays 'images' and 'labels', as in `dataset`. If the labels are strings, the classes are
+        the distinct labels in sorted order. An optional array 'class_names' of strings names the classes, as in
+        `dataset`; for labels that are strings, it sets their order.
 
     Returns:
       The dataset.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is not an .npz file, is damaged, lacks an array, or `dataset` refuses a value or a dtype.
+      ValueError: the file is not an .npz file, is damaged or lacks an array, or `dataset` refuses a value or a dtype.
     """
     path = os.fspath(path)
     if not os.path.exists(path) or os.path.isdir(path):
@@ -216,23 +217,23 @@ def load_npz(path: str | os.PathLike[str]) -> Dataset:
         raise ValueError(f"{path!r} is not an .npz file; write one with numpy.savez(path, images=..., labels=...)")
     try:
         arrays, others = _read_arrays(path, "images", "labels", "class_names")
-    # Damaged bytes can fail anywhere in the decoders of zip, deflate and numpy.
+    # On damaged files the decoders of zip, deflate and NumPy raise many kinds of exceptions.
     except Exception as error:
         raise ValueError(
-            f"{path!r} holds an array that cannot be read ({str(error)[:200]}); write the file again"
+            f"{path!r} has an array that cannot be read ({str(error)[:200]}); write the file again"
         ) from error
     for name in ("images", "labels"):
         if name not in arrays:
-            raise ValueError(f"{path!r} has no array {name!r}, it has {[*arrays, *others]}; add it with numpy.savez")
+            raise ValueError(f"{path!r} has no array {name!r}, only {[*arrays, *others]}; add it with numpy.savez")
     try:
         return _named(arrays["images"], arrays["labels"], arrays.get("class_names"))
-    # Strings may hold what is no character.
+    # Strings may hold invalid characters.
     except (ValueError, TypeError, SystemError) as error:
         raise ValueError(f"{path!r}: {error}") from error
 
 
 def _read_arrays(path: str, *names: str) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Reads those arrays of an .npz file that it has, as large as they say they are, and lists the others."""
+    """Reads the known arrays of an .npz file, checks their sizes, and lists the names of the others."""
     with zipfile.ZipFile(path) as archive:
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
         for name in names:
@@ -246,16 +247,16 @@ def _read_arrays(path: str, *names: str) -> tuple[dict[str, np.ndarray], list[st
                 )
                 shape, _, dtype = read_header(file)
                 if dtype.hasobject:
-                    raise ValueError(f"{name!r} holds Python objects, and nothing is unpickled")
+                    raise ValueError(f"{name!r} holds pickled Python objects, which are not read")
                 if min((*shape, 0)) < 0 or math.prod(shape) * dtype.itemsize != entry.file_size - file.tell():
-                    raise ValueError(f"{name!r} is not as large as its shape {shape}")
+                    raise ValueError(f"the size of {name!r} does not match its shape {shape}")
     with np.load(path, allow_pickle=False) as arrays:
         found = {name: arrays[entries[name].filename] for name in names if name in entries}
     return found, sorted(entries.keys() - set(names))[:10]
 
 
 def _named(images: ArrayLike, labels: np.ndarray, class_names: np.ndarray | None) -> Dataset:
-    """Builds a dataset of labels that are numbers or strings."""
+    """Builds a dataset from labels that are numbers or strings."""
     names = None if class_names is None else _as_text(class_names).tolist()
     if labels.dtype.kind not in "US" or labels.ndim != 1:
         return dataset(images, labels, names)
@@ -269,12 +270,12 @@ def _named(images: ArrayLike, labels: np.ndarray, class_names: np.ndarray | None
 
 
 def _as_text(array: np.ndarray) -> np.ndarray:
-    """Returns strings; of bytes, as UTF-8."""
+    """Returns strings; decodes bytes as UTF-8."""
     return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array.astype(str)
 
 
 def _checked_pixels(images: np.ndarray) -> np.ndarray:
-    """Returns images as float32 (examples, height, width, channels) in [0, 1], or refuses them."""
+    """Checks images, and returns them as float32 (examples, height, width, channels) in [0, 1]."""
     if images.ndim not in (3, 4):
         raise ValueError(
             "images must have shape (examples, height, width, channels) or (examples, height, width), "
@@ -291,7 +292,7 @@ def _checked_pixels(images: np.ndarray) -> np.ndarray:
     low, high = images.min(), images.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = int(np.argmin(np.isfinite(images).all(axis=(1, 2, 3))))
-        raise ValueError(f"images must be finite, but image {bad} holds nan or infinity; repair it or leave it out")
+        raise ValueError(f"images must be finite, but image {bad} holds nan or infinity; repair or remove it")
     if low < 0 or high > 1:
         raise ValueError(
             f"floating point images must be in [0, 1], got values from {low:g} to {high:g}; rescale them, or give uint8"
@@ -302,7 +303,7 @@ def _checked_pixels(images: np.ndarray) -> np.ndarray:
 def _checked_class_names(
     labels: np.ndarray, class_names: Sequence[str] | None, num_classes: int | None
 ) -> tuple[str, ...]:
-    """Returns the names of the classes from whichever of the three sources was given."""
+    """Returns the names of the classes: from `class_names`, `num_classes` or the labels."""
     if class_names is not None:
         if num_classes is not None:
             raise ValueError("give class_names or num_classes, not both")
@@ -325,10 +326,10 @@ def _checked_class_names(
 
 
 def _shares(class_sizes: np.ndarray, fractions: np.ndarray) -> np.ndarray:
-    """Returns how many examples of each class each part gets, shape (classes, parts); no entry is 0.
+    """Returns the number of examples of each class in each part, shape (classes, parts); no entry is 0.
 
-    Part after part takes its total from what is left, in proportion, and leaves every class one
-    example for each part to come: rows and columns then add up without a search.
+    Each part in turn takes its total from the remaining examples, in proportion to the classes, and leaves one example
+    of every class for each later part. So rows and columns add up without a search.
     """
     num_classes, total = len(class_sizes), class_sizes.sum()
     part_sizes = _apportion(total * fractions, total, low=num_classes, high=total)

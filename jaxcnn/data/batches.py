@@ -14,15 +14,14 @@ from jaxcnn.data.arrays import Dataset, check_labels
 class Batches:
     """Endless training batches, where `batches[step]` is a pure function of (seed, step).
 
-    Each epoch visits the examples in a new order, a function of (seed, epoch) alone, so that the step
-    number is all that a resumed run needs. The last examples of an order, too few for a batch, are
-    left out; since the order is new each epoch, they are others each time. Iteration starts at
-    step 0 and never ends.
+    Each epoch visits the examples in a new order, which depends only on (seed, epoch). So a resumed run needs only the
+    step number. An epoch omits its last examples if they do not fill a batch; since the order changes, each epoch omits
+    different examples. Iteration starts at step 0 and never ends.
 
     Args:
       dataset: the examples.
       batch_size: examples in a batch, from 1 to the number of examples.
-      seed: chooses the orders, at least 0.
+      seed: random seed of the orders, at least 0.
 
     Raises:
       ValueError: a batch size, a seed or a label out of range.
@@ -63,7 +62,7 @@ class Batches:
         """
         step = operator.index(step)
         if step < 0:
-            raise IndexError(f"step must be at least 0, got {step}: the batches have no last one to count from")
+            raise IndexError(f"step must be at least 0, got {step}: the batches are endless and have no last step")
         epoch, position = divmod(step, self.steps_per_epoch)
         order = _order(self.seed, epoch, len(self.dataset.labels))
         chosen = order[position * self.batch_size : (position + 1) * self.batch_size]
@@ -71,10 +70,10 @@ class Batches:
 
 
 def eval_batches(dataset: Dataset, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields every example exactly once, in order, in batches that all have one size.
+    """Yields every example exactly once, in order, in batches of equal size.
 
-    The last batch is filled up with the first images of the dataset under label 0, so that one
-    compiled program serves for all; the mask tells which examples count.
+    The last batch is padded with the first images of the dataset and label 0, so that one compiled program handles all
+    batches. The mask is False for the padding.
 
     Args:
       dataset: the examples.
@@ -104,7 +103,7 @@ def _check_batch_size(batch_size: int) -> None:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
 
 
-# Cached here and not in Batches, which stays a value: a pure function may be remembered by everybody.
+# Cached here, not in `Batches`, which is a value: a cache of a pure function can be shared.
 @functools.lru_cache(maxsize=8)
 def _order(seed: int, epoch: int, count: int) -> np.ndarray:
     """Returns the order in which an epoch visits the examples, shape (count,), read-only."""

@@ -1,4 +1,4 @@
-"""Picture files: the only place that decodes them."""
+"""Decodes picture files; no other module does."""
 
 import os
 import stat
@@ -12,29 +12,28 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
-"""What may be decoded. Pillow knows many more kinds, some of which start other programs."""
+"""The formats that are decoded. Pillow has many more, and some of them start other programs."""
 
 MAX_PIXELS = 100_000_000
-"""Largest number of pixels of a picture, which then takes some 3 GB to read: a small file can claim any number."""
+"""Largest number of pixels of a picture. It limits the memory for untrusted files: a small file can claim any size."""
 
 _LIGHT_INK = 0.75
-"""Mean luma from which on ink on a transparent ground is put on a black page."""
+"""Mean luma above which a picture with transparency is put on a black page."""
 
 _ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 274, 258, 262
 
 
 class PictureError(ValueError):
-    """A file is not a picture that can be read; the message names the file, what was expected and what it is."""
+    """A file cannot be read as a picture. The message names the file, what was expected and what was found."""
 
 
 def read_picture(path: str | os.PathLike[str], channels: int) -> np.ndarray:
     """Reads a picture file.
 
-    The picture is turned as its camera noted; nothing else is read of its EXIF data, and damaged ones are left out. Of
-    a file of several pictures the first one is taken. Colours become grey by ITU-R 601-2 luma, and grey becomes three
-    equal channels. Transparent pixels show a white page, or a black one where the mean luma of what is drawn on it is
-    above 0.75: light ink would be lost on white. 8 and 16 bits (grey) are scaled to [0, 1], colours of 16 bits are read
-    to 8, and floating-point values must lie in [0, 1].
+    EXIF orientation is applied; damaged EXIF is ignored. The first frame is used. Colours become grey by ITU-R 601-2
+    luma; grey becomes three equal channels. Transparent pixels become white, or black if the mean luma of the visible
+    pixels is above 0.75: light ink would be invisible on white. 8-bit values and 16-bit grey are scaled to [0, 1].
+    16-bit colours are reduced to 8 bits. Floating-point values must be in [0, 1].
 
     Args:
       path: a file of one of `FORMATS`, of at most `MAX_PIXELS` pixels.
@@ -44,20 +43,20 @@ def read_picture(path: str | os.PathLike[str], channels: int) -> np.ndarray:
       The pixels, shape (height, width, channels), float32 in [0, 1].
 
     Raises:
-      PictureError: there is no such file, it is not a regular one, or it holds no picture of these kinds.
+      PictureError: the file does not exist, is not a regular file, or is not a picture of these formats.
       ImportError: Pillow is not installed.
       ValueError: `channels` is neither 1 nor 3.
     """
     if channels not in (1, 3):
-        raise ValueError(f"pictures are read to 1 or 3 channels, got {channels}")
+        raise ValueError(f"read_picture expects 1 or 3 channels, got {channels}")
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
-        raise ImportError("pictures are read by Pillow; pip install pillow") from error
+        raise ImportError("read_picture expects Pillow to be installed; pip install pillow") from error
     path = Path(path)
     _check_file(path)
     try:
-        # Whatever Pillow warns of either is an error here, or does not matter for the pixels.
+        # Pillow's warnings either are errors here or do not affect the pixels.
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
             _check_size(path, image.size)
             image.load()
@@ -66,10 +65,10 @@ def read_picture(path: str | os.PathLike[str], channels: int) -> np.ndarray:
         raise
     except UnidentifiedImageError as error:
         raise PictureError(
-            f"expected a picture in {str(path)!r} ({', '.join(FORMATS)}), got another or a damaged file"
+            f"expected a picture in {str(path)!r} ({', '.join(FORMATS)}), got another format or a damaged file"
         ) from error
     except Exception as error:
-        # The decoders raise nearly every kind of exception at one damaged file or another.
+        # On damaged files the decoders raise nearly every kind of exception.
         reason = str(error) or type(error).__name__
         raise PictureError(f"expected a picture in {str(path)!r}, got a file that cannot be read: {reason}") from error
     return pixels.reshape(*pixels.shape[:2], channels)
@@ -112,25 +111,25 @@ def _pixels(image: "Image.Image", mode: str) -> np.ndarray:
 
 def _unit(image: "Image.Image") -> np.ndarray:
     pixels = np.array(image, np.float32)
-    pixels /= 255  # in place: a picture may take a gigabyte
+    pixels /= 255  # in place: a picture may be large
     return pixels
 
 
 def _deep_grey(image: "Image.Image") -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns grey of more than 8 bits, which Pillow would clip instead of scaling it, and its transparency."""
+    """Returns grey of more than 8 bits, which Pillow would clip instead of scale, and its transparency."""
     values = np.asarray(image, np.float32)
     tags = getattr(image, "tag_v2", {})
     if tags and image.mode == "I":
         raise ValueError(
-            "its numbers are signed or of 32 bits, and which of them is white is not known; convert them to 16"
+            "its numbers are signed or have 32 bits, so the value of white is unknown; convert them to 16 bits"
         )
     grey = values if image.mode == "F" else values / (2 ** tags.get(_BITS_PER_SAMPLE, (16,))[0] - 1)
-    if tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow minds for 8 bits only
+    if tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow handles only for 8 bits
         grey = 1 - grey
-    if not (grey.min() >= 0 and grey.max() <= 1):  # true of nan too
+    if not (grey.min() >= 0 and grey.max() <= 1):  # also true for NaN
         raise ValueError(
-            f"expected floating-point numbers in [0, 1], got {grey.min():g} to {grey.max():g}; scale them, and repair "
-            "what is not a number"
+            f"expected floating-point numbers in [0, 1], got {grey.min():g} to {grey.max():g}; scale them, and replace "
+            "NaN"
         )
     clear = image.info.get("transparency")
     return grey, None if clear is None else (values != clear).astype(np.float32)
@@ -144,7 +143,7 @@ def _on_a_page(colour: np.ndarray, luma: np.ndarray, alpha: np.ndarray) -> np.nd
 
 
 def _orientation(image: "Image.Image") -> int:
-    """Reads how the camera was held; 1, upright, where that cannot be read."""
+    """Reads the EXIF orientation; 1 (upright) if it cannot be read."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:
@@ -152,7 +151,7 @@ def _orientation(image: "Image.Image") -> int:
 
 
 def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turns and mirrors pixels by the table of EXIF (TIFF 6.0, Orientation)."""
+    """Rotates and flips pixels by their EXIF orientation (TIFF 6.0, Orientation)."""
     rows_are_columns = 5 <= orientation <= 8
     pixels = pixels.swapaxes(0, 1) if rows_are_columns else pixels
     if orientation in (3, 4, 7, 8):

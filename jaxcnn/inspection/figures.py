@@ -1,7 +1,7 @@
-"""Three pictures of a training run: its curves, its confusion matrix and its mistakes.
+"""Draws the curves, the confusion matrix and the mistakes of a training run.
 
-Each comes as a pair: `*_figure` draws it and returns the matplotlib figure, `plot_*` writes it as a PNG. Nothing here
-goes through pyplot, so that no display is needed and no figure outlives its call.
+`*_figure` returns a matplotlib figure; `plot_*` writes it as a PNG file. Nothing here uses pyplot, so no display is
+needed and no figure stays in memory.
 """
 
 import os
@@ -23,7 +23,7 @@ _DPI = 150
 _HEADING_INCHES = 1.05
 _MARGIN_INCHES = 0.3
 
-# Blue and vermillion of M. Okabe and K. Ito, "Color Universal Design" (2008): told apart with every colour vision.
+# Blue and vermillion of M. Okabe and K. Ito, "Color Universal Design" (2008): distinguishable with every colour vision.
 _BLUE = "#0072B2"
 _VERMILLION = "#D55E00"
 _GREY = "#8C8C8C"
@@ -48,17 +48,17 @@ def plot_curves(
     best_epoch: int | None = None,
     train_note: str | None = None,
 ) -> None:
-    """Writes `curves_figure` to a PNG file, whole or not at all.
+    """Writes `curves_figure` to a PNG file atomically.
 
     Args:
       history: as in `curves_figure`.
-      path: a file name that ends in .png, in a folder that exists; an older file is replaced.
+      path: a file with the extension .png in an existing folder; an older file is replaced.
       best_epoch: as in `curves_figure`.
       train_note: as in `curves_figure`.
 
     Raises:
       ImportError: matplotlib is not installed.
-      ValueError: as in `curves_figure`, or `path` does not end in .png.
+      ValueError: as in `curves_figure`, or the extension of `path` is not .png.
       OSError: `path` cannot be written; see `jaxcnn.files.check_target`.
     """
     _write(curves_figure(history, best_epoch=best_epoch, train_note=train_note), path)
@@ -67,18 +67,18 @@ def plot_curves(
 def plot_confusion(
     labels: ArrayLike, predictions: ArrayLike, class_names: Sequence[str], path: str | os.PathLike[str]
 ) -> None:
-    """Writes `confusion_figure` to a PNG file, whole or not at all.
+    """Writes `confusion_figure` to a PNG file atomically.
 
     Args:
       labels: as in `confusion_figure`.
       predictions: as in `confusion_figure`.
       class_names: as in `confusion_figure`.
-      path: a file name that ends in .png, in a folder that exists; an older file is replaced.
+      path: a file with the extension .png in an existing folder; an older file is replaced.
 
     Raises:
       ImportError: matplotlib is not installed.
       TypeError: as in `confusion_figure`.
-      ValueError: as in `confusion_figure`, or `path` does not end in .png.
+      ValueError: as in `confusion_figure`, or the extension of `path` is not .png.
       OSError: `path` cannot be written; see `jaxcnn.files.check_target`.
     """
     _write(confusion_figure(labels, predictions, class_names), path)
@@ -93,7 +93,7 @@ def plot_mistakes(
     path: str | os.PathLike[str],
     limit: int = 24,
 ) -> None:
-    """Writes `mistakes_figure` to a PNG file, whole or not at all.
+    """Writes `mistakes_figure` to a PNG file atomically.
 
     Args:
       images: as in `mistakes_figure`.
@@ -101,13 +101,13 @@ def plot_mistakes(
       predictions: as in `mistakes_figure`.
       probabilities: as in `mistakes_figure`.
       class_names: as in `mistakes_figure`.
-      path: a file name that ends in .png, in a folder that exists; an older file is replaced.
+      path: a file with the extension .png in an existing folder; an older file is replaced.
       limit: as in `mistakes_figure`.
 
     Raises:
       ImportError: matplotlib is not installed.
       TypeError: as in `mistakes_figure`.
-      ValueError: as in `mistakes_figure`, or `path` does not end in .png.
+      ValueError: as in `mistakes_figure`, or the extension of `path` is not .png.
       OSError: `path` cannot be written; see `jaxcnn.files.check_target`.
     """
     _write(mistakes_figure(images, labels, predictions, probabilities, class_names, limit), path)
@@ -118,15 +118,15 @@ def curves_figure(
 ) -> "Figure":
     """Draws loss and accuracy over the epochs, training and validation in one panel each.
 
-    The loss has a logarithmic axis when all its values are above 0 and the greatest is at least 10 times the smallest.
-    The accuracy axis may leave out the lowest tenth of a curve, so that a bad start does not flatten the rest. A value
-    that is None, nan or infinite is left out, the line goes on to the next one, and the panel says how many epochs
-    lack one. A curve of up to 15 values has a dot for each, so that a single epoch is a picture too.
+    The loss axis is logarithmic if all values are above 0 and the largest is at least 10 times the smallest. The
+    accuracy axis may cut off the lowest tenth of a curve, so that a bad start does not flatten the rest. A value that
+    is None or non-finite is omitted: the line continues to the next value, and the panel gives the number of such
+    epochs. A curve of up to 15 values has a dot for each value, so that a single epoch is visible.
 
     Args:
       history: one mapping per epoch, in order, with the numbers 'epoch', 'train_loss', 'train_accuracy',
         'validation_loss' and 'validation_accuracy', accuracies in [0, 1]; other keys are ignored.
-      best_epoch: the epoch to mark, one of the history; None marks none.
+      best_epoch: the epoch of the history to mark; None for no mark.
       train_note: how the training curves were measured, for example 'measured on augmented images'.
 
     Returns:
@@ -134,8 +134,8 @@ def curves_figure(
 
     Raises:
       ImportError: matplotlib is not installed.
-      ValueError: the history is empty, lacks a key, has epochs that do not increase or an accuracy outside [0, 1],
-        or the best epoch is not in it or has no validation accuracy.
+      ValueError: the history is empty, lacks a key, has epochs that do not increase or an accuracy outside [0, 1], or
+        the best epoch is not in the history or has no validation accuracy.
     """
     columns = _checked_history(history)
     epochs, accuracy = columns["epoch"], columns["validation_accuracy"]
@@ -164,21 +164,21 @@ def curves_figure(
 def confusion_figure(labels: ArrayLike, predictions: ArrayLike, class_names: Sequence[str]) -> "Figure":
     """Draws the confusion matrix: counts with the true class in rows and the predicted class in columns.
 
-    The colour is the share of the true class: blue for correct, vermillion for errors. Errors are scaled by
-    the largest of them, so that they stay visible beside a full diagonal. Empty cells are white. Up to 25
-    classes each cell holds its count. The right margin holds the recall of each class, 'n/a' without examples of it.
+    The colour is the fraction of the true class: blue for correct, vermillion for errors. Errors are scaled by the
+    largest error, so that they are visible beside a full diagonal. Empty cells are white. With up to 25 classes, each
+    cell shows its count. The right margin shows the recall of each class, or 'n/a' without examples.
 
     Args:
       labels: the true classes, integers in [0, classes), shape (examples,).
       predictions: the predicted classes, integers in [0, classes), shape (examples,).
-      class_names: one name for each class; beyond 100 classes only every second, third, ... is written.
+      class_names: one name for each class; with more than 100 classes only every second, third, ... is shown.
 
     Returns:
-      A figure whose size follows the number of classes, at most about 15 inches a side.
+      A figure whose size grows with the number of classes, up to about 15 inches on each side.
 
     Raises:
       ImportError: matplotlib is not installed.
-      TypeError: labels or predictions that are not integers.
+      TypeError: labels or predictions are not integers.
       ValueError: there are no examples, the lengths differ, or a class is out of range.
     """
     labels, predictions = _checked_classes(labels, predictions, class_names)
@@ -243,25 +243,25 @@ def mistakes_figure(
     class_names: Sequence[str],
     limit: int = 24,
 ) -> "Figure":
-    """Draws the images that were classified wrongly, the most confident mistake first.
+    """Draws the misclassified images, the most confident mistake first.
 
-    Above each stand the true class, the predicted class and its probability. Equal probabilities keep the order of the
-    images. Without a mistake the figure says so.
+    Each has a title with the true class, the predicted class and its probability. Equal probabilities keep the order of
+    the images. Without mistakes, the figure says so.
 
     Args:
       images: grey or RGB, floating point in [0, 1], shape (examples, height, width, 1 or 3).
       labels: the true classes, integers in [0, classes), shape (examples,).
       predictions: the predicted classes, integers in [0, classes), shape (examples,).
       probabilities: of all classes, in [0, 1] up to rounding, shape (examples, classes).
-      class_names: one name for each class; names beyond 16 characters are cut.
-      limit: the greatest number of images to draw, at least 1.
+      class_names: one name for each class; names longer than 16 characters are shortened.
+      limit: largest number of images to draw, at least 1.
 
     Returns:
-      A figure 8 to 14 inches wide, with 3 to 6 places in a row.
+      A figure 8 to 14 inches wide, with 3 to 6 columns.
 
     Raises:
       ImportError: matplotlib is not installed.
-      TypeError: labels or predictions that are not integers, images that are not floating point.
+      TypeError: labels or predictions are not integers, or images are not floating point.
       ValueError: there are no examples, the shapes do not fit, a value is out of range, or `limit` is below 1.
     """
     labels, predictions = _checked_classes(labels, predictions, class_names)
@@ -310,11 +310,11 @@ def mistakes_figure(
 
 
 def _new_figure(width: float, height: float, title: str, subtitle: str) -> "Figure":
-    """Returns an empty figure with a heading; `width` and `height` are what is left below it, in inches."""
+    """Returns an empty figure with a heading; `width` and `height` are the size below the heading, in inches."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("the pictures are drawn by matplotlib; pip install 'jaxcnn[cli]'") from error
+        raise ImportError("figures expect matplotlib to be installed; pip install 'jaxcnn[cli]'") from error
     total = height + _HEADING_INCHES
     figure = Figure(figsize=(width, total), dpi=_DPI, facecolor="white")
     left = _MARGIN_INCHES / width
@@ -326,7 +326,7 @@ def _new_figure(width: float, height: float, title: str, subtitle: str) -> "Figu
 
 
 def _fit_below_heading(figure: "Figure") -> None:
-    """Gives the axes all the room that the heading, which the layout engine would not see, leaves them."""
+    """Fits the axes below the heading, which the layout engine ignores."""
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     below = 1 - _HEADING_INCHES / figure.get_figheight()
@@ -334,18 +334,18 @@ def _fit_below_heading(figure: "Figure") -> None:
 
 
 def _write(figure: "Figure", path: str | os.PathLike[str]) -> None:
-    """Writes a figure to a PNG file, whole or not at all."""
+    """Writes a figure to a PNG file atomically."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     if Path(path).suffix.lower() != ".png":
-        raise ValueError(f"pictures are PNG files: expected a path that ends in .png, got {str(path)!r}")
+        raise ValueError(f"expected a path with the extension .png, got {str(path)!r}")
     with written_whole(path) as file:
-        # Not savefig, whose size and background the settings of the user may change.
+        # Not `savefig`: the user's settings may change its size and background.
         FigureCanvasAgg(figure).print_png(file)
 
 
 def _scale_loss(axes: "Axes", curves: Mapping[str, np.ndarray]) -> None:
-    """Chooses the limits and the scale of the loss axis, and titles the panel."""
+    """Sets the limits and the scale of the loss axis, and the title of the panel."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     values = np.concatenate([curve[np.isfinite(curve)] for curve in curves.values()])
@@ -354,7 +354,7 @@ def _scale_loss(axes: "Axes", curves: Mapping[str, np.ndarray]) -> None:
         margin = (high / low) ** 0.05
         axes.set_yscale("log")
         axes.set_ylim(low / margin, high * margin)
-        # Within three decades the powers of ten alone would be too few numbers to read a value from.
+        # Within three decades, the powers of ten alone would be too few labels.
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 1000 else (1,)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
@@ -369,17 +369,17 @@ def _scale_loss(axes: "Axes", curves: Mapping[str, np.ndarray]) -> None:
 
 
 def _scale_accuracy(axes: "Axes", curves: Mapping[str, np.ndarray], best: int | None) -> None:
-    """Chooses the limits of the accuracy axis, in percent, and titles the panel."""
+    """Sets the limits of the accuracy axis, in percent, and the title of the panel."""
     finite = [curve[np.isfinite(curve)] for curve in curves.values()]
     finite = [curve for curve in finite if curve.size] or [np.array([0.0, 100.0])]
-    # The last value too, which carries the name of the curve.
+    # Include the last value, which has the name of the curve.
     low = min(min(np.quantile(curve, 0.1, method="lower"), curve[-1]) for curve in finite)
     if best is not None:
         low = min(low, curves["validation"][best])
     high = max(curve.max() for curve in finite)
-    # At least two percentage points, so that the noise of a flat curve is not blown up to a landscape.
+    # At least two percentage points, so that the noise of a flat curve is not magnified.
     margin = max(0.06 * (high - low), (2.0 - (high - low)) / 2)
-    # Some space above 100 %, where the mark of a perfect epoch would be cut in half.
+    # Space above 100 %, so that the mark of a perfect epoch is not cut off.
     axes.set_ylim(max(low - margin, -2.0), min(high + margin, 100 + 0.03 * (100 - low) + 0.05))
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.set_title("Accuracy (%)", loc="left", fontsize=_LABEL, fontweight="bold", color=_INK, pad=32)
@@ -388,7 +388,7 @@ def _scale_accuracy(axes: "Axes", curves: Mapping[str, np.ndarray], best: int | 
 def _draw_curves(
     axes: "Axes", epochs: np.ndarray, curves: Mapping[str, np.ndarray], best: int | None, best_text: str
 ) -> None:
-    """Draws a training and a validation curve with their names at the right end, and marks the best epoch."""
+    """Draws a training and a validation curve with labels at the right end, and marks the best epoch."""
     from matplotlib.ticker import MaxNLocator
 
     margin = max(0.03 * (epochs[-1] - epochs[0]), 0.3)
@@ -448,7 +448,7 @@ def _draw_curves(
 
 
 def _apart(heights: Mapping[str, float], distance: float) -> dict[str, float]:
-    """Moves at most two heights apart, around their middle, until `distance` lies between them."""
+    """Moves at most two heights apart, around their mean, to a distance of at least `distance`."""
     if len(heights) < 2:
         return dict(heights)
     (low_name, low), (high_name, high) = sorted(heights.items(), key=lambda item: item[1])
@@ -457,9 +457,9 @@ def _apart(heights: Mapping[str, float], distance: float) -> dict[str, float]:
 
 
 def _intensity(shares: np.ndarray, worst: float) -> np.ndarray:
-    """Returns how strongly each cell of a confusion matrix is coloured, in [0, 1], 0 for an empty one.
+    """Returns the colour intensity of each cell of a confusion matrix, in [0, 1], 0 for an empty cell.
 
-    Errors are scaled by `worst`, the largest of them. No cell with a count is so pale that it could pass for empty.
+    Errors are scaled by `worst`, the largest error. Cells with a count are visibly darker than empty cells.
     """
     scaled = np.where(np.eye(len(shares), dtype=bool), shares, shares / (worst or 1.0))
     return np.where(shares > 0, 0.15 + 0.85 * scaled, 0.0)
@@ -475,7 +475,7 @@ def _confusion_colours(intensity: np.ndarray) -> np.ndarray:
 
 
 def _percent(fraction: float, decimals: int) -> str:
-    """Returns '98.3 %', and '>99.9 %' for what rounding would promote to 100 %."""
+    """Returns a percentage such as '98.3 %'; '>99.9 %' if rounding would give 100 %."""
     text = f"{100 * fraction:.{decimals}f}"
     if fraction < 1 and float(text) == 100:
         text = f">{100 - 10**-decimals:.{decimals}f}"
@@ -487,7 +487,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _shorten(name: str, length: int) -> str:
-    """Cuts the middle out of a long name: what tells two names apart is often at the end."""
+    """Shortens a long name in the middle: names often differ at the end."""
     if len(name) <= length:
         return name
     tail = (length - 1) // 2
@@ -500,7 +500,7 @@ def _em(font: float) -> float:
 
 
 def _checked_history(history: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Returns the epochs and the four curves as float64 arrays of shape (epochs,), None as nan; or refuses them."""
+    """Checks a history, and returns the epochs and the four curves as float64 arrays (epochs,), with None as NaN."""
     if not history:
         raise ValueError("history is empty, expected one mapping per epoch; draw the curves after the first epoch")
     columns = {name: np.full(len(history), np.nan) for name in ("epoch", *_CURVES)}
@@ -521,7 +521,7 @@ def _checked_history(history: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarr
     if backward.size:
         before, after = epochs[backward[0]], epochs[backward[0] + 1]
         raise ValueError(
-            f"the epochs of the history must increase, got {after:g} after {before:g}; drop what a resumed run repeats"
+            f"the epochs of the history must increase, got {after:g} after {before:g}; drop repeated epochs"
         )
     for name in ("train_accuracy", "validation_accuracy"):
         outside = np.flatnonzero((columns[name] < 0) | (columns[name] > 1))
@@ -534,7 +534,7 @@ def _checked_history(history: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarr
 
 
 def _checked_best(epochs: np.ndarray, accuracy: np.ndarray, best_epoch: int) -> int:
-    """Returns the place of the best epoch in the history, or refuses it."""
+    """Checks the best epoch, and returns its index in the history."""
     places = np.flatnonzero(epochs == best_epoch)
     if not places.size:
         raise ValueError(
@@ -548,19 +548,19 @@ def _checked_best(epochs: np.ndarray, accuracy: np.ndarray, best_epoch: int) -> 
 def _checked_classes(
     labels: ArrayLike, predictions: ArrayLike, class_names: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns labels and predictions as int64 arrays of shape (examples,), or refuses them."""
+    """Checks labels and predictions, and returns them as int64 arrays of shape (examples,)."""
     checked_labels = _checked_indices("labels", labels, len(class_names))
     checked_predictions = _checked_indices("predictions", predictions, len(class_names))
     if len(checked_labels) != len(checked_predictions):
         raise ValueError(
-            f"labels and predictions must be as many, got {len(checked_labels)} labels "
+            f"expected as many predictions as labels, got {len(checked_labels)} labels "
             f"and {len(checked_predictions)} predictions"
         )
     return checked_labels, checked_predictions
 
 
 def _checked_indices(name: str, indices: ArrayLike, classes: int) -> np.ndarray:
-    """Returns class indices as an int64 array of shape (examples,), or refuses them."""
+    """Checks class indices, and returns them as an int64 array of shape (examples,)."""
     checked = np.asarray(indices)
     if checked.ndim != 1 or not checked.size:
         raise ValueError(f"{name} must have shape (examples,) with at least one example, got {checked.shape}")
@@ -574,25 +574,25 @@ def _checked_indices(name: str, indices: ArrayLike, classes: int) -> np.ndarray:
 
 
 def _checked_images(images: ArrayLike, examples: int) -> np.ndarray:
-    """Returns the images as float32, or refuses them."""
+    """Checks images, and returns them as float32."""
     pixels = np.asarray(images)
     if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3) or 0 in pixels.shape:
         raise ValueError(f"images must have shape (examples, height, width, 1 or 3), got {pixels.shape}")
     if len(pixels) != examples:
-        raise ValueError(f"images and labels must be as many, got {len(pixels)} images and {examples} labels")
+        raise ValueError(f"expected as many labels as images, got {len(pixels)} images and {examples} labels")
     if pixels.dtype.kind in "biu":
         raise TypeError(f"images must be floating point in [0, 1], got {pixels.dtype}; divide 8-bit pixels by 255")
     pixels = pixels.astype(np.float32, copy=False)
     low, high = pixels.min(), pixels.max()
     if not (low >= 0 and high <= 1):
         raise ValueError(
-            f"images must be in [0, 1], got values from {low:g} to {high:g}; draw them as they are before normalization"
+            f"images must be in [0, 1], got values from {low:g} to {high:g}; draw them before normalization"
         )
     return pixels
 
 
 def _checked_probabilities(probabilities: ArrayLike, shape: tuple[int, int]) -> np.ndarray:
-    """Returns the probabilities as float64 of the shape (examples, classes), or refuses them."""
+    """Checks probabilities, and returns them as float64 of shape (examples, classes)."""
     checked = np.asarray(probabilities).astype(np.float64)
     if checked.shape != shape:
         raise ValueError(f"probabilities must have shape (examples, classes) = {shape}, got {checked.shape}")

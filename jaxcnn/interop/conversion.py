@@ -1,4 +1,4 @@
-"""Arrays of a file to parameters and state, and back: by name, each exactly once, all of the right shape."""
+"""Converts the arrays of a file to parameters and state and back: by name, each exactly once, with checked shapes."""
 
 import functools
 import math
@@ -13,21 +13,21 @@ from jaxcnn.interop.files.tensor import Tensor
 from jaxcnn.interop.records.record import Record
 from jaxcnn.types import Layer, Params, Shape, State
 
-# Where XLA takes memory on CPU without copying it, in bytes.
+# The alignment, in bytes, with which XLA on CPU uses memory without a copy.
 _ALIGNMENT = 64
-# How many bytes of a leaf are read at once.
+# The number of bytes of a leaf that are read at once.
 _PIECE = 2**24
 
 
 class Target(NamedTuple):
-    """Where an array of the source goes.
+    """The leaf that an array of the source is for.
 
     Attributes:
-      keys: names on the way to the leaf, such as ("stage1", "block0", "conv1", "kernel").
+      keys: names on the path to the leaf, such as ("stage1", "block0", "conv1", "kernel").
       tree: 0 for a parameter, 1 for state.
-      layer: the layer that the leaf belongs to.
-      shape: of the leaf.
-      stored: shape of the array at the source.
+      layer: the layer of the leaf.
+      shape: shape of the leaf.
+      stored: shape of the array in the source.
     """
 
     keys: tuple[str, ...]
@@ -44,29 +44,29 @@ class Target(NamedTuple):
 
 @functools.lru_cache(maxsize=32)
 def shapes_of(model: Any) -> tuple[Params, State]:
-    """Returns the shapes of a model's parameters and state; nothing is drawn.
+    """Returns the shapes of a model's parameters and state, without drawing them.
 
     Args:
       model: the model.
 
     Returns:
-      Trees of `jax.ShapeDtypeStruct`, which are not to be changed.
+      Trees of `jax.ShapeDtypeStruct`; do not change them, they are cached.
     """
     return jax.eval_shape(model.init, jax.random.key(0))
 
 
 def targets(record: Record, model: Any) -> dict[str, Target]:
-    """Lists all leaves of a model by what the source calls them.
+    """Lists all leaves of a model by their names in the source.
 
     Args:
-      record: of the source.
+      record: record of the source.
       model: the model.
 
     Returns:
-      The leaves of parameters and state by the name of the array there.
+      The leaves of parameters and state by the name of the array in the source.
 
     Raises:
-      ValueError: the record gives two leaves one name.
+      ValueError: the record gives two leaves the same name.
     """
     found: dict[str, Target] = {}
     for tree, leaves in enumerate(shapes_of(model)):
@@ -83,14 +83,14 @@ def targets(record: Record, model: Any) -> dict[str, Target]:
 
 
 def differences(wanted: Mapping[str, Target], given: Mapping[str, Tensor]) -> Iterator[str]:
-    """Says in what the arrays of a file are not those of a model.
+    """Lists the differences between the arrays of a file and those of a model.
 
     Args:
-      wanted: what the model needs, by name.
-      given: what the file has, by name.
+      wanted: leaves of the model, by name.
+      given: arrays of the file, by name.
 
     Yields:
-      One line for each array that is missing, left over, or of another shape.
+      One line for each array that is missing, left over, or has another shape.
     """
     for name, target in wanted.items():
         if name not in given:
@@ -101,17 +101,17 @@ def differences(wanted: Mapping[str, Target], given: Mapping[str, Tensor]) -> It
 
 
 def usable(record: Record, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Lists the arrays of a file that the model has a use for.
+    """Returns the arrays of a file that the model uses.
 
     Args:
-      record: of the source.
+      record: record of the source.
       tensors: the arrays of the file by name.
 
     Returns:
       The arrays by the names of the record.
 
     Raises:
-      ValueError: two arrays stand for the same one.
+      ValueError: two arrays have the same name in the record.
     """
     found: dict[str, Tensor] = {}
     numbered = record.renumbered(tensors)
@@ -126,22 +126,22 @@ def usable(record: Record, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read(record: Record, model: Any, wanted: Mapping[str, Target], given: Mapping[str, Tensor]) -> tuple[Params, State]:
-    """Reads the arrays of a file into parameters and state, one after the other and piece by piece.
+    """Reads the arrays of a file into parameters and state, one by one and in pieces.
 
     Args:
-      record: of the source.
+      record: record of the source.
       model: the model.
-      wanted: what the model needs, by name.
-      given: the arrays by name: the same names, in the shapes wanted.
+      wanted: leaves of the model, by name.
+      given: arrays with the same names and shapes.
 
     Returns:
-      Parameters and state, in float32; in float64 where the file has that and JAX may use it.
+      Parameters and state in float32; float64 arrays stay float64 if JAX has it enabled.
     """
     leaves: tuple[dict[tuple[str, ...], jax.Array], ...] = ({}, {})
     for name, target in wanted.items():
         tensor = given[name]
         dtype = np.float64 if tensor.dtype == np.float64 and jax.config.values["jax_enable_x64"] else np.float32
-        # In JAX's order and alignment, device_put uses it as it is: nothing is compiled, nor copied twice.
+        # With JAX's order and alignment, `device_put` uses the memory directly: nothing is compiled or copied twice.
         leaf = _aligned(target.shape, np.dtype(dtype))
         there = record.source_view(target.path, target.layer, target.keys[-1], leaf)
         if there.ndim and len(there) == tensor.shape[0]:
@@ -160,7 +160,7 @@ def read(record: Record, model: Any, wanted: Mapping[str, Target], given: Mappin
 
 
 def _aligned(shape: Shape, dtype: np.dtype) -> np.ndarray:
-    """Makes an array whose first byte lies where JAX wants it."""
+    """Makes an array with the alignment that JAX needs."""
     size = math.prod(shape) * dtype.itemsize
     memory = np.empty(size + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
@@ -176,14 +176,14 @@ def check(model: Any, params: Params, state: State) -> None:
       state: the state to check.
 
     Raises:
-      ValueError: names or shapes are not those of the model.
+      ValueError: names or shapes do not match the model.
     """
     for what, tree, like in zip(("parameters", "state"), (params, state), shapes_of(model), strict=True):
         got, expected = trees.named_leaves(tree), trees.named_leaves(like)
         wrong = sorted(name for name in got.keys() | expected.keys() if _shape(got, name) != _shape(expected, name))
         if wrong:
             lines = [f"{name}: expected {_shape(expected, name)}, got {_shape(got, name)}" for name in wrong]
-            raise ValueError("\n  ".join([f"expected the {what} of the model, got others:", *lines]))
+            raise ValueError("\n  ".join([f"expected the {what} of the model, got differences:", *lines]))
 
 
 def _shape(leaves: Mapping[str, Any], name: str) -> Shape | str:
@@ -191,19 +191,19 @@ def _shape(leaves: Mapping[str, Any], name: str) -> Shape | str:
 
 
 def written(record: Record, model: Any, params: Params, state: State) -> dict[str, np.ndarray]:
-    """Arranges parameters and state as the source stores them.
+    """Converts parameters and state to the arrays of the source.
 
     Args:
-      record: of the source.
+      record: record of the source.
       model: the model.
       params: its parameters.
       state: its state.
 
     Returns:
-      The arrays by name; with the counters of batches that torch keeps, at zero.
+      The arrays by name, including torch's batch counters (zero).
 
     Raises:
-      ValueError: parameters or state are not those of the model.
+      ValueError: parameters or state do not match the model.
       KeyError: the record does not know a layer of the model.
     """
     check(model, params, state)

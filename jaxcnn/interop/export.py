@@ -1,9 +1,9 @@
-"""Models as StableHLO programs, that run wherever jax does, without jaxcnn and for years to come.
+"""Exports models as StableHLO programs, which run with jax but without jaxcnn, also with later versions of jax.
 
     program = export_stablehlo(model, params, state, (224, 224, 3))
     program.save("model.stablehlo")  # and model.stablehlo.json beside it
 
-and in another process, which needs jax and nothing else:
+and in another process, which needs only jax:
 
     import pathlib, jax.export
 
@@ -33,20 +33,20 @@ from jaxcnn.layers.containers import LAYER_NOTE
 from jaxcnn.types import Layer, Params, Shape, State
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-"""What a program is exported for, unless it says otherwise."""
+"""The default platforms of an exported program."""
 
 _KNOWN_PLATFORMS = (*PLATFORMS, "rocm")
 
 _MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
-"""What a model may want height and width to be multiples of."""
+"""The candidates for the multiples that a model requires of height and width."""
 
 
 class ExportedModel(NamedTuple):
-    """A model as the contents of a file.
+    """An exported model as the content of a file.
 
     Attributes:
       content: the file.
-      description: what goes in and comes out, the class names and the preprocessing, versions; JSON values.
+      description: JSON values that describe input and output, the class names, the preprocessing and the versions.
       load: lines of Python that load the file and call the program, with {file} for its name.
     """
 
@@ -55,21 +55,21 @@ class ExportedModel(NamedTuple):
     load: tuple[str, ...]
 
     def save(self, path: str | os.PathLike[str]) -> tuple[Path, Path]:
-        """Writes the file, and its description beside it as JSON, each of them whole or not at all.
+        """Writes the file, and its description as JSON beside it, each of them atomically.
 
         Args:
-          path: the file; an older one is replaced.
+          path: the file; an older file is replaced.
 
         Returns:
-          The paths of the file and of its description, which is called as the file with ".json" behind it.
+          The paths of the file and of its description, whose name is that of the file with ".json" appended.
 
         Raises:
-          OSError: they cannot be written.
+          OSError: a file cannot be written.
         """
         path, beside = check_paths(path)
         load = [line.format(file=path.name) for line in self.load]
         text = json.dumps({"file": path.name, **self.description, "load": load}, indent=2) + "\n"
-        # The description first, so that no program is ever without one.
+        # The description first, so that a program always has one.
         for target, content in ((beside, text.encode()), (path, self.content)):
             with written_whole(target) as file:
                 file.write(content)
@@ -77,7 +77,7 @@ class ExportedModel(NamedTuple):
 
 
 def check_paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """Refuses names that an exported file and its description cannot have, before the work for them is done.
+    """Refuses paths that an exported file and its description cannot be written to. Call it before the export.
 
     Args:
       path: the file.
@@ -96,12 +96,12 @@ def check_paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
 
 
 class Sizes(NamedTuple):
-    """The images that an exported program takes.
+    """The image sizes that an exported program accepts.
 
     Attributes:
-      shape: of a batch, for `jax.export.symbolic_shape`.
-      constraints: on the symbols in it.
-      text: in words.
+      shape: shape of a batch, for `jax.export.symbolic_shape`.
+      constraints: constraints on its symbols.
+      text: description in words.
     """
 
     shape: str
@@ -109,7 +109,7 @@ class Sizes(NamedTuple):
     text: str
 
     def struct(self) -> jax.ShapeDtypeStruct:
-        """Describes a batch of images to a jax function."""
+        """Returns the shape and dtype of a batch of images."""
         return jax.ShapeDtypeStruct(export.symbolic_shape(self.shape, constraints=self.constraints), jnp.float32)
 
 
@@ -128,36 +128,37 @@ def export_stablehlo(
     class_names: Sequence[str] = (),
     preprocessing: str = "",
 ) -> ExportedModel:
-    """Exports a model, as it is in evaluation, through `jax.export`.
+    """Exports a model in evaluation mode by `jax.export`.
 
-    The program takes images (batch, height, width, channels) in float32, for any batch, and gives results in float32.
-    It is made of XLA's own operations alone: the C++ kernels of this package are not called.
+    The program takes float32 images (batch, height, width, channels), with any batch size, and returns float32. It uses
+    only XLA's own operations, not the C++ kernels of this package.
 
     Args:
       model: any layer or model.
       params: its parameters.
       state: its state.
-      image_shape: (height, width, channels) of the images it was made for.
-      symbolic_size: True: the program takes images of any height and width (of the least size and the multiples that
-        the model asks for, see the description); False: of `image_shape` alone; None: of any where the model can.
-      platforms: what to export for, among "cpu", "cuda", "rocm" and "tpu".
+      image_shape: (height, width, channels) of the images that the model was built for.
+      symbolic_size: True: the program accepts images of any height and width, subject to the least size and the
+        multiples in its description. False: only images of `image_shape`. None: images of any size if the model
+        supports them.
+      platforms: platforms of the program, among "cpu", "cuda", "rocm" and "tpu".
       gradients: whether the program can be differentiated once, by `jax.grad` or `jax.vjp`, with respect to all its
         arguments.
       weights: "baked": the program is a function of the images alone. "arguments": of (params, state, images), so that
-        one program serves other weights.
-      fold: whether to fold batch norms into convolutions (`jaxcnn.layers.fold_batch_norm`), which changes results by
-        rounding only; None: where weights are baked and no gradients wanted. The parameters of a folded model are other
-        ones, so it cannot be had with weights as arguments.
+        one program works with other weights.
+      fold: whether to fold batch norms into convolutions (`jaxcnn.layers.fold_batch_norm`), which changes results only
+        by rounding. None: if weights are baked and gradients are not needed. A folded model has other parameters, so it
+        cannot be combined with weights as arguments.
       dtype: dtype of the computation.
       class_names: for the description.
-      preprocessing: what to do with an image before, in words, for the description.
+      preprocessing: preprocessing of the images in words, for the description.
 
     Returns:
       The program.
 
     Raises:
-      ValueError: the model does not take images of any size although `symbolic_size` is True (a note names the layer),
-        or an option is not one of those above.
+      ValueError: `symbolic_size` is True and the model does not support images of any size (a note names the layer), or
+        an option is not one of the above.
       ImportError: flatbuffers is not installed.
     """
     _check_flatbuffers()
@@ -169,8 +170,8 @@ def export_stablehlo(
     fold = weights == "baked" and not gradients if fold is None else fold
     if fold and weights == "arguments":
         raise ValueError(
-            "export expects fold=False with weights='arguments': a folded model has other parameters; fold it by "
-            "fold_batch_norm before and export what that returns"
+            "export expects fold=False with weights='arguments': a folded model has other parameters; call "
+            "fold_batch_norm first and export its result"
         )
     if fold:
         model, params, state = fold_batch_norm(model, params, state)
@@ -204,11 +205,11 @@ def export_stablehlo(
 
 @dataclass(frozen=True)
 class Forward:
-    """A model in evaluation on a batch of float32 images, with results in float32.
+    """A model in evaluation mode on a batch of float32 images, with float32 results.
 
     Attributes:
       model: any layer or model.
-      dtype: of the computation.
+      dtype: dtype of the computation.
     """
 
     model: Layer
@@ -219,7 +220,7 @@ class Forward:
         return batched(self.model)(params, state, images.astype(self.dtype), train=False)[0].astype(jnp.float32)
 
     def bound(self, params: Params, state: State) -> Callable[[jax.Array], jax.Array]:
-        """Makes it a function of the images alone."""
+        """Returns a function of the images alone."""
         return lambda images: self(params, state, images)
 
 
@@ -232,16 +233,16 @@ def describe(
     preprocessing: str,
     packages: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Describes what all formats have in common.
+    """Returns the part of a description that all formats share.
 
     Args:
-      sizes: of the images.
-      outputs: shape and dtype of the one result.
-      dtype: of the computation.
+      sizes: sizes of the images.
+      outputs: shape and dtype of the result.
+      dtype: dtype of the computation.
       fold: whether batch norms were folded.
-      class_names: of the logits, or none.
-      preprocessing: in words.
-      packages: whose versions count besides those of jaxcnn and jax.
+      class_names: names of the logits, may be empty.
+      preprocessing: preprocessing in words.
+      packages: packages whose versions to record besides those of jaxcnn and jax.
 
     Returns:
       JSON values by name.
@@ -276,22 +277,22 @@ def _versions(*packages: str) -> dict[str, str]:
 def image_sizes(
     model: Layer, params: Params, state: State, image_shape: Shape, symbolic_size: bool | None = None
 ) -> Sizes:
-    """Finds out which images a model can be exported for.
+    """Determines the image sizes that a model can be exported for.
 
-    It is traced with sizes that are not known, so what is found is proven for all of them.
+    The model is traced with symbolic sizes, so the result is proven for all of them.
 
     Args:
       model: any layer or model.
       params: its parameters.
       state: its state.
-      image_shape: (height, width, channels) of the images it was made for.
+      image_shape: (height, width, channels) of the images that the model was built for.
       symbolic_size: as in `export_stablehlo`.
 
     Returns:
-      The sizes: any of at least so many pixels, and of multiples of so many; or those of `image_shape` alone.
+      The sizes: all sizes from a least size that are multiples of a number, or only that of `image_shape`.
 
     Raises:
-      ValueError: `symbolic_size` is True and the model does not take images of any size; a note names the layer.
+      ValueError: `symbolic_size` is True and the model does not support images of any size; a note names the layer.
     """
     height, width, channels = image_shape
     fixed = f"images of {height}x{width} pixels"
@@ -313,7 +314,7 @@ def image_sizes(
         if error is None:
             return _symbolic(multiple, _least(most, partial(fits, multiple)), channels)
         reason = reason or error
-    # Most layers say it better of numbers.
+    # Most layers have a clearer error for known sizes.
     reason = _fault(model, params, state, (2 * height, 2 * width, channels)) or reason
     because = textwrap.shorten((str(reason).splitlines() or [repr(reason)])[0].rstrip("."), 240, placeholder=" ...")
     place = next((note for note in getattr(reason, "__notes__", []) if note.startswith(LAYER_NOTE)), None)
@@ -321,23 +322,23 @@ def image_sizes(
     if symbolic_size is None:
         return Sizes(f"b, {height}, {width}, {channels}", (), f"{fixed} only: {why}")
     raise ValueError(
-        f"export expects a model that takes images of any size where symbolic_size=True, got one that does not: {why}; "
-        "pass symbolic_size=False to export it for images of one size"
+        f"symbolic_size=True expects a model that supports images of any size, got one that does not: {why}; "
+        "pass symbolic_size=False to export it for one size"
     ) from reason
 
 
 def _fault(model: Layer, params: Params, state: State, shape: Shape) -> Exception | None:
-    """Traces a model; returns what it has against images of a shape."""
+    """Traces a model with images of a shape; returns the error, or None."""
     image = jax.ShapeDtypeStruct(shape, jnp.float32)
     try:
         jax.eval_shape(lambda *arguments: model.apply(*arguments, train=False), params, state, image)
-    except Exception as error:  # jax and the layers have many kinds for what depends on an unknown size.
+    except Exception as error:  # jax and the layers raise many types for operations that depend on an unknown size.
         return error
     return None
 
 
 def _least(most: int, is_enough: Callable[[int], bool]) -> int:
-    """Finds the least number that is enough, where `most` is; it is often 1, and seldom far from it."""
+    """Returns the least number that is enough, given that `most` is; it is often 1 or a little more."""
     too_few, enough, number = 0, most, 1
     while too_few + 1 < enough:
         if is_enough(number):
@@ -366,7 +367,7 @@ def _check_flatbuffers() -> None:
 
 @contextmanager
 def _without_paths() -> Iterator[None]:
-    """Keeps the folders of this machine out of what a program says about its origin."""
+    """Keeps the paths of this machine out of the source locations of a program."""
     option = "jax_hlo_source_file_canonicalization_regex"
     before = jax.config.values[option]
     jax.config.update(option, ".*/")

@@ -1,11 +1,11 @@
-"""Models as ONNX files, for runtimes that know nothing of jax.
+"""Exports models as ONNX files, for runtimes without jax.
 
     program = export_onnx(model, params, state, (224, 224, 3))
     program.save("model.onnx")  # and model.onnx.json beside it
 
-The conversion is jax2onnx's. It has been seen to drop a padding without a word, so a file is handed out only after it
-ran in onnxruntime and gave what jaxcnn gives. jax2onnx asks for an older orbax-checkpoint than the command line of
-jaxcnn needs, without importing it: where both are wanted, install it without its dependencies,
+jax2onnx converts. It has dropped a padding without an error, so a file is returned only after onnxruntime gave the
+results of jaxcnn. jax2onnx requires an older orbax-checkpoint than jaxcnn's command line, but does not import it: to
+have both, install it without its dependencies,
 
     pip install 'jaxcnn[cli,export-onnx]' && pip install --no-deps jax2onnx
 """
@@ -28,7 +28,7 @@ from jaxcnn.ops.lowering import PLAIN_RULES
 from jaxcnn.types import Layer, Params, Shape, State
 
 TOLERANCE = 1e-4
-"""Largest difference between onnxruntime and jaxcnn, of the largest result; a wrong padding makes some 0.1."""
+"""Largest difference between onnxruntime and jaxcnn, relative to the largest result."""
 
 _BATCHES = (1, 2, 5)
 
@@ -39,7 +39,7 @@ _CALLS = {
     "custom_vjp_call": "call_jaxpr",
     "remat2": "jaxpr",  # jax.checkpoint
 }
-"""Primitives that hold a program of their own, and the name that they hold it by."""
+"""Primitives with an inner program, and the name of its parameter."""
 
 
 def export_onnx(
@@ -52,10 +52,10 @@ def export_onnx(
     class_names: Sequence[str] = (),
     preprocessing: str = "",
 ) -> ExportedModel:
-    """Converts a model, as it is in evaluation, to ONNX, and compares what onnxruntime makes of it with jaxcnn.
+    """Converts a model in evaluation mode to ONNX, and compares the results of onnxruntime with those of jaxcnn.
 
-    The program takes images (batch, height, width, channels) in float32, for any batch and the height and width given,
-    and gives results in float32.
+    The program takes float32 images (batch, height, width, channels) with any batch size and the given height and
+    width, and returns float32.
 
     Args:
       model: any layer or model.
@@ -64,14 +64,14 @@ def export_onnx(
       image_shape: (height, width, channels) of the images.
       fold: whether to fold batch norms into convolutions (`jaxcnn.layers.fold_batch_norm`).
       class_names: for the description.
-      preprocessing: what to do with an image before, in words, for the description.
+      preprocessing: preprocessing of the images in words, for the description.
 
     Returns:
-      The program; it has run in onnxruntime and given the results of jaxcnn.
+      The program, whose results in onnxruntime match jaxcnn's.
 
     Raises:
       ImportError: jax2onnx or onnxruntime is not installed.
-      ValueError: the model cannot be converted, onnxruntime does not take the file, or its results are others.
+      ValueError: the model cannot be converted, onnxruntime cannot run the file, or its results do not match.
     """
     jax2onnx, onnxruntime = _package("jax2onnx"), _package("onnxruntime")
     given = Forward(model, jnp.float32)
@@ -81,7 +81,7 @@ def export_onnx(
     forward = Forward(folded[0], jnp.float32).bound(*folded[1:])
     try:
         content = _converted(jax2onnx, jax.make_jaxpr(forward)(sizes.struct()), image_shape)
-    except Exception as error:  # jax2onnx raises whatever its plugins raise.
+    except Exception as error:  # The plugins of jax2onnx raise many types.
         raise ValueError(
             f"export expects a model that jax2onnx can convert, got {type(error).__name__}: {_first_line(error)}; "
             "export it as StableHLO"
@@ -114,13 +114,13 @@ def _package(name: str) -> Any:
 
 
 def _converted(jax2onnx: Any, program: ClosedJaxpr, image_shape: Shape) -> bytes:
-    """Converts a program that was traced before jax2onnx put its own functions in the place of jax's."""
+    """Converts a program that was traced before jax2onnx patched functions of jax."""
 
     def run(images: jax.Array) -> jax.Array:
         (result,) = _evaluate(program, [images], images.shape[0])
         return result
 
-    # It warns of each shape that it does not write down.
+    # jax2onnx warns about each shape that it does not write.
     log = logging.getLogger("onnx_ir")
     before = log.level
     log.setLevel(logging.ERROR)
@@ -131,12 +131,12 @@ def _converted(jax2onnx: Any, program: ClosedJaxpr, image_shape: Shape) -> bytes
 
 
 def _evaluate(program: ClosedJaxpr, arguments: Sequence[Any], batch: Any) -> list[Any]:
-    """Evaluates a program in what jax2onnx knows: lax operations, with no program inside of another.
+    """Evaluates a program with operations that jax2onnx supports: lax operations, without nested programs.
 
     Args:
-      program: of lax operations and our primitives, for a batch of unknown size "b".
-      arguments: of the program.
-      batch: that size where the result is traced.
+      program: program of lax operations and jaxcnn's primitives, for a batch of unknown size "b".
+      arguments: arguments of the program.
+      batch: the batch size in the scope of the new trace.
 
     Returns:
       The results.
@@ -162,14 +162,14 @@ def _evaluate(program: ClosedJaxpr, arguments: Sequence[Any], batch: Any) -> lis
 
 
 def _renamed(value: Any, batch: Any) -> Any:
-    """Puts the size of the batch, and what was computed from it, into another scope of symbols."""
+    """Converts the batch size, and sizes computed from it, to another scope of symbols."""
     if export.is_symbolic_dim(value):
         return export.symbolic_shape(str(value), scope=batch.scope)[0]
     return tuple(_renamed(item, batch) for item in value) if type(value) is tuple else value
 
 
 def _pad(x: jax.Array, filling: jax.Array, *, padding_config: Sequence[tuple[int, int, int]]) -> jax.Array:
-    """Pads by concatenation, since jax2onnx's padding wants a batch of known size."""
+    """Pads by concatenation, because jax2onnx's padding needs a known batch size."""
     for axis, (before, after, between) in enumerate(padding_config):
         if between or before < 0 or after < 0:
             return lax.pad_p.bind(x, filling, padding_config=padding_config)
@@ -180,7 +180,7 @@ def _pad(x: jax.Array, filling: jax.Array, *, padding_config: Sequence[tuple[int
 
 
 def _window_max(x: jax.Array, **options: Any) -> jax.Array:
-    """Compares the taps of a window one after the other, since jax2onnx's pooling has another order of axes."""
+    """Compares the taps of a window one by one, because jax2onnx's pooling has another order of axes."""
     if any(map(any, options["padding"])) or max(options["base_dilation"]) > 1:
         return lax.reduce_window_max_p.bind(x, **options)
     windows = zip(options["window_dimensions"], options["window_strides"], options["window_dilation"], strict=True)
@@ -196,7 +196,7 @@ _RULES = {**PLAIN_RULES, lax.pad_p: _pad, lax.reduce_window_max_p: _window_max}
 
 
 def _compare(onnxruntime: Any, content: bytes, expected: Callable[[jax.Array], jax.Array], image_shape: Shape) -> None:
-    """Refuses a file that onnxruntime does not take, or that gives other results than jaxcnn."""
+    """Refuses a file that onnxruntime cannot run, or whose results do not match jaxcnn's."""
     random = np.random.default_rng(0)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
@@ -205,9 +205,9 @@ def _compare(onnxruntime: Any, content: bytes, expected: Callable[[jax.Array], j
         try:
             session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             (got,) = session.run(None, {session.get_inputs()[0].name: images})
-        except Exception as error:  # Each of onnxruntime's errors has a class of its own.
+        except Exception as error:  # onnxruntime's errors have no common base class.
             raise ValueError(
-                f"export expects a model that onnxruntime can run as jax2onnx converts it, got {type(error).__name__}: "
+                f"export expects a model that onnxruntime can run after the conversion, got {type(error).__name__}: "
                 f"{_first_line(error)}; export it as StableHLO"
             ) from error
         want = np.asarray(expected(jnp.asarray(images)))
@@ -216,9 +216,9 @@ def _compare(onnxruntime: Any, content: bytes, expected: Callable[[jax.Array], j
         difference, scale = np.max(np.abs(got - want)), np.max(np.abs(want))
         if not difference <= TOLERANCE * scale:
             raise ValueError(
-                f"export expects what onnxruntime computes to be what jaxcnn computes to within {TOLERANCE:g} of the "
+                f"export expects the results of onnxruntime to match jaxcnn's to within {TOLERANCE:g} of the "
                 f"largest result, got a difference of {difference / scale:.2g} of it for a batch of {batch}: jax2onnx "
-                "has converted the model wrongly; export it as StableHLO"
+                "converted the model wrongly; export it as StableHLO"
             )
 
 

@@ -1,16 +1,14 @@
-"""From a photograph to what a published network was evaluated on.
+"""Prepares photographs as published networks were evaluated.
 
     prepare = torchvision_preprocessing(resize=232, crop=224)
     image = prepare(photograph)  # uint8 (height, width, 3) to float32 (224, 224, 3)
 
-A network loses accuracy, quietly, where its images are prepared in another way than in training: another filter,
-another rounding, channels in another order. So this follows the sources to the pixel.
+A network silently loses accuracy if its images are prepared differently than in training: another filter, rounding or
+order of channels. So the results here equal those of the sources pixel by pixel.
 
-Pillow resizes, as it did where the published accuracies were measured. It rounds to whole grey levels after each of its
-two passes and cuts off what bicubic overshoots; `jaxcnn.ops.resize` does neither. On two photographs in 24 sizes it
-differs from Pillow by up to 1.0 grey levels of 255 for bilinear and up to 8.0 for bicubic (13.8 where the range is not
-cut), on average by 0.19 to 0.28, and it compiles anew for every size of image; Pillow differs from torchvision and timm
-nowhere. Without antialias, which Pillow does not offer, `jaxcnn.ops.resize` resizes, to torch's numbers.
+Pillow resizes, as in the measurements of the published accuracies. It rounds to integer grey levels after each of its
+two passes and clips the overshoot of bicubic. `jaxcnn.ops.resize` does neither, and compiles for every size of image.
+Resizing without antialias, which Pillow does not have, uses `jaxcnn.ops.resize`, with torch's results.
 """
 
 import dataclasses
@@ -30,28 +28,27 @@ Interpolation: TypeAlias = Literal["bilinear", "bicubic", "nearest"]
 Fit: TypeAlias = Literal["exact", "cover", "inside"]
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# Of ImageNet in grey levels, blue first: the networks of the framework caffe were trained so.
+# Mean of ImageNet in grey levels, blue first, for networks that were trained with Caffe.
 _CAFFE_MEAN = (103.939, 116.779, 123.68)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Preprocessing(Value):
-    """Resizes one photograph, cuts out its centre, orders and normalises its channels.
+    """Resizes one photograph, crops its centre, orders and normalises its channels.
 
     Attributes:
-      resize_size: the shorter side after resizing, in pixels, the longer in proportion and rounded down; or (height,
-        width), used as `fit` says; or None, not to resize.
-      crop_size: (height, width) of the centre that is cut out, in pixels; a smaller image is padded. None: no cut.
+      resize_size: the shorter side after resizing, in pixels, with the longer side in proportion and rounded down; or
+        (height, width), see `fit`; or None for no resizing.
+      crop_size: (height, width) of the central crop, in pixels; a smaller image is padded. None for no crop.
       interpolation: "bilinear", "bicubic" or "nearest".
-      antialias: whether every pixel counts when the image shrinks. "nearest" takes single pixels in either case.
-      fit: what a pair `resize_size` is: "exact", whatever that does to the proportions; or, in proportion and rounded,
-        "cover", the smallest image that covers it, or "inside", the largest that fits inside.
-      fill: grey level of each channel in [0, 255] that pads, red first.
-      channel_order: "RGB" or "BGR", of the result; says nothing of grey images.
-      scale: the greatest value of a pixel before it is normalised, 1 or 255.
-      mean: what is subtracted, for each channel of the result, in units of `scale`: three numbers, or one for grey
-        images.
-      std: what the difference is divided by.
+      antialias: whether to widen the filter when shrinking, so that every pixel counts; no effect for "nearest".
+      fit: meaning of a pair `resize_size`. "exact": the size, without keeping proportions. With proportions kept and
+        rounded: "cover", the smallest image that covers the size, or "inside", the largest that fits inside.
+      fill: padding value of each channel in [0, 255], red first.
+      channel_order: "RGB" or "BGR", of the result; ignored for grey images.
+      scale: largest value of a pixel before normalisation, 1 or 255.
+      mean: mean of each channel of the result, in units of `scale`: three numbers, or one for grey images.
+      std: standard deviation of each channel.
     """
 
     resize_size: int | tuple[int, int] | None
@@ -85,7 +82,7 @@ class Preprocessing(Value):
         _check_choice("channel_order", self.channel_order, ("RGB", "BGR"))
         _check_choice("scale", self.scale, (1, 255))
         if not all(isinstance(level, int) and 0 <= level <= 255 for level in self.fill):
-            raise ValueError(f"Preprocessing expects fill to be whole numbers from 0 to 255, got {self.fill}")
+            raise ValueError(f"Preprocessing expects fill to be integers from 0 to 255, got {self.fill}")
         if not all(map(math.isfinite, self.mean)):
             raise ValueError(f"Preprocessing expects mean to be finite, got {self.mean}")
         if not all(0 < number < math.inf for number in self.std):
@@ -95,15 +92,15 @@ class Preprocessing(Value):
         """Prepares one image.
 
         Args:
-          image: uint8, shape (height, width, 3), red first; or anything that numpy turns into that, such as a Pillow
-            image in mode "RGB". Where `mean` is one number: shape (height, width, 1), or (height, width).
+          image: uint8, shape (height, width, 3), red first; or an object that NumPy converts to that, such as a Pillow
+            image in mode "RGB". If `mean` is one number: shape (height, width, 1), or (height, width).
 
         Returns:
           float32, shape (*crop_size, channels).
 
         Raises:
           ImportError: Pillow is not installed.
-          ValueError: `image` is something else.
+          ValueError: `image` has another shape or dtype.
         """
         pixels, channels = np.asarray(image), len(self.mean)
         if pixels.ndim == 2 and channels == 1:
@@ -135,7 +132,7 @@ class Preprocessing(Value):
         except ImportError as error:
             raise ImportError("resizing expects Pillow to be installed; pip install 'jaxcnn[weights]'") from error
         method = Image.Resampling[self.interpolation.upper()]
-        # Pillow has no axis of channels where there is one.
+        # Pillow images with one channel have no channel axis.
         grey_or_rgb = np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
         resized = np.asarray(Image.fromarray(grey_or_rgb).resize((width, height), method))
         return resized.reshape(height, width, pixels.shape[2])
@@ -164,10 +161,10 @@ def torchvision_preprocessing(
 
     Args:
       resize: the shorter side after resizing, in pixels.
-      crop: height and width of the centre that is cut out, in pixels.
-      interpolation: how to resize.
-      mean: what is subtracted of pixels in [0, 1], for each channel.
-      std: what the difference is divided by.
+      crop: height and width of the central crop, in pixels.
+      interpolation: method of resizing.
+      mean: mean of each channel, for pixels in [0, 1].
+      std: standard deviation of each channel.
 
     Returns:
       The preprocessing.
@@ -180,14 +177,14 @@ def timm_preprocessing(config: TimmConfig, *, use_test_size: bool = False) -> Pr
 
     Args:
       config: as `read_timm_config` returns it.
-      use_test_size: take the larger images that many models of timm gain from, where the config has such. timm itself
-        does not unless it is asked to, though the accuracies that it publishes are mostly of these.
+      use_test_size: use the larger test size if the config has one. It is not timm's default, but most of its published
+        accuracies use it.
 
     Returns:
       The preprocessing.
 
     Raises:
-      ValueError: the model's images have neither 3 channels nor 1, or are prepared in a way that is not known here.
+      ValueError: the model's images have neither 3 channels nor 1, or an option of the config is unknown.
     """
     channels, *crop_size = config.input_size
     crop_pct = config.crop_pct
@@ -205,7 +202,7 @@ def timm_preprocessing(config: TimmConfig, *, use_test_size: bool = False) -> Pr
     fits: dict[str, Fit] = {"center": "cover", "squash": "exact", "border": "inside"}
     fit = fits[config.crop_mode]
     return Preprocessing(
-        # torchvision's rounding, where timm leaves the resizing to it.
+        # torchvision's rounding, which timm uses here.
         size[0] if fit == "cover" and size[0] == size[1] else size,
         as_pair("crop_size", crop_size),
         cast(Interpolation, config.interpolation),
@@ -219,14 +216,14 @@ def timm_preprocessing(config: TimmConfig, *, use_test_size: bool = False) -> Pr
 def keras_preprocessing(
     mode: Literal["tf", "torch", "caffe", "none"], size: Size, interpolation: Interpolation = "nearest"
 ) -> Preprocessing:
-    """Prepares as the examples of Keras do: `keras.utils.load_img(path, target_size=size)` and `preprocess_input`.
+    """Prepares as the examples of Keras: `keras.utils.load_img(path, target_size=size)` and `preprocess_input`.
 
     Args:
-      mode: what the model's `preprocess_input` does. "tf": pixels in [-1, 1]; "torch": in [0, 1], normalised by
+      mode: mode of the model's `preprocess_input`. "tf": pixels in [-1, 1]; "torch": in [0, 1], normalised by
         ImageNet's moments; "caffe": in [0, 255], blue first, ImageNet's mean subtracted; "none": in [0, 255], for
         models that scale their images themselves.
-      size: (height, width) of the result, whatever that does to the proportions.
-      interpolation: how to resize; "nearest" is the default of `load_img`.
+      size: (height, width) of the result; proportions are not kept.
+      interpolation: method of resizing; "nearest" is the default of `load_img`.
 
     Returns:
       The preprocessing.
@@ -249,7 +246,7 @@ _interpolate = jax.jit(resize, static_argnames=("output_shape", "method"))
 
 
 def _padded(pixels: np.ndarray, height: int, width: int, fill: tuple[int, ...]) -> np.ndarray:
-    """Pads an image that is smaller than (height, width); of an odd number the greater half goes below and right."""
+    """Pads an image that is smaller than (height, width); an odd pixel goes to the bottom or right."""
     down, right = max(height - pixels.shape[0], 0), max(width - pixels.shape[1], 0)
     if not (down or right):
         return pixels
@@ -260,7 +257,7 @@ def _padded(pixels: np.ndarray, height: int, width: int, fill: tuple[int, ...]) 
 
 
 def _centre(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Cuts out the centre; half pixels are rounded to even numbers, as in torchvision."""
+    """Crops the centre; half pixels are rounded to even numbers, as in torchvision."""
     top, left = round((pixels.shape[0] - height) / 2), round((pixels.shape[1] - width) / 2)
     return pixels[top : top + height, left : left + width]
 

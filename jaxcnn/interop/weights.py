@@ -1,10 +1,10 @@
-"""Published weights: those of torchvision, timm and Keras as parameters and state of the models here, and back.
+"""Converts published weights of torchvision, timm and Keras to parameters and state, and back.
 
     model, params, state, preprocessing = load_weights("resnet50", "timm/resnet50.a1_in1k")
     image = preprocessing(photograph)                                  # uint8 (height, width, 3) to (224, 224, 3)
     logits, _ = model.apply(params, state, image, train=False)
 
-Neither torch nor TensorFlow is needed. What is known of each source is a record of `jaxcnn.interop.records`.
+Neither torch nor TensorFlow is needed. The records of `jaxcnn.interop.records` describe the sources.
 """
 
 import re
@@ -33,11 +33,11 @@ from jaxcnn.values import Partial
 _KERAS_FILES = (".h5", ".hdf5", ".keras")
 _ENDINGS = (*_KERAS_FILES, ".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 _OWN_FORMAT = "jaxcnn"
-# What the wrappers of torch put before the names of a module: parallel and averaged, compiled, that of a training loop.
+# Prefixes that torch's wrappers add to all names: parallel and averaged, compiled, that of a training loop.
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
-# How many averages an averaged module of torch is made of.
+# The counter of an averaged module of torch.
 _COUNTER = "n_averaged"
-# A longer list of differences would hide what they have in common.
+# A longer list of differences would hide their pattern.
 _LISTED = 5
 
 
@@ -48,7 +48,7 @@ class Weights(NamedTuple):
       model: the variant of the model that the weights were trained with.
       params: its parameters, float32.
       state: its state.
-      preprocessing: turns an image into what the weights expect.
+      preprocessing: prepares an image for the model.
     """
 
     model: Any
@@ -58,7 +58,7 @@ class Weights(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """An opened file, and what is known of where it came from."""
+    """An open file and its possible origins."""
 
     path: Path
     tensors: Mapping[str, Tensor]
@@ -69,42 +69,40 @@ class _Source(NamedTuple):
 def load_weights(
     model_name: str, source: str | Path, *, architecture: str | None = None, entry: str | None = None
 ) -> Weights:
-    """Loads published weights, with the variant of the model that they were trained with.
+    """Loads published weights, and builds the variant of the model that they were trained with.
 
-    The number of classes and of input channels is that of the file; where the file has no weights for the classes, the
-    head of the model is the identity. Every array of the file is used once and every leaf of the model filled once, or
-    an error says what differs. `module.`, `_orig_mod.` and `model.`, which wrappers of torch put before all names, are
-    taken off.
+    The numbers of classes and of input channels are those of the file. If the file has no weights for the classes, the
+    head of the model is the identity. Every array of the file is used once and every leaf of the model is filled once;
+    otherwise an error lists the differences. The prefixes `module.`, `_orig_mod.` and `model.` of torch's wrappers are
+    removed.
 
-    Names and shapes cannot tell networks that differ only in what has no weights. A file of timm's `resnetaa50`,
-    `resnetblur50` or `resnetblur18` without its config.json is taken for a ResNet, one of `efficientnetv2_s`, `_m` and
-    `_l` for `tf_efficientnetv2`, and one of any model with another activation or pooling for the usual one. Say what a
-    file is by `architecture=`, which refuses what is not known here, or load a folder with its config.json, which is
-    believed and refused where it asks for something else.
+    Files without config.json cannot reveal differences in activation or pooling: timm's `resnetaa50`, `resnetblur50`
+    and `resnetblur18` are loaded as ResNets, `efficientnetv2_s`, `_m` and `_l` as `tf_efficientnetv2`. Load a folder
+    with config.json, which refuses unknown options, or pass `architecture=`.
 
-    While it loads, the parameters and state in float32 and some 32 MiB are in memory, and what the readers need, whose
-    limits are those of `jaxcnn.interop.files`.
+    Loading takes the memory of the parameters and state in float32 and that of the readers, see `jaxcnn.interop.files`.
 
     Args:
       model_name: name of a model of the catalog, such as "resnet50".
       source: a Hugging Face hub id such as "timm/resnet50.a1_in1k" (needs a network and the package huggingface_hub); a
-        folder with config.json and model.safetensors or pytorch_model.bin; or a file, whatever its ending: of
-        safetensors with torch's names or written by `save_safetensors`, of torch, or a legacy `.h5` of Keras.
-      architecture: library and architecture, such as "timm/tf_efficientnet_b0": needed where weights of several
-        variants have the same names and shapes and the file does not tell which it is.
-      entry: of a checkpoint of torch that holds several state dicts, the one to load, such as "state_dict_ema".
+        folder with config.json and model.safetensors or pytorch_model.bin; or a file with any extension: of safetensors
+        with torch's names or written by `save_safetensors`, of torch, or a legacy `.h5` of Keras.
+      architecture: library and architecture, such as "timm/tf_efficientnet_b0". Needed if several variants have the
+        same names and shapes and the file does not identify its variant.
+      entry: entry to load from a torch checkpoint with several state dicts, such as "state_dict_ema".
 
     Returns:
-      Model, parameters, state and preprocessing. Numbers are float32 (float64 where the file has that and JAX may use
-      it); the preprocessing is None where nothing is known of it, as for files written by `save_safetensors` and
-      models of images of other than 3 channels without a config.json.
+      Model, parameters, state and preprocessing. Numbers are float32; float64 arrays stay float64 if JAX has it
+      enabled. The preprocessing is None if unknown, as for files written by `save_safetensors`, and without config.json
+      for models whose images do not have 3 channels.
 
     Raises:
-      KeyError: there is no model of that name.
-      FileNotFoundError: there is no such file, folder or repository.
-      FileError: the file is damaged or of another format, is of another model, or differs in names or shapes. It is a
+      KeyError: `model_name` is unknown.
+      FileNotFoundError: the file, folder or repository does not exist.
+      FileError: the file is damaged, has another format, or does not match the model in names or shapes. It is a
         ValueError.
-      ValueError: the arguments name no source, no architecture of the model, or an entry where there are none.
+      ValueError: `source` is invalid, `architecture` is not one of the model, or `entry` is given for a file without
+        entries.
     """
     if model_name not in catalog.CATALOG:
         raise KeyError(f"expected the name of a model of the catalog, got {model_name!r}")
@@ -121,18 +119,18 @@ def load_weights(
 
 
 def save_torch(path: str | Path, model: Any, params: Params, state: State, *, architecture: str) -> None:
-    """Writes weights under the names that torchvision or timm have for them, whole or not at all.
+    """Writes weights atomically, under the names of torchvision or timm.
 
     Args:
       path: file to write: `.pth` or `.pt`, which `torch.load(path, weights_only=True)` reads, or `.safetensors`.
       model: the model.
       params: its parameters.
       state: its state.
-      architecture: library and architecture whose names to use, such as "torchvision/resnet50".
+      architecture: library and architecture of the names, such as "torchvision/resnet50".
 
     Raises:
-      ValueError: the architecture is not known or none of torch's, the model has other leaves than it, or the ending of
-        the file is another.
+      ValueError: the architecture is unknown or not of torch, the leaves of the model do not match it, or the extension
+        of the file is unknown.
     """
     path = Path(path)
     known = {record.name: record for record in RECORDS if record.origin != "keras"}
@@ -141,7 +139,7 @@ def save_torch(path: str | Path, model: Any, params: Params, state: State, *, ar
             f"expected an architecture of torchvision or timm, got {architecture!r}\nknown: {_listed(known)}"
         )
     if path.suffix not in (".pth", ".pt", ".bin", ".safetensors"):
-        raise ValueError(f"expected a file name that ends in .pth, .pt or .safetensors, got {path.name!r}")
+        raise ValueError(f"expected the extension .pth, .pt or .safetensors, got {path.name!r}")
     try:
         arrays = conversion.written(known[architecture], model, params, state)
     except KeyError as error:
@@ -153,40 +151,40 @@ def save_torch(path: str | Path, model: Any, params: Params, state: State, *, ar
 
 
 def save_safetensors(path: str | Path, model: Any, params: Params, state: State) -> None:
-    """Writes weights to a `.safetensors` file under their names here, whole or not at all.
+    """Writes weights atomically to a `.safetensors` file, under their names in the model.
 
     `load_weights(name, path)` reads it, or `load_safetensors(path, model)`.
 
     Args:
       path: file to write.
-      model: the model; its constructor is noted in the file.
+      model: the model; its constructor call is stored in the file's metadata.
       params: its parameters.
       state: its state.
 
     Raises:
-      ValueError: parameters or state are not those of the model.
+      ValueError: parameters or state do not match the model.
     """
     arrays = conversion.written(_own_record(""), model, params, state)
     write_safetensors(Path(path), arrays, {"format": _OWN_FORMAT, "model": repr(model)})
 
 
 def load_safetensors(path: str | Path, model: Any) -> tuple[Params, State]:
-    """Reads what `save_safetensors` wrote, for a model of any kind.
+    """Reads a file that `save_safetensors` wrote, for any model.
 
     Args:
       path: the file.
-      model: the model that it was written for, or one with the same leaves.
+      model: the model that was saved, or a model with the same leaves.
 
     Returns:
       Parameters and state.
 
     Raises:
-      FileError: the file is damaged, or names or shapes are not those of the model.
+      FileError: the file is damaged, or names or shapes do not match the model.
     """
     record, given = _own_record(""), read_safetensors(Path(path))
     wanted = conversion.targets(record, model)
     if faults := list(conversion.differences(wanted, given)):
-        raise FileError("\n  ".join([f"{path} does not hold the leaves of the model:", *_first_few(faults)]))
+        raise FileError("\n  ".join([f"{path} does not match the leaves of the model:", *_first_few(faults)]))
     with reading(path):
         return _read(record, model, given, Path(path))
 
@@ -195,7 +193,7 @@ def _read(record: Record, model: Any, given: Mapping[str, Tensor], path: Path) -
     wanted = conversion.targets(record, model)
     for name in wanted:
         if given[name].dtype.kind in "biuc":
-            raise FileError(f"{path} expects floating point numbers as {name}, got {given[name].dtype}")
+            raise FileError(f"expected floating point numbers as {name} in {path}, got {given[name].dtype}")
     return conversion.read(record, model, wanted, given)
 
 
@@ -248,11 +246,11 @@ def _open_file(path: Path, entry: str | None) -> _Source:
 
 def _refuse_entry(entry: str | None, path: Path) -> None:
     if entry is not None:
-        raise ValueError(f"expected entry= for a checkpoint of torch alone, got {entry!r} for {path}")
+        raise ValueError(f"expected entry= only for a checkpoint of torch, got {entry!r} for {path}")
 
 
 def _unwrapped(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Takes off what wrappers of torch put before all names, however often."""
+    """Removes the prefixes of torch's wrappers, which may be nested."""
     for prefix in _WRAPPERS:
         if tensors and all(name.startswith(prefix) or name == _COUNTER for name in tensors):
             inner = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name != _COUNTER}
@@ -261,7 +259,7 @@ def _unwrapped(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def _choose(model_name: str, source: _Source, architecture: str | None) -> tuple[Record, Any]:
-    """Finds the record whose names and shapes are those of the file, and builds its variant of the model."""
+    """Finds the record whose names and shapes match the file, and builds its variant of the model."""
     candidates = [record for record in RECORDS if record.model == model_name and record.origin in source.origins]
     if "jaxcnn" in source.origins:
         candidates = [_own_record(model_name)]
@@ -293,20 +291,20 @@ def _choose(model_name: str, source: _Source, architecture: str | None) -> tuple
                 ]
             )
         )
-    # The same model from two libraries: torchvision comes first, whose preprocessing then counts.
+    # If the same model fits two libraries, torchvision comes first and decides the preprocessing.
     if len({model for _, model in fitting.values()}) > 1:
         raise ValueError(
-            f"the weights in {source.path} fit several variants of {model_name}, which compute different things; "
+            f"the weights in {source.path} fit several variants of {model_name}, whose results differ; "
             f"give architecture=, one of {_listed(fitting)}"
         )
     return next(iter(fitting.values()))
 
 
 def _common_prefix(tensors: Mapping[str, Tensor]) -> str:
-    """Says what all names begin with, where they do."""
+    """Describes the common prefix of all names; empty without one."""
     first = next(iter(tensors), "").partition(".")[0]
     if len(tensors) > 1 and all(name.startswith(f"{first}.") for name in tensors):
-        return f", got names that all begin with {shown(f'{first}.')}"
+        return f", got names with the common prefix {shown(f'{first}.')}"
     return ""
 
 
@@ -331,7 +329,7 @@ def _listed(names: Any) -> str:
 
 
 def _build(record: Record, given: Mapping[str, Tensor]) -> Any:
-    """Builds a record's model for as many classes and input channels as the arrays have; without a head for none."""
+    """Builds a record's model with the arrays' numbers of classes and input channels; without a head for no classes."""
     entry = catalog.CATALOG[record.model]
     model = record.build(entry.num_classes)
     head = given.get(record.names(record.head, model[record.head], "kernel"))
@@ -348,7 +346,7 @@ def _build(record: Record, given: Mapping[str, Tensor]) -> Any:
 
 
 def _first(model: Any) -> tuple[str, Any]:
-    """Finds the first layer of a model that has a kernel, by going down first layers."""
+    """Finds the first layer of a model with a kernel, by descending into first layers."""
     path = []
     while (inner := getattr(model, "layers", None)) or hasattr(model, "body"):
         if inner:
@@ -381,7 +379,7 @@ def _preprocessing(record: Record, model: Any, source: _Source) -> Preprocessing
 
 
 def _own_record(model_name: str) -> Record:
-    """Describes files of `save_safetensors`: names and order of axes are those here."""
+    """Returns the record of files of `save_safetensors`, which keep the names and the order of axes of the model."""
     head = next((record.head for record in RECORDS if record.model == model_name), "head")
     build = Partial(_build_own, model_name=model_name)
     return Record(model_name, "jaxcnn", model_name, build, _own_name, None, head=head)

@@ -1,10 +1,10 @@
-"""Arithmetic of layers: output shape, parameters, multiply-adds and receptive field, from the layer value alone.
+"""Computes output shapes, parameters, multiply-adds and receptive fields from the layer value alone.
 
-Nothing here computes or traces a convolution: the numbers follow from the sizes by the formulas of Dumoulin & Visin
-2016 (output sizes), Howard et al. 2017, section 3.1 (multiply-adds) and Araujo et al. 2019, "Computing receptive fields
-of convolutional neural networks" (receptive fields). `jaxcnn.inspection` measures the same by tracing and by gradients.
+Nothing here runs or traces a convolution. The numbers follow from the sizes by the formulas of Dumoulin & Visin 2016
+(output sizes), Howard et al. 2017, section 3.1 (multiply-adds) and Araujo et al. 2019, "Computing receptive fields of
+convolutional neural networks" (receptive fields). `jaxcnn.inspection` measures the same by tracing and by gradients.
 
-A layer of your own joins in by registering its formulas:
+Register the formulas of your own layers:
 
     @output_shape.register
     def _(layer: MyLayer, shape): ...
@@ -49,10 +49,10 @@ from jaxcnn.types import Layer, Shape
 
 
 class Span(NamedTuple):
-    """What one row (or column) of output pixels sees of the input, along one axis.
+    """The receptive field of one row (or column) of output pixels, along one axis.
 
-    Output pixel i sees the input pixels from `start + i * stride` to `start + i * stride + extent`; those beyond the
-    border are padding. Behind a transposed convolution these are fractions, and the whole numbers between them count.
+    Output pixel i sees the input pixels from `start + i * stride` to `start + i * stride + extent`; pixels beyond the
+    border are padding. After a transposed convolution these bounds are fractions, and the integers between them count.
     """
 
     extent: Fraction
@@ -72,7 +72,7 @@ class ReceptiveField:
     Attributes:
       height: along the vertical axis.
       width: along the horizontal axis.
-      whole: whether it is the whole image, wherever its border lies; then height and width span the image.
+      whole: whether it is the whole image; then height and width span the image.
     """
 
     height: Span
@@ -89,7 +89,7 @@ class ReceptiveField:
 
 
 class Window(NamedTuple):
-    """What one output pixel of a layer sees of the layer's own input, along one axis.
+    """The receptive field of one output pixel of a layer in the layer's own input, along one axis.
 
     Output pixel i sees the input pixels from `start + i * stride` to `start + i * stride + extent`.
     """
@@ -100,7 +100,7 @@ class Window(NamedTuple):
 
 
 POINT = Window()
-"""Each output pixel sees the input pixel at its own place."""
+"""Each output pixel sees only the input pixel at its own position."""
 
 
 class Row(NamedTuple):
@@ -109,11 +109,11 @@ class Row(NamedTuple):
     Attributes:
       path: names of the containers and of the layer.
       layer: the layer.
-      output_shape: shape of its result.
-      parameters: its trained numbers.
+      output_shape: shape of its output.
+      parameters: number of its parameters.
       multiply_adds: its multiply-adds for one image.
-      receptive_field: what a pixel of its result sees of the model's input.
-      training_only: whether it is part of an auxiliary head, of which evaluation computes nothing.
+      receptive_field: receptive field of a pixel of its output in the model's input.
+      training_only: whether it is part of an auxiliary head, which evaluation does not compute.
     """
 
     path: str
@@ -133,31 +133,31 @@ def arithmetic(layer: Layer, input_shape: Shape) -> list[Row]:
       input_shape: (height, width, channels) of one image, or (features,).
 
     Returns:
-      A row for each layer that is not a container, and one for each `Residual`, `Concat` or `Gate` after those inside
-      of it, without numbers of its own. The receptive field is that of the layer's output pixels in the input of the
-      whole model; of a vector, it is the whole image. The rows of auxiliary heads are marked: evaluation does not
-      compute them.
+      A row for each layer that is not a container. After the layers of a `Residual`, `Concat` or `Gate`, a row for the
+      container itself, without parameters or multiply-adds. The receptive field is that of the layer's output pixels in
+      the input of the whole model; for a vector, it is the whole image. The rows of auxiliary heads are marked, because
+      evaluation does not compute them.
 
     Raises:
-      TypeError: a layer's formulas are not known; register them.
+      TypeError: a layer has no registered formulas.
       ValueError: the shapes do not fit together; a note names the layer.
     """
     return list(_walk(layer, tuple(input_shape), _pixel(input_shape), "", tuple(input_shape)))
 
 
 def receptive_field(layer: Layer, input_shape: Shape) -> ReceptiveField:
-    """Computes what an output pixel of a layer or model sees of the input image.
+    """Computes the receptive field of an output pixel of a layer or model in the input image.
 
     Args:
       layer: a layer or a whole model.
       input_shape: (height, width, channels) of one image.
 
     Returns:
-      The field of the last layer, a pixel if there is none. Behind a transposed convolution that is dilated, so that
-      its taps may miss pixels, or that undoes strides before it, the size is an upper bound.
+      The receptive field of the last layer; one pixel if there is no layer. The size is an upper bound after a
+      transposed convolution that is dilated (its taps may miss pixels) or that inverts earlier strides.
 
     Raises:
-      TypeError: a layer's formulas are not known; register them.
+      TypeError: a layer has no registered formulas.
       ValueError: the shapes do not fit together.
     """
     rows = arithmetic(layer, input_shape)
@@ -165,15 +165,15 @@ def receptive_field(layer: Layer, input_shape: Shape) -> ReceptiveField:
 
 
 def count_parameters(layer: Layer) -> int:
-    """Counts the trained numbers of a layer or model, without drawing them.
+    """Counts the parameters of a layer or model, without drawing them.
 
     Args:
       layer: a layer or a whole model.
 
     Returns:
-      The number of parameters; running moments are state and do not count.
+      The number of parameters, without running moments, which are state.
     """
-    # The very types: a class derived from them may draw something else.
+    # Only these exact types: a subclass may draw other parameters.
     if type(layer) in (Sequential, Concat):
         return sum(count_parameters(inner) for _, inner in layer.layers)  # pyright: ignore[reportAttributeAccessIssue]
     if type(layer) is Residual:
@@ -190,13 +190,13 @@ def count_parameters(layer: Layer) -> int:
 
 @functools.lru_cache(maxsize=4096)
 def _count_drawn(layer: Layer) -> int:
-    """Counts what a layer draws; remembered, since models are made of a few layers over and over."""
+    """Counts the parameters that a layer draws. Cached, because models repeat a few layers many times."""
     return trees.count(jax.eval_shape(layer.init, jax.random.key(0))[0])
 
 
 @functools.singledispatch
 def output_shape(layer: Layer, shape: Shape) -> Shape:
-    """Computes the shape of a layer's result.
+    """Computes the shape of a layer's output.
 
     Args:
       layer: a layer or a whole model.
@@ -206,7 +206,7 @@ def output_shape(layer: Layer, shape: Shape) -> Shape:
       The shape of its output.
 
     Raises:
-      TypeError: the layer's formula is not known; register it.
+      TypeError: the layer has no registered formula.
       ValueError: the shape does not fit the layer.
     """
     raise TypeError(_unknown("output_shape", layer))
@@ -214,7 +214,7 @@ def output_shape(layer: Layer, shape: Shape) -> Shape:
 
 @functools.singledispatch
 def multiply_adds(layer: Layer, shape: Shape) -> int:
-    """Counts the multiplications, each with its addition, of a layer's kernels for one image.
+    """Counts the multiply-adds of a layer's kernels for one image.
 
     Biases, normalisation, pooling and activations do not count, as usual in the literature (He et al. 2016, table 1).
 
@@ -226,14 +226,14 @@ def multiply_adds(layer: Layer, shape: Shape) -> int:
       The count; one multiply-add is two floating-point operations.
 
     Raises:
-      TypeError: the layer's formula is not known; register it.
+      TypeError: the layer has no registered formula.
     """
     raise TypeError(_unknown("multiply_adds", layer))
 
 
 @functools.singledispatch
 def windows(layer: Layer, shape: Shape) -> tuple[Window, Window] | None:
-    """Says what one output pixel of a layer sees of the layer's own input.
+    """Returns the receptive field of one output pixel of a layer in the layer's own input.
 
     Args:
       layer: a layer that is not a container.
@@ -243,7 +243,7 @@ def windows(layer: Layer, shape: Shape) -> tuple[Window, Window] | None:
       The window along the vertical and the horizontal axis; None if it is the whole input.
 
     Raises:
-      TypeError: the layer's formula is not known; register it.
+      TypeError: the layer has no registered formula.
     """
     raise TypeError(_unknown("windows", layer))
 
@@ -384,7 +384,7 @@ def _(layer: Function, shape: Shape) -> Shape:
 
 @functools.lru_cache(maxsize=4096)
 def _traced_shape(layer: Function, shape: Shape) -> Shape:
-    """Traces a function; remembered, since a model has the same activation over and over."""
+    """Traces a function. Cached, because models repeat the same activation many times."""
     return jax.eval_shape(layer, jax.ShapeDtypeStruct(shape, jnp.float32)).shape
 
 
@@ -445,7 +445,7 @@ def _(layer: Conv, shape: Shape) -> tuple[Window, Window]:
 def _(layer: ConvTranspose, shape: Shape) -> tuple[Window, Window]:
     kernel, strides, dilation = _pairs(layer.kernel_size, layer.strides, layer.dilation)
     sides = transpose_padding_sides(layer.padding)
-    # Output o collects input i where o = stride i + dilation tap - padding for some tap.
+    # Input i is added to output o if o = stride i + dilation tap - padding for some tap.
     vertical, horizontal = (
         Window(
             extent=Fraction(dilation[axis] * (kernel[axis] - 1), strides[axis]),
@@ -473,7 +473,7 @@ def _(layer: MaxPool | AvgPool, shape: Shape) -> tuple[Window, Window]:
 
 @windows.register
 def _(layer: Pad, shape: Shape) -> tuple[Window, Window]:
-    # Every output pixel is taken to see the input pixel at its own place; a border that repeats the image sees others.
+    # Each output pixel is assumed to see the input pixel at its own position; pixels of a repeating border see others.
     (top, _), (left, _) = pad_sides(layer.padding)
     return Window(start=Fraction(-top)), Window(start=Fraction(-left))
 
@@ -501,7 +501,7 @@ def _(layer: Resize, shape: Shape) -> tuple[Window, Window]:
 
 
 def _resized(layer: Resize, size: int, n: int, factor: float | None) -> Window:
-    """Returns what an output pixel sees along an axis; with antialias an upper bound."""
+    """Returns the receptive field of an output pixel along an axis; an upper bound with antialias."""
     if layer.method == "area":
         return _adaptive(size, n)
     corners = layer.align_corners
@@ -509,17 +509,17 @@ def _resized(layer: Resize, size: int, n: int, factor: float | None) -> Window:
     if layer.antialias:
         reach = (1 if layer.method == "bilinear" else 2) * max(stride, Fraction(1))
         return Window(2 * reach, stride, stride / 2 - reach - Fraction(1, 2))
-    # The taps are the pixel at or before the centre, and some around it.
+    # The taps are the pixel at or before the centre, and its neighbours.
     low, high = {"bilinear": (0, 1), "bicubic": (-1, 2)}.get(layer.method, (0, 0))
     centre = Fraction(0)
     if layer.method == "nearest-exact":
         centre = stride / 2
     elif layer.method in ("bilinear", "bicubic") and not corners:
         centre = stride / 2 - Fraction(1, 2)
-    # Centres are whole multiples of 1 / parts, and lie by less than a pixel after the pixel before them.
+    # Centres are integer multiples of 1 / parts, less than one pixel after the pixel before them.
     parts = lcm(stride.denominator, centre.denominator)
     if parts == 1:
-        low = high = 0  # They are centres of pixels, whose neighbours weigh nothing.
+        low = high = 0  # Centres of pixels: the neighbours have weight zero.
     most = 1 - Fraction(1, parts)
     return Window(high - low + most, stride, centre - most + low)
 
@@ -560,7 +560,8 @@ def _(layer: Layer, shape: Shape) -> None:
 
 @windows.register
 def _(layer: Function, shape: Shape) -> tuple[Window, Window] | None:
-    # What an unknown function mixes cannot be seen from outside: one that keeps the shape is taken as pointwise.
+    # The receptive field of an unknown function is not visible from outside: one that keeps the shape is assumed
+    # pointwise.
     return (POINT, POINT) if output_shape(layer, shape)[:2] == shape[:2] else None
 
 
@@ -593,7 +594,7 @@ for _kind in (
 
 
 def _walk(layer: Layer, shape: Shape, field: ReceptiveField, path: str, image: Shape) -> Iterator[Row]:
-    """Yields the rows of a layer's parts; the last one carries the shape and the field of the layer itself."""
+    """Yields the rows of a layer's parts; the last row has the shape and the receptive field of the layer itself."""
     if isinstance(layer, Sequential):
         for name, inner in layer.layers:
             for row in _walk(inner, shape, field, f"{path}/{name}".lstrip("/"), image):
@@ -657,7 +658,7 @@ def _walk(layer: Layer, shape: Shape, field: ReceptiveField, path: str, image: S
 
 @contextmanager
 def _located(path: str) -> Iterator[None]:
-    """Says in a note on an error which layer it is about."""
+    """Adds a note with the layer's path to an error."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -672,7 +673,7 @@ def _same_shape(body: Shape, shortcut: Shape) -> Shape:
 
 
 def _through(span: Span, window: Window) -> Span:
-    """Widens a span by a window over the pixels that have it."""
+    """Extends a span by a window over the pixels that have this span."""
     return Span(
         extent=span.extent + window.extent * span.stride,
         stride=span.stride * window.stride,
@@ -698,7 +699,7 @@ def _whole(image: Shape) -> ReceptiveField:
 
 
 def _pixel(image: Shape) -> ReceptiveField:
-    """Returns the field of the image itself."""
+    """Returns the receptive field of the image itself."""
     pixel = Span(Fraction(0), Fraction(1), Fraction(0))
     return ReceptiveField(pixel, pixel) if len(image) == 3 else _whole(image)
 
@@ -720,6 +721,6 @@ def _taps_apart(layer: MaxPool | AvgPool) -> tuple[int, int]:
 
 def _unknown(formula: str, layer: Layer) -> str:
     return (
-        f"the {formula} of {type(layer).__name__} is not known; "
+        f"{type(layer).__name__} has no formula for its {formula}; "
         f"register a function of the layer and its input shape with jaxcnn.layers.arithmetic.{formula}.register"
     )

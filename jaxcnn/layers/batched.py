@@ -1,4 +1,4 @@
-"""From one image to a batch."""
+"""Maps layers over batches of images."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,13 @@ from jaxcnn.values import Value
 
 @dataclass(frozen=True, repr=False)
 class Batched(Value):
-    """A layer mapped over a batch of images: what `batched` returns.
+    """A layer mapped over a batch of images, as `batched` returns it.
 
-    A value itself, so that `jax.jit(batched(layer), static_argnames="train")` does not trace equal layers twice.
+    A value, so that `jax.jit(batched(layer), static_argnames="train")` does not trace equal layers twice.
 
     Attributes:
       layer: any layer, written for one image.
-      axis_name: name of the batch axis, over which batch norm takes its moments.
+      axis_name: name of the batch axis, over which batch norm computes its moments.
     """
 
     layer: Layer
@@ -34,13 +34,13 @@ class Batched(Value):
           state: state, shared by all images.
           images: shape (batch, height, width, channels); the batch may be split over the devices of a mesh.
           train: see `jaxcnn.types.Layer.apply`.
-          key: typed random key, split into one for each image; needed where a layer draws random numbers.
+          key: typed random key, split into one for each image; needed if a layer draws random numbers.
 
         Returns:
-          The results, with the batch as their first axis, and the one new state.
+          The outputs, with the batch as their first axis, and the new state.
 
         Raises:
-          ValueError: the batch is empty or is no batch.
+          ValueError: the batch is empty, or `images` is not a batch.
         """
         if images.ndim < 2 or images.shape[0] == 0:
             raise ValueError(
@@ -68,7 +68,7 @@ def batched(layer: Layer, axis_name: str = "batch") -> Batched:
 
     Args:
       layer: any layer, written for one image.
-      axis_name: name of the batch axis, over which batch norm takes its moments.
+      axis_name: name of the batch axis, over which batch norm computes its moments.
 
     Returns:
       A function of params, state and images, shape (batch, height, width, channels); see `Batched.__call__`.

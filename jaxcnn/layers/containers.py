@@ -1,4 +1,4 @@
-"""The only layers that contain layers: they thread parameters, state, keys, names and notes on errors."""
+"""Layers that contain layers: only these pass on parameters, state, keys, names and error notes."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -18,19 +18,19 @@ from jaxcnn.types import Layer, Params, Shape, State
 from jaxcnn.values import Value
 
 LAYER_NOTE = "in layer "
-"""How the note on an error begins that says which layer it came from; the path follows in quotes."""
+"""Prefix of the error note that names the layer; its path follows in quotes."""
 
 Part: TypeAlias = tuple[Any, Params, State]
 """A layer, its parameters and its state."""
 
 ChangePart: TypeAlias = Callable[[str, Layer, Params, State], Part]
-"""From the name of a layer in a container, the layer, its parameters and its state to others in its place. The name is
-empty for a body, whose own layers stand beside it by name."""
+"""A function of a layer's name in its container, the layer, its parameters and its state, which returns their
+replacements. The name is empty for a body, whose layers have no prefix."""
 
 
 @dataclass(frozen=True, init=False, repr=False)
 class _NamedLayers(Value):
-    """What layers that hold others by name share."""
+    """Base of layers that hold other layers by name."""
 
     layers: tuple[tuple[str, Layer], ...]
 
@@ -43,7 +43,7 @@ class _NamedLayers(Value):
         return _call(type(self).__name__, [f"{name}={layer!r}" for name, layer in self.layers])
 
     def __getitem__(self, name: str) -> Layer:
-        """Returns the layer of that name; a path such as "stage1/block0" goes into layers of layers."""
+        """Returns a layer by name, or by a path such as "stage1/block0"."""
         first, _, rest = name.partition("/")
         layer = dict(self.layers).get(first)
         if layer is None:
@@ -57,21 +57,21 @@ class _NamedLayers(Value):
 
     @property
     def part_names(self) -> tuple[str, ...]:
-        """The names that `map_parts` calls the layers by: their own."""
+        """The names that `map_parts` passes on: those of the layers."""
         return self.names
 
     def replace(self, **layers: Layer) -> Self:
-        """Returns a copy with other layers under names that are there.
+        """Returns a copy with some layers replaced.
 
         Args:
           **layers: the new layers by name.
 
         Returns:
-          The new layer value; this one stays as it is.
+          The new layer; this one is unchanged.
 
         Raises:
-          ValueError: there is no layer of that name.
-          TypeError: something is not a layer.
+          ValueError: a name is unknown.
+          TypeError: a value is not a layer.
         """
         unknown = [name for name in layers if name not in self.names]
         if unknown:
@@ -79,7 +79,7 @@ class _NamedLayers(Value):
         return self._with({**dict(self.layers), **layers})
 
     def _with(self, layers: Mapping[str, Layer]) -> Self:
-        """Makes one of the same kind and options of other layers."""
+        """Builds a container of the same kind and options from other layers."""
         return type(self)(**layers)
 
     def init(self, key: jax.Array) -> tuple[Params, State]:
@@ -92,11 +92,11 @@ class _NamedLayers(Value):
         return params, state
 
     def map_parts(self, params: Params, state: State, change: ChangePart) -> tuple[Self, Params, State]:
-        """Rebuilds the container, its parameters and its state with others in the place of each layer.
+        """Rebuilds the container, its parameters and its state with every layer replaced.
 
         Args:
-          params: its parameters.
-          state: its state.
+          params: parameters of the container.
+          state: state of the container.
           change: called for each layer in the declared order.
 
         Returns:
@@ -114,12 +114,12 @@ class _NamedLayers(Value):
         )
 
     def _check(self, params: Params, state: State) -> None:
-        """Refuses the parameters and state of another model."""
+        """Refuses parameters and state with other names."""
         check_names(f"{type(self).__name__} parameters", params, self.names)
         check_names(f"{type(self).__name__} state", state, self.names)
 
     def _keys(self, params: Params, state: State, key: jax.Array | None, train: bool) -> list:
-        """Gives each layer a key, or none."""
+        """Returns a key for each layer, or None for all."""
         self._check(params, state)
         return _split(key, len(self.layers), train)
 
@@ -134,7 +134,7 @@ class Sequential(_NamedLayers):
       **layers: the layers by name, in order of use. A name has no "/", which separates the names of a path.
 
     Raises:
-      TypeError: something is not a layer.
+      TypeError: a value is not a layer.
       ValueError: a name contains "/".
     """
 
@@ -152,14 +152,14 @@ class Sequential(_NamedLayers):
 class Concat(_NamedLayers):
     """Branches side by side, each with its name: `Concat(narrow=Conv(64, 32, 1), wide=Conv(64, 32, 5))`.
 
-    Every branch is given the same image; their results are put together along the last axis, the channels, in the
-    declared order (Szegedy et al. 2015, section 4). Parameters, state and keys are as in `Sequential`.
+    Every branch gets the same image. Their outputs are concatenated along the last axis, the channels, in the declared
+    order (Szegedy et al. 2015, section 4). Parameters, state and keys are as in `Sequential`.
 
     Args:
       **branches: the layers by name, at least one. A name has no "/", which separates the names of a path.
 
     Raises:
-      TypeError: something is not a layer.
+      TypeError: a value is not a layer.
       ValueError: a name contains "/", or there is no branch.
     """
 
@@ -171,7 +171,7 @@ class Concat(_NamedLayers):
     def apply(
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
     ) -> tuple[jax.Array, State]:
-        """Applies every branch to one image, and joins the results; they are equal in height and width."""
+        """Applies every branch to one image, and concatenates the outputs, which have equal height and width."""
         results, new_state = self.apply_parts(params, state, x, train=train, key=key)
         joined_shape({name: y.shape for name, y in results.items()})
         return jnp.concatenate(list(results.values()), axis=-1), new_state
@@ -179,7 +179,7 @@ class Concat(_NamedLayers):
     def apply_parts(
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None
     ) -> tuple[dict[str, jax.Array], State]:
-        """Applies every branch to one image; returns their results by name, and the new state."""
+        """Applies every branch to one image; returns their outputs by name, and the new state."""
         results, new_state = {}, {}
         for (name, branch), branch_key in zip(self.layers, self._keys(params, state, key, train), strict=True):
             with named(name):
@@ -189,18 +189,18 @@ class Concat(_NamedLayers):
 
 @dataclass(frozen=True, init=False, repr=False)
 class AuxiliaryHeads(_NamedLayers):
-    """Layers in a row, some of which are auxiliary heads: they look at a result half-way, and only in training.
+    """Layers in a row, some of which are auxiliary heads: they classify an intermediate result, only in training.
 
     `AuxiliaryHeads("aux", stem=Conv(3, 64), aux=classifier, stage=Conv(64, 128), pool=GlobalAvgPool(), head=...)`.
 
-    An auxiliary head is given the same as the layer behind it. In training, the result stacks that of the last layer
-    and those of the auxiliary heads along a new first axis, in this order: (1 + heads, num_classes) where they give
-    logits; `jaxcnn.training.auxiliary_loss` weighs them. In evaluation, the result is that of the last layer alone, and
-    nothing of the auxiliary heads is computed (Szegedy et al. 2015, section 5). Parameters, state and keys are as in
+    An auxiliary head gets the same input as the layer after it. In training, the outputs of the last layer and of the
+    auxiliary heads are stacked along a new first axis, in this order: (1 + heads, num_classes) for logits;
+    `jaxcnn.training.auxiliary_loss` weights them. In evaluation, the output is that of the last layer alone, and the
+    auxiliary heads are not computed (Szegedy et al. 2015, section 5). Parameters, state and keys are as in
     `Sequential`.
 
-    With another last layer, such as `replace(head=identity)` for features, the auxiliary heads no longer fit: then
-    evaluate it, as a frozen backbone is, or replace them too.
+    If the last layer is replaced, as by `replace(head=identity)` for features, the auxiliary heads no longer fit. Then
+    use the model only in evaluation, as a frozen backbone, or replace the heads too.
 
     Args:
       *heads: names of the layers that are auxiliary heads.
@@ -208,8 +208,9 @@ class AuxiliaryHeads(_NamedLayers):
         separates the names of a path.
 
     Raises:
-      TypeError: something is not a layer.
-      ValueError: there is no auxiliary head, or no layer of its name, it is the last one, or a name contains "/".
+      TypeError: a value is not a layer.
+      ValueError: there is no auxiliary head, a head is not the name of a layer or is the last layer, or a name contains
+        "/".
     """
 
     heads: tuple[str, ...]
@@ -230,7 +231,7 @@ class AuxiliaryHeads(_NamedLayers):
     def apply(
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
     ) -> tuple[jax.Array, State]:
-        """Applies the layers to one image; in training the auxiliary heads too, and stacks the results."""
+        """Applies the layers to one image; in training also the auxiliary heads, and stacks the outputs."""
         results, new_state = {}, {}
         for (name, layer), layer_key in zip(self.layers, self._keys(params, state, key, train), strict=True):
             with named(name):
@@ -258,13 +259,13 @@ class AuxiliaryHeads(_NamedLayers):
 
 @dataclass(frozen=True, repr=False)
 class Residual(Value):
-    """A layer and a way around it: activation(body(x) + shortcut(x)) (He et al. 2016, equation 1).
+    """A layer with a shortcut around it: activation(body(x) + shortcut(x)) (He et al. 2016, equation 1).
 
     Parameters and state are those of the body, and under "shortcut" those of the shortcut.
 
     Attributes:
       body: the residual branch; it has no layer named "shortcut" of its own.
-      shortcut: the way around; it must give the shape that the body gives.
+      shortcut: the layer around it; its output must have the shape of the body's output.
       activation: applied to the sum.
     """
 
@@ -286,7 +287,7 @@ class Residual(Value):
         return _call("Residual", [f"{name}={layer!r}" for name, layer, default in fields if layer != default])
 
     def __getitem__(self, name: str) -> Layer:
-        """Returns the layer of that name: "shortcut", or one of the body's, or a path into them."""
+        """Returns a layer by name or path: "shortcut", or a layer of the body."""
         first, _, rest = name.partition("/")
         if first != "shortcut":
             return self.body[name]  # pyright: ignore[reportIndexIssue]
@@ -315,7 +316,7 @@ class Residual(Value):
     def apply_parts(
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None
     ) -> tuple[tuple[jax.Array, jax.Array], State]:
-        """Applies body and shortcut to one image; returns their two results, and the new state."""
+        """Applies body and shortcut to one image; returns both outputs, and the new state."""
         _check_shortcut(params, state)
         body_key, shortcut_key = _split(key, 2, train)
         y, body_state = self.body.apply(
@@ -329,7 +330,7 @@ class Residual(Value):
 
     @property
     def part_names(self) -> tuple[str, ...]:
-        """The names that `map_parts` calls the two layers by; the body has none of its own."""
+        """The names that `map_parts` passes on; that of the body is empty."""
         return ("", "shortcut")
 
     def map_parts(self, params: Params, state: State, change: ChangePart) -> tuple[Self, Params, State]:
@@ -347,13 +348,14 @@ class Residual(Value):
 
 @dataclass(frozen=True, repr=False)
 class Gate(Value):
-    """A layer whose result weighs its own input: x * body(x).
+    """A layer whose output scales its own input: x * body(x).
 
-    A body that gives one number for each channel makes it a squeeze-and-excitation (Hu et al. 2018, equation 4).
+    With a body that returns one number for each channel, it is a squeeze-and-excitation (Hu et al. 2018, equation 4).
     Parameters and state are those of the body.
 
     Attributes:
-      body: gives the weights, (channels,) or (height, width, 1) or as many as `x` has: what spreads to its shape.
+      body: computes the weights, with a shape that broadcasts to that of `x`, such as (channels,) or (height, width,
+        1).
     """
 
     body: Layer
@@ -365,7 +367,7 @@ class Gate(Value):
         return _call("Gate", [repr(self.body)])
 
     def __getitem__(self, name: str) -> Layer:
-        """Returns the layer of that name of the body, or of that path into it."""
+        """Returns a layer of the body by name or path."""
         return self.body[name]  # pyright: ignore[reportIndexIssue]
 
     def init(self, key: jax.Array) -> tuple[Params, State]:
@@ -375,7 +377,7 @@ class Gate(Value):
     def apply(
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
     ) -> tuple[jax.Array, State]:
-        """Weighs one image by what the body makes of it."""
+        """Multiplies one image by the weights that the body computes."""
         weights, state = self.apply_parts(params, state, x, train=train, key=key)
         check_weights(weights.shape, x.shape)
         return scale_channels(x, weights), state
@@ -388,7 +390,7 @@ class Gate(Value):
 
     @property
     def part_names(self) -> tuple[str, ...]:
-        """The names that `map_parts` calls the one layer by; the body has none of its own."""
+        """The names that `map_parts` passes on; that of the body is empty."""
         return ("",)
 
     def map_parts(self, params: Params, state: State, change: ChangePart) -> tuple[Self, Params, State]:
@@ -399,10 +401,10 @@ class Gate(Value):
 
 @dataclass(frozen=True, repr=False)
 class Unjoined(Value):
-    """A container's layers without what it makes of their results: for their states, or for what they do within.
+    """Applies a container's layers but returns the input: for their states and side effects.
 
     Attributes:
-      container: its layers are applied as ever, with its parameters and its state.
+      container: the container whose layers are applied, with its parameters and its state.
     """
 
     container: Concat | Residual | Gate
@@ -430,7 +432,7 @@ def layer_names(layer: Layer) -> tuple[str, ...]:
       layer: any layer.
 
     Returns:
-      The names, in the declared order; none where it is no container.
+      The names, in the declared order; empty if the layer is not a container.
     """
     match layer:
         case _NamedLayers():
@@ -443,10 +445,10 @@ def layer_names(layer: Layer) -> tuple[str, ...]:
 
 
 def check_weights(weights: Shape, shape: Shape) -> None:
-    """Refuses weights that a `Gate` cannot spread over its input.
+    """Refuses weights that do not broadcast to the input of a `Gate`.
 
     Args:
-      weights: shape of what the body returned.
+      weights: shape of the body's output.
       shape: shape of the input.
 
     Raises:
@@ -454,20 +456,20 @@ def check_weights(weights: Shape, shape: Shape) -> None:
     """
     sizes = zip(weights[::-1], shape[::-1], strict=False)
     if len(weights) > len(shape) or any(weight not in (1, size) for weight, size in sizes):
-        raise ValueError(f"Gate expects a body whose result spreads to the shape of its input {shape}, got {weights}")
+        raise ValueError(f"Gate expects a body whose output broadcasts to the input shape {shape}, got {weights}")
 
 
 def joined_shape(shapes: Mapping[str, Shape]) -> Shape:
-    """Computes the shape of what a `Concat` returns.
+    """Computes the shape of the output of a `Concat`.
 
     Args:
-      shapes: the shape of each branch's result, by its name.
+      shapes: shape of each branch's output, by name.
 
     Returns:
       The common shape, with the sum of the channels.
 
     Raises:
-      ValueError: the shapes differ in more than the last axis, or have none.
+      ValueError: the shapes differ in more than the last axis, or have no axis.
     """
     if len({shape[:-1] for shape in shapes.values()}) > 1 or () in shapes.values():
         got = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
@@ -493,7 +495,7 @@ def _without_shortcut(tree: dict) -> dict:
 
 
 def _split(key: jax.Array | None, n: int, train: bool) -> list:
-    """Gives each of n layers a key; none where none is there, or nothing can be drawn."""
+    """Returns a key for each of n layers, or None for all if there is no key or no layer draws random numbers."""
     return [None] * n if key is None or not train or n == 0 else list(jax.random.split(key, n))
 
 
@@ -513,12 +515,12 @@ def _takes_train(layer: Layer) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _parameter_names(function: Callable) -> frozenset[str]:
-    """Names the parameters of a function; remembered, since a deep model has thousands of layers of a few classes."""
+    """Names the parameters of a function. Cached, because a deep model has thousands of layers of a few classes."""
     return frozenset(signature(function).parameters)
 
 
 def _call(name: str, arguments: list[str]) -> str:
-    """Writes a constructor call, on several lines where one would be long."""
+    """Writes a constructor call, on several lines if it is long."""
     line = f"{name}({', '.join(arguments)})"
     if len(line) <= 100 and "\n" not in line:
         return line
@@ -528,10 +530,10 @@ def _call(name: str, arguments: list[str]) -> str:
 
 @contextmanager
 def named(name: str) -> Iterator[None]:
-    """Names what is computed for profilers, and where an error came from in a note on it.
+    """Names a layer for profilers, and in the notes of errors.
 
     Args:
-      name: of the layer that is at work inside of the `with` block.
+      name: name of the layer that runs in the `with` block.
     """
     try:
         with jax.named_scope(name):

@@ -22,14 +22,14 @@ class Conv(Value):
 
     Attributes:
       in_channels: channels of the image.
-      out_channels: channels of the result, one for each kernel.
+      out_channels: channels of the output.
       kernel_size: (height, width) of the kernel, in taps.
       strides: step of the kernel, in pixels.
       padding: "VALID", "SAME", "SAME_LOWER", an int or ((top, bottom), (left, right)). At stride 2, "SAME" is not
         torch's padding.
       dilation: distance between neighbouring taps, in pixels.
-      groups: number of channel groups; as many as channels is a depthwise convolution.
-      border: what padded pixels hold: "zeros", "edge", "reflect" or "circular".
+      groups: number of channel groups; equal to the number of channels for a depthwise convolution.
+      border: values of padded pixels: "zeros", "edge", "reflect" or "circular".
       use_bias: whether to add a bias; superfluous before a batch norm.
       kernel_init: draws the kernel, shape (height, width, in_channels / groups, out_channels).
       bias_init: draws the bias, shape (out_channels,).
@@ -88,17 +88,17 @@ class ConvTranspose(Value):
 
     Attributes:
       in_channels: channels of the image.
-      out_channels: channels of the result.
+      out_channels: channels of the output.
       kernel_size: (height, width) of the kernel, in taps.
-      strides: distance between neighbouring stamps, in pixels of the output.
-      padding: pixels cut off the output: "VALID" (none), an int or ((top, bottom), (left, right)).
+      strides: distance between neighbouring copies of the kernel, in pixels of the output.
+      padding: pixels removed from the output: "VALID" (none), an int or ((top, bottom), (left, right)).
       output_padding: pixels added at the bottom and at the right.
       dilation: distance between neighbouring taps, in pixels of the output.
       groups: number of channel groups.
       use_bias: whether to add a bias.
       kernel_init: draws the kernel, shape (height, width, in_channels / groups, out_channels).
       bias_init: draws the bias, shape (out_channels,).
-      border: "zeros", or "circular" to add what the padding cuts off on the opposite side.
+      border: "zeros", or "circular" to add the pixels that the padding removes on the opposite side.
     """
 
     in_channels: int
@@ -134,7 +134,7 @@ class ConvTranspose(Value):
     def apply(
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
     ) -> tuple[jax.Array, State]:
-        """Stamps the kernel for each pixel of one image (height, width, in_channels)."""
+        """Applies the transposed convolution to one image (height, width, in_channels)."""
         del train, key
         check_names("ConvTranspose parameters", params, affine_names(self))
         y = ops.conv_transpose(

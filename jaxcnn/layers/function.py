@@ -13,15 +13,15 @@ from jaxcnn.values import Partial, Value
 class Function(Stateless, Partial):
     """A function of one array as a layer: `Function(jax.nn.relu)`, `Function(jax.nn.gelu, approximate=False)`.
 
-    Two of them are equal when function and options are, so name the function in a module: a lambda equals only itself,
-    makes `jax.jit` trace every newly built model again, and cannot be pickled.
+    Two are equal if their functions and options are equal. So use a function with a name in a module: a lambda equals
+    only itself, makes `jax.jit` trace every newly built model again, and cannot be pickled.
 
     Args:
-      function: takes one image or its features, returns the same of any shape.
-      **options: hashable keyword arguments for it.
+      function: function of one image or its features; its output may have any shape.
+      **options: hashable keyword arguments of the function.
 
     Raises:
-      TypeError: the function is not callable, or an option cannot be hashed.
+      TypeError: the function is not callable, or an option is not hashable.
     """
 
     def apply(
@@ -37,14 +37,14 @@ def _identity(x: jax.Array) -> jax.Array:
 
 
 identity = Function(_identity)
-"""The layer that returns what it is given: an empty place for a head, a plain shortcut."""
+"""The layer that returns its input: instead of a head, or as a plain shortcut."""
 
 
 @dataclass(frozen=True, repr=False)
 class Flatten(Stateless, Value):
-    """Lays out one image as a vector, row by row, channels last: (height, width, channels) to (h * w * c,).
+    """Flattens one image to a vector, row by row, channels last: (height, width, channels) to (h * w * c,).
 
-    torch flattens channels first: the rows of a dense layer behind it must be permuted to exchange weights.
+    torch flattens channels first: to exchange weights, permute the rows of the dense layer after it.
     """
 
     def apply(

@@ -19,21 +19,21 @@ from jaxcnn.values import Value
 class BatchNorm(Value):
     """Batch normalisation over the pixels and images of a batch (Ioffe & Szegedy 2015).
 
-    In training, the moments are those of the whole batch, found through the named axis of the `jax.vmap` over it, and
-    the running moments move towards them: running = decay * running + (1 - decay) * batch. Otherwise the running
-    moments normalise, so that an image's result does not depend on the others. Moments are float32.
+    In training, the moments are those of the whole batch, computed over the named axis of `jax.vmap`. The running
+    moments follow them: running = decay * running + (1 - decay) * batch. In evaluation, the running moments are used,
+    so that an image's output does not depend on the others. Moments are float32.
 
     Attributes:
       channels: channels of the image (its last axis).
-      decay: weight of the old running moments, in [0, 1]; at 1 they stay as they are. torch's momentum is 1 - decay.
+      decay: weight of the old running moments, in [0, 1]; 1 keeps them unchanged. torch's momentum is 1 - decay.
       epsilon: added to the variance; at least 0.
       use_scale: whether to train a scale.
       use_bias: whether to train a bias.
-      unbiased: whether the running variance counts the batch as a sample (divided by n - 1, as torch does) or as it is
-        (divided by n, as flax and Keras do). The normalisation itself always divides by n.
-      scale_init: draws the scale; zeros make a residual branch start as nothing.
+      unbiased: whether the running variance is divided by n - 1, as in torch, or by n, as in flax and Keras. The
+        normalisation itself always divides by n.
+      scale_init: draws the scale; zeros make a residual branch start at zero.
       bias_init: draws the bias.
-      axis_name: name of the axis of `jax.vmap` that runs over the batch.
+      axis_name: name of the batch axis of `jax.vmap`.
     """
 
     channels: int
@@ -69,8 +69,8 @@ class BatchNorm(Value):
     ) -> tuple[jax.Array, State]:
         """Normalises one image (height, width, channels) of a batch, or its features (channels,).
 
-        `mask` says what counts for the moments in training, as in `jaxcnn.ops.batch_moments`: False for an image that
-        only fills up the batch.
+        `mask` selects the values that count for the moments in training, as in `jaxcnn.ops.batch_moments`: it is False
+        for an image that only pads the batch.
         """
         del key
         check_names("BatchNorm parameters", params, _affine_names(self))
@@ -93,7 +93,7 @@ class BatchNorm(Value):
             )
         decay: Any = self.decay
         if not isinstance(count, int):
-            # A batch of which less than two values count says nothing of the variance.
+            # The running variance is not updated if fewer than two values count.
             decay, count = jnp.where(count < 2, 1.0, decay), jnp.maximum(count, 2).astype(var.dtype)
         if self.unbiased:
             var = var * (count / (count - 1))
@@ -172,7 +172,7 @@ class LayerNorm(Value):
 
     def __post_init__(self) -> None:
         if isinstance(self.channels, list | tuple):
-            # One axis is one axis, however it is written: equal layers compare equal.
+            # `(n,)` becomes `n`, so that equal layers compare equal.
             sizes = tuple(self.channels)
             if not sizes:
                 raise ValueError("LayerNorm expects the sizes of one or more axes, got ()")
@@ -183,7 +183,7 @@ class LayerNorm(Value):
 
     @property
     def sizes(self) -> Shape:
-        """Sizes of the axes that are normalised over, the last ones."""
+        """Sizes of the last axes, which are normalised over."""
         return self.channels if isinstance(self.channels, tuple) else (self.channels,)
 
     def init(self, key: jax.Array) -> tuple[Params, State]:

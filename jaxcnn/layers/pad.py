@@ -1,4 +1,4 @@
-"""Padding as a layer of its own."""
+"""The padding layer."""
 
 from dataclasses import dataclass
 
@@ -15,11 +15,11 @@ from jaxcnn.values import Value
 
 @dataclass(frozen=True, repr=False)
 class Pad(Stateless, Value):
-    """Pixels around an image: `jaxcnn.ops.pad`. Convolutions and poolings pad by themselves; this is for other borders.
+    """Pads an image: `jaxcnn.ops.pad`. Convolution and pooling pad by themselves; this layer adds other borders.
 
     Attributes:
       padding: number of pixels: an int for all sides or ((top, bottom), (left, right)).
-      border: what they hold: "zeros", "edge", "reflect", "circular", or a number.
+      border: values of these pixels: "zeros", "edge", "reflect", "circular", or a number.
     """
 
     padding: int | Sides

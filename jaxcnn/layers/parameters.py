@@ -1,4 +1,4 @@
-"""What layers with parameters share: drawing them, and refusing others."""
+"""Draws and checks the parameters of layers."""
 
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -25,7 +25,7 @@ def init_kernel_and_bias(layer: _Affine, key: jax.Array) -> Params:
     """Draws the parameters of a convolution or a dense layer, in float32.
 
     Args:
-      layer: holds the initializers, the shape of the kernel and whether there is a bias; the last axis is the output.
+      layer: has the initializers, the shape of the kernel, whose last axis is the output, and whether there is a bias.
       key: typed random key, consumed.
 
     Returns:
@@ -42,7 +42,7 @@ def affine_names(layer: _Affine) -> tuple[str, ...]:
     """Names the parameters of a convolution or a dense layer.
 
     Args:
-      layer: says whether there is a bias.
+      layer: has `use_bias`, whether there is a bias.
 
     Returns:
       "kernel" and, if there is one, "bias".
@@ -51,12 +51,12 @@ def affine_names(layer: _Affine) -> tuple[str, ...]:
 
 
 def check_names(what: str, tree: dict, names: Iterable[str]) -> None:
-    """Refuses a tree with other names than a layer's own.
+    """Refuses a tree whose names are not those of a layer.
 
     Args:
-      what: what the tree is, for the message, such as "Conv parameters".
-      tree: the dict that was given.
-      names: the names it should have.
+      what: name of the tree for the message, such as "Conv parameters".
+      tree: the tree to check.
+      names: the expected names.
 
     Raises:
       ValueError: a name is missing or unknown, or the tree is not a dict.
@@ -68,7 +68,7 @@ def check_names(what: str, tree: dict, names: Iterable[str]) -> None:
 
 
 def check_channels(layer: str, in_channels: int, out_channels: int, groups: int = 1) -> None:
-    """Refuses numbers of channels or groups that no layer can have.
+    """Refuses invalid numbers of channels or groups.
 
     Args:
       layer: name of the layer, for the message.
@@ -104,7 +104,7 @@ def check_positive(layer: str, name: str, value: int) -> None:
 
 
 def check_last_sizes(layer: str, sizes: Shape, shape: Shape) -> None:
-    """Refuses inputs whose last axes are not those of a layer.
+    """Refuses inputs whose last axes do not match a layer.
 
     Args:
       layer: name of the layer, for the message.
@@ -112,7 +112,7 @@ def check_last_sizes(layer: str, sizes: Shape, shape: Shape) -> None:
       shape: of the input.
 
     Raises:
-      ValueError: the last axes have other sizes, or there are not so many.
+      ValueError: the last axes have other sizes, or there are fewer axes.
     """
     if shape[-len(sizes) :] != sizes:
         expected = f"{sizes[0]} channels on the last axis" if len(sizes) == 1 else f"last axes of {sizes}"

@@ -13,10 +13,10 @@ from jaxcnn.values import Value
 
 @dataclass(frozen=True, repr=False)
 class MaxPool(Stateless, Value):
-    """Largest value of each window: `jaxcnn.ops.max_pool`.
+    """Maximum of each window: `jaxcnn.ops.max_pool`.
 
     Attributes:
-      window_shape: (height, width) of the window, in pixels.
+      window_shape: (height, width) of the window, in taps.
       strides: step of the window, in pixels; the window's shape if None.
       padding: "VALID", "SAME", "SAME_LOWER", an int or ((top, bottom), (left, right)).
       ceil_mode: whether to take a last window that hangs over the bottom or right edge.
@@ -100,7 +100,7 @@ class GlobalAvgPool(Stateless, Value):
 
 @dataclass(frozen=True, repr=False)
 class GlobalMaxPool(Stateless, Value):
-    """Largest value of each channel over the image: (height, width, channels) to (channels,)."""
+    """Maximum of each channel over the image: (height, width, channels) to (channels,)."""
 
     def apply(
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
@@ -112,7 +112,7 @@ class GlobalMaxPool(Stateless, Value):
 
 @dataclass(frozen=True, repr=False)
 class AdaptiveAvgPool(Stateless, Value):
-    """Means over a grid of windows that gives the wanted size: `jaxcnn.ops.adaptive_avg_pool`.
+    """Means of a grid of windows with a given output size: `jaxcnn.ops.adaptive_avg_pool`.
 
     Attributes:
       output_shape: (height, width) of the output; None keeps the size of an axis.
@@ -133,7 +133,7 @@ class AdaptiveAvgPool(Stateless, Value):
 
 @dataclass(frozen=True, repr=False)
 class AdaptiveMaxPool(Stateless, Value):
-    """Largest values over a grid of windows that gives the wanted size: `jaxcnn.ops.adaptive_max_pool`.
+    """Maxima of a grid of windows with a given output size: `jaxcnn.ops.adaptive_max_pool`.
 
     Attributes:
       output_shape: (height, width) of the output; None keeps the size of an axis.

@@ -1,4 +1,4 @@
-"""Resizing, and the exchange of channels and pixels, as layers."""
+"""Layers that resize images or move data between channels and pixels."""
 
 from dataclasses import dataclass
 from typing import get_args
@@ -15,11 +15,11 @@ from jaxcnn.values import Value
 
 @dataclass(frozen=True, repr=False)
 class Resize(Stateless, Value):
-    """Another size of an image: `jaxcnn.ops.resize`.
+    """Resizes an image: `jaxcnn.ops.resize`.
 
     Attributes:
-      output_shape: (height, width) of the output, in pixels; or None, and `scale_factor`.
-      scale_factor: by how much to enlarge, (vertical, horizontal) or one number for both.
+      output_shape: (height, width) of the output, in pixels; or None if `scale_factor` is given.
+      scale_factor: factor of enlargement, (vertical, horizontal) or one number for both.
       method: "bilinear", "bicubic", "nearest", "nearest-exact" or "area".
       align_corners: whether the centres of the outermost pixels coincide.
       antialias: whether to widen the filter when shrinking.
@@ -59,7 +59,7 @@ class Resize(Stateless, Value):
 
 @dataclass(frozen=True, repr=False)
 class PixelShuffle(Stateless, Value):
-    """Groups of channels spread out over squares of pixels: `jaxcnn.ops.pixel_shuffle`.
+    """Moves groups of channels into squares of pixels: `jaxcnn.ops.pixel_shuffle`.
 
     Attributes:
       factor: side of the squares, in pixels.
@@ -73,14 +73,14 @@ class PixelShuffle(Stateless, Value):
     def apply(
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
     ) -> tuple[jax.Array, State]:
-        """Shuffles one image (height, width, channels)."""
+        """Applies the shuffle to one image (height, width, channels)."""
         del params, train, key
         return ops.pixel_shuffle(x, self.factor), state
 
 
 @dataclass(frozen=True, repr=False)
 class PixelUnshuffle(Stateless, Value):
-    """Squares of pixels gathered into channels: `jaxcnn.ops.pixel_unshuffle`.
+    """Moves squares of pixels into channels: `jaxcnn.ops.pixel_unshuffle`.
 
     Attributes:
       factor: side of the squares, in pixels.
@@ -94,6 +94,6 @@ class PixelUnshuffle(Stateless, Value):
     def apply(
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
     ) -> tuple[jax.Array, State]:
-        """Gathers one image (height, width, channels)."""
+        """Applies the inverse shuffle to one image (height, width, channels)."""
         del params, train, key
         return ops.pixel_unshuffle(x, self.factor), state

@@ -1,4 +1,4 @@
-"""A table of a model: what is in it, how large and how much work."""
+"""Tabulates a model: layers, shapes, parameters, multiply-adds and receptive fields."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from jaxcnn.values import describe
 
 @dataclass(frozen=True)
 class Summary:
-    """The arithmetic of a model, layer by layer; `str` writes it as a table.
+    """The arithmetic of a model, layer by layer; `str` formats it as a table.
 
     Attributes:
       input_shape: shape of the input, (height, width, channels) or (features,).
@@ -24,7 +24,7 @@ class Summary:
 
     @property
     def parameters(self) -> int:
-        """Number of trained numbers that evaluation uses: those of auxiliary heads are not among them."""
+        """Number of parameters, without those of auxiliary heads."""
         return sum(row.parameters for row in self.rows if not row.training_only)
 
     @property
@@ -34,7 +34,7 @@ class Summary:
 
     @property
     def auxiliary_parameters(self) -> int:
-        """Number of trained numbers of auxiliary heads."""
+        """Number of parameters of auxiliary heads."""
         return sum(row.parameters for row in self.rows if row.training_only)
 
     @property
@@ -43,7 +43,7 @@ class Summary:
         return sum(row.multiply_adds for row in self.rows if row.training_only)
 
     def cells(self) -> list[tuple[str, ...]]:
-        """Writes the rows out as text, one tuple of `HEADINGS` for each layer."""
+        """Returns the rows as text, one tuple for each layer in the order of `HEADINGS`."""
         return [
             (
                 row.path,
@@ -59,7 +59,7 @@ class Summary:
         ]
 
     def totals(self) -> list[tuple[str, ...]]:
-        """Writes the last lines of the table: the sums of evaluation, and those of auxiliary heads where there are."""
+        """Returns the last rows of the table: the sums in evaluation and, if there are any, of the auxiliary heads."""
         shape = "x".join(map(str, self.rows[-1].output_shape if self.rows else self.input_shape))
         totals = [("total", "", shape, f"{self.parameters:,}", f"{self.multiply_adds:,}", "")]
         if self.auxiliary_parameters:
@@ -97,6 +97,6 @@ def summary(layer: Layer, input_shape: Shape) -> Summary:
 
     Raises:
       ValueError: the shapes do not fit together; a note names the layer.
-      TypeError: a layer's formulas are not known.
+      TypeError: a layer has no registered formulas.
     """
     return Summary(tuple(input_shape), tuple(arithmetic(layer, input_shape)))

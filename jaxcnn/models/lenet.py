@@ -1,4 +1,4 @@
-"""LeNet-5, in the form of today and in the form of 1998.
+"""LeNet-5 in its modern form and in its form of 1998.
 
 Source: LeCun, Bottou, Bengio & Haffner, "Gradient-based learning applied to document recognition", 1998.
 """
@@ -44,7 +44,7 @@ C3_TABLE = (
 
 
 def lenet5(num_classes: int = 10, *, in_channels: int = 1, image_size: Size = 32) -> Sequential:
-    """Builds LeNet-5 as it is used today: ReLU, max pooling, a dense head.
+    """Builds LeNet-5 in its modern form: ReLU, max pooling, a dense head.
 
     On 32x32x1: maps of 28x28x6, 14x14x6, 10x10x16, 5x5x16, then 120, 84 and 10; 61,706 parameters.
 
@@ -78,10 +78,10 @@ def lenet5(num_classes: int = 10, *, in_channels: int = 1, image_size: Size = 32
 
 
 def lenet5_1998(num_classes: int = 10, *, partial_connections: bool = True, gaussian_output: bool = True) -> Sequential:
-    """Builds LeNet-5 as the paper has it, on 32x32x1 images (section II.B).
+    """Builds LeNet-5 as in the paper, for 32x32x1 images (section II.B).
 
     Scaled tanh after every layer up to F6, subsampling with a trained coefficient and bias for each map. With both
-    options it has the paper's 60,000 parameters: 156, 12, 1,516, 32, 48,120 and 10,164.
+    options it has the paper's 60,000 parameters; by layer: 156, 12, 1,516, 32, 48,120 and 10,164.
 
     Args:
       num_classes: number of logits.
@@ -156,7 +156,7 @@ class Subsampling(Value):
     def apply(
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
     ) -> tuple[jax.Array, State]:
-        """Halves one image (height, width, channels)."""
+        """Halves the size of one image (height, width, channels)."""
         del train, key
         check_names("Subsampling parameters", params, ("scale", "bias"))
         output_shape(self, x.shape)
@@ -185,7 +185,7 @@ class TableConv(Value):
                 )
 
     def init(self, key: jax.Array) -> tuple[Params, State]:
-        """Draws the kernel, each connection by the fan-in of its map; the biases are zero."""
+        """Draws the kernel, each connection with the fan-in of its map; the biases are zero."""
         fan_in = np.repeat([25 * len(row) for row in self.table], [len(row) for row in self.table])
         kernel = jax.random.uniform(key, (5, 5, fan_in.size), jnp.float32, -2.4, 2.4)
         return {
@@ -199,8 +199,8 @@ class TableConv(Value):
         """Convolves one image (height, width, in_channels), without padding."""
         del train, key
         check_names("TableConv parameters", params, ("kernel", "bias"))
-        # One convolution for each connection, and their sums: a dense kernel with zeros between maps that are not
-        # connected would let NaN and infinity through.
+        # One convolution for each connection, then sums: a dense kernel with zeros for missing connections would spread
+        # NaN and infinity to maps that are not connected.
         inputs = np.concatenate([np.asarray(row) for row in self.table])
         wide = x.astype(at_least_float32(x.dtype))[:, :, inputs]
         maps = ops.conv(wide, params["kernel"][:, :, None], groups=len(inputs), padding="VALID")
@@ -213,8 +213,9 @@ class TableConv(Value):
 class Gaussian(Value):
     """Log-density of the features under a Gaussian of unit variance around a fixed code for each class.
 
-    -1/2 of the squared distance of equation 7, so that a softmax over it weighs classes as the paper's units do. The
-    codes are drawn from {-1, 1} and not trained, which the paper gives beside its hand-drawn 7x12 bitmaps.
+    The logits are -1/2 of the squared distance of equation 7, so that their softmax weights the classes as the paper's
+    units do. The codes are drawn from {-1, 1} and not trained, one of the paper's choices besides its hand-drawn 7x12
+    bitmaps.
 
     Attributes:
       in_features: number of features.

@@ -143,13 +143,13 @@ def transpose_padding_sides(padding: Padding) -> Sides:
       ((top, bottom), (left, right)).
 
     Raises:
-      ValueError: "SAME" or "SAME_LOWER", which leave open which of several output sizes is meant.
+      ValueError: the padding is "SAME" or "SAME_LOWER", which match several output sizes.
     """
     padding = as_padding(padding)
     if padding in ("SAME", "SAME_LOWER"):
         raise ValueError(
-            f"conv_transpose expects a padding in pixels, got {padding!r}, which does not say which output size is "
-            "meant; give an int or ((top, bottom), (left, right)), and output_padding"
+            f"conv_transpose expects a padding in pixels, got {padding!r}, which fits several output sizes; "
+            "give an int or ((top, bottom), (left, right)), and output_padding"
         )
     return ((0, 0), (0, 0)) if padding == "VALID" else padding
 
@@ -164,7 +164,7 @@ def pad_sides(padding: int | Sides) -> Sides:
       ((top, bottom), (left, right)).
 
     Raises:
-      ValueError: it is neither, or negative.
+      ValueError: the padding is neither, or it is negative.
     """
     sides = as_padding(padding)
     if isinstance(sides, str):
@@ -188,7 +188,7 @@ def pool_output_size(
       window_shape: (height, width) of the window, in taps.
       strides: step of the window, in pixels; the window's shape if None.
       padding: "VALID", "SAME", "SAME_LOWER", an int or ((top, bottom), (left, right)); each side smaller than the
-        dilated window, so that no window lies wholly in the border.
+        dilated window, so that no window lies entirely in the border.
       ceil_mode: also take a last window that hangs over the bottom or right edge, as long as it starts inside
         the image or its top or left border (torch's rule).
       dilation: distance between neighbouring taps of the window, in pixels.
@@ -219,9 +219,9 @@ def pool_output_size(
                 f"expected a window that fits the padded image, got a window of {extent} for an image of "
                 f"{size} with padding {sides}; use a smaller window, more padding or a larger image"
             )
-        # Of the windows that ceil mode adds, none starts beyond the image.
+        # Ceil mode adds no window that starts beyond the image.
         output.append((min_dim((room - 1) // s + 1, (n + before - 1) // s) if ceil_mode else room // s) + 1)
-        # Taps that are further apart than the image is large may miss it.
+        # Taps whose distance exceeds the size of the image may all miss it.
         if before and n < d and any((i * s - before) % d >= n for i in range(output[-1]) if i * s < before):
             raise ValueError(
                 f"expected windows that have a tap inside the image, got a dilation of {dilation} for an image of "
@@ -252,11 +252,12 @@ def compose_kernels(
       second_dilation: dilation of the second convolution, in pixels of the first one's output.
 
     Returns:
-      The kernel, shape (height, width, in_channels, out_channels), with its dilations written out as zeros;
-      along each axis it spans d1 (k1 - 1) + 1 + s1 d2 (k2 - 1) pixels.
+      The kernel, shape (height, width, in_channels, out_channels), with its dilations filled with zeros; along each
+      axis it spans d1 (k1 - 1) + 1 + s1 d2 (k2 - 1) pixels.
 
     Raises:
-      ValueError: the kernels do not have four axes or their channels do not meet.
+      ValueError: a kernel does not have four axes, or the output channels of the first are not the input channels of
+        the second.
     """
     if first.ndim != 4 or second.ndim != 4 or first.shape[3] != second.shape[2]:
         raise ValueError(

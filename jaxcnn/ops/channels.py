@@ -1,4 +1,4 @@
-"""Channels of one image: a part of them, another order, and their exchange with pixels."""
+"""Slices and shuffles the channels of one image, and moves data between channels and pixels."""
 
 import jax
 import jax.numpy as jnp
@@ -8,18 +8,18 @@ from jaxcnn.ops.check import is_int
 
 
 def channel_slice(x: jax.Array, start: int, stop: int) -> jax.Array:
-    """Takes the channels from one number to another.
+    """Returns the channels from `start` to `stop`.
 
     Args:
       x: shape (..., channels).
-      start: the first channel taken, counted from 0.
-      stop: the first one behind them, at most `channels`.
+      start: index of the first channel.
+      stop: index after the last channel, at most `channels`.
 
     Returns:
       Shape (..., stop - start), dtype of `x`.
 
     Raises:
-      ValueError: there are no such channels, or none is taken.
+      ValueError: `x` does not have these channels, or the slice is empty.
     """
     channels = _channels("channel_slice", x)
     if not (is_int(start) and is_int(stop) and 0 <= start < stop <= channels):
@@ -31,19 +31,20 @@ def channel_slice(x: jax.Array, start: int, stop: int) -> jax.Array:
 
 
 def channel_shuffle(x: jax.Array, groups: int) -> jax.Array:
-    """Deals the channels of each group out over the whole (Zhang et al. 2018, "ShuffleNet", section 3.1).
+    """Interleaves the channels of the groups (Zhang et al. 2018, "ShuffleNet", section 3.1).
 
-    With 2 groups of 3 channels, the order is 0, 3, 1, 4, 2, 5: behind it, each group holds channels of all.
+    With 2 groups of 3 channels, the order is 0, 3, 1, 4, 2, 5: each group of the result has channels of every group of
+    `x`.
 
     Args:
       x: shape (..., channels).
-      groups: number of groups, which divides the channels.
+      groups: number of groups; it divides the number of channels.
 
     Returns:
       Same shape and dtype as `x`: output channel i * groups + g is input channel g * (channels / groups) + i.
 
     Raises:
-      ValueError: the groups do not divide the channels.
+      ValueError: the number of groups does not divide the number of channels.
     """
     channels = _channels("channel_shuffle", x)
     if not is_int(groups) or groups < 1 or channels % groups:
@@ -53,10 +54,9 @@ def channel_shuffle(x: jax.Array, groups: int) -> jax.Array:
 
 
 def pixel_shuffle(x: jax.Array, factor: int) -> jax.Array:
-    """Spreads groups of channels out over squares of pixels (Shi et al. 2016, "sub-pixel convolution", equation 4).
+    """Moves groups of channels into squares of pixels (Shi et al. 2016, "sub-pixel convolution", equation 4).
 
-    The channels of an output pixel lie apart, in torch's order (and ONNX's "CRD"): those of TensorFlow's
-    `depth_to_space` lie together.
+    The order of channels is torch's (ONNX's "CRD"), not that of TensorFlow's `depth_to_space`.
 
     Args:
       x: image, shape (height, width, channels), of any dtype.
@@ -75,12 +75,12 @@ def pixel_shuffle(x: jax.Array, factor: int) -> jax.Array:
             f"pixel_shuffle expects a factor of at least 1 whose square divides {channels} channels, got {factor!r}"
         )
     split = x.reshape(height, width, channels // factor**2, factor, factor)
-    # One axis after the other: a reshape that merges two pairs at once is refused where a batch is sharded explicitly.
+    # One axis after the other: JAX refuses a reshape that merges two pairs of axes if a batch is explicitly sharded.
     return lax.collapse(lax.collapse(split.transpose(0, 3, 1, 4, 2), 2, 4), 0, 2)
 
 
 def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
-    """Gathers squares of pixels into channels: the inverse of `pixel_shuffle`.
+    """Moves squares of pixels into channels: the inverse of `pixel_shuffle`.
 
     Args:
       x: image, shape (height, width, channels), of any dtype.

@@ -1,4 +1,4 @@
-"""What the ops accept: images, sizes, paddings; anything else is refused with what to write instead."""
+"""Checks the arguments of the ops: images, sizes, paddings. The errors say what to write instead."""
 
 from typing import Any, Literal, TypeAlias
 
@@ -14,12 +14,12 @@ Sides: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 """((top, bottom), (left, right)), in pixels."""
 
 Padding: TypeAlias = Literal["VALID", "SAME", "SAME_LOWER"] | int | Sides
-"""No border; as much as keeps ceil(size / strides), the odd pixel at the bottom and right or, "SAME_LOWER", at the top
-and left; the same on all sides; or each side by itself."""
+"""No border ("VALID"); ceil(size / strides) outputs, with the odd pixel at the bottom and right ("SAME") or at the top
+and left ("SAME_LOWER"); an int for all sides; or each side by itself."""
 
 
 def at_least_float32(dtype: Any) -> Any:
-    """Chooses the dtype to sum in.
+    """Returns the dtype for sums.
 
     Args:
       dtype: a floating-point dtype.
@@ -87,7 +87,7 @@ def as_pair(name: str, value: Any, *, minimum: int = 1) -> tuple[int, int]:
 
 
 def as_image_size(name: str, value: Any) -> tuple[int, int]:
-    """Turns an int or a pair into the size of an image, which may not be known while a program is exported.
+    """Turns an int or a pair into the size of an image, which may be symbolic while a program is exported.
 
     Args:
       name: name of the argument, for the message.
@@ -126,7 +126,7 @@ def as_scale(name: str, value: Any) -> tuple[float, float]:
 
 
 def as_adaptive_size(value: Any, size: tuple[int, int]) -> tuple[int, int]:
-    """Turns the output shape of an adaptive pooling into the size of its output.
+    """Turns the `output_shape` of an adaptive pooling into (height, width).
 
     Args:
       value: an int or (height, width), ints of at least 1 or symbolic dimensions; None keeps the size of an axis.
@@ -145,7 +145,7 @@ def as_adaptive_size(value: Any, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def as_padding(value: Any) -> Literal["VALID", "SAME", "SAME_LOWER"] | Sides:
-    """Turns every accepted form of a padding into its name or one number for each side.
+    """Turns a padding into its name or a number for each side.
 
     Args:
       value: "VALID", "SAME", "SAME_LOWER", an int for all sides, or ((top, bottom), (left, right)).
@@ -191,7 +191,7 @@ def check_rate(op: str, rate: float) -> None:
 
 
 def check_epsilon(op: str, epsilon: float) -> None:
-    """Refuses a negative epsilon.
+    """Refuses a negative or non-finite epsilon.
 
     Args:
       op: name of the calling function, for the message.
@@ -205,7 +205,7 @@ def check_epsilon(op: str, epsilon: float) -> None:
 
 
 def check_vector(op: str, name: str, vector: jax.Array | None, channels: int) -> None:
-    """Refuses a per-channel vector of another length, or not of floating point.
+    """Refuses a per-channel vector of the wrong length or dtype.
 
     Args:
       op: name of the calling function, for the message.
@@ -214,8 +214,8 @@ def check_vector(op: str, name: str, vector: jax.Array | None, channels: int) ->
       channels: number of channels of the image.
 
     Raises:
-      ValueError: the shape is another.
-      TypeError: it is not floating point.
+      ValueError: the shape does not match.
+      TypeError: the vector is not floating point.
     """
     if vector is None:
         return
@@ -225,24 +225,24 @@ def check_vector(op: str, name: str, vector: jax.Array | None, channels: int) ->
 
 
 def is_int(value: Any) -> bool:
-    """Tells whether a value is a Python or NumPy int, and not a bool.
+    """Returns whether a value is a Python or NumPy int, and not a bool.
 
     Args:
       value: anything.
 
     Returns:
-      Whether it counts things.
+      Whether `value` is an int.
     """
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
-    """Tells whether a value is a Python or NumPy number, and neither a bool nor NaN.
+    """Returns whether a value is a Python or NumPy number, and neither a bool nor NaN.
 
     Args:
       value: anything.
 
     Returns:
-      Whether it is one of the numbers of the real line, infinities included.
+      Whether `value` is a real number or an infinity.
     """
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool) and value == value

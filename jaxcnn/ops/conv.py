@@ -31,7 +31,7 @@ from jaxcnn.ops.sizes import as_number, positions
 from jaxcnn.ops.wide import add_bias
 
 Border: TypeAlias = Literal["zeros", "edge", "reflect", "circular"]
-"""What padded pixels hold: zeros; the nearest pixel; the image mirrored at its outermost pixels; the opposite side."""
+"""Values of padded pixels: zeros; the nearest pixel; the image mirrored at its outermost pixels; the opposite side."""
 
 
 def conv(
@@ -49,7 +49,8 @@ def conv(
 
     y[i, j, o] = bias[o] + sum over u, v, c of kernel[u, v, c, o] x[s i + d u - top, s j + d v - left, c], where with
     groups the sum runs over the input channels of the output channel's own group (LeCun et al. 1998, section II;
-    groups: Krizhevsky et al. 2012, section 3.2). An even kernel under "SAME" leans to the bottom right.
+    groups: Krizhevsky et al. 2012, section 3.2). Under "SAME" an even kernel gets its extra pixel of padding at the
+    bottom right.
 
     Args:
       x: image, shape (height, width, in_channels), floating point.
@@ -60,7 +61,7 @@ def conv(
         "SAME_LOWER" (the odd pixel at the top and left), an int for all sides or ((top, bottom), (left, right)).
       dilation: distance between neighbouring taps, in pixels.
       groups: number of channel groups; it divides in_channels and out_channels.
-      border: what the padded pixels hold: "zeros", "edge", "reflect" or "circular".
+      border: values of the padded pixels: "zeros", "edge", "reflect" or "circular".
 
     Returns:
       Shape (out_height, out_width, out_channels), in the dtype of `x`.
@@ -93,24 +94,24 @@ def conv_transpose(
     groups: int = 1,
     border: Literal["zeros", "circular"] = "zeros",
 ) -> jax.Array:
-    """Stamps the kernel onto the output once for each pixel of the image, weighted by it (torch's ConvTranspose2d).
+    """Adds the kernel, scaled by each pixel of the image, to the output (torch's ConvTranspose2d).
 
-    y[s i + d u - top, s j + d v - left, o] collects x[i, j, c] kernel[u, v, c, o]: the gradient of `conv` with respect
-    to its image (Dumoulin & Visin 2016, chapter 4; Zeiler et al. 2010).
+    y[s i + d u - top, s j + d v - left, o] is the sum of x[i, j, c] kernel[u, v, c, o]. This is the gradient of `conv`
+    with respect to its image (Dumoulin & Visin 2016, chapter 4; Zeiler et al. 2010).
 
     Args:
       x: image, shape (height, width, in_channels), floating point.
-      kernel: shape (kernel_height, kernel_width, in_channels / groups, out_channels). torch's weight (in_channels,
-        out_channels / groups, kernel_height, kernel_width) is the same numbers in another order of axes.
+      kernel: shape (kernel_height, kernel_width, in_channels / groups, out_channels). torch's weight has the same
+        numbers with axes (in_channels, out_channels / groups, kernel_height, kernel_width).
       bias: shape (out_channels,), or None.
-      strides: distance between neighbouring stamps, in pixels of the output.
-      padding: pixels cut off the output: "VALID" (none), an int for all sides or ((top, bottom), (left, right)).
+      strides: distance between neighbouring copies of the kernel, in pixels of the output.
+      padding: pixels removed from the output: "VALID" (none), an int for all sides or ((top, bottom), (left, right)).
       output_padding: pixels added at the bottom and at the right; smaller than the strides or the dilation.
       dilation: distance between neighbouring taps, in pixels of the output.
       groups: number of channel groups; it divides in_channels and out_channels.
-      border: of the convolution that this is the gradient of: "zeros" drops what the padding cuts off, "circular" adds
-        it on the opposite side (flax and Equinox have both; torch and Keras zeros alone). The gradients of "edge" and
-        "reflect" are no transposed convolutions of any of these libraries.
+      border: border of the convolution whose gradient this is. "zeros" drops the pixels that the padding removes;
+        "circular" adds them on the opposite side. flax and Equinox have both, torch and Keras only "zeros", none of
+        them "edge" or "reflect".
 
     Returns:
       Shape (out_height, out_width, out_channels), in the dtype of `x`, where
@@ -136,7 +137,7 @@ def conv_transpose(
         _check_repeats(output_size, cut, border)
         stamped_size = (output_size[0] + top + bottom, output_size[1] + left + right)
         (top, bottom), (left, right) = (0, 0), (0, 0)
-    # The output padding takes back what the padding cuts off, and goes beyond it as zeros.
+    # The output padding first restores pixels that the padding removed; any further pixels are zero.
     sides = (top, bottom - output_padding[0]), (left, right - output_padding[1])
     geometry = lowering.Geometry(strides, sides, dilation, groups, _precision())
     y = lowering.input_gradient(x[None], lowering.exchanged(kernel.astype(x.dtype), groups), geometry, stamped_size)[0]
@@ -151,21 +152,21 @@ def _precision() -> str | None:
 
 
 def pad(x: jax.Array, padding: int | Sides, *, border: Border | float = "zeros") -> jax.Array:
-    """Adds pixels around one image: of the kinds that `conv` knows, or of one value.
+    """Pads one image with a border of `conv` or with a constant.
 
-    A convolution pads by itself; this is for what does not, such as a max pooling whose border counts as zeros.
+    `conv` pads by itself. Use this before other operations, such as a max pooling whose border is zero.
 
     Args:
       x: image, shape (height, width, channels), floating point.
       padding: number of pixels: an int for all sides or ((top, bottom), (left, right)); at least 0.
-      border: what they hold: "zeros", "edge", "reflect", "circular", or a number.
+      border: values of these pixels: "zeros", "edge", "reflect", "circular", or a number.
 
     Returns:
       Shape (height + top + bottom, width + left + right, channels), in the dtype of `x`.
 
     Raises:
-      ValueError: `x` is not one image, the padding or the border is none of these, or the image is too small to be
-        mirrored or repeated so far.
+      ValueError: `x` is not one image, the padding or the border is not one of the above, or the image is too small for
+        this "reflect" or "circular" padding.
       TypeError: `x` is not floating point.
     """
     check_image("pad", x)
@@ -192,7 +193,7 @@ def _check_kernel(op: str, x: jax.Array, kernel: jax.Array, bias: jax.Array | No
 
 
 def _pad_border(x: jax.Array, sides: Sides, border: Border) -> tuple[jax.Array, Sides]:
-    """Writes out a border that is not zero; leaves zeros to the convolution."""
+    """Pads with a border that is not zero; the convolution itself pads with zeros."""
     return (x, sides) if border == "zeros" else (_padded(x, sides, border), ((0, 0), (0, 0)))
 
 
@@ -202,7 +203,7 @@ def _padded(x: jax.Array, sides: Sides, border: Border | float) -> jax.Array:
     if border not in ("edge", "reflect", "circular"):
         raise ValueError(f"border expects 'zeros', 'edge', 'reflect' or 'circular', got {border!r}")
     _check_repeats((x.shape[0], x.shape[1]), sides, border)
-    # Pixels that are repeated add up their gradients in the dtype of what is repeated.
+    # The gradients of repeated pixels are summed in this dtype.
     y = x.astype(at_least_float32(x.dtype))
     for axis, side in enumerate(sides):
         size = x.shape[axis]
@@ -217,7 +218,7 @@ def _padded(x: jax.Array, sides: Sides, border: Border | float) -> jax.Array:
 
 
 def _wrapped(y: jax.Array, sides: Sides, size: tuple[int, int]) -> jax.Array:
-    """Adds what lies beyond an image of that size on the opposite side: the transpose of a circular padding."""
+    """Adds the pixels outside an image of this size to the opposite side: the transpose of circular padding."""
     for axis, ((before, after), n) in enumerate(zip(sides, size, strict=True)):
         padded = as_number(n + before + after)
         places = (positions(n) + as_number(before))[:, None] + np.array([[-1, 0, 1]]) * as_number(n)
@@ -227,7 +228,7 @@ def _wrapped(y: jax.Array, sides: Sides, size: tuple[int, int]) -> jax.Array:
 
 
 def _check_repeats(size: tuple[int, int], sides: Sides, border: str) -> None:
-    """Refuses a padding for which a border finds too few pixels."""
+    """Refuses a padding for which the image has too few pixels."""
     for n, side in zip(size, sides, strict=True):
         most = {"edge": max_dim(*side), "reflect": n - 1, "circular": n}[border]
         if max_dim(*side) > most:

@@ -1,4 +1,4 @@
-"""The fully connected layer's arithmetic."""
+"""The fully connected layer of one image or vector."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jaxcnn.ops.wide import add_bias
 def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """Multiplies the last axis by a matrix.
 
-    On an image this scans the layer over the pixels, which equals a 1x1 convolution.
+    Applied to an image, this equals a 1x1 convolution.
 
     Args:
       x: shape (..., in_features), floating point.

@@ -31,18 +31,18 @@ def max_pool(
     ceil_mode: bool = False,
     dilation: Size = 1,
 ) -> jax.Array:
-    """Takes the largest value of each channel in a sliding window.
+    """Computes the maximum of each channel in a sliding window.
 
-    A window that holds NaN gives NaN. Where a window holds its maximum several times, the gradient goes to the first of
-    them in row-major order, as in torch.
+    A window that holds NaN gives NaN. The gradient goes to the first maximum of a window in row-major order, as in
+    torch.
 
     Args:
       x: image, shape (height, width, channels), floating point.
-      window_shape: (height, width) of the window, in pixels, or in taps where it is dilated.
+      window_shape: (height, width) of the window, in taps.
       strides: step of the window, in pixels; the window's shape if None (no overlap).
       padding: "VALID", "SAME", "SAME_LOWER", an int or ((top, bottom), (left, right)), each smaller than the dilated
-        window (torch: at most half of it). Padding never wins: a window of nothing but -inf gives its gradient to its
-        first pixel inside the image.
+        window (torch: at most half of it). Padding is never the maximum: the gradient of a window that holds only -inf
+        goes to its first pixel inside the image.
       ceil_mode: also take a last window that hangs over the bottom or right edge (torch's rule).
       dilation: distance between neighbouring taps of the window, in pixels.
 
@@ -55,7 +55,7 @@ def max_pool(
     """
     dilation = as_pair("dilation", dilation)
     window, strides, sides, output_shape = _windows("max_pool", x, window_shape, strides, padding, ceil_mode, dilation)
-    # The gradients of windows that share their maximum are added up in the dtype of what is pooled.
+    # The gradients of windows that share their maximum are summed in this dtype.
     wide = x.astype(at_least_float32(x.dtype))
     return lowering.window_max(wide, window, strides, sides, output_shape, dilation).astype(x.dtype)
 
@@ -69,7 +69,7 @@ def max_pool_with_indices(
     ceil_mode: bool = False,
     dilation: Size = 1,
 ) -> tuple[jax.Array, jax.Array]:
-    """Takes the largest value of each channel in a sliding window, and says where it was.
+    """Computes the maximum of each channel in a sliding window, and its index.
 
     Args:
       x: image, shape (height, width, channels), floating point.
@@ -80,9 +80,9 @@ def max_pool_with_indices(
       dilation: as in `max_pool`.
 
     Returns:
-      The maxima, shape (out_height, out_width, channels), in the dtype of `x`; and for each of them the place in `x`
-      of the first maximum of its window in row-major order, as row * width + column, int32. A window that holds NaN
-      gives NaN, and the place of its last one.
+      The maxima, shape (out_height, out_width, channels), in the dtype of `x`; and the index row * width + column in
+      `x` of the first maximum of each window in row-major order, same shape, int32. A window that holds NaN gives NaN
+      and the index of its last NaN.
 
     Raises:
       ValueError: `x` is not one image, or the window or padding does not fit it.
@@ -98,14 +98,14 @@ def max_pool_with_indices(
 
 
 def max_unpool(y: jax.Array, indices: jax.Array, output_shape: Size) -> jax.Array:
-    """Puts maxima back where they came from, and zeros elsewhere (Zeiler & Fergus 2014, section 2.1).
+    """Writes maxima to their indices, and zeros elsewhere (Zeiler & Fergus 2014, section 2.1).
 
-    Overlapping windows may share their maximum; they then agree on its value, which is written once, not summed.
+    Overlapping windows may share their maximum: its value is written once, not summed.
 
     Args:
       y: maxima, shape (height, width, channels), floating point.
-      indices: their places in the output, row * width + column, same shape, as `max_pool_with_indices` gives them.
-        A place outside the output is dropped.
+      indices: their indices row * width + column in the output, same shape, as `max_pool_with_indices` returns them.
+        Values with an index outside the output are dropped.
       output_shape: (height, width) of the output: the size of the image that was pooled.
 
     Returns:
@@ -121,7 +121,7 @@ def max_unpool(y: jax.Array, indices: jax.Array, output_shape: Size) -> jax.Arra
         raise ValueError(f"max_unpool expects one index for each value of shape {y.shape}, got {indices.shape}")
     if not jnp.issubdtype(indices.dtype, jnp.integer):
         raise TypeError(f"max_unpool expects integer indices, got {indices.dtype}")
-    # Small types could not hold the size that places are compared with.
+    # Small integer types cannot hold the size of the output.
     places = jnp.asarray(indices if indices.dtype.itemsize == 8 else indices.astype(jnp.int32))
     pixels, columns = as_number(height) * as_number(width), as_number(width)
     inside = (places >= 0) & (places < pixels)
@@ -139,17 +139,17 @@ def avg_pool(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> jax.Array:
-    """Takes the mean of each channel in a sliding window.
+    """Computes the mean of each channel in a sliding window.
 
     Args:
       x: image, shape (height, width, channels), floating point.
       window_shape: (height, width) of the window, in pixels.
       strides: step of the window, in pixels; the window's shape if None (no overlap).
       padding: "VALID", "SAME", "SAME_LOWER", an int or ((top, bottom), (left, right)), each smaller than the window.
-      ceil_mode: also take a last window that hangs over the bottom or right edge. What hangs over the padding is
-        never counted (torch's rule).
-      count_include_pad: True: padded pixels count as zeros in the mean (flax's and torch's default). False: they do not
-        count, each window is divided by its pixels inside the image (TensorFlow's "SAME").
+      ceil_mode: also take a last window that hangs over the bottom or right edge. Pixels beyond the padding are never
+        counted (torch's rule).
+      count_include_pad: True: padded pixels count as zeros in the mean (flax's and torch's default). False: each sum is
+        divided by the number of pixels inside the image (TensorFlow's "SAME").
 
     Returns:
       Shape (out_height, out_width, channels), in the dtype of `x`; summed in at least float32.
@@ -170,7 +170,7 @@ def avg_pool(
 
 
 def global_avg_pool(x: jax.Array) -> jax.Array:
-    """Takes the mean of each channel over the image (Lin et al. 2014, section 3.2).
+    """Computes the mean of each channel over the image (Lin et al. 2014, section 3.2).
 
     Args:
       x: image, shape (height, width, channels), floating point.
@@ -187,7 +187,7 @@ def global_avg_pool(x: jax.Array) -> jax.Array:
 
 
 def global_max_pool(x: jax.Array) -> jax.Array:
-    """Takes the largest value of each channel over the image.
+    """Computes the maximum of each channel over the image.
 
     Among equal maxima the gradient goes to the first in row-major order.
 
@@ -206,10 +206,10 @@ def global_max_pool(x: jax.Array) -> jax.Array:
 
 
 def adaptive_avg_pool(x: jax.Array, output_shape: Size | tuple[int | None, int | None]) -> jax.Array:
-    """Takes means over a grid of windows that gives the wanted output size.
+    """Computes the means of a grid of windows with a given output size.
 
     Window i of n spans floor(i size / n) to ceil((i + 1) size / n), so windows may overlap by a pixel, and repeat
-    pixels where the output is larger than the image (torch's AdaptiveAvgPool2d).
+    pixels if the output is larger than the image (torch's AdaptiveAvgPool2d).
 
     Args:
       x: image, shape (height, width, channels), floating point.
@@ -232,7 +232,7 @@ def adaptive_avg_pool(x: jax.Array, output_shape: Size | tuple[int | None, int |
 
 
 def adaptive_max_pool(x: jax.Array, output_shape: Size | tuple[int | None, int | None]) -> jax.Array:
-    """Takes maxima over a grid of windows that gives the wanted output size.
+    """Computes the maxima of a grid of windows with a given output size.
 
     The windows are those of `adaptive_avg_pool`. Among equal maxima the gradient goes to the first in row-major order.
 
@@ -255,15 +255,15 @@ def adaptive_max_pool(x: jax.Array, output_shape: Size | tuple[int | None, int |
 def adaptive_max_pool_with_indices(
     x: jax.Array, output_shape: Size | tuple[int | None, int | None]
 ) -> tuple[jax.Array, jax.Array]:
-    """Takes maxima over a grid of windows that gives the wanted output size, and says where they were.
+    """Computes the maxima of a grid of windows with a given output size, and their indices.
 
     Args:
       x: image, shape (height, width, channels), floating point.
       output_shape: (height, width) of the output; None keeps the size of an axis.
 
     Returns:
-      The maxima of `adaptive_max_pool`, shape (*output_shape, channels), in the dtype of `x`; and their places in `x`,
-      as `max_pool_with_indices` gives them.
+      The maxima of `adaptive_max_pool`, shape (*output_shape, channels), in the dtype of `x`; and their indices in `x`,
+      as `max_pool_with_indices` returns them.
 
     Raises:
       ValueError: `x` is not one image, or the output shape is not positive.
@@ -284,7 +284,7 @@ def _windows(
     ceil_mode: bool,
     dilation: tuple[int, int],
 ) -> tuple[tuple[int, int], tuple[int, int], Sides, tuple[int, int]]:
-    """Returns the window, the strides, the padding with what ceil mode adds or floor mode ignores, the output size."""
+    """Returns the window, the strides, the padding adjusted for ceil or floor mode, and the output size."""
     check_image(op, x)
     window = as_pair("window_shape", window_shape)
     strides = window if strides is None else as_pair("strides", strides)
@@ -299,7 +299,7 @@ def _windows(
 
 
 def _counted(size: int, window: int, stride: int, side: tuple[int, int], windows: int, pad: bool) -> Any:
-    """Counts the pixels of each window along one axis that the mean is taken over."""
+    """Counts the pixels of each window's mean along one axis."""
     start = positions(windows) * stride - side[0]
     end, size = start + window, as_number(size)
     if pad:

@@ -1,4 +1,4 @@
-"""Random dropping, for training."""
+"""Dropout and stochastic depth, for training."""
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +7,9 @@ from jaxcnn.ops.check import check_floating, check_rate
 
 
 def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
-    """Sets each value to zero with probability `rate`, and scales up the others.
+    """Sets each value to zero with probability `rate`, and scales the others by 1 / (1 - rate).
 
-    The expectation of every value is kept (Srivastava et al. 2014; scaled at training time).
+    This keeps the expectation of every value (Srivastava et al. 2014; scaled at training time).
 
     Args:
       key: typed random key, consumed.
@@ -26,13 +26,13 @@ def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
     check_floating("dropout", x)
     check_rate("dropout", rate)
     rate = float(rate)
-    # Drawn in one row: under vmap XLA compiles draws of several axes for CPU some ten times slower.
+    # Drawn along one axis: under vmap, XLA takes much longer to compile draws of several axes for CPU.
     keep = jax.random.bernoulli(key, 1.0 - rate, (x.size,)).reshape(x.shape)
     return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
 
 
 def drop_path(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
-    """Sets a whole image to zero with probability `rate`, or scales it up: stochastic depth (Huang et al. 2016).
+    """Sets an image to zero with probability `rate`, or scales it up: stochastic depth (Huang et al. 2016).
 
     Put at the end of a residual branch, it skips the branch for this image.
 

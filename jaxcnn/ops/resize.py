@@ -1,4 +1,4 @@
-"""Resizing of one image, to the numbers that torch gives."""
+"""Resizes one image with the results of torch."""
 
 import math
 from typing import Any, Literal, TypeAlias, get_args
@@ -14,7 +14,7 @@ from jaxcnn.ops.pool import adaptive_avg_pool
 from jaxcnn.ops.sizes import as_number, is_known, positions
 
 Method: TypeAlias = Literal["bilinear", "bicubic", "nearest", "nearest-exact", "area"]
-"""The names are torch's."""
+"""torch's names of the methods."""
 
 
 def resize(
@@ -28,34 +28,34 @@ def resize(
 ) -> jax.Array:
     """Resizes one image as `torch.nn.functional.interpolate` does.
 
-    Pixels are squares: output pixel i is centred at (i + 1/2) scale - 1/2 in pixels of the image, where scale is
-    size / output size, or 1 / `scale_factor` where that is given; with `align_corners` at
-    i (size - 1) / (output size - 1), so that the outermost centres coincide. Beyond the border the outermost pixel goes
-    on; with antialias the filter is cut there and its weights brought back to sum one. Bicubic may overshoot the range
-    of the input. Its coefficient is -0.75 without and -0.5 with antialias, as in torch and Pillow (Keys 1981).
+    Pixels are squares: output pixel i is centred at (i + 1/2) scale - 1/2 in pixels of the image, where scale is size /
+    output size, or 1 / `scale_factor` if given. With `align_corners` it is centred at i (size - 1) / (output size - 1),
+    so that the outermost centres coincide. Beyond the border the outermost pixel is repeated; with antialias the filter
+    is cut at the border and its weights are rescaled to sum 1. Bicubic may overshoot the range of the input. Its
+    coefficient is -0.75 without and -0.5 with antialias, as in torch and Pillow (Keys 1981).
 
-    A pixel of weight zero is not read: where torch multiplies an infinite one by zero and gives NaN, this does not.
+    Pixels of weight zero are ignored. torch multiplies them by zero, which gives NaN for infinite pixels.
 
     Args:
       x: image, shape (height, width, channels), floating point.
-      output_shape: (height, width) of the output, in pixels; or None, and `scale_factor`.
-      scale_factor: by how much to enlarge, (vertical, horizontal) or one number for both, more than 0. The output has
-        floor(size * scale_factor) pixels, and the scale is 1 / `scale_factor` even where that is not size / output size
-        (torch's `recompute_scale_factor=None`).
-      method: "bilinear" or "bicubic"; "nearest": the pixel at floor(i scale), or "nearest-exact": at
-        floor((i + 1/2) scale), of which torch, which rounds the scale to float32, is a pixel off at a few sizes such as
-        2 to 82; "area": the means of `adaptive_avg_pool`.
-      align_corners: whether the centres of the outermost pixels coincide, instead of their outer edges; "bilinear" and
-        "bicubic" without antialias only.
+      output_shape: (height, width) of the output, in pixels; or None if `scale_factor` is given.
+      scale_factor: factor of enlargement, (vertical, horizontal) or one number for both, more than 0. The output has
+        floor(size * scale_factor) pixels. The scale is 1 / `scale_factor`, even if size / output size differs (torch's
+        `recompute_scale_factor=None`).
+      method: "bilinear" or "bicubic"; "nearest": the pixel at floor(i scale); "nearest-exact": the pixel at
+        floor((i + 1/2) scale) (torch rounds the scale to float32, and is one pixel off at a few sizes, such as 2 to
+        82); "area": the means of `adaptive_avg_pool`.
+      align_corners: whether the centres of the outermost pixels coincide, instead of their outer edges; only for
+        "bilinear" and "bicubic" without antialias.
       antialias: widen the filter when shrinking, so that every input pixel counts; no effect when enlarging by
-        "bilinear". "bilinear" and "bicubic" only.
+        "bilinear". Only for "bilinear" and "bicubic".
 
     Returns:
       Shape (*output_shape, channels), in the dtype of `x`; computed in at least float32.
 
     Raises:
-      ValueError: `x` is not one image, the method is unknown, an option does not go with it, or not exactly one of
-        `output_shape` and `scale_factor` is given.
+      ValueError: `x` is not one image, the method is unknown, an option does not apply to it, or both or neither of
+        `output_shape` and `scale_factor` are given.
       TypeError: `x` is not floating point.
     """
     check_image("resize", x)
@@ -63,7 +63,7 @@ def resize(
     output_shape, scales = _sizes(x, output_shape, scale_factor)
     if antialias and not is_known((*x.shape, *output_shape)):
         raise ValueError(
-            f"resize expects known sizes where antialias=True, got {x.shape} to {output_shape}; export it for one size"
+            f"resize expects known sizes with antialias=True, got {x.shape} to {output_shape}; export it for one size"
         )
     if method == "area":
         return adaptive_avg_pool(x, output_shape)
@@ -87,15 +87,15 @@ def _check_options(method: str, align_corners: bool, antialias: bool) -> None:
         raise ValueError(f"resize expects antialias=False with method {method!r}, which has no filter, got True")
     if align_corners and (antialias or method not in ("bilinear", "bicubic")):
         raise ValueError(
-            "resize expects align_corners=False but with method 'bilinear' or 'bicubic' and without antialias, "
-            f"got True with method {method!r} and antialias={antialias}"
+            "resize supports align_corners=True only for methods 'bilinear' and 'bicubic' without antialias, "
+            f"got method {method!r} and antialias={antialias}"
         )
 
 
 def _sizes(
     x: jax.Array, output_shape: Size | None, scale_factor: float | tuple[float, float] | None
 ) -> tuple[tuple[int, int], tuple[float | None, float | None]]:
-    """Returns the output size, and pixels of the image for a pixel of the output where they are not their quotient."""
+    """Returns the output size, and the scale if it is not the quotient of the sizes."""
     if (output_shape is None) == (scale_factor is None):
         raise ValueError(
             f"resize expects either output_shape or scale_factor, got output_shape={output_shape} and "
@@ -104,23 +104,23 @@ def _sizes(
     if scale_factor is None:
         return as_image_size("output_shape", output_shape), (None, None)
     if not is_known(x.shape):
-        raise ValueError(f"resize expects a known size where scale_factor is given, got {x.shape}; give output_shape")
+        raise ValueError(f"resize expects a known size with scale_factor, got {x.shape}; give output_shape")
     factors = as_scale("scale_factor", scale_factor)
     height, width = (math.floor(size * factor) for size, factor in zip(x.shape, factors, strict=False))
     if height < 1 or width < 1:
         raise ValueError(
-            f"resize expects a scale_factor that leaves a pixel of an image of {x.shape[:2]}, got {scale_factor}"
+            f"resize expects a scale_factor that gives at least one pixel of {x.shape[:2]}, got {scale_factor}"
         )
     return (height, width), (1 / factors[0], 1 / factors[1])
 
 
 def _nearest(size: Any, n: Any, method: str, scale: float | None) -> Any:
-    """Returns the pixels (n,) that are taken."""
+    """Returns the index of the nearest pixel of each output, shape (n,)."""
     if scale is not None:
-        # In float32 and rounded at the same places as torch, so that no pixel differs from torch's.
+        # In float32 and with torch's order of rounding, so that no pixel differs from torch's.
         shift = np.float32(0.5 if method == "nearest-exact" else 0)
         return np.floor((np.arange(n, dtype=np.float32) + shift) * np.float32(scale)).astype(int).clip(0, size - 1)
-    # In integers: floor(i * size / n) by floating point is off by one where the quotient is a whole number.
+    # In integers: floor(i * size / n) in floating point may be off by one if the quotient is an integer.
     row, size, n = positions(n), as_number(size), as_number(n)
     return (2 * row + 1) * size // (2 * n) if method == "nearest-exact" else row * size // n
 
@@ -151,7 +151,7 @@ def _antialiased(size: int, n: int, method: str, scale: float | None) -> tuple[n
     stretch = max(scale, 1.0)
     centre = (np.arange(n)[:, None] + 0.5) * scale
     reach = (1 if method == "bilinear" else 2) * stretch
-    # Pillow rounds the ends of the filter's support to whole pixels; a pixel outside them has no weight.
+    # Pillow rounds the ends of the filter's support to whole pixels; a pixel outside has weight zero.
     first = np.maximum(np.floor(centre - reach + 0.5), 0).astype(int)
     last = np.minimum(np.floor(centre + reach + 0.5), size).astype(int)
     pixel = first + np.arange(np.max(last - first))[None, :]
@@ -160,7 +160,7 @@ def _antialiased(size: int, n: int, method: str, scale: float | None) -> tuple[n
 
 
 def _filter(distance: Any, method: str, coefficient: float) -> Any:
-    """Evaluates the triangle, or Keys' cubic convolution kernel, at distances in pixels."""
+    """Evaluates the triangle kernel or Keys' cubic convolution kernel at distances in pixels."""
     d = abs(distance)
     if method == "bilinear":
         return (1 - d).clip(0)

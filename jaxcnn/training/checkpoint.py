@@ -1,8 +1,8 @@
-"""Checkpoints on disk: written whole or not at all, and checked leaf by leaf when they are read.
+"""Atomic checkpoints on disk, verified leaf by leaf when they are read.
 
-The only module of `training` that touches the outside world. Orbax stores the arrays and makes each save atomic;
-this module adds what Orbax leaves open: a checksum of every leaf (Orbax returns flipped bytes and another dtype
-without a word), the way back to the previous checkpoint, and errors that name the leaf.
+Only this module of `training` reads or writes files. Orbax stores the arrays and makes each save atomic. This module
+adds a checksum of every leaf (Orbax returns flipped bytes and other dtypes without an error), the fallback to the
+previous checkpoint, and errors that name the leaf.
 """
 
 import asyncio
@@ -22,28 +22,28 @@ import numpy as np
 
 from jaxcnn.trees import named_leaves
 
-# A longer list than this would push the message itself off the screen.
+# A longer list would push the message off the screen.
 _LISTED_DIFFERENCES = 20
 
-# The field of a TrainState whose leaves may be infinite.
+# The field of a `TrainState` whose leaves may be infinite.
 _OPTIMIZER_STATE = "opt_state"
 
-# What may stand for a leaf that is to be restored.
+# The types that describe a leaf to restore.
 _EXPECTED = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written, or all that are there are damaged."""
+    """A checkpoint could not be written, or all checkpoints are damaged."""
 
 
 class Restored(NamedTuple):
-    """What `Checkpoints.restore` found.
+    """A checkpoint as `Checkpoints.restore` returns it.
 
     Attributes:
       step: the step of the checkpoint.
-      tree: its arrays, in the structure that was asked for.
+      tree: its arrays, in the structure of `like`.
       meta: its JSON values.
-      skipped: one line for each newer checkpoint that is damaged: its step and what is wrong with it.
+      skipped: one line for each newer, damaged checkpoint: its step and the error.
     """
 
     step: int
@@ -55,12 +55,12 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run, in one local directory.
 
-    One process writes; others may read meanwhile. Nothing stays open between two calls, so that leaving a
-    `with Checkpoints(...)` block has nothing to wait for. The directory is created by the first `save`.
+    One process writes; others may read at the same time. Nothing stays open between two calls, so there is nothing to
+    close. The first `save` creates the directory.
 
     Args:
-      directory: where the checkpoints are, one folder per step.
-      keep: how many checkpoints to keep, at least 1. With 1 there is none to go back to when it is damaged.
+      directory: folder of the checkpoints, with one subfolder for each step.
+      keep: number of checkpoints to keep, at least 1. With 1 there is no fallback if it is damaged.
 
     Raises:
       ImportError: orbax-checkpoint is not installed.
@@ -92,33 +92,33 @@ class Checkpoints:
         pass
 
     def steps(self) -> list[int]:
-        """Lists the steps that have a folder, oldest first; damaged checkpoints count too."""
+        """Lists the steps that have a folder, oldest first, including damaged checkpoints."""
         with self._open() as manager:
             return sorted(manager.all_steps())
 
     def latest_step(self) -> int | None:
-        """Returns the largest of `steps`, or None where there is no checkpoint."""
+        """Returns the largest of `steps`, or None if there is no checkpoint."""
         return max(self.steps(), default=None)
 
     def save(self, step: int, tree: Any, meta: dict[str, Any]) -> None:
-        """Writes one checkpoint; it is complete on disk when this returns.
+        """Writes one checkpoint; it is complete on disk when `save` returns.
 
-        A process killed meanwhile leaves the previous checkpoints as they are. Checkpoints beyond `keep` are deleted
-        after the new one is complete. Checkpoints that `restore` found damaged do not count: they are renamed
-        to `<step>.damaged`, so that a run that fell back can save their steps again.
+        If the process is killed, the previous checkpoints are unchanged. Checkpoints beyond `keep` are deleted after
+        the new one is complete. Checkpoints that `restore` found damaged do not count: they are renamed to
+        `<step>.damaged`, so that a run that fell back can save these steps again.
 
         Args:
           step: 0 or more, and larger than that of every earlier checkpoint.
-          tree: any pytree of jax and NumPy arrays and NumPy scalars, typed PRNG keys among them. Under the name
-            `opt_state`, as in a `TrainState`, it may hold infinities: some optimizers begin with "the best loss so
-            far", which is none. Everywhere else they are the mark of a training that diverged.
+          tree: any pytree of JAX and NumPy arrays and NumPy scalars, including typed PRNG keys. Infinities are allowed
+            only under the name `opt_state`, as in a `TrainState`: some optimizers start with an infinite "best loss so
+            far". Everywhere else they mean that training diverged.
           meta: a dict for `json.dumps`; tuples come back as lists.
 
         Raises:
-          ValueError: the step is negative or not larger than the latest, a leaf holds NaN, or infinity outside of an
-            optimizer's state, its dtype is not one that JAX holds (float64 without `jax_enable_x64`), or two leaves
-            have one name. Nothing is written.
-          TypeError: a leaf is no array, or `meta` is not made of JSON values. Nothing is written.
+          ValueError: the step is negative or not larger than the latest, a leaf holds NaN, or infinity outside an
+            optimizer's state, JAX does not support its dtype (float64 without `jax_enable_x64`), or two leaves have the
+            same name. Nothing is written.
+          TypeError: a leaf is not an array, or `meta` does not consist of JSON values. Nothing is written.
           CheckpointError: writing failed, for example on a full disk.
         """
         step = operator.index(step)
@@ -129,15 +129,15 @@ class Checkpoints:
             if bad := _count_refused(name, array):
                 raise ValueError(
                     f"expected finite values at step {step}, got {bad} of {array.size} NaN or infinite in leaf "
-                    f"{name!r}; nothing was saved, the earlier checkpoints are as they were"
-                    + ("" if np.isnan(array).any() else f" (infinities are accepted under {_OPTIMIZER_STATE!r} alone)")
+                    f"{name!r}; nothing was saved, the earlier checkpoints are unchanged"
+                    + ("" if np.isnan(array).any() else f" (infinities are accepted only under {_OPTIMIZER_STATE!r})")
                 )
         if not isinstance(meta, dict):
             raise TypeError(f"expected meta as a dict of JSON values, got {type(meta).__name__}")
         record = _as_json({"leaves": {name: _describe(leaves[name], arrays[name]) for name in leaves}, "meta": meta})
         ocp = _import_orbax()
         items = {"record": ocp.args.JsonSave({"crc32": _json_checksum(record), "record": record})}
-        # Orbax refuses empty arrays and empty trees; the record says all there is to say about those.
+        # Orbax refuses empty arrays and empty trees; the record describes them completely.
         if filled := {name: array for name, array in arrays.items() if array.size}:
             items["leaves"] = ocp.args.PyTreeSave(filled)
 
@@ -145,29 +145,30 @@ class Checkpoints:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._set_damaged_aside()
             with self._open(cleanup_tmp_directories=True) as manager:
-                # Without force Orbax may decide not to save, and only returns False.
+                # Without `force`, Orbax may skip the save and only return False.
                 manager.save(step, args=ocp.args.Composite(**items), force=True)
-        except Exception as error:  # Orbax raises whatever its parts raise, ValueError for a full disk.
+        except Exception as error:  # Orbax raises many types, such as ValueError for a full disk.
             raise CheckpointError(
-                f"expected to save in {self.directory}, got {_explain(step, error)}; the earlier checkpoints are "
-                "still there, make sure of space and permission"
+                f"expected to save in {self.directory}, got {_explain(step, error)}; the earlier checkpoints "
+                "still exist; check the free space and the permissions"
             ) from error
 
     def restore(self, like: Any) -> Restored:
-        """Reads the newest checkpoint whose every leaf passes its checksum.
+        """Reads the newest checkpoint whose leaves all match their checksums.
 
         Args:
-          like: a pytree of arrays or `jax.ShapeDtypeStruct`s with the expected structure; values are not read. Or a
-            function of the step that returns one, where the structure changes in the course of a training.
+          like: a pytree of arrays or `jax.ShapeDtypeStruct`s with the expected structure; values are ignored. Or a
+            function of the step that returns such a pytree, if the structure changes during training.
 
         Returns:
-          The checkpoint, its leaves as jax arrays on the default device that share no memory, with the reasons
-          for which newer checkpoints were passed over.
+          The checkpoint, with JAX arrays on the default device that share no memory as leaves, and the reasons why
+          newer checkpoints were skipped.
 
         Raises:
           FileNotFoundError: the directory holds no checkpoint.
-          CheckpointError: it does, and every one is damaged; all reasons are given.
-          ValueError: the newest readable checkpoint has other leaves, shapes or dtypes than `like`; they are listed.
+          CheckpointError: every checkpoint is damaged; the message lists all reasons.
+          ValueError: the leaves, shapes or dtypes of the newest readable checkpoint differ from `like`; the message
+            lists them.
           TypeError: a leaf of `like` has no shape and dtype.
         """
         if callable(like):
@@ -176,18 +177,18 @@ class Checkpoints:
         return self._restore(lambda step, record: like)
 
     def restore_leaves(self, prefix: str) -> Restored:
-        """Reads some leaves of the newest checkpoint in which they pass their checksums, whatever else it holds.
+        """Reads some leaves of the newest checkpoint in which they match their checksums; other leaves are ignored.
 
         Args:
-          prefix: what the paths of these leaves begin with, such as "best/params/".
+          prefix: prefix of the paths of these leaves, such as "best/params/".
 
         Returns:
-          The checkpoint; its tree is a dict of jax arrays by path, the prefix left out.
+          The checkpoint; its tree is a dict of JAX arrays by path, without the prefix.
 
         Raises:
           FileNotFoundError: the directory holds no checkpoint.
-          CheckpointError: it does, and every one is damaged; all reasons are given.
-          ValueError: the newest readable checkpoint has no leaf whose path begins so.
+          CheckpointError: every checkpoint is damaged; the message lists all reasons.
+          ValueError: the newest readable checkpoint has no leaf with this prefix.
         """
 
         def described(step: int, record: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -195,7 +196,7 @@ class Checkpoints:
             if not chosen:
                 there = list(record["leaves"])[:_LISTED_DIFFERENCES]
                 raise ValueError(
-                    f"expected leaves that begin with {prefix!r} in checkpoint {step} of {self.directory}, got {there}"
+                    f"expected leaves with the prefix {prefix!r} in checkpoint {step} of {self.directory}, got {there}"
                 )
             return {name: jax.ShapeDtypeStruct(leaf["shape"], leaf["dtype"]) for name, leaf in chosen.items()}
 
@@ -203,7 +204,7 @@ class Checkpoints:
         return restored._replace(tree={name.removeprefix(prefix): leaf for name, leaf in restored.tree.items()})
 
     def _restore(self, like: Callable[[int, Mapping[str, Any]], Any], prefix: str = "") -> Restored:
-        """Reads the leaves whose paths begin with the prefix, as `like` has them for a step and its record."""
+        """Reads the leaves with the prefix, in the structure that `like` returns for a step and its record."""
         skipped: list[str] = []
         with self._open() as manager:
             for step, record in self._records(manager, skipped):
@@ -217,7 +218,7 @@ class Checkpoints:
                     )
                 try:
                     arrays = _read_arrays(manager, step, expected, stored)
-                except Exception as error:  # Orbax raises whatever its parts raise, bare Exception included.
+                except Exception as error:  # Orbax raises many types, including bare Exception.
                     skipped.append(_explain(step, error))
                     self._damaged.add(step)
                     continue
@@ -228,14 +229,14 @@ class Checkpoints:
         raise self._none_usable(skipped)
 
     def read_meta(self) -> tuple[int, dict[str, Any]]:
-        """Reads step and meta of the newest checkpoint whose record is sound, without looking at its arrays.
+        """Reads step and meta of the newest checkpoint with a valid record, without reading its arrays.
 
         Returns:
           The step and the JSON values saved with it.
 
         Raises:
           FileNotFoundError: the directory holds no checkpoint.
-          CheckpointError: no record is sound.
+          CheckpointError: no record is valid.
         """
         skipped: list[str] = []
         with self._open() as manager:
@@ -244,7 +245,7 @@ class Checkpoints:
         raise self._none_usable(skipped)
 
     def _open(self, **options: Any) -> Any:
-        """Opens Orbax's manager, which reads the directory anew and must be closed."""
+        """Opens Orbax's manager, which reads the directory again and must be closed."""
         ocp = _import_orbax()
         handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
         leaf_handler = _leaf_handler()
@@ -265,7 +266,7 @@ class Checkpoints:
         )
 
     def _records(self, manager: Any, skipped: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yields step and record, newest first; explains in `skipped` the records that are not sound."""
+        """Yields step and record, newest first; adds the reasons for invalid records to `skipped`."""
         steps = sorted(manager.all_steps(), reverse=True)
         if not steps:
             raise FileNotFoundError(
@@ -274,7 +275,7 @@ class Checkpoints:
         for step in steps:
             try:
                 record = _read_record(manager, step)
-            except Exception as error:  # Orbax raises whatever its parts raise, bare Exception included.
+            except Exception as error:  # Orbax raises many types, including bare Exception.
                 skipped.append(_explain(step, error))
                 self._damaged.add(step)
             else:
@@ -297,7 +298,7 @@ class Checkpoints:
             )
 
     def _set_damaged_aside(self) -> None:
-        # Renamed, not deleted: a disk that could not be read for a moment looks like damage.
+        # Renamed, not deleted: a temporary read error of the disk looks like damage.
         for step in self._damaged:
             folder = self.directory / str(step)
             aside = folder.with_suffix(".damaged")
@@ -316,10 +317,10 @@ def _import_orbax() -> ModuleType:
 
 
 def _named_arrays(tree: Any, kinds: tuple[type, ...]) -> dict[str, Any]:
-    """Lists the leaves by name and refuses those that would not come back as they are."""
+    """Lists the leaves by name, and refuses those that `restore` could not return unchanged."""
     leaves = named_leaves(tree)
     if len(leaves) != len(jax.tree.leaves(tree)):
-        raise ValueError("expected a name of its own for every leaf, got two alike; take '/' out of the keys")
+        raise ValueError("expected distinct names for all leaves, got two equal ones; remove '/' from the keys")
     for name, leaf in leaves.items():
         if not isinstance(leaf, kinds):
             raise TypeError(
@@ -331,14 +332,14 @@ def _named_arrays(tree: Any, kinds: tuple[type, ...]) -> dict[str, Any]:
             dtype = None
         if dtype != leaf.dtype:
             raise ValueError(
-                f"expected a dtype that JAX holds in leaf {name!r}, got {leaf.dtype}; cast it"
+                f"expected a dtype that JAX supports in leaf {name!r}, got {leaf.dtype}; cast it"
                 + (f" to {dtype} or set jax_enable_x64" if dtype else "")
             )
     return leaves
 
 
 def _count_refused(name: str, array: np.ndarray) -> int:
-    """Counts the values that no checkpoint holds: NaN, and infinities outside of an optimizer's state."""
+    """Counts the values that no checkpoint may hold: NaN, and infinities outside an optimizer's state."""
     if not jnp.issubdtype(array.dtype, jnp.inexact):
         return 0
     refused = np.isnan(array) if _OPTIMIZER_STATE in name.split("/") else ~np.isfinite(array)
@@ -354,13 +355,13 @@ def _to_numpy(leaf: Any) -> np.ndarray:
 
 
 def _to_jax(array: np.ndarray, description: Mapping[str, Any]) -> jax.Array:
-    # A copy, where jax.device_put may borrow NumPy's memory, which a donating step cannot take over.
+    # A copy: `jax.device_put` may alias NumPy's memory, which a step with donated arguments cannot reuse.
     leaf = jnp.array(array)
     return jax.random.wrap_key_data(leaf, impl=description["key"]) if "key" in description else leaf
 
 
 def _describe(leaf: Any, array: np.ndarray) -> dict[str, Any]:
-    """Says in JSON what a leaf must be when it comes back."""
+    """Describes in JSON the leaf that `restore` must return."""
     description = {"dtype": str(leaf.dtype), "shape": list(leaf.shape), "crc32": zlib.crc32(array.tobytes())}
     if _is_key(leaf):
         description["key"] = str(jax.random.key_impl(leaf))
@@ -368,7 +369,7 @@ def _describe(leaf: Any, array: np.ndarray) -> dict[str, Any]:
 
 
 def _differences(expected: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
-    """Lists, one line each, the leaves that are missing, unexpected, or of another shape or dtype."""
+    """Lists the leaves that are missing, unexpected, or differ in shape or dtype, one line for each."""
     lines = [f"missing {name!r}" for name in expected if name not in stored]
     lines += [f"unexpected {name!r}" for name in stored if name not in expected]
     for name in expected:
@@ -382,11 +383,11 @@ def _differences(expected: Mapping[str, Any], stored: Mapping[str, Any]) -> list
 
 
 def _as_json(record: dict[str, Any]) -> dict[str, Any]:
-    """Returns the record as it will be read, so that its checksum can be taken now."""
+    """Returns the record as it will be read, to compute its checksum."""
     try:
         return json.loads(json.dumps(record))
     except (TypeError, ValueError) as error:
-        raise TypeError(f"expected JSON values in meta, got one that is not: {error}; convert it first") from error
+        raise TypeError(f"expected JSON values in meta: {error}; convert it first") from error
 
 
 def _json_checksum(record: dict[str, Any]) -> int:
@@ -404,7 +405,7 @@ def _read_record(manager: Any, step: int) -> dict[str, Any]:
 def _read_arrays(
     manager: Any, step: int, expected: Mapping[str, Any], stored: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Reads the arrays of one checkpoint and compares each with what was saved."""
+    """Reads the arrays of one checkpoint and compares each with its record."""
     ocp = _import_orbax()
     arrays = {}
     if any(leaf.size for leaf in expected.values()):
@@ -415,18 +416,18 @@ def _read_arrays(
             arrays[name] = np.empty(plain.shape, plain.dtype)
         array = arrays[name]
         if array.shape != plain.shape or array.dtype != plain.dtype:
-            raise CheckpointError(f"leaf {name!r} came back as {array.dtype} {array.shape}")
+            raise CheckpointError(f"leaf {name!r} was read as {array.dtype} {array.shape}")
         if zlib.crc32(array.tobytes()) != stored[name]["crc32"]:
             raise CheckpointError(f"leaf {name!r} does not match its checksum")
     return arrays
 
 
 def _leaf_handler() -> Any:
-    """Makes the Orbax handler that reads and writes the leaves, all of them NumPy arrays."""
+    """Makes the Orbax handler that reads and writes the leaves as NumPy arrays."""
     ocp = _import_orbax()
 
     class PatientHandler(ocp.type_handlers.NumpyHandler):
-        """Lets every read end before it reports one that failed.
+        """Waits for every read before it reports a failure.
 
         Orbax itself closes its event loop at the first failure; the threads of the other reads then print a
         traceback each.
@@ -445,7 +446,7 @@ def _leaf_handler() -> Any:
 
     registry = ocp.type_handlers.create_type_handler_registry(
         (np.ndarray, PatientHandler()),
-        # Never used; Orbax logs a warning where it is missing.
+        # Never used, but Orbax logs a warning if it is missing.
         (jax.Array, ocp.type_handlers.ArrayHandler()),
     )
     return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)

@@ -26,13 +26,13 @@ class TrainingBatches(Protocol):
 
 
 class Progress(NamedTuple):
-    """Where training stands, as callbacks see it.
+    """The progress of training, as callbacks get it.
 
     Attributes:
       step: number of steps done.
-      epoch: the epoch that the last of them belongs to, from 1.
-      train_state: the train state after them. The next step takes its buffers: copy what is to be kept.
-      metrics: sums over the epoch so far. After a step they lack that step, which the device may still be computing;
+      epoch: the epoch of the last step, from 1.
+      train_state: the train state after the last step. The next step donates its buffers: copy what you keep.
+      metrics: sums over the epoch so far. After a step they exclude that step, which the device may still be computing;
         after an epoch they are complete.
     """
 
@@ -43,12 +43,12 @@ class Progress(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """What `fit` returns.
+    """The result of `fit`.
 
     Attributes:
       train_state: the train state after the last step.
-      metrics: sums over the epoch that was left unfinished; zeros after a whole epoch.
-      stopped: whether a callback stopped it before the last epoch was done.
+      metrics: sums over the unfinished epoch; zeros after a whole epoch.
+      stopped: whether a callback stopped training before the last epoch was done.
     """
 
     train_state: TrainState
@@ -57,14 +57,14 @@ class Fitted(NamedTuple):
 
 
 Callback = Callable[[Progress], bool | None]
-"""Called with the progress; true stops the training."""
+"""Called with the progress; returns True to stop training."""
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The loss became NaN or infinite, or a parameter or a running moment did.
+    """A loss, parameter or running moment became NaN or infinite.
 
     Attributes:
-      step: the step whose loss or update it was, from 1.
+      step: the step whose loss or update is non-finite, from 1.
     """
 
     def __init__(self, step: int, loss: float, non_finite: int = 0) -> None:
@@ -91,27 +91,27 @@ def fit(
     on_epoch: Sequence[Callback] = (),
     metrics: Metrics | None = None,
 ) -> Fitted:
-    """Trains until a number of epochs is done, from wherever the train state stands.
+    """Trains from the step of the train state until a number of epochs is done.
 
-    The metrics of each step are looked at while the device computes the next one, so that the device does not wait. A
-    gradient that is not finite stops the training if it makes a parameter so; an optimizer may leave it out
-    (`optax.zero_nans`, `optax.apply_if_finite`). `Metrics.gradient_norm` shows it either way.
+    The metrics of each step are checked while the device computes the next step, so that the device does not wait. A
+    non-finite gradient stops training only if it makes a parameter non-finite: `optax.zero_nans` or `apply_if_finite`
+    can skip it. `Metrics.gradient_norm` shows it in both cases.
 
     Args:
-      train_state: the train state to start from; its step says where in the data to go on. It is donated.
-      train_step: as `make_train_step` makes it.
+      train_state: the train state to start from; its step selects the next batch. It is donated.
+      train_step: as `make_train_step` returns it.
       batches: training data by step.
       key: typed random key of the whole run; the step is folded into it.
-      epochs: number of epochs to have done at the end, counted from step 0.
+      epochs: total number of epochs, counted from step 0.
       on_step: called after each step.
-      on_epoch: called after each epoch, when its last loss and train state are known to be finite.
-      metrics: sums of the epoch that the train state stands in, if it was stopped within one.
+      on_epoch: called after each epoch, after the check that its last loss and train state are finite.
+      metrics: sums of the unfinished epoch, if training was stopped within one.
 
     Returns:
-      The train state, and what is needed to go on exactly.
+      The train state, and the metrics to continue with.
 
     Raises:
-      NonFiniteLossError: a loss is NaN or infinite, or a parameter or running moment after a step.
+      NonFiniteLossError: a loss, parameter or running moment became NaN or infinite.
     """
     metrics = metrics or Metrics()
     pending: tuple[int, Metrics] | None = None
@@ -141,17 +141,17 @@ def evaluate(
     """Evaluates a model on every example exactly once.
 
     Args:
-      eval_step: as `make_eval_step` makes it.
+      eval_step: as `make_eval_step` returns it.
       params: the model's parameters.
       state: the model's state.
       batches: images, labels and mask, such as `jaxcnn.data.eval_batches` yields.
-      count: number of examples that there are.
+      count: total number of examples.
 
     Returns:
       The sums over all examples, as Python numbers.
 
     Raises:
-      ValueError: the batches held another number of examples.
+      ValueError: the batches do not hold `count` examples.
     """
     total = Metrics()
     for images, labels, mask in batches:
@@ -172,14 +172,14 @@ def predict(
     """Computes the logits of many images, batch by batch, with one compiled program.
 
     Args:
-      predict_step: as `make_predict_step` makes it.
+      predict_step: as `make_predict_step` returns it.
       params: the model's parameters.
       state: the model's state.
       images: shape (n, height, width, channels).
-      batch_size: number of images in a batch; the last one is filled up with zeros.
+      batch_size: number of images in a batch; the last one is padded with zeros.
 
     Returns:
-      Shape (n, num_classes), in the dtype of the step's results.
+      Shape (n, num_classes), in the dtype of the step's outputs.
 
     Raises:
       ValueError: there are no images, or the batch size is not positive.
@@ -195,7 +195,7 @@ def predict(
 
 
 def _counted(metrics: Metrics, pending: tuple[int, Metrics] | None) -> Metrics:
-    """Adds the metrics of a step, waiting for them, and refuses a loss or a train state that is not finite."""
+    """Waits for the metrics of a step and adds them; refuses a non-finite loss or train state."""
     if pending is None:
         return metrics
     step, step_metrics = pending
@@ -206,5 +206,5 @@ def _counted(metrics: Metrics, pending: tuple[int, Metrics] | None) -> Metrics:
 
 
 def _any(callbacks: Sequence[Callback], progress: Progress) -> bool:
-    """Calls all callbacks, and says whether any of them wants to stop."""
+    """Calls all callbacks, and returns whether any of them stops training."""
     return any([bool(callback(progress)) for callback in callbacks])

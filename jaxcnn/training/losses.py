@@ -19,8 +19,8 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: floa
       label_smoothing: weight of the uniform distribution in the target, in [0, 1).
 
     Returns:
-      Shape (batch,), float32, or float64 for float64 logits. The loss of a label out of range is NaN, and so is its
-      gradient.
+      Shape (batch,), float32, or float64 for float64 logits. A label out of range has the loss NaN and the gradient
+      NaN.
 
     Raises:
       ValueError: the shapes do not fit together, or the smoothing is outside [0, 1).
@@ -43,7 +43,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: floa
     else:
         targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[1], dtype=dtype), label_smoothing)
         losses = optax.softmax_cross_entropy(logits, targets)
-    # A factor, since a selection would give such an example a gradient of zero and train on without it.
+    # Multiply rather than select: `where` would give zero gradient and hide the bad label.
     in_range = (labels >= 0) & (labels < logits.shape[1])
     return losses * jnp.where(in_range, jnp.ones((), dtype), jnp.full((), jnp.nan, dtype))
 
@@ -55,23 +55,23 @@ def auxiliary_loss(
     weight: float,
     loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
 ) -> jax.Array:
-    """Adds the losses of auxiliary heads, weighed, to that of the main head (Szegedy et al. 2015, section 5).
+    """Adds the weighted losses of the auxiliary heads to that of the main head (Szegedy et al. 2015, section 5).
 
     `make_train_step(googlenet(), optimizer, loss=Partial(auxiliary_loss, weight=0.3))`: 0.3 is the weight of GoogLeNet
     (same section), 0.4 that of Inception v3 (torchvision's and the authors' code; the paper has none).
 
     Args:
-      logits: shape (batch, heads, num_classes), the main head first, as a model with `AuxiliaryHeads` gives them in
-        training; or shape (batch, num_classes), those of the main head alone, as it gives them in evaluation.
+      logits: shape (batch, heads, num_classes), the main head first, as a model with `AuxiliaryHeads` returns them in
+        training; or shape (batch, num_classes), those of the main head, as in evaluation.
       labels: shape (batch,), integers in [0, num_classes).
       weight: weight of each auxiliary head's loss; at least 0, and finite.
-      loss: losses (batch,) of one head from its logits (batch, num_classes) and the labels.
+      loss: function of the logits (batch, num_classes) of one head and the labels; returns losses (batch,).
 
     Returns:
-      Shape (batch,), as `loss` gives it.
+      Shape (batch,), in the dtype of `loss`.
 
     Raises:
-      ValueError: the weight is negative or not finite, or the logits have another number of axes.
+      ValueError: the weight is negative or not finite, or the logits have neither two nor three axes.
     """
     if not weight >= 0 or not isfinite(weight):
         raise ValueError(f"auxiliary_loss expects a finite weight of at least 0, got {weight!r}")

@@ -1,4 +1,4 @@
-"""Metrics as sums and counts, so that batches of any size add up exactly."""
+"""Metrics as sums and counts, which add up exactly for batches of any size."""
 
 from typing import NamedTuple
 
@@ -8,16 +8,16 @@ import numpy as np
 
 
 class Metrics(NamedTuple):
-    """Sums over examples: of a batch on the device, of an epoch as Python numbers; and the health of training steps.
+    """Sums over examples and checks of training steps: device arrays for a batch, Python numbers for an epoch.
 
     Attributes:
       loss: sum of the losses.
       correct: number of examples whose largest logit is that of their label.
       examples: number of examples.
-      gradient_norm: Euclidean norm of the gradient of the mean loss; the largest of several steps, NaN if there is one.
+      gradient_norm: Euclidean norm of the gradient of the mean loss; the maximum over several steps, NaN if any is NaN.
         0 in evaluation.
-      non_finite: number of arrays, of parameters and running moments, in which a training step left NaN or infinity.
-        0 in evaluation.
+      non_finite: number of parameters and running moments (arrays) that are non-finite after a training step. 0 in
+        evaluation.
     """
 
     loss: jax.Array | float = 0.0
@@ -27,35 +27,36 @@ class Metrics(NamedTuple):
     non_finite: jax.Array | int = 0
 
     def plus(self, other: "Metrics") -> "Metrics":
-        """Adds the metrics of other examples, as Python numbers; waits for the device."""
+        """Adds the metrics of other examples; waits for the device and returns Python numbers."""
         return Metrics(
             float(self.loss) + float(other.loss),
             int(self.correct) + int(other.correct),
             int(self.examples) + int(other.examples),
-            # Unlike Python's max, NumPy's keeps NaN.
+            # Unlike Python's `max`, NumPy's keeps NaN.
             float(np.maximum(self.gradient_norm, other.gradient_norm)),
             int(self.non_finite) + int(other.non_finite),
         )
 
     def mean_loss(self) -> float:
-        """The loss of the mean example; NaN if there is none."""
+        """The mean loss; NaN without examples."""
         return float(self.loss) / int(self.examples) if self.examples else float("nan")
 
     def accuracy(self) -> float:
-        """The share of correct examples, in [0, 1]; NaN if there is none."""
+        """The fraction of correct examples, in [0, 1]; NaN without examples."""
         return int(self.correct) / int(self.examples) if self.examples else float("nan")
 
 
 def batch_metrics(losses: jax.Array, logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> Metrics:
-    """Sums up a batch.
+    """Computes the metrics of a batch.
 
-    Where several logits are largest, the first of them is the prediction.
+    If several logits are largest, the first of them is the prediction.
 
     Args:
       losses: shape (batch,).
-      logits: shape (batch, num_classes); or (batch, heads, num_classes), of which the first head's count, the main one.
+      logits: shape (batch, num_classes); or (batch, heads, num_classes), where only the first head, the main one,
+        counts.
       labels: shape (batch,), integers.
-      mask: shape (batch,), bools: which examples count; all if None.
+      mask: shape (batch,), bools: whether an example counts; all if None.
 
     Returns:
       The sums, as arrays on the device: loss in the dtype of `losses`, correct and examples int32.

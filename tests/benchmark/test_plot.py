@@ -55,5 +55,5 @@ def test_the_picture_is_written_whole(tmp_path):
 
 
 def test_a_picture_is_a_png_file(tmp_path):
-    with pytest.raises(ValueError, match=r"ends in .png, got .*ratios.pdf"):
+    with pytest.raises(ValueError, match=r"the extension .png, got .*ratios.pdf"):
         plot_ratios(RECORDS, tmp_path / "ratios.pdf")

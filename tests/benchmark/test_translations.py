@@ -287,7 +287,7 @@ def test_flax_with_flags_has_the_best_known_options(monkeypatch):
     with pytest.raises(Unavailable, match=r"this jaxlib refuses .*xla_no_such_option"):
         make_program(spec)
     monkeypatch.setattr(to_flax, "BEST_OPTIONS", {})
-    with pytest.raises(Unavailable, match="no better XLA options than the standard ones are known on"):
+    with pytest.raises(Unavailable, match="no better XLA options than the defaults are known on"):
         make_program(spec)
 
 

@@ -103,7 +103,7 @@ def test_sizes_and_precision_are_passed_on():
         (("lenet5", "--image-size", 4), "lenet5 expects images of at least 16x16 pixels, got 4x4"),
         (("unet", "--image-size", 40), "multiples of 16"),
         (("lenet5", "--output", "/no/such/folder/all.jsonl"), "/no/such/folder/all.jsonl"),
-        (("lenet5", "--plot", "ratios.pdf"), "--plot expects a file that ends in .png, got ratios.pdf"),
+        (("lenet5", "--plot", "ratios.pdf"), "--plot expects a file with the extension .png, got ratios.pdf"),
     ],
 )
 def test_nonsense_is_refused_before_anything_is_measured(jaxcnn, monkeypatch, words, message):

@@ -192,7 +192,7 @@ def test_in_a_real_terminal_the_bar_is_drawn_and_ctrl_c_stops_with_a_checkpoint(
     assert sum("best so far: epoch" in line for line in shown) >= 1
     assert max(len(line) for line in shown if line.startswith("epoch ")) <= 100
     assert any(line.startswith("stopping after this step; Ctrl-C again stops at once") for line in shown)
-    stopped = re.fullmatch(r"stopped after step (\d+), with a checkpoint; go on with:", shown[-2])
+    stopped = re.fullmatch(r"stopped after step (\d+), with a checkpoint; resume with:", shown[-2])
     assert stopped, shown[-3:]
     assert shown[-1] == f"  jaxcnn train --run-dir {run} --resume"
     assert drawn.decode().rindex("\x1b[?25h") > drawn.decode().rindex("\x1b[?25l")  # the cursor is back

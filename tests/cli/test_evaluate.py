@@ -95,7 +95,8 @@ def test_a_run_stopped_in_its_first_epoch_has_no_best_one(jaxcnn, words, at_step
     done = jaxcnn(command, run, *(["image.png"] if command == "predict" else []))
     assert done.status == 2
     assert (
-        done.err == f"error: expected a run with at least one whole epoch, got {run}, stopped before; resume it first\n"
+        done.err == f"error: expected a run with at least one whole epoch, got {run}, which stopped earlier; "
+        "resume it first\n"
     )
 
 
@@ -144,7 +145,8 @@ def test_other_data_than_the_run_was_trained_on_are_refused(jaxcnn, words, digit
     done = jaxcnn("evaluate", run)
     assert done.status == 2
     assert (
-        done.err == f"error: expected the data that the run in {run} was trained on, got others; were they changed?\n"
+        done.err == f"error: expected the data that the run in {run} was trained on, got other data; "
+        "were they changed?\n"
     )
 
 

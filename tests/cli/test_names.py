@@ -134,35 +134,26 @@ def without(name):
         (None, "there is no file '.*bad.npz'; expected an .npz file with 'images' and 'labels'"),
         (b"", "'.*bad.npz' is not an .npz file; write one with numpy.savez"),
         (b"PK\x03\x04 and nothing more", "'.*bad.npz' is not an .npz file; write one with numpy.savez"),
-        (without("images"), r"'.*bad.npz' has no array 'images', it has \['labels'\]; add it with numpy.savez"),
-        (without("labels"), r"'.*bad.npz' has no array 'labels', it has \['images'\]; add it with numpy.savez"),
-        (
-            arrays(labels=np.arange(29) % 3),
-            "'.*bad.npz': images and labels must be as many, got 30 images and 29 labels",
-        ),
-        (
-            arrays(labels=np.arange(30) % 3 + 1),
-            "'.*bad.npz': cannot count the classes: 3 different labels lie between 1 and 3",
-        ),
+        (without("images"), r"'.*bad.npz' has no array 'images', only \['labels'\]; add it with numpy.savez"),
+        (without("labels"), r"'.*bad.npz' has no array 'labels', only \['images'\]; add it with numpy.savez"),
+        (arrays(labels=np.arange(29) % 3), "expected as many labels as images, got 30 images and 29 labels"),
+        (arrays(labels=np.arange(30) % 3 + 1), "cannot count the classes: 3 different labels lie between 1 and 3"),
         (
             arrays(labels=np.arange(30) % 3, class_names=np.array(["a", "b"])),
-            r"'.*bad.npz': labels must be in \[0, 2\), got 2 at index 2; number the classes from 0, or name them all",
+            r"labels must be in \[0, 2\), got 2 at index 2; number the classes from 0, or give a name for each",
         ),
         (
             arrays(labels=np.arange(30) % 3 - 1, class_names=np.array(["a", "b"])),
-            r"'.*bad.npz': labels must be in \[0, 2\), got -1 at index 0",
+            r"labels must be in \[0, 2\), got -1 at index 0",
         ),
-        (arrays(labels=np.arange(30) % 3 / 2), "'.*bad.npz': labels must be integers, got float64"),
+        (arrays(labels=np.arange(30) % 3 / 2), "labels must be integers, got float64"),
         (
             arrays(images=np.zeros((0, 8, 8), np.uint8), labels=np.zeros(0, int)),
-            "'.*bad.npz': images must hold at least one example",
+            "images must hold at least one example",
         ),
-        (
-            arrays(images=np.full((30, 8, 8), 7.0)),
-            r"'.*bad.npz': floating point images must be in \[0, 1\], got values from 7 to 7",
-        ),
-        (arrays(images=np.full((30, 8, 8), np.nan)), "'.*bad.npz': images must be finite, but image 0 holds nan"),
-        (arrays(labels=np.arange(30) // 28), "split needs at least 3 examples of every class, .* got 2 of class '1'"),
+        (arrays(images=np.full((30, 8, 8), 7.0)), r"floating point images must be in \[0, 1\], got values from 7 to 7"),
+        (arrays(images=np.full((30, 8, 8), np.nan)), "images must be finite, but image 0 holds nan"),
+        (arrays(labels=np.arange(30) // 28), "split expects at least 3 examples of every class, .* got 2 of class '1'"),
     ],
 )
 def test_data_that_cannot_be_used_are_refused_before_a_run_is_made(jaxcnn, tmp_path, content, message):
@@ -173,7 +164,7 @@ def test_data_that_cannot_be_used_are_refused_before_a_run_is_made(jaxcnn, tmp_p
         np.savez(path, **content)
     done = jaxcnn("train", "--model", "mlp", "--batch-size", 4, "--data", path, "--run-dir", run)
     assert done.status == 2
-    assert re.match(f"error: {message}", done.err)
+    assert re.match(f"error: ('.*bad.npz': )?{message}", done.err)
     assert not run.exists()
 
 
@@ -183,7 +174,7 @@ def test_a_cut_npz_file_is_refused(jaxcnn, npz, tmp_path):
     cut.write_bytes(whole[: len(whole) // 2] + whole[len(whole) // 2 + 100 :])
     done = jaxcnn("train", "--data", cut)
     assert done.status == 2
-    assert re.match(r"error: '.*cut.npz' (holds an array that cannot be read|is not an .npz file)", done.err)
+    assert re.match(r"error: '.*cut.npz' (has an array that cannot be read|is not an .npz file)", done.err)
 
 
 def test_the_word_for_a_file_is_no_file(jaxcnn, tmp_path, monkeypatch):

@@ -266,14 +266,14 @@ NO_PICTURES = {
     "empty": (lambda path, whole: path.write_bytes(b""), "in {path!r}, got an empty file"),
     "text": (
         lambda path, whole: path.write_bytes(b"hello"),
-        "in {path!r} (PNG, JPEG, GIF, BMP, TIFF, WEBP, PPM), got another or a damaged file",
+        "in {path!r} (PNG, JPEG, GIF, BMP, TIFF, WEBP, PPM), got another format or a damaged file",
     ),
     "cut": (lambda path, whole: path.write_bytes(whole[: len(whole) // 2]), "in {path!r}, got a file that " + CUT),
     "folder": (lambda path, whole: path.mkdir(), "got the folder {path!r}; name the files in it"),
     "pipe": (lambda path, whole: os.mkfifo(path), "got {path!r}, which is not a regular file"),
     "postscript": (
         lambda path, whole: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n"),
-        "in {path!r} (PNG, JPEG, GIF, BMP, TIFF, WEBP, PPM), got another or a damaged file",
+        "in {path!r} (PNG, JPEG, GIF, BMP, TIFF, WEBP, PPM), got another format or a damaged file",
     ),
 }
 
@@ -335,5 +335,5 @@ def test_a_folder_that_is_no_run_is_refused(jaxcnn, tmp_path):
     done = jaxcnn("predict", tmp_path, Path("image.png"))
     assert done.status == 2
     assert done.err == (
-        f"error: expected the folder of a run, with a config.json, got {tmp_path}; `jaxcnn train` makes one\n"
+        f"error: expected the folder of a run, with a config.json, got {tmp_path}; create one with `jaxcnn train`\n"
     )

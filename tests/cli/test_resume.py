@@ -63,14 +63,14 @@ def test_a_run_stopped_by_ctrl_c_goes_on_exactly_as_it_says(
     stopped = jaxcnn(*words(run, *OPTIONS))
     assert stopped.status == 0
     message = r"(?s).*\nstopping after this step; Ctrl-C again stops at once\n.*stopped after step (\d+), with a "
-    message += r"checkpoint; go on with:\n  jaxcnn (.+)\n"
+    message += r"checkpoint; resume with:\n  jaxcnn (.+)\n"
     printed = re.fullmatch(message, stopped.out)
     assert printed
     assert int(printed[1]) == stop == saved(run).step
     assert not (run / "result.json").exists()
     resumed = jaxcnn(*shlex.split(printed[2]))
     assert resumed.status == 0
-    assert f"going on after step {stop}\n" in resumed.out
+    assert f"resuming after step {stop}\n" in resumed.out
     assert_as_uninterrupted(run)
 
 
@@ -122,7 +122,7 @@ def test_a_second_ctrl_c_stops_at_once_and_leaves_the_last_checkpoint(
     at_step({13: twice(ctrl_c)})
     stopped = jaxcnn(*words(run, *OPTIONS))
     assert stopped.status == 130
-    assert stopped.err == "\nstopped at once; checkpoints are as they were\n"
+    assert stopped.err == "\nstopped at once; the checkpoints are unchanged\n"
     assert saved(run).step == 10
     at_step({})
     assert jaxcnn("train", "--run-dir", run, "--resume").status == 0
@@ -183,7 +183,7 @@ def test_a_run_killed_between_checkpoints_goes_on_exactly_from_the_last_one(
     assert len(RunFolder(run).metrics()) == 3  # one epoch more than the checkpoint knows of
     resumed = jaxcnn("train", "--run-dir", run, "--resume")
     assert resumed.status == 0
-    assert "going on after step 10\n" in resumed.out
+    assert "resuming after step 10\n" in resumed.out
     assert_as_uninterrupted(run)
 
 
@@ -235,7 +235,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_previous_one_used(
     damage(run, 20)
     resumed = jaxcnn("train", "--run-dir", run, "--resume")
     assert resumed.status == 0
-    assert re.search(r"^skipped a damaged checkpoint: checkpoint 20: .+\ngoing on after step 10$", resumed.out, re.M)
+    assert re.search(r"^skipped a damaged checkpoint: checkpoint 20: .+\nresuming after step 10$", resumed.out, re.M)
     # The step of the damaged checkpoint is reached again, and must be saved again.
     assert_as_uninterrupted(run)
 
@@ -278,7 +278,7 @@ def test_a_finished_run_is_not_touched(jaxcnn, uninterrupted, monkeypatch):
     result = RunFolder(uninterrupted).result()
     assert resumed.status == 0
     assert resumed.out.startswith(
-        f"the run in {uninterrupted} is finished already\nbest epoch {result['best_epoch']}: "
+        f"the run in {uninterrupted} is already finished\nbest epoch {result['best_epoch']}: "
     )
     assert f"test accuracy {result['test_accuracy']:.2%}" in resumed.out
     assert contents(uninterrupted) == before
@@ -311,7 +311,7 @@ def test_other_options_are_refused(jaxcnn, uninterrupted, options, message):
     resumed = jaxcnn("train", "--run-dir", uninterrupted, "--resume", *options)
     assert resumed.status == 2
     assert re.match(
-        rf"error: --resume goes on with a run as it was started and cannot change {message} leave these options out, "
+        rf"error: --resume keeps the options of a run and cannot change {message} omit these options, "
         "or start a new run\n",
         resumed.err,
     )
@@ -338,7 +338,7 @@ def test_other_data_are_refused(jaxcnn, words, at_step, ctrl_c, digits8, tmp_pat
     np.savez(data, images=images, labels=labels)
     resumed = jaxcnn("train", "--run-dir", run, "--resume")
     assert resumed.status == 2
-    assert resumed.err == f"error: expected the data that the run in {run} was started with, got others\n"
+    assert resumed.err == f"error: expected the data that the run in {run} was started with, got other data\n"
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -350,7 +350,7 @@ def test_other_versions_are_noted(jaxcnn, uninterrupted, tmp_path):
     now, config["versions"]["optax"] = config["versions"]["optax"], "0.0.1"
     (run / "config.json").write_text(json.dumps(config))
     assert (
-        f"note: optax 0.0.1, now {now}; the numbers may differ in their last digits from a run without a stop\n"
+        f"note: optax 0.0.1, now {now}; the last digits may differ from those of a run without a stop\n"
         in jaxcnn("train", "--run-dir", run, "--resume").out
     )
 
@@ -368,7 +368,7 @@ def test_another_number_of_cores_is_noted(jaxcnn, uninterrupted, tmp_path, recor
     (run / "config.json").write_text(json.dumps(config))
     done = jaxcnn("train", "--run-dir", run, "--resume")
     assert done.status == 0
-    note = f"note: cores 99, now {processor['cores']}; the numbers may differ in their last digits from a run without"
+    note = f"note: cores 99, now {processor['cores']}; the last digits may differ from those of a run without"
     assert (note in done.out) == ("note: " in done.out) == recorded
 
 
@@ -376,11 +376,11 @@ def test_resume_needs_the_folder_of_a_run(jaxcnn, tmp_path):
     assert jaxcnn("train", "--resume") == (
         2,
         "",
-        "error: --resume expects the folder of the run to go on with: --run-dir FOLDER\n",
+        "error: --resume expects the folder of the run: --run-dir FOLDER\n",
     )
     for path in (tmp_path, tmp_path / "nowhere"):
         resumed = jaxcnn("train", "--run-dir", path, "--resume")
         assert resumed.status == 2
         assert resumed.err == (
-            f"error: expected the folder of a run, with a config.json, got {path}; `jaxcnn train` makes one\n"
+            f"error: expected the folder of a run, with a config.json, got {path}; create one with `jaxcnn train`\n"
         )

@@ -189,7 +189,7 @@ def test_what_is_no_run_is_refused(tmp_path, what):
     elif what == "a file":
         path.touch()
     with pytest.raises(
-        CommandError, match=rf"expected the folder of a run, with a config.json, got {path}; `jaxcnn tr"
+        CommandError, match=rf"expected the folder of a run, with a config.json, got {path}; create one with `jaxcnn tr"
     ):
         RunFolder(path)
 

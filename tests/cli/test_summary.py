@@ -120,7 +120,7 @@ def names_in(lines):
     start = next(i for i, line in enumerate(lines) if set(line) == {"-"})
     names = []
     for line in lines[start + 1 :]:
-        if set(line) == {"-"} or not line or line.startswith("not shown"):
+        if set(line) == {"-"} or not line or line.startswith("columns hidden"):
             break
         if line.startswith("  "):
             names[-1] += line.strip()
@@ -133,7 +133,7 @@ def names_in(lines):
 @pytest.mark.parametrize("columns", [60, 80, 100, 200])
 def test_every_path_is_there_in_a_terminal_of_any_width(terminal, model, columns):
     lines = terminal(columns, model)
-    notes = [line for line in lines if re.match("(total|auxiliary heads, in training only): |not shown", line)]
+    notes = [line for line in lines if re.match("(total|auxiliary heads, in training only): |columns hidden", line)]
     entry = CATALOG[model]
     built = catalog.build(model, entry.num_classes, entry.image_shape)
     rows = layers.arithmetic(built, entry.image_shape)
@@ -145,7 +145,7 @@ def test_every_path_is_there_in_a_terminal_of_any_width(terminal, model, columns
     heading = " ".join(lines[2:4])
     assert "receptive" in heading or columns < 80
     left_out = [word for word in ("kind", "receptive field") if word.split()[0] not in heading]
-    assert lines[-1].startswith("not shown in so narrow a terminal: ") == bool(left_out)
+    assert lines[-1].startswith("columns hidden (narrow terminal): ") == bool(left_out)
     assert not left_out or lines[-1].endswith(", ".join(left_out))
 
 

@@ -49,7 +49,7 @@ b
 -------------------
 all of it     1.23M
 all of it: 1,234,567 count-up
-not shown in so narrow a terminal: kind of thing, share (of all)"""
+columns hidden (narrow terminal): kind of thing, share (of all)"""
 
 
 @pytest.mark.parametrize(

@@ -275,8 +275,8 @@ def test_a_folder_that_holds_a_run_is_refused(jaxcnn, words, finished):
     done = jaxcnn(*words(finished))
     assert done.status == 2
     assert done.err == (
-        f"error: expected a new folder for the run, but {finished} holds a run already; "
-        "choose another --run-dir, or go on with the run in it by --resume\n"
+        f"error: expected a new folder for the run, but {finished} already contains a run; "
+        "choose another --run-dir, or resume its run with --resume\n"
     )
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 

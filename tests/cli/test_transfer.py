@@ -60,7 +60,7 @@ def test_the_backbone_stays_until_it_is_unfrozen_and_the_head_is_new(jaxcnn, tra
     run = tmp_path / "run"
     done = jaxcnn(*transferring(run, "--epochs", 2, "--freeze", "backbone", "--augment", "none"))
     assert done.status == 0
-    assert "50,181 parameters of which 645 learn at first, on" in done.out
+    assert "50,181 parameters (645 trained at first), on" in done.out
     was, now, leaves = best(pretrained), best(run), saved(run).leaves
     assert was.keys() == now.keys()
     for name, leaf in was.items():
@@ -72,7 +72,7 @@ def test_the_backbone_stays_until_it_is_unfrozen_and_the_head_is_new(jaxcnn, tra
 def test_a_phase_with_a_smaller_rate_trains_all_of_it(uninterrupted, pretrained, saved, rows):
     output = uninterrupted.with_name("output").read_text()
     assert "features of the frozen layers: 128\n" in output
-    assert output.index("epoch   2/4") < output.index("epoch 3: all layers learn from here on") < output.index("3/4")
+    assert output.index("epoch   2/4") < output.index("epoch 3: all layers are trained") < output.index("3/4")
     assert "train_state/params/dense1/kernel" in saved(uninterrupted).leaves
     # Linear warm-up over 1.5 steps of each phase to 2e-3 and to 1e-3.
     rates = [row["learning_rate"] for row in rows(uninterrupted)]
@@ -93,7 +93,7 @@ def test_it_goes_on_exactly_in_either_phase_and_between_them(
     at_step({})
     resumed = jaxcnn("train", "--run-dir", run, "--resume")
     assert resumed.status == 0, resumed.err
-    assert f"going on after step {stop}\n" in resumed.out
+    assert f"resuming after step {stop}\n" in resumed.out
     assert saved(run) == saved(uninterrupted)
     assert rows(run) == rows(uninterrupted)
     assert RunFolder(run).result() == RunFolder(uninterrupted).result()
@@ -114,7 +114,7 @@ def test_a_damaged_checkpoint_of_the_second_phase_is_passed_over_for_one_of_the_
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     resumed = jaxcnn("train", "--run-dir", run, "--resume")
     assert resumed.status == 0, resumed.err
-    assert "going on after step 5\n" in resumed.out
+    assert "resuming after step 5\n" in resumed.out
     assert saved(run) == saved(uninterrupted)
 
 
@@ -136,7 +136,7 @@ def test_a_run_without_a_checkpoint_starts_again_from_the_same_weights_only(
     shutil.copytree(uninterrupted, weights)
     refused = jaxcnn("train", "--run-dir", run, "--resume")
     assert refused.status == 2
-    assert "expected the weights that the run in" in refused.err
+    assert "expected the weights of the start of the run in" in refused.err
     shutil.rmtree(weights)
     shutil.copytree(pretrained, weights)
     assert jaxcnn("train", "--run-dir", run, "--resume").status == 0
@@ -181,7 +181,7 @@ def test_another_number_of_classes_makes_a_new_head(jaxcnn, words, pretrained, t
     assert best(tmp_path / "run")["head/kernel"].shape == (128, 10)
     refused = jaxcnn(*words(tmp_path / "other", *options, "--head", "keep"))
     assert refused.status == 2
-    assert "expects weights of as many classes" in refused.err
+    assert "expects weights with the same number of classes" in refused.err
     assert "'head/bias' is (5,), expected (10,); draw a new head by --head new" in refused.err
     assert not (tmp_path / "other").exists()
 
@@ -192,7 +192,7 @@ def test_few_examples_are_taken_of_the_training_set_alone(jaxcnn, transferring, 
     assert "30 training, 30 validation and 30 test images of 8x8x1, 5 classes" in done.out
     refused = jaxcnn(*transferring(tmp_path / "other", "--examples-per-class", 19))
     assert refused.status == 2
-    assert "few needs 19 examples of every class, got 18 of class" in refused.err
+    assert "few expects at least 19 examples of every class, got 18 of class" in refused.err
 
 
 @pytest.mark.parametrize(
@@ -200,15 +200,18 @@ def test_few_examples_are_taken_of_the_training_set_alone(jaxcnn, transferring, 
     [
         (["--freeze", "stage1"], "freeze expects a pattern that matches the path of a layer, got 'stage1'"),
         (["--freeze", "("], "missing ), unterminated subpattern"),
-        (["--freeze", ".*"], "--freeze .* leaves no parameter that learns; freeze fewer layers"),
+        (["--freeze", ".*"], "--freeze .* leaves no parameter to train; freeze fewer layers"),
         (
             ["--freeze", "dense2", "--cache-features", "--augment", "none"],
-            "dense1 learns; use --freeze backbone",
+            "dense1 is trained; use --freeze backbone",
         ),
-        (["--freeze", "backbone", "--cache-features"], "expects --augment none, got affine: images that change"),
-        (["--cache-features", "--augment", "none"], "--cache-features means something only with --freeze"),
-        (["--unfreeze-epoch", 2], "--unfreeze-epoch means something only with --freeze"),
-        (["--freeze", "backbone", "--unfreeze-learning-rate", 1], "means something only with --unfreeze-epoch"),
+        (
+            ["--freeze", "backbone", "--cache-features"],
+            "expects --augment none, got affine: augmentation changes",
+        ),
+        (["--cache-features", "--augment", "none"], "--cache-features has an effect only with --freeze"),
+        (["--unfreeze-epoch", 2], "--unfreeze-epoch has an effect only with --freeze"),
+        (["--freeze", "backbone", "--unfreeze-learning-rate", 1], "has an effect only with --unfreeze-epoch"),
         (["--freeze", "backbone", "--unfreeze-epoch", 40], "--unfreeze-epoch expects a number at least 1 and below"),
         (["--learning-rates", "head"], "--learning-rates expects PATTERN=FACTOR with a factor above 0, got 'head'"),
         (["--learning-rates", "head/.*=0"], "with a factor above 0, got 'head/.*=0'"),
@@ -233,7 +236,7 @@ def test_nonsense_is_refused_before_anything_is_made(jaxcnn, transferring, tmp_p
 def test_what_needs_weights_is_refused_without_them(jaxcnn, words, tmp_path, options):
     refused = jaxcnn(*words(tmp_path / "run", *options))
     assert refused.status == 2
-    assert f"{options[0]} means something only with --init-from" in refused.err
+    assert f"{options[0]} has an effect only with --init-from" in refused.err
 
 
 @pytest.mark.slow
@@ -337,7 +340,7 @@ def test_weights_of_a_variant_of_the_model_are_refused(jaxcnn, words, published,
     published(other.replace(relu2=Function(jax.nn.gelu)))
     refused = jaxcnn(*words(tmp_path / "run", "--model", "small_cnn", "--data", colour, "--init-from", "x.pth"))
     assert refused.status == 2
-    assert "x.pth are those of a variant of small_cnn that computes something else" in refused.err
+    assert "x.pth belong to a variant of small_cnn that differs from the catalog's" in refused.err
 
 
 @pytest.mark.slow

@@ -515,7 +515,7 @@ def test_an_option_that_is_missing_is_refused():
 
 
 def test_an_option_that_cannot_be_hashed_is_refused():
-    with pytest.raises(TypeError, match=r"Step expects options that can be hashed, got max_shift=\[2\]"):
+    with pytest.raises(TypeError, match=r"Step expects hashable options, got max_shift=\[2\]"):
         Step(shift, max_shift=[2])
 
 

@@ -74,14 +74,14 @@ def test_grey_of_every_depth_is_scaled_to_its_range(path, values, options, expec
     [
         (
             np.array([[0.5, np.nan]], np.float32),
-            r"'.*picture', .* floating-point numbers in \[0, 1\], got nan to nan; scale them, and repair",
+            r"'.*picture', .* floating-point numbers in \[0, 1\], got nan to nan; scale them, and replace NaN",
         ),
         (np.array([[0.5, np.inf]], np.float32), "got 0.5 to inf"),
         (np.array([[0, 255]], np.float32), "got 0 to 255"),
         (np.array([[-0.1, 0.5]], np.float32), "got -0.1 to 0.5"),
-        (np.array([[0, 1000]], np.int32), "its numbers are signed or of 32 bits"),
-        (np.array([[-5, 1000]], np.int16), "its numbers are signed or of 32 bits"),
-        (np.array([[0, 1000]], np.uint32), "its numbers are signed or of 32 bits"),
+        (np.array([[0, 1000]], np.int32), "its numbers are signed or have 32 bits"),
+        (np.array([[-5, 1000]], np.int16), "its numbers are signed or have 32 bits"),
+        (np.array([[0, 1000]], np.uint32), "its numbers are signed or have 32 bits"),
     ],
 )
 def test_numbers_without_a_known_range_are_refused(path, values, message):
@@ -224,7 +224,7 @@ def test_a_damaged_file_is_a_picture_or_an_error_with_its_name(path, kind, conte
 def test_other_kinds_are_not_decoded(path, content, monkeypatch):
     path.write_bytes(content)
     with pytest.raises(
-        PictureError, match=r"expected a picture in '.*' \(PNG, JPEG, .*\), got another or a damaged file"
+        PictureError, match=r"expected a picture in '.*' \(PNG, JPEG, .*\), got another format or a damaged file"
     ):
         read_picture(path, 3)
 
@@ -245,5 +245,5 @@ def test_a_picture_that_claims_too_many_pixels_is_refused_before_it_is_decoded(p
 
 
 def test_other_numbers_of_channels_are_refused(path):
-    with pytest.raises(ValueError, match="pictures are read to 1 or 3 channels, got 2"):
+    with pytest.raises(ValueError, match="read_picture expects 1 or 3 channels, got 2"):
         read_picture(path, 2)

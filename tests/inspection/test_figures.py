@@ -312,7 +312,7 @@ def test_dollars_in_class_names_are_no_formula(tmp_path):
         ([[0, 1]], [0, 1], ValueError, r"labels must have shape \(examples,\) .* got \(1, 2\)"),
         ([0, 1], [[0.9, 0.1]] * 2, ValueError, r"predictions must have shape \(examples,\) .* got \(2, 2\)"),
         ([0, 1], [0.0, 1.0], TypeError, "predictions must be integers, got float64"),
-        ([0, 1, 1], [0, 1], ValueError, "as many, got 3 labels and 2 predictions"),
+        ([0, 1, 1], [0, 1], ValueError, "as many predictions as labels, got 3 labels and 2 predictions"),
         ([0, 2], [0, 1], ValueError, r"labels must be in \[0, 2\), got 2 at index 1"),
         ([0, 1], [-1, 1], ValueError, r"predictions must be in \[0, 2\), got -1 at index 0"),
     ],
@@ -395,7 +395,7 @@ def test_low_precision_arrays_of_jax_are_drawn():
         ({"images": np.zeros((2, 4, 4))}, ValueError, r"\(examples, height, width, 1 or 3\), got \(2, 4, 4\)"),
         ({"images": np.zeros((2, 4, 4, 2))}, ValueError, r"1 or 3\), got \(2, 4, 4, 2\)"),
         ({"images": np.zeros((2, 0, 4, 1))}, ValueError, r"1 or 3\), got \(2, 0, 4, 1\)"),
-        ({"images": np.zeros((3, 4, 4, 1))}, ValueError, "as many, got 3 images and 2 labels"),
+        ({"images": np.zeros((3, 4, 4, 1))}, ValueError, "as many labels as images, got 3 images and 2 labels"),
         ({"images": np.zeros((2, 4, 4, 1), np.uint8)}, TypeError, "got uint8; divide 8-bit pixels by 255"),
         (
             {"images": np.full((2, 4, 4, 1), -0.5)},
@@ -482,7 +482,7 @@ def test_bad_input_leaves_the_old_picture_and_good_input_replaces_it(tmp_path):
 
 
 def test_other_formats_and_missing_folders_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"expected a path that ends in .png, got '.*curves.pdf'"):
+    with pytest.raises(ValueError, match=r"expected a path with the extension .png, got '.*curves.pdf'"):
         plot_curves(run_of(2), tmp_path / "curves.pdf")
     with pytest.raises(FileNotFoundError, match=r"the folder of '.*curves.png' does not exist; create it"):
         plot_curves(run_of(2), tmp_path / "missing" / "curves.png")

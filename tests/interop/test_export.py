@@ -263,7 +263,7 @@ def test_a_model_of_one_size_says_which_layer_is_the_reason():
     trees = jax.eval_shape(model.init, jax.random.key(0))
     with pytest.raises(
         ValueError,
-        match=r"export expects a model that takes images of any size where symbolic_size=True, got one that does not: "
+        match=r"symbolic_size=True expects a model that supports images of any size, got one that does not: "
         r"dense expects 256 features .*\(in layer 'head'\); pass symbolic_size=False",
     ):
         image_sizes(model, *trees, (8, 8, 3), True)
@@ -424,7 +424,7 @@ def test_ops_take_images_of_unknown_size(name):
 
 def test_an_op_that_needs_a_known_size_says_so():
     image = jax.ShapeDtypeStruct(export.symbolic_shape("h, w, 4"), jnp.float32)
-    with pytest.raises(ValueError, match="resize expects known sizes where antialias=True"):
+    with pytest.raises(ValueError, match="resize expects known sizes with antialias=True"):
         jax.eval_shape(lambda x: ops.resize(x, 3, antialias=True), image)
 
 

@@ -136,7 +136,7 @@ def test_a_padding_that_the_conversion_drops_is_found(monkeypatch):
     make()
     monkeypatch.setitem(onnx._RULES, lax.pad_p, cropped)
     with pytest.raises(
-        ValueError, match=r"got a difference of .* for a batch of 1: jax2onnx has converted the model wrongly"
+        ValueError, match=r"got a difference of .* for a batch of 1: jax2onnx converted the model wrongly"
     ):
         make()
 
@@ -152,7 +152,7 @@ def asks_the_host(x):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (rank_four_max_pool, "export expects a model that onnxruntime can run as jax2onnx converts it, got "),
+        (rank_four_max_pool, "export expects a model that onnxruntime can run after the conversion, got "),
         (asks_the_host, "export expects a model that jax2onnx can convert, got "),
     ],
 )

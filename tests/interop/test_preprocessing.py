@@ -162,7 +162,7 @@ def test_the_config_of_timm_becomes_a_preprocessing():
         (lambda: Preprocessing(256, 224, scale=2), "expected scale to be one of 1, 255, got 2"),
         (lambda: Preprocessing(256, 224, mean=(0.5,)), "expects mean to have one number for each of 3 channels"),
         (lambda: Preprocessing(256, 224, std=(1, 0, 1)), r"expects std to be positive, got \(1, 0, 1\)"),
-        (lambda: Preprocessing(256, 224, fill=(0, 0.5, 0)), "expects fill to be whole numbers from 0 to 255"),
+        (lambda: Preprocessing(256, 224, fill=(0, 0.5, 0)), "expects fill to be integers from 0 to 255"),
         (lambda: keras_preprocessing("pytorch", 224), "expected mode to be one of 'tf', 'torch', 'caffe', 'none'"),
         (
             lambda: timm_preprocessing(TimmConfig("a", 1, (1, 28, 28))),

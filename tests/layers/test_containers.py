@@ -569,7 +569,7 @@ def test_the_body_of_a_gate_draws_from_the_key(key):
     ],
 )
 def test_weights_that_do_not_spread_are_refused(body, weights):
-    with pytest.raises(ValueError, match=rf"spreads to the shape of its input \(4, 6, 4\), got {weights}") as caught:
+    with pytest.raises(ValueError, match=rf"broadcasts to the input shape \(4, 6, 4\), got {weights}") as caught:
         run(Sequential(a=Gate(body)), jnp.ones((4, 6, 4)))
     assert places(caught) == ["in layer 'a'"]
 

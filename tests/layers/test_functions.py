@@ -43,7 +43,7 @@ def test_what_cannot_be_called_is_refused(value, message):
 
 
 def test_options_that_cannot_be_hashed_are_refused():
-    with pytest.raises(TypeError, match=r"Function expects options that can be hashed, got axes=\[1, 0\]; use a tuple"):
+    with pytest.raises(TypeError, match=r"Function expects hashable options, got axes=\[1, 0\]; use a tuple"):
         Function(jnp.transpose, axes=[1, 0])
 
 

@@ -478,13 +478,13 @@ class Halve(Stateless):
 @pytest.mark.parametrize("formula", [output_shape, multiply_adds, windows])
 def test_a_layer_without_formulas_is_refused_with_what_to_do(formula):
     with pytest.raises(
-        TypeError, match=rf"the {formula.__name__} of Halve is not known; .*arithmetic\.{formula.__name__}\.register"
+        TypeError, match=rf"Halve has no formula for its {formula.__name__}; .*arithmetic\.{formula.__name__}\.register"
     ):
         formula(Halve(), (4, 4, 3))
 
 
 def test_a_layer_without_formulas_is_named():
-    with pytest.raises(TypeError, match="the output_shape of Halve is not known") as caught:
+    with pytest.raises(TypeError, match="Halve has no formula for its output_shape") as caught:
         arithmetic(Sequential(a=Residual(RELU, Sequential(halve=Halve()))), (4, 4, 3))
     assert caught.value.__notes__ == ["in layer 'a/shortcut/halve'"]
 
@@ -552,7 +552,7 @@ def test_a_gate_has_a_row_behind_those_of_its_body():
 
 @pytest.mark.parametrize("formula", [arithmetic, output_shape])
 def test_weights_that_do_not_spread_are_refused(formula):
-    message = r"spreads to the shape of its input \(8, 8, 3\), got \(4, 4, 3\)"
+    message = r"broadcasts to the input shape \(8, 8, 3\), got \(4, 4, 3\)"
     with pytest.raises(ValueError, match=message) as caught:
         formula(Sequential(gate=Gate(MaxPool(2))), (8, 8, 3))
     assert formula is output_shape or caught.value.__notes__ == ["in layer 'gate'"]

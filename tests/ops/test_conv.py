@@ -548,8 +548,8 @@ def test_conv_accepts_the_widest_reflect_and_circular_borders():
     [
         (
             {"padding": "SAME"},
-            r"conv_transpose expects a padding in pixels, got 'SAME', which does not say which output size is "
-            r"meant; give an int or \(\(top, bottom\), \(left, right\)\), and output_padding",
+            r"conv_transpose expects a padding in pixels, got 'SAME', which fits several output sizes; "
+            r"give an int or \(\(top, bottom\), \(left, right\)\), and output_padding",
         ),
         (
             {"strides": 2, "output_padding": (0, 2)},

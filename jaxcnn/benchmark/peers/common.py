@@ -1,4 +1,4 @@
-"""What the translations share."""
+"""Shared parts of the translations."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,12 +13,12 @@ Pair = tuple[int, int]
 
 
 def refuse(peer: str, layer: Layer, reason: str = "it has no translation") -> Untranslatable:
-    """Makes the error for a layer that a peer cannot have.
+    """Makes the error for a layer that has no translation to a peer.
 
     Args:
       peer: name of the peer.
       layer: the layer.
-      reason: why.
+      reason: the reason.
 
     Returns:
       The error, to be raised.
@@ -30,7 +30,7 @@ def refuse(peer: str, layer: Layer, reason: str = "it has no translation") -> Un
 
 
 def pair(size: Any) -> Pair:
-    """Returns (height, width) of a size that a layer has checked."""
+    """Returns a size, which a layer has checked, as (height, width)."""
     return as_pair("size", size, minimum=0)
 
 
@@ -49,7 +49,7 @@ def conv_sides(layer: Conv, shape: Shape) -> Sides:
 
 
 def declared_sides(layer: MaxPool | AvgPool, shape: Shape) -> tuple[Pair, Pair, Sides]:
-    """Returns window, strides and padding of a pooling layer, as it says.
+    """Returns window, strides and declared padding of a pooling layer.
 
     Args:
       layer: the pooling layer.
@@ -76,7 +76,7 @@ def taps_apart(layer: MaxPool | AvgPool) -> Pair:
 
 
 def undilated_window(peer: str, layer: MaxPool, shape: Shape) -> tuple[Pair, Pair, Sides]:
-    """Returns window, strides and padding of a max pooling without dilation, with what ceil mode adds.
+    """Returns window, strides and padding, including that of ceil mode, of a max pooling without dilation.
 
     Args:
       peer: name of the peer, for the message.
@@ -95,7 +95,7 @@ def undilated_window(peer: str, layer: MaxPool, shape: Shape) -> tuple[Pair, Pai
 
 
 def window_sides(layer: MaxPool | AvgPool, shape: Shape) -> tuple[Pair, Pair, Sides]:
-    """Returns window, strides and padding of a pooling layer, with what ceil mode adds at the bottom and right.
+    """Returns window, strides and padding of a pooling layer, including ceil mode's at the bottom and right.
 
     Args:
       layer: the pooling layer.
@@ -168,7 +168,7 @@ def channels_of(peer: str, layer: LayerNorm) -> int:
       The size of the last axis.
 
     Raises:
-      Untranslatable: it normalises over several axes, which the peer has in another order.
+      Untranslatable: the layer normalises over several axes, whose order differs in the peer.
     """
     if isinstance(layer.channels, tuple):
         raise refuse(peer, layer, "it normalises over several axes")
@@ -176,18 +176,18 @@ def channels_of(peer: str, layer: LayerNorm) -> int:
 
 
 def pointwise(peer: str, layer: Function, counterparts: Mapping[Any, Callable[..., Any]]) -> Any:
-    """Finds a peer's counterpart of a function without parameters.
+    """Returns a peer's counterpart of a function without parameters.
 
     Args:
       peer: name of the peer, for the message.
       layer: the function.
-      counterparts: functions of the layer's options, by the function.
+      counterparts: functions of the options that return the counterpart, by function of the layer.
 
     Returns:
-      What the counterpart returns for the layer's options.
+      The counterpart for the layer's options.
 
     Raises:
-      Untranslatable: there is none.
+      Untranslatable: there is no counterpart.
     """
     if layer.function not in counterparts:
         raise refuse(peer, layer)

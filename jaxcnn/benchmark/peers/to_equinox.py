@@ -1,6 +1,6 @@
-"""Equinox: the model as its documentation writes one, channels first, mapped over the batch by `jax.vmap`."""
+"""Equinox: the model in the style of its documentation, channels first, mapped over the batch by `jax.vmap`."""
 
-# Checked without the peer too; it declares the `__call__` of StatefulLayer as a field.
+# Pyright also checks this file without the peer, which declares the `__call__` of StatefulLayer as a field.
 # pyright: reportMissingImports=false, reportCallIssue=false
 
 from collections.abc import Callable, Sequence
@@ -110,7 +110,7 @@ def channels_first(images: np.ndarray) -> np.ndarray:
 
 
 def _call(module: Any, x: jax.Array, state: Any, key: jax.Array | None) -> Any:
-    """Applies any module to one image; what it returns has the dtype of the image."""
+    """Applies any module to one image; the output has the dtype of the image."""
     if isinstance(module, eqx.nn.StatefulLayer):
         y, state = module(x, state, key=key)
         return y.astype(x.dtype), state
@@ -141,7 +141,7 @@ class Sequential(eqx.nn.StatefulLayer):
     modules: tuple[eqx.Module, ...]
 
     def __call__(self, x: jax.Array, state: Any, *, key: jax.Array | None = None) -> Any:
-        """Applies them one after the other."""
+        """Applies the modules in order."""
         for module, module_key in zip(self.modules, _split(key, len(self.modules)), strict=True):
             x, state = _call(module, x, state, module_key)
         return x, state
@@ -155,7 +155,7 @@ class Residual(eqx.nn.StatefulLayer):
     activation: eqx.Module
 
     def __call__(self, x: jax.Array, state: Any, *, key: jax.Array | None = None) -> Any:
-        """Applies both ways."""
+        """Applies body and shortcut."""
         body_key, shortcut_key = _split(key, 2)
         y, state = _call(self.body, x, state, body_key)
         around, state = _call(self.shortcut, x, state, shortcut_key)
@@ -163,7 +163,7 @@ class Residual(eqx.nn.StatefulLayer):
 
 
 class AuxiliaryHeads(eqx.nn.StatefulLayer):
-    """Modules in a row, and heads beside them in training: (num_classes, heads), the main one first."""
+    """Modules in a row, with auxiliary heads in training: (num_classes, heads), the main head first."""
 
     modules: tuple[eqx.Module, ...]
     heads: tuple[int, ...] = eqx.field(static=True)
@@ -182,7 +182,7 @@ class AuxiliaryHeads(eqx.nn.StatefulLayer):
 
 
 class Concat(eqx.nn.StatefulLayer):
-    """The results of the branches along the channels."""
+    """The outputs of the branches, concatenated along the channels."""
 
     branches: tuple[eqx.Module, ...]
 
@@ -196,12 +196,12 @@ class Concat(eqx.nn.StatefulLayer):
 
 
 class Gate(eqx.nn.StatefulLayer):
-    """x * body(x), where the body may give one number for each channel."""
+    """x * body(x), where the body may return one number for each channel."""
 
     body: eqx.Module
 
     def __call__(self, x: jax.Array, state: Any, *, key: jax.Array | None = None) -> Any:
-        """Weighs the input."""
+        """Scales the input by the body's output."""
         weights, state = _call(self.body, x, state, key)
         return x * weights.reshape(*weights.shape, *(1 for _ in range(x.ndim - weights.ndim))), state
 
@@ -227,7 +227,7 @@ class LayerScale(eqx.Module):
 
 
 class DropPath(eqx.Module):
-    """Stochastic depth: one draw of `eqx.nn.Dropout` for the whole image."""
+    """Stochastic depth, by one draw of `eqx.nn.Dropout` for the whole image."""
 
     dropout: eqx.nn.Dropout
 
@@ -296,7 +296,7 @@ def _(layer: layers.Conv, shape: Shape, key: jax.Array) -> eqx.Module:
 @translate.register
 def _(layer: layers.ConvTranspose, shape: Shape, key: jax.Array) -> eqx.Module:
     if layer.border != "zeros":
-        raise refuse("equinox", layer, "its transposed convolution is translated for zeros only")
+        raise refuse("equinox", layer, "only transposed convolutions with border 'zeros' are translated")
     return eqx.nn.ConvTranspose2d(
         layer.in_channels,
         layer.out_channels,

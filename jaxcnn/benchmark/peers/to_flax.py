@@ -1,4 +1,4 @@
-"""Flax: the model as a user of flax.linen writes it, as installed, or with XLA's best options."""
+"""Flax: the model in the style of flax.linen, with XLA's default or best options."""
 
 from collections.abc import Callable
 from functools import partial, singledispatch
@@ -28,7 +28,7 @@ from jaxcnn.ops.arithmetic import transpose_padding_sides
 from jaxcnn.types import Layer, Shape
 
 BEST_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}}
-"""What flax-flags passes to its `jax.jit`, by platform: on CPU, YNNPACK for dense convolutions and matrix products."""
+"""Compiler options of flax-flags by platform: on CPU, YNNPACK for dense convolutions and matrix products."""
 
 _BORDERS = {"edge": "edge", "reflect": "reflect", "circular": "wrap"}
 
@@ -43,7 +43,7 @@ def make_program(spec: Spec) -> Program:
       The program, before its first step.
 
     Raises:
-      Unavailable: options are asked for and none are known for this platform, or jaxlib refuses them.
+      Unavailable: options are requested, but none are known for this platform or jaxlib refuses them.
       Untranslatable: a layer has no translation.
     """
     options = best_options() if spec.contestant == "flax-flags" else {}
@@ -51,14 +51,14 @@ def make_program(spec: Spec) -> Program:
 
 
 def best_options() -> dict[str, str]:
-    """Returns the XLA options that measure best for plain XLA convolutions on this platform.
+    """Returns the fastest known XLA options for plain XLA convolutions on this platform.
 
     Raises:
       Unavailable: none are known, or the installed jaxlib refuses them.
     """
     platform = jax.default_backend()
     if platform not in BEST_OPTIONS:
-        raise Unavailable(f"no better XLA options than the standard ones are known on {platform}")
+        raise Unavailable(f"no better XLA options than the defaults are known on {platform}")
     try:
         jax.jit(jnp.negative, compiler_options=BEST_OPTIONS[platform])(jnp.zeros(()))
     except RuntimeError as error:
@@ -115,7 +115,7 @@ class Sequential(nn.Module):
     modules: tuple[nn.Module, ...]
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Applies them one after the other."""
+        """Applies the modules in order."""
         for module in self.modules:
             x = module(x, train)
         return x
@@ -129,12 +129,12 @@ class Residual(nn.Module):
     activation: nn.Module
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Applies both ways."""
+        """Applies body and shortcut."""
         return self.activation(self.body(x, train) + self.shortcut(x, train), train)
 
 
 class AuxiliaryHeads(nn.Module):
-    """Modules in a row, and heads beside them in training: (batch, heads, num_classes), the main one first."""
+    """Modules in a row, with auxiliary heads in training: (batch, heads, num_classes), the main head first."""
 
     modules: tuple[nn.Module, ...]
     heads: tuple[int, ...]
@@ -151,7 +151,7 @@ class AuxiliaryHeads(nn.Module):
 
 
 class Concat(nn.Module):
-    """The results of the branches along the channels."""
+    """The outputs of the branches, concatenated along the channels."""
 
     branches: tuple[nn.Module, ...]
 
@@ -161,28 +161,28 @@ class Concat(nn.Module):
 
 
 class Gate(nn.Module):
-    """x * body(x), where the body may give one number for each channel."""
+    """x * body(x), where the body may return one number for each channel."""
 
     body: nn.Module
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Weighs the input."""
+        """Scales the input by the body's output."""
         weights = self.body(x, train)
         return x * jnp.expand_dims(weights, tuple(range(1, 1 + x.ndim - weights.ndim)))
 
 
 class Always(nn.Module):
-    """A module or function that does the same in training."""
+    """A module or function that does not depend on `train`."""
 
     function: Callable[[jax.Array], jax.Array]
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Applies it."""
+        """Applies the module or function."""
         return self.function(x)
 
 
 class BatchNorm(nn.Module):
-    """`nn.BatchNorm`, which takes the running moments unless in training."""
+    """`nn.BatchNorm`, with running moments in evaluation."""
 
     norm: nn.BatchNorm
 
@@ -192,7 +192,7 @@ class BatchNorm(nn.Module):
 
 
 class Dropout(nn.Module):
-    """`nn.Dropout`, which does nothing unless in training."""
+    """`nn.Dropout`, active only in training."""
 
     dropout: nn.Dropout
 
@@ -275,12 +275,12 @@ def _(layer: layers.Conv, shape: Shape, dtype: Any) -> nn.Module:
 @translate.register
 def _(layer: layers.ConvTranspose, shape: Shape, dtype: Any) -> nn.Module:
     if layer.border != "zeros":
-        raise refuse("flax", layer, "its transposed convolution is translated for zeros only")
+        raise refuse("flax", layer, "only transposed convolutions with border 'zeros' are translated")
     if layer.groups > 1:
         raise refuse("flax", layer, "nn.ConvTranspose has no groups")
     kernel, dilation, extra = pair(layer.kernel_size), pair(layer.dilation), pair(layer.output_padding)
     sides = transpose_padding_sides(layer.padding)
-    # Flax pads the image, between whose pixels it has put zeros; jaxcnn and torch cut pixels off the result.
+    # Flax pads the dilated image; jaxcnn and torch remove pixels from the result.
     padding = [
         (d * (k - 1) - before, d * (k - 1) - after + e)
         for k, d, e, (before, after) in zip(kernel, dilation, extra, sides, strict=True)
@@ -378,7 +378,7 @@ def _(layer: layers.Dropout, shape: Shape, dtype: Any) -> nn.Module:
 
 @translate.register
 def _(layer: layers.DropPath, shape: Shape, dtype: Any) -> nn.Module:
-    # One draw for an image: broadcast over all its axes.
+    # One draw for each image, broadcast over all its axes.
     return Dropout(nn.Dropout(layer.rate, broadcast_dims=tuple(range(1, len(shape) + 1))))
 
 
@@ -389,7 +389,7 @@ def _(layer: ZeroPadShortcut, shape: Shape, dtype: Any) -> nn.Module:
 
 @translate.register
 def _(layer: layers.Function, shape: Shape, dtype: Any) -> nn.Module:
-    # What a user of flax has: ours is made to be faster.
+    # flax's own function: jaxcnn's is optimized.
     return Always(partial(jax.nn.gelu, approximate=False) if layer.function is ops.gelu else jax.vmap(layer))
 
 

@@ -1,6 +1,6 @@
-"""Keras on its JAX backend: a functional model, called statelessly as its guide to custom training loops does."""
+"""Keras on its JAX backend: a functional model, called statelessly as in its guide to custom training loops."""
 
-# Checked without the peer too.
+# Pyright also checks this file without the peer.
 # pyright: reportMissingImports=false
 
 from collections.abc import Callable
@@ -104,7 +104,7 @@ def build(layer: Layer, image_shape: tuple[int, ...]) -> keras.Model:
       image_shape: (height, width, channels) of one image.
 
     Returns:
-      The model; its layers have the names of the layer's, joined by ".".
+      The model; its layers are named by the paths in `layer`, joined by ".".
     """
     images = keras.Input(image_shape)
     return keras.Model(images, translate(layer, images, "model"))
@@ -117,7 +117,7 @@ def translate(layer: Layer, x: Any, name: str) -> Any:
     Args:
       layer: a layer or a whole model.
       x: symbolic tensor (batch, height, width, channels) or (batch, features).
-      name: name of the layer, which no other one has.
+      name: unique name of the layer.
 
     Returns:
       The symbolic result.
@@ -195,7 +195,7 @@ def _(layer: layers.Conv, x: Any, name: str) -> Any:
 @translate.register
 def _(layer: layers.ConvTranspose, x: Any, name: str) -> Any:
     if layer.border != "zeros":
-        raise refuse("keras", layer, "its transposed convolution is translated for zeros only")
+        raise refuse("keras", layer, "only transposed convolutions with border 'zeros' are translated")
     (top, bottom), (left, right) = transpose_padding_sides(layer.padding)
     kernel, strides = pair(layer.kernel_size), pair(layer.strides)
     too_small = any(k < s for k, s in zip(kernel, strides, strict=True))
@@ -301,7 +301,7 @@ def _(layer: layers.Function, x: Any, name: str) -> Any:
 
 
 def _padded(layer: layers.Conv, x: Any) -> tuple[Any, str]:
-    """Pads what Keras's convolutions cannot pad themselves; returns the tensor and what is left for them."""
+    """Applies the padding that Keras's convolutions do not support; returns the tensor and the remaining padding."""
     shape = x.shape[1:]
     sides = conv_sides(layer, shape)
     if layer.border != "zeros":

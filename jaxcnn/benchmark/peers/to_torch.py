@@ -1,6 +1,6 @@
 """PyTorch: eager with channels_last and all cores, or `torch.compile`; on CUDA with cuDNN's search for algorithms."""
 
-# Checked without the peer too.
+# Pyright also checks this file without the peer.
 # pyright: reportMissingImports=false
 
 from collections.abc import Callable
@@ -73,10 +73,10 @@ def make_program(spec: Spec) -> Program:
       spec: what to measure.
 
     Returns:
-      The program; that of torch-compile has done one step, in which it compiled.
+      The program; torch-compile has already compiled in a first step.
 
     Raises:
-      Unavailable: several devices are asked for, or torch.compile has no compiler here.
+      Unavailable: several devices are requested, or torch.compile has no compiler here.
       Untranslatable: a layer has no translation.
     """
     if spec.devices > 1:
@@ -97,7 +97,7 @@ class TorchProgram:
             self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             if self._device.type == "cuda":
                 torch.backends.cudnn.benchmark = True
-                # As XLA does: float32 matrix products in TF32 where the device has it.
+                # As in XLA: float32 matrix products in TF32 if the device supports it.
                 torch.set_float32_matmul_precision("high")
             else:
                 torch.set_num_threads(environment.usable_cores())
@@ -129,7 +129,7 @@ class TorchProgram:
         self._optimizer.zero_grad(set_to_none=True)
         with self._autocast():
             logits, labels = self._model(self._images), self._labels
-            # With auxiliary heads there are several results for one label: then all of them count alike.
+            # With auxiliary heads there are several outputs for one label: all have the same weight.
             if logits.ndim > labels.ndim + 1:
                 labels = labels[:, None].expand(-1, logits.shape[2])
             loss = F.cross_entropy(logits, labels)
@@ -137,23 +137,23 @@ class TorchProgram:
         self._optimizer.step()
 
     def wait(self) -> None:
-        """Waits for the CUDA device; on CPU a call returns when its work is done."""
+        """Waits for the CUDA device; on CPU calls are synchronous."""
         if self._device.type == "cuda":
             torch.cuda.synchronize()
 
     def peak_device_bytes(self) -> int | None:
-        """Returns the most memory that torch's tensors have taken on the CUDA device so far; None on CPU."""
+        """Returns the peak memory of torch's tensors on the CUDA device; None on CPU."""
         return torch.cuda.max_memory_allocated() if self._device.type == "cuda" else None
 
     def _compile(self) -> None:
-        """Compiles the model, which takes a first step."""
+        """Compiles the model by a first step."""
         self._model = torch.compile(self._model)
         try:
             self.step()
             self.wait()
         except TorchDynamoException as error:
             reason = str(error).strip().partition("\n")[0]
-            raise Unavailable(f"torch.compile finds no compiler that works: {reason}") from error
+            raise Unavailable(f"torch.compile found no working compiler: {reason}") from error
 
     def _autocast(self) -> Any:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16)
@@ -192,12 +192,12 @@ class Residual(nn.Module):
         self.body, self.shortcut, self.activation = body, shortcut, activation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Applies both ways."""
+        """Applies body and shortcut."""
         return self.activation(self.body(x) + self.shortcut(x))
 
 
 class AuxiliaryHeads(nn.Module):
-    """Modules in a row, and heads beside them in training: (batch, num_classes, heads), the main one first."""
+    """Modules in a row, with auxiliary heads in training: (batch, num_classes, heads), the main head first."""
 
     def __init__(self, modules: dict[str, nn.Module], heads: tuple[str, ...]) -> None:
         super().__init__()
@@ -215,7 +215,7 @@ class AuxiliaryHeads(nn.Module):
 
 
 class Concat(nn.Module):
-    """The results of the branches along the channels."""
+    """The outputs of the branches, concatenated along the channels."""
 
     def __init__(self, branches: dict[str, nn.Module]) -> None:
         super().__init__()
@@ -227,20 +227,20 @@ class Concat(nn.Module):
 
 
 class Gate(nn.Module):
-    """x * body(x), where the body may give one number for each channel."""
+    """x * body(x), where the body may return one number for each channel."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
         self.body = body
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Weighs the input."""
+        """Scales the input by the body's output."""
         weights = self.body(x)
         return x * weights.reshape(*weights.shape, *(1 for _ in range(x.ndim - weights.ndim)))
 
 
 class PerPixel(nn.Module):
-    """A module of the last axis, on the channels of an image; in channels_last the permutations move nothing."""
+    """Applies a module of the last axis to the channels of an image; in channels_last the permutations move no data."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -279,26 +279,26 @@ class DropPath(nn.Module):
 
 
 class ChannelSlice(nn.Module):
-    """The channels from one number to another."""
+    """The channels from `start` to `stop`."""
 
     def __init__(self, start: int, stop: int) -> None:
         super().__init__()
         self.start, self.stop = start, stop
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Takes the channels."""
+        """Slices the channels."""
         return x[:, self.start : self.stop]
 
 
 class ZeroPad(nn.Module):
-    """Every n-th pixel, and channels of zeros behind the others."""
+    """Every n-th pixel, with channels of zeros after the others."""
 
     def __init__(self, strides: int, channels: int) -> None:
         super().__init__()
         self.strides, self.channels = strides, channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Shrinks and pads."""
+        """Slices the pixels and pads the channels."""
         return F.pad(x[:, :, :: self.strides, :: self.strides], (0, 0, 0, 0, 0, self.channels))
 
 
@@ -360,7 +360,7 @@ def _(layer: layers.Conv, shape: Shape) -> nn.Module:
 @translate.register
 def _(layer: layers.ConvTranspose, shape: Shape) -> nn.Module:
     if layer.border != "zeros":
-        raise refuse("torch", layer, "its transposed convolution is translated for zeros only")
+        raise refuse("torch", layer, "only transposed convolutions with border 'zeros' are translated")
     (top, bottom), (left, right) = transpose_padding_sides(layer.padding)
     if top != bottom or left != right:
         raise refuse("torch", layer, "its padding is not symmetric")
@@ -428,7 +428,7 @@ def _(layer: layers.AvgPool, shape: Shape) -> nn.Module:
 @translate.register
 def _(layer: layers.Pad, shape: Shape) -> nn.Module:
     if isinstance(layer.border, str) and layer.border != "zeros":
-        raise refuse("torch", layer, "its padding is translated for zeros and numbers only")
+        raise refuse("torch", layer, "only paddings with border 'zeros' or a number are translated")
     value = 0.0 if layer.border == "zeros" else layer.border
     return nn.ConstantPad2d(_from_last(pad_sides(layer.padding)), value)
 
@@ -494,14 +494,14 @@ def _(layer: layers.Function, shape: Shape) -> nn.Module:
 
 
 def _in_place(module: Any) -> nn.Module:
-    """Lets an activation overwrite its input, as torchvision's models do."""
+    """Makes activations in-place, as in torchvision's models."""
     if hasattr(module, "inplace"):
         module.inplace = True
     return module
 
 
 def _overwritable(layer: Layer | None) -> bool:
-    """Says whether nothing but the next layer reads what a layer returns."""
+    """Returns whether only the next layer reads the output of a layer."""
     if isinstance(layer, layers.Sequential) and layer.layers:
         return _overwritable(layer.layers[-1][1])
     return isinstance(layer, layers.Conv | layers.ConvTranspose | layers.Dense | layers.BatchNorm | layers.GroupNorm)
@@ -518,7 +518,7 @@ def _per_pixel(module: nn.Module, shape: Shape) -> nn.Module:
 
 
 def _takes(window: tuple[int, int], sides: Sides) -> bool:
-    """Says whether torch's pooling has such a padding: the same on both sides, at most half a window."""
+    """Returns whether torch's pooling supports a padding: the same on both sides, at most half a window."""
     return all(before == after <= size // 2 for (before, after), size in zip(sides, window, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""timm's `config.json`: which architecture a folder of weights is of, and how its images are prepared."""
+"""Reads timm's `config.json`: the architecture of a folder of weights, and the preprocessing of its images."""
 
 import dataclasses
 import math
@@ -11,16 +11,16 @@ from jaxcnn.interop.files.opened import read_json, reading, shown
 from jaxcnn.interop.files.paths import FileError
 from jaxcnn.values import Value
 
-# What timm takes where a config says nothing.
+# timm's defaults.
 _INPUT_SIZE = (3, 224, 224)
 _CROP_PCT = 0.875
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# No model has larger images or less of them; a preprocessing beyond that would take all memory or divide by zero.
+# Limits for untrusted files. Values beyond them would exhaust memory or divide by zero; no model has them.
 _MAX_SIDE = 2**14
 _LEAST_CROP, _LEAST_STD = 0.01, 1e-6
 
-# What a config may have beside the parts that are read here: where the weights are from, what their classes are called,
-# and what timm needs to exchange the first and the last layer. None of it changes what the model computes.
+# Keys that are not read here and do not change what the model computes: the origin of the weights, the names of the
+# classes, and what timm needs to replace the first and the last layer.
 _IN_CONFIG = {"architecture", "num_classes", "num_features", "global_pool", "model_args", "pretrained_cfg"}
 _LABELS = {"label_names", "label_descriptions"}
 _READ_IN_CFG = {"num_classes", "input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std"}
@@ -30,25 +30,25 @@ _HARMLESS_IN_CFG = {
     *("license", "description", "origin_url", "paper_name", "paper_ids", "notes"),
     *("min_input_size", "fixed_input_size", "pool_size", "test_pool_size", "first_conv", "classifier"),
 }
-# Rates of dropout and of stochastic depth, which evaluation does not use.
+# Rates of dropout and of stochastic depth, which evaluation ignores.
 _RATES = {"drop_rate", "drop_path_rate", "drop_block_rate", "proj_drop_rate"}
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class TimmConfig(Value):
-    """What jaxcnn uses of a config of timm.
+    """The parts of timm's config that jaxcnn uses.
 
     Args:
       architecture: timm's name of the model, such as "resnet50".
       num_classes: number of outputs.
       input_size: (channels, height, width) of the images in training.
-      interpolation: how they are resized, such as "bicubic".
-      crop_pct: the crop's part of the resized image, in (0, 1].
+      interpolation: method of resizing, such as "bicubic".
+      crop_pct: size of the crop as a fraction of the resized image, in (0, 1].
       crop_mode: "center", "squash" or "border".
-      mean: what is subtracted of pixels in [0, 1], one number for each channel.
-      std: what they are divided by.
-      test_input_size: (channels, height, width) of larger images for evaluation, where the model has such.
-      test_crop_pct: `crop_pct` for those.
+      mean: mean of each channel, for pixels in [0, 1].
+      std: standard deviation of each channel.
+      test_input_size: (channels, height, width) of larger images for evaluation, or None.
+      test_crop_pct: `crop_pct` for `test_input_size`.
     """
 
     architecture: str
@@ -66,21 +66,21 @@ class TimmConfig(Value):
 def read_timm_config(folder: str | os.PathLike[str]) -> TimmConfig:
     """Reads the `config.json` of a model that timm saved.
 
-    As in timm, what stands beside `pretrained_cfg` counts before what stands in it, and the number of input channels in
-    `model_args` before that of the sizes, where mean and standard deviation of three channels become their means; older
-    files, which are one flat dict, are read too. A model that was built with options that change what it computes, such
-    as `act_layer`, is refused: of `model_args`, only `num_classes`, `in_chans`, `global_pool="avg"`, rates of dropout
-    and what is None are understood.
+    As in timm, keys beside `pretrained_cfg` take precedence over keys in it. The number of input channels in
+    `model_args` takes precedence over that in the sizes; then the three numbers of mean and standard deviation are
+    averaged. Older files, which are one flat dict, are supported. A model that was built with options that change what
+    it computes, such as `act_layer`, is refused: in `model_args`, only `num_classes`, `in_chans`, `global_pool="avg"`,
+    rates of dropout and None values are accepted.
 
     Args:
       folder: a folder as `hub.download` returns it, or the path of the file itself.
 
     Returns:
-      The config, with timm's defaults for what the file leaves out.
+      The config, with timm's defaults for missing keys.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      FileError: it is no config of timm, a part of it is not known here, or has an unexpected type or value.
+      FileNotFoundError: the file does not exist.
+      FileError: the file is not a config of timm, a key is unknown, or a value has an unexpected type or value.
     """
     path = Path(folder)
     path = path / "config.json" if path.is_dir() else path
@@ -93,7 +93,7 @@ def read_timm_config(folder: str | os.PathLike[str]) -> TimmConfig:
 def _read(path: Path) -> TimmConfig:
     config = read_json(path)
     if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
-        raise FileError(f"{str(path)!r} is no config of timm: expected a dict with an architecture")
+        raise FileError(f"{str(path)!r} is not a config of timm: expected a dict with an architecture")
     top = _Parts(path, config)
     if "pretrained_cfg" in config:
         top.know(_IN_CONFIG | _LABELS)
@@ -105,10 +105,10 @@ def _read(path: Path) -> TimmConfig:
     if parts.get("custom_load", False) is not False:
         parts.refuse("custom_load", "false, as in files of timm's own names", parts.data["custom_load"])
     if parts.get("label_offset", 0) != 0:
-        parts.refuse("label_offset", "0: a class without a name is not taken out here", parts.data["label_offset"])
+        parts.refuse("label_offset", "0, since a class without a name is not removed here", parts.data["label_offset"])
     top.choice("global_pool", "avg", ("avg",))
     arguments = top.inner("model_args")
-    arguments.know({"num_classes", "in_chans", "global_pool", *_RATES}, "the model was built with it")
+    arguments.know({"num_classes", "in_chans", "global_pool", *_RATES}, "it may change the built model")
     arguments.choice("global_pool", "avg", ("avg",))
     for name in _RATES:
         arguments.number(name, 0.0, 1.0)
@@ -120,11 +120,11 @@ def _read(path: Path) -> TimmConfig:
         parts.refuse("std", "numbers above 0", list(std))
     stated, given = (part.whole("num_classes", 0) for part in (top, arguments))
     if given is not None and stated not in (None, given):
-        arguments.refuse("num_classes in model_args", f"{stated} as beside them", given)
+        arguments.refuse("num_classes in model_args", f"{stated}, as beside model_args", given)
     numbers_of_classes = (stated, given, parts.whole("num_classes", 0), 1000)
     channels = channels or input_size[0]
     return TimmConfig(
-        # The tag of the weights may follow the name.
+        # The name may end with a tag of the weights.
         architecture=config["architecture"].partition(".")[0],
         num_classes=next(number for number in numbers_of_classes if number is not None),
         input_size=(channels, input_size[1], input_size[2]),
@@ -139,13 +139,13 @@ def _read(path: Path) -> TimmConfig:
 
 
 def _averaged(numbers: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    """Gives images of another number of channels the mean of the numbers, as timm does."""
+    """Replaces the numbers by their mean if the number of channels differs, as timm does."""
     return numbers if len(numbers) == channels else (math.fsum(numbers) / len(numbers),) * channels
 
 
 @dataclasses.dataclass(frozen=True)
 class _Parts:
-    """A dict of a config, whose parts are checked when they are asked for; None or a default where one is missing."""
+    """A dict of a config, whose values are checked when they are read; None or a default for a missing key."""
 
     path: Path
     data: Mapping[str, Any]
@@ -157,8 +157,8 @@ class _Parts:
         unknown = [name for name, value in self.data.items() if name not in names and value is not None]
         if unknown:
             raise FileError(
-                f"{str(self.path)!r} has {shown(unknown[0])}: {shown(self.data[unknown[0]])}, which is not known here; "
-                f"{why}; known are {', '.join(sorted(names))}"
+                f"{str(self.path)!r}: expected only the keys {', '.join(sorted(names))}, got "
+                f"{shown(unknown[0])}: {shown(self.data[unknown[0]])}; {why}: remove it or build the model in Python"
             )
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -178,7 +178,7 @@ class _Parts:
     def whole(self, name: str, least: int) -> int | None:
         value = self.get(name)
         if value is not None and (type(value) is not int or not least <= value < 2**20):
-            self.refuse(name, f"a whole number{f' of at least {least}' if least else ''}", value)
+            self.refuse(name, f"an integer{f' of at least {least}' if least else ''}", value)
         return value
 
     def number(self, name: str, low: float, high: float) -> float | None:
@@ -200,7 +200,7 @@ class _Parts:
         return value[0], value[1], value[2]
 
     def numbers(self, name: str, stated: int, channels: int | None) -> tuple[float, ...] | None:
-        """Reads one number for each of the channels, or for each of those that the sizes state."""
+        """Reads one number for each channel, of `channels` or of the stated sizes."""
         value = self.get(name)
         if value is None:
             return None

@@ -1,10 +1,10 @@
-"""Published weights: folders of the Hugging Face hub, and the checksums in torchvision's file names.
+"""Downloads weights from the Hugging Face hub, and verifies the checksums in torchvision's file names.
 
     folder = download("timm/resnet50.a1_in1k")
     tensors, config = read_safetensors(folder), read_timm_config(folder)
 
-The package huggingface_hub downloads, into the cache that it shares with timm and others; a file gets its name there
-when it is complete. Its settings are variables of the environment: HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN.
+The package huggingface_hub downloads into its cache, which timm and others share; downloads are atomic. Environment
+variables configure it: HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ _LOCAL = (
 def download(hub_id: str, *, revision: str | None = None) -> Path:
     """Downloads a model, or finds it in the cache.
 
-    Every file is compared with the checksum that the hub publishes for it, from the cache too; one that differs is
+    Every file, also from the cache, is compared with the checksum that the hub publishes. A file that does not match is
     removed from the cache.
 
     Args:
@@ -40,9 +40,10 @@ def download(hub_id: str, *, revision: str | None = None) -> Path:
 
     Raises:
       ImportError: huggingface_hub is not installed.
-      ValueError: `hub_id` is no hub id.
-      FileNotFoundError: the hub has no such repository, revision or file, or is out of reach and the cache lacks it.
-      OSError: the download failed, or a file does not have its checksum.
+      ValueError: `hub_id` is not a hub id.
+      FileNotFoundError: the hub has no such repository, revision or file, or the hub cannot be reached and the file is
+        not in the cache.
+      OSError: the download failed, or the checksum of a file does not match.
     """
     hub = _package()
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", hub_id):
@@ -50,7 +51,7 @@ def download(hub_id: str, *, revision: str | None = None) -> Path:
             f"expected the id of a repository on the hub such as 'timm/resnet50.a1_in1k', got {hub_id!r}; {_LOCAL}"
         )
     config = _fetch(hub, hub_id, _CONFIG, revision)
-    # The folder's name is the commit: what follows is of the same, whatever is pushed meanwhile.
+    # The folder's name is the commit: the other files come from the same commit, even after a push.
     commit = config.parent.name
     try:
         _fetch(hub, hub_id, _FILE, commit)
@@ -62,17 +63,17 @@ def download(hub_id: str, *, revision: str | None = None) -> Path:
 
 
 def verify_torchvision_name(path: str | os.PathLike[str]) -> bool:
-    """Compares a file with the checksum in its name, as torchvision's have it: `resnet50-11ad3fa6.pth`.
+    """Compares a file with the checksum in its name, as in torchvision's `resnet50-11ad3fa6.pth`.
 
     Args:
-      path: the file; its name ends in "-", at least 8 hexadecimal digits of the sha256 of its bytes, and its suffix.
+      path: the file; its name ends in "-", at least 8 hexadecimal digits of the sha256 of its bytes, and the extension.
 
     Returns:
-      True: the checksum is right. False: the name has none.
+      True if the checksum matches, False if the name has none.
 
     Raises:
-      FileNotFoundError: the file is not there.
-      FileError: the checksum is another.
+      FileNotFoundError: the file does not exist.
+      FileError: the checksum does not match.
     """
     path = existing_file(path)
     named = re.search(r"-([0-9a-f]{8,64})\.\w+$", path.name)
@@ -81,14 +82,14 @@ def verify_torchvision_name(path: str | os.PathLike[str]) -> bool:
     digest = _sha256(path)
     if not digest.startswith(named[1]):
         raise FileError(
-            f"{str(path)!r} is damaged, or not what its name says: expected a sha256 that begins with {named[1]}, got "
-            f"{digest[: len(named[1])]}; download it again"
+            f"{str(path)!r} is damaged: its checksum does not match its name; expected sha256 {named[1]}..., got "
+            f"{digest[: len(named[1])]}...; download it again"
         )
     return True
 
 
 class _NotInRepository(FileNotFoundError):
-    """The repository is there, the file is not."""
+    """The repository exists, but not the file."""
 
 
 def _package() -> Any:
@@ -111,21 +112,21 @@ def _fetch(hub: Any, hub_id: str, name: str, revision: str | None) -> Path:
     try:
         path = Path(hub.hf_hub_download(hub_id, name, revision=revision))
     except errors.LocalEntryNotFoundError as error:
-        why = "HF_HUB_OFFLINE is set" if hub.constants.HF_HUB_OFFLINE else "the hub is out of reach"
+        why = "HF_HUB_OFFLINE is set" if hub.constants.HF_HUB_OFFLINE else "the hub cannot be reached"
         raise FileNotFoundError(
             f"{why}, and the cache has no {name} of {where}; download it while online, {_LOCAL}"
         ) from error
     except errors.GatedRepoError as error:
         raise PermissionError(
-            f"{where} asks for consent; give it on the hub's page and set HF_TOKEN, {_LOCAL}"
+            f"{where} requires consent; give it on the hub's page and set HF_TOKEN, {_LOCAL}"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise FileNotFoundError(f"there is no {where}, or it is private; check the id, {_LOCAL}") from error
     except errors.RevisionNotFoundError as error:
         raise FileNotFoundError(f"there is no {where}; check the revision") from error
     except errors.EntryNotFoundError as error:
-        raise _NotInRepository(f"{where} has no {name}; it is no model of timm in safetensors, {_LOCAL}") from error
-    # The package lets the errors of its HTTP client through, which have no common base.
+        raise _NotInRepository(f"{where} has no {name}; choose a model of timm in safetensors, {_LOCAL}") from error
+    # The package also raises the errors of its HTTP client, which have no common base class.
     except Exception as error:
         raise OSError(f"the download of {name} of {where} failed: {error}; try again, {_LOCAL}") from error
     _check(path, where)
@@ -133,9 +134,9 @@ def _fetch(hub: Any, hub_id: str, name: str, revision: str | None) -> Path:
 
 
 def _check(path: Path, where: str) -> None:
-    """Compares a file of the cache with its checksum, which is the name of the blob that it links to."""
+    """Compares a file of the cache with its checksum: the name of the blob that the file links to."""
     if not path.is_symlink():
-        # Where the system has no links, the cache keeps no checksums.
+        # On systems without links, the cache has no checksums.
         return
     blob = path.parent / os.readlink(path)
     match len(blob.name):

@@ -1,11 +1,11 @@
-"""Reads an `.h5` file of Keras in a process of its own, and writes its weights to standard output as safetensors.
+"""Reads an `.h5` file of Keras in a separate process, and writes its weights to standard output as safetensors.
 
     python keras_child.py FILE BYTES MEMORY SECONDS
 
-The library HDF5, which is written in C, can crash, run forever or take all memory over a damaged file. So
-`keras_file.read_keras` runs this script, which limits itself to BYTES of weights, MEMORY bytes more than it has when it
-begins, and SECONDS of processor time. What is wrong with a file is said on standard error, with exit code `REFUSED`. It
-imports nothing of jaxcnn, whose loading would take longer than the reading.
+HDF5 is C code that may crash or hang on a damaged file, or exhaust memory. So `keras_file.read_keras` runs this script,
+which limits itself to BYTES of weights, MEMORY bytes more than at its start, and SECONDS of processor time. If it
+refuses a file, it writes the reason to standard error and exits with `REFUSED`. It does not import jaxcnn, which would
+take longer than the reading.
 """
 
 import json
@@ -18,15 +18,15 @@ import h5py.h5l
 import numpy as np
 
 REFUSED = 3
-"""The exit code with which the reason stands on standard error."""
+"""The exit code if a file is refused; the reason is on standard error."""
 
-# Standard output and standard error, for the process that runs this one.
+# Standard output and standard error, read by the parent process.
 _OUTPUT, _REASON = 1, 2
-# The parts of a name, the weights of a file: more than any model has.
+# Limits on the parts of a name and the weights of a file, larger than in any model.
 _MAX_DEPTH, _MAX_WEIGHTS = 32, 2**16
-# Weights of the model itself, beside those of its layers.
+# The group of weights that belong to the model itself, not to a layer.
 _TOP_LEVEL = "top_level_model_weights"
-# The names of Keras 1, which the published VGG files keep: block1_conv1_W_1:0.
+# Names of Keras 1, still in the published VGG files, such as block1_conv1_W_1:0.
 _KERAS_1 = {"W": "kernel", "b": "bias"}
 _CODES = {
     **{f"f{size}": f"F{8 * size}" for size in (2, 4, 8)},
@@ -36,15 +36,15 @@ _CODES = {
 
 
 class Refused(Exception):
-    """What is wrong with the file."""
+    """The file is refused; the message gives the reason."""
 
 
 def limit(memory: int, seconds: int) -> None:
-    """Limits this process, where the system can.
+    """Limits the memory and time of this process, if the system supports it.
 
     Args:
-      memory: bytes that it may take beside those that it has.
-      seconds: of processor time that it may take in all.
+      memory: bytes that it may allocate in addition.
+      seconds: total processor time that it may use.
     """
     try:
         import resource
@@ -68,10 +68,10 @@ def weights(file: Any) -> dict[str, Any]:
       file: the open file.
 
     Returns:
-      The datasets by the names that `read_keras` gives them, in the file's order of layers.
+      The datasets by their names in `read_keras`, in the file's order of layers.
 
     Raises:
-      Refused: it is no file of weights with names.
+      Refused: the file has no named weights.
     """
     group = inside(file, "model_weights") if has(file, "model_weights") else file
     layers = texts(group, "layer_names")
@@ -88,7 +88,7 @@ def weights(file: Any) -> dict[str, Any]:
                 raise Refused(f"expects numbers as {weight!r}, got dtype {dataset.dtype}")
             name = name_of(layer, weight)
             if name in found:
-                raise Refused(f"has two weights with the name {name!r}; name the layers apart and save again")
+                raise Refused(f"has two weights with the name {name!r}; give the layers distinct names and save again")
             found[name] = dataset
             if len(found) > _MAX_WEIGHTS:
                 raise Refused(f"has more than {_MAX_WEIGHTS} weights")
@@ -96,13 +96,13 @@ def weights(file: Any) -> dict[str, Any]:
 
 
 def inside(group: Any, name: str) -> Any:
-    """Follows a name by hard links alone: others can lead to other files, to a pipe that never ends, or in circles."""
+    """Follows a name along hard links only: other links can lead to other files, to an endless pipe, or in circles."""
     parts = [part for part in name.split("/") if part]
     if len(parts) > _MAX_DEPTH:
         raise Refused(f"expects names of at most {_MAX_DEPTH} parts, got {len(parts)}")
     for part in parts:
         if not isinstance(group, h5py.Group) or not group.id.links.exists(part.encode()):
-            raise Refused(f"is cut short or damaged; download or copy it again (it lacks {name!r})")
+            raise Refused(f"is truncated or damaged; download or copy it again (it lacks {name!r})")
         if not has(group, part):
             raise Refused(f"expects {name!r} to be an array of this file, got a link to something else")
         group = group[part]
@@ -110,13 +110,13 @@ def inside(group: Any, name: str) -> Any:
 
 
 def has(group: Any, name: str) -> bool:
-    """Says whether a group has a hard link of that name; that it is there does not yet follow a link."""
+    """Returns whether a group has a hard link of this name, without following the link."""
     links = group.id.links
     return links.exists(name.encode()) and links.get_info(name.encode()).type == h5py.h5l.TYPE_HARD
 
 
 def texts(group: Any, name: str) -> list[str] | None:
-    """Returns an attribute that is a list of texts; Keras splits long ones into name0, name1 and so on."""
+    """Returns an attribute that is a list of strings; Keras splits long lists into name0, name1 and so on."""
     parts = [name] if name in group.attrs else []
     while not parts or parts[0] != name:
         part = f"{name}{len(parts)}"
@@ -130,7 +130,7 @@ def texts(group: Any, name: str) -> list[str] | None:
 
 
 def name_of(layer: str, weight: str) -> str:
-    """Returns the name of a weight with that of its layer."""
+    """Returns the name of a weight, prefixed by its layer."""
     weight = re.sub(r":\d+$", "", weight)
     if weight.startswith(f"{layer}/"):
         return weight
@@ -139,28 +139,28 @@ def name_of(layer: str, weight: str) -> str:
 
 
 def what_it_is(file: Any) -> str:
-    """Says what an HDF5 file without names of layers is."""
+    """Describes an HDF5 file without names of layers."""
     groups = [name for name in file if has(file, name) and file.get(name, getclass=True) is h5py.Group]
     if "layers" in groups or "_layer_checkpoint_dependencies" in groups or "vars" in groups:
         return (
-            "is a .weights.h5 file of Keras 3, whose weights have no names of layers; convert it where there is Keras: "
+            "is a .weights.h5 file of Keras 3, whose weights have no names of layers; convert it with Keras: "
             "build the model, model.load_weights('name.weights.h5'), and model.save('name.h5')"
         )
     if "optimizer_weights" in groups or "optimizer" in groups:
         return "holds the state of an optimizer, but no weights of a model; expected the file of the model"
-    return f"is no file of Keras: expected the attribute layer_names, got the groups {groups[:10]}"
+    return f"is not a file of Keras: expected the attribute layer_names, got the groups {groups[:10]}"
 
 
 def write(out: BinaryIO, found: dict[str, Any], max_bytes: int) -> None:
-    """Writes datasets one after the other.
+    """Writes datasets as a safetensors file.
 
     Args:
-      out: where to.
+      out: the file to write to.
       found: the datasets by name.
-      max_bytes: that they may have together.
+      max_bytes: largest total size of the datasets.
 
     Raises:
-      Refused: they have more, or one cannot be read.
+      Refused: the datasets are larger, or one cannot be read.
     """
     header, end = {}, 0
     for name, dataset in found.items():
@@ -180,14 +180,14 @@ def write(out: BinaryIO, found: dict[str, Any], max_bytes: int) -> None:
 
 
 def main() -> int:
-    """Reads the file that the command line names."""
+    """Reads the file named on the command line."""
     path, max_bytes, memory, seconds = sys.argv[1], *map(int, sys.argv[2:])
     limit(memory, seconds)
     try:
         with h5py.File(path, "r") as file, open(_OUTPUT, "wb") as out:
             write(out, weights(file), max_bytes)
     except Exception as error:
-        damaged = f"is cut short or damaged; download or copy it again ({type(error).__name__}: {error})"
+        damaged = f"is truncated or damaged; download or copy it again ({type(error).__name__}: {error})"
         with open(_REASON, "wb") as out:
             out.write((str(error) if isinstance(error, Refused) else damaged).encode("utf-8", "replace"))
         return REFUSED

@@ -1,16 +1,16 @@
-"""Weights of Keras: `.h5` files as Keras publishes its applications, by the names of layers.
+"""Reads weights of Keras: `.h5` files as Keras publishes its applications, by the names of layers.
 
     tensors = read_keras("resnet50_weights_tf_dim_ordering_tf_kernels.h5")
     tensors["conv1_conv/kernel"].shape  # (7, 7, 3, 64)
 
-Such a file lists its layers in an attribute, and the weights of each layer in one of the layer's group. The two formats
-of Keras 3 are refused: their weights have numbers, not names, and mean nothing without the code of the model. Source:
-the files that Keras 3.15 writes as `.h5`.
+Such a file lists its layers in an attribute, and the weights of each layer in an attribute of the layer's group. The
+two formats of Keras 3 are refused: their weights have numbers instead of names, which only the code of the model can
+interpret. Source: the files that Keras 3.15 writes as `.h5`.
 
-The library that reads the format can crash or run forever over a damaged file. So a process of its own reads it, whole
-and at once, into a temporary file without a name, from which the tensors come. That takes some tenths of a second and
-as much room among the temporary files as the weights have. That process may take 10 seconds and one more for each 10 MB
-of the file, and 512 MiB of memory and 16 times the size of the file, which also limits what packed weights may become.
+HDF5 is C code that may crash or hang on a damaged file. So a separate process converts the whole file to a temporary
+file without a name, and the tensors are read from that. The temporary file has the size of the weights. The process may
+take 10 seconds and one more for each 10 MB of the file, and 512 MiB of memory and 16 times the size of the file, which
+also limits the size of decompressed weights.
 """
 
 import importlib.util
@@ -28,7 +28,7 @@ from jaxcnn.interop.files.tensor import Tensor
 
 _CHILD = os.path.join(os.path.dirname(__file__), "keras_child.py")
 _REFUSED = 3
-# Weights are hardly ever packed, and then not far.
+# Weights are rarely compressed, and then by a small factor.
 _MAX_UNPACKING = 16
 _MEMORY = 2**29
 _SECONDS, _BYTES_PER_SECOND = 10, 10**7
@@ -43,13 +43,14 @@ def read_keras(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
     Returns:
       The tensors in the file's order of layers, named "layer/weight" without the ":0" of TensorFlow, such as
       "conv1_conv/kernel". The names of Keras 1 become today's: "block1_conv1_W_1" is "block1_conv1/kernel". A weight
-      whose own name does not begin with that of its layer, as in nested models, is named "layer/" and its whole name.
+      whose name does not begin with that of its layer, as in nested models, is named "layer/" followed by its whole
+      name.
 
     Raises:
-      FileNotFoundError: the file is not there.
+      FileNotFoundError: the file does not exist.
       ImportError: h5py is not installed.
-      FileError: the file is damaged, of another format, one of Keras 3's own, reading it takes more than the time or
-        memory above, its weights take more than 16 times its size, or two weights have one name.
+      FileError: the file is damaged or has another format, such as those of Keras 3; reading it exceeds the limits of
+        time or memory above; its weights take more than 16 times its size; or two weights have the same name.
     """
     if importlib.util.find_spec("h5py") is None:
         raise ImportError("the format .h5 expects h5py to be installed; pip install 'jaxcnn[weights]'")
@@ -59,7 +60,7 @@ def read_keras(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
         if what == "a zip archive":
             raise FileError(
                 f"{str(path)!r} seems to be a .keras file of Keras 3, whose weights have no names of layers; convert "
-                "it where there is Keras: keras.models.load_model('name.keras').save('name.h5')"
+                "it with Keras: keras.models.load_model('name.keras').save('name.h5')"
             )
         if what != paths.HDF5:
             raise FileError(f"read_keras expects an .h5 file, but {str(path)!r} is {what}")
@@ -67,7 +68,7 @@ def read_keras(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
         max_bytes = _MAX_UNPACKING * size + 2**20
         seconds = _SECONDS + size // _BYTES_PER_SECOND
         limits = (str(max_bytes), str(_MEMORY + max_bytes), str(seconds))
-        # Without a buffer and a name: the other process writes to it, and it goes with the last tensor.
+        # Without a buffer and a name: the other process writes to it, and it is deleted with the last tensor.
         converted = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
         try:
             child = subprocess.run(
@@ -77,7 +78,7 @@ def read_keras(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
                 stderr=subprocess.PIPE,
                 timeout=2 * seconds,
                 check=False,
-                # The packages of this process; threads of its own for linear algebra would take memory for nothing.
+                # Pass on the packages of this process; threads for linear algebra would only take memory.
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"},
             )
         except subprocess.TimeoutExpired as error:
@@ -88,7 +89,7 @@ def read_keras(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
             raise FileError(f"{str(path)!r} {child.stderr.decode('utf-8', 'replace')[:1000]}")
         if child.returncode:
             raise FileError(
-                f"{str(path)!r} is cut short or damaged; download or copy it again (the process that read it ended "
+                f"{str(path)!r} is truncated or damaged; download or copy it again (the process that read it ended "
                 f"with {child.returncode})"
             )
         return read_opened(opened)

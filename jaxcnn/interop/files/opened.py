@@ -80,7 +80,7 @@ class OpenFile:
             while len(rest):
                 count = self.file.readinto(rest)  # pyright: ignore[reportAttributeAccessIssue]
                 if not count:
-                    raise FileError(f"{str(self.path)!r} is cut short or damaged; download or copy it again")
+                    raise FileError(f"{str(self.path)!r} is truncated or damaged; download or copy it again")
                 rest = rest[count:]
 
     def read(self, offset: int, size: int) -> bytes:
@@ -97,7 +97,7 @@ class OpenFile:
           FileError: the file ends before.
         """
         if not 0 <= offset <= offset + size <= self.size:
-            raise FileError(f"{str(self.path)!r} is cut short or damaged; download or copy it again")
+            raise FileError(f"{str(self.path)!r} is truncated or damaged; download or copy it again")
         buffer = bytearray(size)
         self.fill(buffer, offset)
         return bytes(buffer)

@@ -1,4 +1,4 @@
-"""Paths of weight files: what is there, what it seems to be, and writing that happens whole or not at all."""
+"""Checks the paths of weight files, and recognises their formats."""
 
 import os
 import zipfile
@@ -8,25 +8,25 @@ ZIP = "a zip archive"
 HDF5 = "an HDF5 file; if it is one of Keras, read it with keras_file.read_keras"
 SAFETENSORS = "a safetensors file; read it with safetensors_file.read_safetensors"
 BEFORE_1_6 = "a file of torch before 1.6; read it with torch_file.read_torch"
-"""What `describe_file` says of files that there are readers for."""
+"""Descriptions of the formats that have a reader."""
 
-# How files begin that are taken for weights.
+# First bytes of files that are often mistaken for weights, and their descriptions.
 _BEGINNINGS = (
     (b"PK\x03\x04", ZIP),
     (b"\x89HDF\r\n\x1a\n", HDF5),
-    (b"version https://git-lfs", "a pointer of Git LFS, which stands for the file itself; run `git lfs pull`"),
-    (b"<", "a web page, as a failed download leaves it; download the file again"),
-    (b"\x1f\x8b", "a gzip file; unpack it first"),
+    (b"version https://git-lfs", "a Git LFS pointer instead of the file itself; run `git lfs pull`"),
+    (b"<", "a web page, probably from a failed download; download the file again"),
+    (b"\x1f\x8b", "a gzip file; decompress it first"),
     (b"\x80\x02\x8a\x0a", BEFORE_1_6),
 )
 
 
 class FileError(ValueError):
-    """A file of weights is damaged, of another format, or beyond a limit of its reader. The text names the file."""
+    """A file of weights is damaged, has another format or exceeds a limit of its reader. The message names the file."""
 
 
 def existing_file(path: str | os.PathLike[str]) -> Path:
-    """Checks that a file of weights is there.
+    """Checks that a file of weights exists and is a regular file.
 
     Args:
       path: the file.
@@ -35,28 +35,30 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
       The path.
 
     Raises:
-      FileNotFoundError: there is nothing.
-      IsADirectoryError: there is a folder.
-      FileError: there is a device, a pipe or a socket, which might never end.
+      FileNotFoundError: the file does not exist.
+      IsADirectoryError: the path is a folder.
+      FileError: the path is a device, pipe or socket, whose reading may never end.
     """
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"expected a file of weights, got the folder {str(path)!r}")
     if not path.exists():
-        raise FileNotFoundError(f"there is no file of weights {str(path)!r}")
+        raise FileNotFoundError(f"expected a file of weights, got {str(path)!r}, which does not exist")
     if not path.is_file():
-        raise FileError(f"expected a file of weights, got {str(path)!r}, which is a device, a pipe or a socket")
+        raise FileError(
+            f"expected a file of weights, got {str(path)!r}: it is a device, pipe or socket, whose reading may not end"
+        )
     return path
 
 
 def describe_file(path: Path) -> str:
-    """Says in words what a file seems to be, by its first bytes, for the error of a reader that expected another.
+    """Describes the format of a file by its first bytes, for the errors of readers.
 
     Args:
       path: an existing file.
 
     Returns:
-      Words that complete "this is ...".
+      The description, which completes "this is ...".
     """
     with open(path, "rb") as file:
         head = file.read(64)
@@ -71,5 +73,5 @@ def describe_file(path: Path) -> str:
 
 
 def is_keras_archive(archive: zipfile.ZipFile) -> bool:
-    """Tells whether a zip archive is a `.keras` file."""
+    """Returns whether a zip archive is a `.keras` file."""
     return {"config.json", "model.weights.h5"} <= set(archive.namelist())

@@ -1,9 +1,8 @@
-"""Reading a pickle without running it: a small interpreter that makes plain values and refuses everything else.
+"""Reads pickles without executing them: a small interpreter that builds plain values and refuses everything else.
 
-The pickles of weight files need some thirty of the format's operations: those that make numbers, strings, tuples, lists
-and dicts, and calls of a few known functions. Here a function is only its name, and what a call of it means is for the
-caller to say, so that no file can have anything imported or executed. The operations are split by the standard
-library's `pickletools`, which parses and does nothing else.
+The pickles of weight files need only the operations that build numbers, strings, tuples, lists and dicts, and calls of
+a few known functions. Here a function is only a name, and the caller decides the result of its call. So no file can
+import or execute anything. The standard library's `pickletools` parses the operations; it does not execute them.
 """
 
 import pickletools
@@ -22,17 +21,17 @@ _KEYS = (str, bytes, int, float, bool, type(None))
 
 
 class Global(NamedTuple):
-    """What a pickle names of a module, by name only.
+    """The name of an attribute of a module in a pickle; it is not imported.
 
     Attributes:
-      name: module and name with a dot between, such as "collections.OrderedDict".
+      name: dotted name, such as "collections.OrderedDict".
     """
 
     name: str
 
 
 class RefusedGlobal(ValueError):
-    """A pickle asks for something that is not on the list."""
+    """A pickle names an attribute that is not allowed."""
 
 
 def unpickle(
@@ -45,21 +44,21 @@ def unpickle(
 ) -> Any:
     """Interprets a pickle.
 
-    Attributes that it sets on a dict, as torch does for the versions of modules, are left out.
+    Attributes that the pickle sets on a dict, as torch does for the versions of modules, are ignored.
 
     Args:
       data: the bytes of the pickle, of any protocol from 2 on.
-      max_operations: how many operations it may have; each takes some 100 bytes and a microsecond.
-      allowed: the dotted names that it may mention.
-      call: given an allowed name and the arguments, returns what the pickle's call of it stands for.
-      load_persistent: given a persistent id, returns what it stands for.
+      max_operations: largest number of operations, which bounds the memory and time.
+      allowed: the dotted names that the pickle may use.
+      call: given an allowed name and the arguments, returns the result of the call.
+      load_persistent: given a persistent id, returns its value.
 
     Returns:
-      Numbers, strings, None, tuples, lists, dicts, `Global`s, and what `call` and `load_persistent` returned.
+      Numbers, strings, None, tuples, lists, dicts, `Global`s, and the results of `call` and `load_persistent`.
 
     Raises:
-      RefusedGlobal: the pickle mentions a name that is not in `allowed`.
-      ValueError: it uses an operation that weights do not need, has too many, or is damaged.
+      RefusedGlobal: the pickle uses a name that is not in `allowed`.
+      ValueError: the pickle uses an unsupported operation, has too many operations, or is damaged.
     """
     try:
         return _Machine(allowed, call, load_persistent).run(data, max_operations)
@@ -83,16 +82,16 @@ class _Machine:
 
     def run(self, data: bytes, max_operations: int) -> Any:
         with warnings.catch_warnings():
-            # Python warns of unknown escapes in the text of damaged operations.
+            # Python warns about unknown escapes in the strings of damaged operations.
             warnings.simplefilter("ignore", DeprecationWarning)
             for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
                 if count >= max_operations:
-                    raise ValueError(f"the pickle has more than {max_operations} operations, which weights do not need")
+                    raise ValueError(f"the pickle has more than {max_operations} operations, more than weights need")
                 if opcode.name != "STOP":
                     self.step(opcode.name, argument)
         result = self.pop()
         if self.stack or self.marks:
-            raise ValueError("the pickle is damaged: values are left over at its end")
+            raise ValueError("the pickle is damaged: values are left on the stack at its end")
         return result
 
     def step(self, name: str, argument: Any) -> None:
@@ -137,7 +136,7 @@ class _Machine:
                 case "REDUCE":
                     arguments, function = self.pop(), self.pop()
                     if not isinstance(function, Global) or type(arguments) is not tuple:
-                        raise ValueError("the pickle is damaged: it calls what is not a function")
+                        raise ValueError("the pickle is damaged: it calls a value that is not a function")
                     self.stack.append(self.call(function.name, arguments))
                 case "BUILD":
                     self.pop()
@@ -157,15 +156,15 @@ class _Machine:
     def extend(self, items: list[Any]) -> None:
         target = self.top()
         if not isinstance(target, list):
-            raise ValueError("the pickle is damaged: it appends to what is not a list")
+            raise ValueError("the pickle is damaged: it appends to a value that is not a list")
         target.extend(items)
 
     def update(self, items: list[Any]) -> None:
         target = self.top()
         if not isinstance(target, dict) or len(items) % 2:
-            raise ValueError("the pickle is damaged: it sets items of what is not a dict")
+            raise ValueError("the pickle is damaged: it sets items of a value that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            # A tuple of tuples that share their parts takes forever to hash.
+            # Nested tuples that share their parts can take exponential time to hash.
             if not isinstance(key, _KEYS):
                 raise ValueError(f"the pickle has a dict with keys of type {type(key).__name__}; expected strings")
             target[key] = value
@@ -175,7 +174,7 @@ class _Machine:
 
     def top(self) -> Any:
         if len(self.stack) <= self.floor():
-            raise ValueError("the pickle is damaged: it takes a value that is not there")
+            raise ValueError("the pickle is damaged: it uses a value that does not exist")
         return self.stack[-1]
 
     def pop(self) -> Any:

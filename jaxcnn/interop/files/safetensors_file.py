@@ -1,11 +1,11 @@
-"""Weights in the safetensors format: one file, or a folder with shards and their index.
+"""Reads and writes weights in the safetensors format: one file, or a folder with shards and their index.
 
     tensors = read_safetensors("resnet50.a1_in1k")  # a folder from the hub, or model.safetensors itself
     write_safetensors("mine.safetensors", {"head/kernel": kernel}, {"model": "resnet50"})
 
-A file is the length of a header, the header in JSON (of at most 4 MiB here), and the values, which fill the rest of the
-file without gaps. Reading needs no package, and a tensor takes no more memory than its values. The package safetensors
-writes. Source: the format's description by Hugging Face; the index is that of their transformers package.
+A file consists of the length of a header, the header in JSON (at most 4 MiB here), and the values, which fill the rest
+of the file without gaps. Reading needs no package, and a tensor takes no more memory than its values. Writing uses the
+package safetensors. Source: Hugging Face's description of the format; the index is that of their transformers package.
 """
 
 import math
@@ -57,8 +57,8 @@ def read_safetensors(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
       The tensors by name.
 
     Raises:
-      FileNotFoundError: the file, or a shard that the index names, is not there.
-      FileError: the file is damaged or of another format, or index and shards do not agree.
+      FileNotFoundError: the file, or a shard in the index, does not exist.
+      FileError: the file is damaged or has another format, or index and shards do not match.
     """
     path = Path(path)
     if path.is_dir():
@@ -72,59 +72,59 @@ def read_safetensors(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
 
 
 def read_opened(file: OpenFile) -> Mapping[str, Tensor]:
-    """Reads a safetensors file that is open.
+    """Reads an open safetensors file.
 
     Args:
-      file: the file; it stays open for as long as one of its tensors lives.
+      file: the file; it stays open as long as one of its tensors exists.
 
     Returns:
       The tensors by name.
 
     Raises:
-      FileError: the file is damaged or of another format.
+      FileError: the file is damaged or has another format.
     """
     with reading(file.path):
         return MappingProxyType(_Header(file).tensors())
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Reads the notes that a safetensors file carries beside its tensors.
+    """Reads the metadata of a safetensors file.
 
     Args:
       path: a `.safetensors` file.
 
     Returns:
-      Texts by name; empty where there are none.
+      Strings by name; may be empty.
 
     Raises:
-      FileNotFoundError: the file is not there.
-      FileError: the file is damaged or of another format.
+      FileNotFoundError: the file does not exist.
+      FileError: the file is damaged or has another format.
     """
     with reading(path):
         return _Header(OpenFile(path)).metadata
 
 
 def read_index(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Reads which shard holds which tensor.
+    """Reads the index of shards.
 
     Args:
       path: `model.safetensors.index.json`.
 
     Returns:
-      The name of a file in the same folder for each name of a tensor.
+      The file name of the shard in the same folder, by name of the tensor.
 
     Raises:
-      FileNotFoundError: the file is not there.
-      FileError: it is no such index, or names files elsewhere.
+      FileNotFoundError: the file does not exist.
+      FileError: the file is not an index, or names files in other folders.
     """
     path = existing_file(path)
     index = read_json(path)
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise FileError(f"{str(path)!r} is no index of safetensors: expected a weight_map in JSON")
+        raise FileError(f"{str(path)!r} is not an index of safetensors: expected a weight_map in JSON")
     elsewhere = [shard for shard in weight_map.values() if shard in ("", "..") or Path(shard).name != shard]
     if elsewhere:
-        raise FileError(f"{str(path)!r} expects shards that are files beside it, got {shown(elsewhere[0])}")
+        raise FileError(f"{str(path)!r} expects shards in the same folder, got {shown(elsewhere[0])}")
     return weight_map
 
 
@@ -133,17 +133,17 @@ def write_safetensors(
     tensors: Mapping[str, ArrayLike | Tensor],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes a safetensors file, whole or not at all.
+    """Writes a safetensors file atomically.
 
     Args:
-      path: where the file is to be; an older file is replaced.
-      tensors: arrays, or what another reader returned, by name.
-      metadata: texts to keep with them.
+      path: the file to write; an older file is replaced.
+      tensors: arrays, or tensors from a reader, by name.
+      metadata: strings to store as metadata.
 
     Raises:
       FileNotFoundError: the folder of `path` does not exist.
       ImportError: the package safetensors is not installed.
-      ValueError: there is no tensor, a name or a note is not a string, or the format lacks a dtype.
+      ValueError: there is no tensor, a name or metadata is not a string, or the format does not support a dtype.
     """
     package = _package()
     if not tensors:
@@ -159,14 +159,14 @@ def write_safetensors(
             raise ValueError(
                 f"write_safetensors expects dtypes {known}, got {values.dtype} for {name!r}; cast it first"
             )
-        # The package writes the memory of an array as it lies.
+        # The package writes the raw memory of an array.
         arrays[name] = np.asarray(values, values.dtype.newbyteorder("<"), order="C")
     with written_whole(path) as file:
         package.save_file(arrays, file.name, metadata=dict(metadata) if metadata else None)
 
 
 def _package() -> Any:
-    """Imports the package."""
+    """Imports the package safetensors."""
     try:
         import safetensors.numpy
     except ImportError as error:
@@ -177,7 +177,7 @@ def _package() -> Any:
 
 
 class _Header:
-    """The header of a file, whose entries are checked when their tensors are asked for."""
+    """The header of a file; `tensors` checks its entries."""
 
     def __init__(self, file: OpenFile) -> None:
         self.file = file
@@ -187,12 +187,12 @@ class _Header:
                 raise ValueError(f"a header of {length} bytes, expected at most {MAX_JSON}")
             content = parse_json(file.read(8, length))
             if not isinstance(content, dict):
-                raise ValueError("its header is no object")
+                raise ValueError("expected a JSON object as its header")
             metadata = content.pop("__metadata__", None) or {}
             if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
-                raise ValueError("its metadata are no texts")
+                raise ValueError("expected metadata of strings")
         except FileError as error:
-            raise self.damaged("it ends in its header") from error
+            raise self.damaged("it ends within its header") from error
         except (ValueError, RecursionError) as error:
             raise self.damaged(str(error)) from error
         self.entries: dict[str, Any] = content
@@ -200,7 +200,7 @@ class _Header:
         self.begin = 8 + length
 
     def tensors(self) -> dict[str, Tensor]:
-        """Returns the tensors in the order of the header, once they are seen to fill the file without gaps."""
+        """Returns the tensors in the order of the header, after the check that they fill the file without gaps."""
         tensors: dict[str, Tensor] = {}
         places = []
         for name, entry in self.entries.items():
@@ -247,23 +247,23 @@ class _Header:
         path = self.file.path
         what = describe_file(path) if path.is_file() else "damaged"
         if what.startswith("a safetensors file"):
-            what = "cut short or damaged; download or copy it again"
+            what = "truncated or damaged; download or copy it again"
         return FileError(f"read_safetensors cannot read {str(path)!r}, which is {what} ({reason[:200]})")
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
-    """Reads the shards of an index, each tensor from the file that the index names."""
+    """Reads the shards of an index, each tensor from its shard."""
     weight_map = read_index(index)
     shards = sorted(set(weight_map.values()))
     missing = [shard for shard in shards if not (index.parent / shard).exists()]
     if missing:
-        raise FileNotFoundError(f"{str(index)!r} names shards that are not there: {', '.join(missing)}; download them")
+        raise FileNotFoundError(f"{str(index)!r} names shards that do not exist: {', '.join(missing)}; download them")
     tensors: dict[str, Tensor] = {}
     for shard in shards:
         own = _Header(OpenFile(index.parent / shard)).tensors()
         named = {name for name, file in weight_map.items() if file == shard}
         if own.keys() != named:
             odd = ", ".join(sorted(own.keys() ^ named)[:5])
-            raise FileError(f"{str(index)!r} and its shard {shard} do not agree about {odd}; download them again")
+            raise FileError(f"{str(index)!r} and its shard {shard} do not match in {odd}; download them again")
         tensors |= own
     return {name: tensors[name] for name in weight_map}

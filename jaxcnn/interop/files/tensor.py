@@ -1,4 +1,4 @@
-"""What the readers return: tensors that are read when their values are asked for."""
+"""Tensors that are read when their values are needed, as the readers return them."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Tensor(Protocol):
-    """A tensor of a file: `numpy.asarray(tensor)` reads its values, every time anew.
+    """A tensor of a file: each call of `numpy.asarray(tensor)` reads its values.
 
     Attributes:
       shape: its shape, in the file's order of axes.
@@ -26,23 +26,23 @@ class Tensor(Protocol):
         ...
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """Reads the values into an array of their own."""
+        """Reads the values into a new array."""
         ...
 
     def rows(self, start: int, stop: int, /) -> np.ndarray:
-        """Reads a part along the first axis into an array of its own."""
+        """Reads a part along the first axis into a new array."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LazyTensor:
-    """A `Tensor` made of functions that read it.
+    """A `Tensor` that is read by functions.
 
     Args:
       shape: its shape.
       dtype: the numpy dtype of its values.
       read: returns a new array of that shape and dtype.
-      rows: given start and stop, returns a new array of that part of the first axis.
+      rows: given start and stop, returns that part of the first axis as a new array.
     """
 
     shape: tuple[int, ...]
@@ -55,7 +55,7 @@ class LazyTensor:
 
         Args:
           dtype: another numpy dtype to cast the values to.
-          copy: as numpy passes it; False is refused, for the values of a file are always copied.
+          copy: as numpy passes it; False is refused, because the values of a file are always copied.
 
         Returns:
           A new array, shape `shape`.
@@ -64,13 +64,13 @@ class LazyTensor:
           ValueError: `copy` is False, or the values cannot be read.
         """
         if copy is False:
-            raise ValueError("a tensor of a file expects to be copied when it is read, got copy=False")
+            raise ValueError("a tensor of a file expects copy=True or None, since reading copies, got copy=False")
         values = self.read()
         return values if dtype is None else values.astype(dtype, copy=False)
 
 
 def swap_bytes(values: np.ndarray) -> None:
-    """Swaps the bytes of every number of an array in place, also of those that numpy does not know.
+    """Swaps the bytes of every number of an array in place, also for dtypes that are not NumPy's own.
 
     Args:
       values: the array.

@@ -1,4 +1,4 @@
-"""The zip archive of a checkpoint of torch: its entries, read piece by piece, with their checksums."""
+"""Reads the zip archive of a torch checkpoint in pieces, and verifies its checksums."""
 
 import io
 import os
@@ -11,17 +11,17 @@ from typing import Any
 from jaxcnn.interop.files.opened import OpenFile
 from jaxcnn.interop.files.paths import FileError, describe_file, is_keras_archive
 
-# The directory of an archive takes some 70 bytes an entry, the pickle some 300 bytes a tensor.
+# Limits on the directory of an archive and on the pickle, in bytes; both are larger than any model needs.
 _MAX_DIRECTORY = 2**22
 _MAX_PICKLE = 2**24
-# Every tensor of a packed storage unpacks all of it.
+# Reading any tensor of a compressed storage decompresses all of it.
 _MAX_SHARING = 16
 PIECE = 2**20
-"""How many bytes are read at once where values do not lie together."""
+"""The number of bytes that are read at once if values are not contiguous."""
 
 
 class Archive:
-    """An archive that is open for reading.
+    """An open archive.
 
     Args:
       path: the file.
@@ -31,7 +31,7 @@ class Archive:
       byte_order: "little" or "big", of the values.
 
     Raises:
-      FileError: it is no archive of torch, is damaged, or its directory is longer than 4 MiB.
+      FileError: the file is not an archive of torch, is damaged, or its directory is longer than 4 MiB.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -44,7 +44,7 @@ class Archive:
         except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, OverflowError, struct.error) as error:
             raise FileError(self._not_a_checkpoint()) from error
         if keras:
-            raise FileError(f"{self._path_text} is a .keras file; see keras_file.read_keras for what can be read")
+            raise FileError(f"{self._path_text} is a .keras file; see keras_file.read_keras for the supported formats")
         self._entries = {entry.filename: entry for entry in entries}
         if len(self._entries) < len(entries):
             raise FileError(f"{self._path_text} is damaged: it has two entries of one name; download or copy it again")
@@ -52,7 +52,7 @@ class Archive:
         roots = [name.removesuffix("data.pkl") for name in self._entries if name.endswith("/data.pkl")]
         if len(roots) != 1:
             raise FileError(
-                f"{self._path_text} is a zip archive, but no checkpoint of torch: expected one data.pkl, "
+                f"{self._path_text} is a zip archive, but not a checkpoint of torch: expected one data.pkl, "
                 f"got {len(roots)}"
             )
         self._root = roots[0]
@@ -71,12 +71,12 @@ class Archive:
 
     @property
     def _path_text(self) -> str:
-        """The path as errors have it."""
+        """The path in error messages."""
         return repr(str(self.path))
 
     @property
     def max_operations(self) -> int:
-        """How many operations the pickle of the structure may have: a state dict takes some 50 for a tensor."""
+        """The largest number of operations in the pickle of the structure."""
         return 2**18 + 200 * len(self._entries)
 
     def pickle(self) -> bytes:
@@ -84,53 +84,53 @@ class Archive:
         return self._read("data.pkl", _MAX_PICKLE)
 
     def declare(self, key: str, elements: int, itemsize: int) -> None:
-        """Compares what the structure says of a storage with its entry.
+        """Checks the declared size of a storage against its entry.
 
         Args:
-          key: of the storage.
-          elements: how many it has.
-          itemsize: bytes of each.
+          key: key of the storage.
+          elements: number of its elements.
+          itemsize: bytes of an element.
 
         Raises:
-          ValueError: the entry is missing, or shorter.
+          ValueError: the entry is missing or too short.
         """
         available = self._entry(f"data/{key}").file_size
         if elements * itemsize > available:
             raise ValueError(f"expected {elements} elements in data/{key}, got {available} bytes; the file is damaged")
 
     def finish(self, tensors: dict[str, list[int]]) -> None:
-        """Refuses packed storages that cost more to unpack than their tensors are large.
+        """Refuses compressed storages that are larger than their tensors or shared by too many.
 
         Args:
-          tensors: the bytes of every tensor by the key of its storage.
+          tensors: the size of every tensor in bytes, by the key of its storage.
 
         Raises:
-          ValueError: there is one.
+          ValueError: there is such a storage.
         """
         for key, sizes in tensors.items():
             size = self._entry(f"data/{key}").file_size
             if self.packed(key) and size > sum(sizes):
                 raise ValueError(
-                    f"data/{key[:100]} is packed and holds {size} bytes for tensors of {sum(sizes)}; save the file "
-                    "anew with torch.save"
+                    f"data/{key[:100]} is compressed and holds {size} bytes for tensors of {sum(sizes)}; save the file "
+                    "again with torch.save"
                 )
             if self.packed(key) and len(sizes) > _MAX_SHARING:
                 raise ValueError(
-                    f"data/{key[:100]} is packed and shared by {len(sizes)} tensors, expected at most {_MAX_SHARING}; "
-                    "save the file anew with torch.save"
+                    f"data/{key[:100]} is compressed and has {len(sizes)} tensors, expected at most {_MAX_SHARING}; "
+                    "save the file again with torch.save"
                 )
 
     def packed(self, key: str) -> bool:
-        """Says whether a storage is packed, so that all of it is unpacked for any part of it."""
+        """Returns whether a storage is compressed: then reading any part decompresses all of it."""
         return self._entry(f"data/{key}").compress_type != zipfile.ZIP_STORED
 
     def fill(self, key: str, buffer: Any, start: int) -> None:
-        """Reads a part of a storage. The first time, its checksum is verified, which reads all of it.
+        """Reads a part of a storage. The first read verifies the checksum of the whole storage.
 
         Args:
-          key: of the storage.
-          buffer: uint8 array, as long as the part.
-          start: of the part in the storage, in bytes.
+          key: key of the storage.
+          buffer: uint8 array of the size of the part.
+          start: offset of the part in the storage, in bytes.
 
         Raises:
           FileError: the storage is damaged.
@@ -153,7 +153,7 @@ class Archive:
     def _fill(self, name: str, buffer: Any, start: int) -> None:
         entry = self._entry(name)
         stored = entry.compress_type == zipfile.ZIP_STORED
-        # torch can save without checksums; it then writes zero.
+        # torch can save without checksums: then they are zero.
         if stored and (name in self._checked or not entry.CRC) and entry.compress_size == entry.file_size:
             self._file.fill(buffer, self._begin(name, entry) + start)
             return
@@ -171,7 +171,7 @@ class Archive:
         self._checked.add(name)
 
     def _pieces(self, name: str, entry: zipfile.ZipInfo) -> Iterator[bytes]:
-        """Yields the bytes of an entry, unpacked."""
+        """Yields the decompressed bytes of an entry."""
         begin, end = self._begin(name, entry), self._begin(name, entry) + entry.compress_size
         unpack = zlib.decompressobj(-zlib.MAX_WBITS)
         for at in range(begin, end, PIECE):
@@ -187,15 +187,15 @@ class Archive:
                 raise self._damaged(name) from error
 
     def _begin(self, name: str, entry: zipfile.ZipInfo) -> int:
-        """Returns where the bytes of an entry begin, after a header of its own."""
+        """Returns the offset of the bytes of an entry, after its local header."""
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise FileError(
-                f"{self._path_text} is packed by method {entry.compress_type}; expected stored or deflated entries"
+                f"{self._path_text} is compressed by method {entry.compress_type}; expected stored or deflated entries"
             )
         header = self._file.read(entry.header_offset, 30)
         if header[:4] != b"PK\x03\x04" or entry.flag_bits & 1:
             raise self._damaged(name)
-        # The lengths of name and padding in the entry's own header differ from those in the directory.
+        # The lengths of name and padding in the local header differ from those in the directory.
         begin = entry.header_offset + 30 + sum(struct.unpack("<HH", header[26:]))
         if begin + entry.compress_size > self._file.size:
             raise self._damaged(name)
@@ -205,15 +205,15 @@ class Archive:
         return FileError(f"{self._path_text} is damaged at {name}; download or copy it again")
 
     def _not_a_checkpoint(self) -> str:
-        """Says why a file that is no zip archive is none."""
+        """Describes a file that is not a zip archive."""
         words = describe_file(self.path)
         if words == "a zip archive":
-            return f"{self._path_text} is cut short or damaged; download or copy it again"
-        return f"read_torch expects a file as torch.save writes it, but {self._path_text} is {words}"
+            return f"{self._path_text} is truncated or damaged; download or copy it again"
+        return f"read_torch expects a file written by torch.save, but {self._path_text} is {words}"
 
 
 class _Directory(io.FileIO):
-    """The file as `zipfile` reads it, which takes the directory of an archive at once and makes an object an entry."""
+    """The file for `zipfile`, with a limit on the directory, since `zipfile` makes an object for each entry."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > _MAX_DIRECTORY:

@@ -1,16 +1,16 @@
-"""Weights of torch: `.pth` and `.pt` files, read without torch and without running what is in them.
+"""Reads and writes weights of torch, `.pth` and `.pt`, without torch and without executing the pickles in them.
 
     tensors = read_torch("resnet50-11ad3fa6.pth")
     tensors["conv1.weight"].shape  # (64, 3, 7, 7)
     kernel = numpy.asarray(tensors["conv1.weight"])
 
-The format of torch 1.6 and later is a zip archive with a pickle, `data.pkl`, of the structure, and an entry for each
-storage, `data/0`, `data/1` and so on, without compression; for the older one see `torch_legacy`. A tensor is a view of
-a storage: offset, shape and strides. Source: torch's notes on serialization, and the files that torch 2.13 writes.
+The format of torch 1.6 and later is an uncompressed zip archive. It has a pickle of the structure, `data.pkl`, and an
+entry for each storage, `data/0`, `data/1` and so on. For the older format see `torch_legacy`. A tensor is a view of a
+storage: offset, shape and strides. Source: torch's notes on serialization, and the files that torch 2.13 writes.
 
-What a file can cost is limited. Its structure: 4 MiB of names of entries, 16 MiB of pickle, and 262,144 operations of
-the pickle and 200 more for each storage. Its values: a tensor that is read takes its own size and 2 MiB; of a storage
-that is packed, the size of the storage once more, and that is no larger than the tensors in it.
+The cost of a file is limited. Structure: 4 MiB of names of entries, 16 MiB of pickle, and 262,144 operations of the
+pickle and 200 more for each storage. Values: reading a tensor takes its own size and 2 MiB. For a compressed storage it
+also takes the size of the storage, which is at most that of its tensors.
 """
 
 import functools
@@ -52,7 +52,7 @@ _STORAGES = {
     "torch.ComplexDoubleStorage": np.dtype(np.complex128),
 }
 
-# Of storages without a type of their own; there the tensor names its type.
+# Storages without a type; the tensor has it.
 _UNTYPED = ("torch.storage.UntypedStorage", "torch.UntypedStorage")
 _DTYPES = {
     "torch.uint16": np.dtype(np.uint16),
@@ -74,21 +74,21 @@ _FUNCTIONS = (
 _ALLOWED = frozenset((*_FUNCTIONS, *_STORAGES, *_UNTYPED, *_DTYPES))
 
 _MAX_RANK = 64
-# A tensor whose elements share memory (strides of zero) grows when it is read; one larger than this is no weight.
+# A tensor whose elements share memory (strides of zero) grows when it is read; larger ones are refused.
 _MAX_SHARED = 2**26
-# torch aligns storages for memory mapping.
+# Alignment of storages, as in torch, for memory mapping.
 _ALIGNMENT = 64
 
 
 class _Opened(NamedTuple):
-    """An archive, and the bytes of every tensor that its pickle makes, by the key of the storage."""
+    """An archive, and the sizes in bytes of the tensors in its pickle, by the key of their storage."""
 
     archive: Archive | LegacyFile
     tensors: dict[str, list[int]]
 
 
 class _Storage(NamedTuple):
-    """A storage as the pickle names it; `dtype` is None where the tensor names it."""
+    """A storage in the pickle; `dtype` is None if the tensor has it."""
 
     key: str
     dtype: np.dtype | None
@@ -98,23 +98,22 @@ class _Storage(NamedTuple):
 def read_torch(path: str | os.PathLike[str], *, entry: str | None = None) -> Mapping[str, Tensor]:
     """Reads a state dict that torch saved.
 
-    Nothing in the file is executed: its pickle may mention what tensors are made of, and no more. A checkpoint that
-    nests the state dict, as in `{"state_dict": ..., "epoch": 3}`, is opened where one entry alone holds tensors.
-    Checksums are verified when a storage is first read, where the file has them. The file stays open for as long as the
-    result or one of its tensors lives, so do not overwrite it in place meanwhile.
+    Nothing in the file is executed: its pickle may only use the names that tensors need. A checkpoint that nests the
+    state dict, as in `{"state_dict": ..., "epoch": 3}`, is opened if only one entry holds tensors. If the file has
+    checksums, the first read of a storage verifies them. The file stays open as long as the result or one of its
+    tensors exists, so do not overwrite it in place.
 
     Args:
-      path: a file that `torch.save` wrote, whatever its ending.
-      entry: which entry of a checkpoint to open, such as "model_ema"; None for the only one, or the state dict itself.
+      path: a file that `torch.save` wrote, with any extension.
+      entry: entry of a checkpoint to open, such as "model_ema"; None for the only state dict.
 
     Returns:
       The tensors by name, in the order of the file.
 
     Raises:
-      FileNotFoundError: the file is not there.
-      FileError: the file is of another format, damaged, beyond the limits above, asks for anything but tensors, holds
-        several state dicts, or a state dict with entries that are not tensors. Damage in the values of a tensor is
-        found when it is read.
+      FileNotFoundError: the file does not exist.
+      FileError: the file has another format, is damaged, exceeds the limits above, needs other types than tensors, or
+        holds several state dicts or entries that are not tensors. Damaged values are detected when a tensor is read.
     """
     with reading(path):
         legacy = describe_file(existing_file(path)) == BEFORE_1_6
@@ -142,13 +141,13 @@ def read_torch(path: str | os.PathLike[str], *, entry: str | None = None) -> Map
 
 
 def write_torch(path: str | os.PathLike[str], tensors: Mapping[str, ArrayLike | Tensor]) -> None:
-    """Writes a state dict that `torch.load(path, weights_only=True)` reads, without torch, whole or not at all.
+    """Writes a state dict atomically, without torch; `torch.load(path, weights_only=True)` reads it.
 
-    The tensors are read and written one after the other.
+    The tensors are read and written one by one.
 
     Args:
-      path: where the file is to be; an older file is replaced.
-      tensors: arrays, or what another reader returned, by name.
+      path: the file to write; an older file is replaced.
+      tensors: arrays, or tensors from a reader, by name.
 
     Raises:
       FileNotFoundError: the folder of `path` does not exist.
@@ -176,21 +175,21 @@ def write_torch(path: str | os.PathLike[str], tensors: Mapping[str, ArrayLike | 
 
 
 def _storage(archive: Archive | LegacyFile, persistent_id: Any) -> _Storage:
-    """Returns what a persistent id names, once its entry is seen to be long enough."""
+    """Returns the storage of a persistent id, after the check that its entry is long enough."""
     match persistent_id:
-        # The older format has one part more, of views that nothing makes any longer.
+        # The legacy format has one more field, for storage views, which is unused.
         case ("storage", Global(name), str(key), str(), int(size), *view) if (
             (name in _STORAGES or name in _UNTYPED) and size >= 0 and not any(view)
         ):
             dtype = _STORAGES.get(name)
         case _:
-            raise ValueError("expected a storage as torch.save writes it; the pickle is damaged")
+            raise ValueError("expected a storage in the format of torch.save; the pickle is damaged")
     archive.declare(key, size, dtype.itemsize if dtype else 1)
     return _Storage(key, dtype, size)
 
 
 def _call(opened: _Opened, name: str, arguments: tuple[Any, ...]) -> Any:
-    """Returns what the call of a function in a checkpoint stands for."""
+    """Returns the result of a function call in a checkpoint."""
     match name, arguments:
         case "collections.OrderedDict", ():
             return {}
@@ -207,14 +206,14 @@ def _call(opened: _Opened, name: str, arguments: tuple[Any, ...]) -> Any:
         ) if named in _DTYPES:
             dtype = _DTYPES[named]
         case _:
-            raise ValueError(f"expected arguments of {name} as torch.save writes them; the pickle is damaged")
+            raise ValueError(f"expected arguments of {name} in the format of torch.save; the pickle is damaged")
     if any(metadata):
         raise ValueError("a tensor is conjugated or negated lazily; save tensor.resolve_conj().resolve_neg()")
     return _strided(opened, storage, dtype, offset, shape, strides)
 
 
 def _strided(opened: _Opened, storage: _Storage, dtype: np.dtype, offset: Any, shape: Any, strides: Any) -> LazyTensor:
-    """Makes a tensor of a view of a storage, once the view is seen to lie inside."""
+    """Makes a tensor from a view of a storage, after the check that the view lies inside the storage."""
     numbers = (offset, *shape, *strides) if type(shape) is type(strides) is tuple else (None,)
     if (
         any(type(number) is not int or not 0 <= number < 2**63 for number in numbers)
@@ -223,7 +222,7 @@ def _strided(opened: _Opened, storage: _Storage, dtype: np.dtype, offset: Any, s
         raise ValueError("expected offset, shape and strides of a tensor; the pickle is damaged")
     elements = math.prod(shape)
     available = storage.size if storage.dtype else storage.size // dtype.itemsize
-    # Along an axis of one element a stride means nothing.
+    # The stride of an axis with one element has no effect.
     steps = tuple(stride if n > 1 else 0 for n, stride in zip(shape, strides, strict=True))
     last = offset + sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
     too_large = elements > max(available, _MAX_SHARED) or math.prod(filter(None, shape)) > 2**56
@@ -252,14 +251,14 @@ def _strided(opened: _Opened, storage: _Storage, dtype: np.dtype, offset: Any, s
 
 
 def _gather(archive: Archive | LegacyFile, key: str, out: np.ndarray, offset: int, steps: tuple[int, ...]) -> None:
-    """Reads a view of a storage, of which no more than a piece is held that does not lie as in the result.
+    """Reads a view of a storage into an array; at most one piece of the storage is in memory.
 
     Args:
       archive: the archive.
-      key: of the storage.
+      key: key of the storage.
       out: the array to fill.
-      offset: of the first element in the storage, in bytes.
-      steps: from element to element in the storage along each axis, in bytes.
+      offset: offset of the first element in the storage, in bytes.
+      steps: distance between neighbouring elements in the storage along each axis, in bytes.
     """
     reach = [(n - 1) * step for n, step in zip(out.shape, steps, strict=True)]
     span = out.itemsize + sum(reach)
@@ -279,16 +278,16 @@ def _gather(archive: Archive | LegacyFile, key: str, out: np.ndarray, offset: in
 
 
 def _state_dict(content: Any, entry: str | None, path: Path) -> dict[str, Tensor]:
-    """Finds the state dict in what was saved."""
+    """Finds the state dict in the content of a file."""
     if not isinstance(content, dict):
-        raise FileError(f"{str(path)!r} expects to hold a dict of tensors, got a {type(content).__name__}")
+        raise FileError(f"expected a dict of tensors in {str(path)!r}, got a {type(content).__name__}")
     keys = _listed(content)
     if entry is not None:
         if entry not in content:
             raise FileError(f"{str(path)!r} has no entry {entry!r}; it has {keys}")
         content = content[entry]
         if not _has_tensors(content):
-            raise FileError(f"entry {entry!r} of {str(path)!r} is no dict of tensors; the entries are {keys}")
+            raise FileError(f"entry {entry!r} of {str(path)!r} is not a dict of tensors; the entries are {keys}")
     elif not _has_tensors(content):
         nested = [key for key, value in content.items() if _has_tensors(value)]
         if not nested:
@@ -315,7 +314,7 @@ def _has_tensors(value: Any) -> bool:
 
 
 def _listed(content: Mapping[Any, Any]) -> str:
-    """Names the entries of a dict with their types, the first twenty."""
+    """Lists the first twenty entries of a dict with their types."""
     entries = [f"{shown(key)} ({_kind(value)})" for key, value in list(content.items())[:20]]
     return ", ".join(entries) + (f" and {len(content) - 20} more" if len(content) > 20 else "") or "no entries"
 
@@ -325,7 +324,7 @@ def _kind(value: Any) -> str:
 
 
 def _write_entry(archive: zipfile.ZipFile, file: BinaryIO, name: str, data: bytes | memoryview) -> None:
-    """Writes an entry without compression, its data aligned by padding in its header, as torch does."""
+    """Writes an uncompressed entry; padding in its header aligns the data, as in torch."""
     info = zipfile.ZipInfo(f"archive/{name}")
     info.file_size = len(data)
     # The padding is an extra field of the header: an id, a length, and that many bytes.
@@ -336,7 +335,7 @@ def _write_entry(archive: zipfile.ZipFile, file: BinaryIO, name: str, data: byte
 
 
 def _tensor(storage: str, key: str, shape: tuple[int, ...]) -> list[bytes]:
-    """Pickles a contiguous tensor: the call of torch's own function that makes it."""
+    """Pickles a contiguous tensor as a call of torch's function that rebuilds it."""
     strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
     return [
         _global("torch._utils._rebuild_tensor_v2") + b"((",

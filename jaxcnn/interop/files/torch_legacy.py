@@ -1,8 +1,8 @@
-"""The format of torch before 1.6, in which some of torchvision's files still are: pickles, and then the storages.
+"""Reads the format of torch before 1.6, which some of torchvision's files still have: pickles, then storages.
 
-The pickles are a magic number, the version of the format, the machine that wrote it, the structure, and the keys of the
-storages in the order in which they follow: of each the number of elements in 8 bytes, and its values. There are no
-checksums. Source: the function `_legacy_save` of torch 2.13.
+The pickles are a magic number, the version of the format, the type of machine, the structure, and the keys of the
+storages in their order. Each storage is the number of elements in 8 bytes, then the values. There are no checksums.
+Source: the function `_legacy_save` of torch 2.13.
 """
 
 import io
@@ -19,7 +19,7 @@ _MAX_OPERATIONS = 2**18
 
 
 class LegacyFile:
-    """A file in the older format that is open for reading; see `torch_archive.Archive`, whose methods it has.
+    """An open file in the older format, with the methods of `torch_archive.Archive`.
 
     Args:
       path: the file.
@@ -29,7 +29,7 @@ class LegacyFile:
       byte_order: "little" or "big", of the values.
 
     Raises:
-      ValueError: it is another file, or its pickles take more than 16 MiB or 262,144 operations.
+      ValueError: the file has another format, or its pickles exceed 16 MiB or 262,144 operations.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -48,7 +48,7 @@ class LegacyFile:
 
     @property
     def max_operations(self) -> int:
-        """How many operations the pickle of the structure may have."""
+        """The largest number of operations in the pickle of the structure."""
         return _MAX_OPERATIONS
 
     def pickle(self) -> bytes:
@@ -56,15 +56,15 @@ class LegacyFile:
         return self._structure
 
     def declare(self, key: str, elements: int, itemsize: int) -> None:
-        """Notes what the structure says of a storage."""
+        """Records the declared size of a storage."""
         if self._declared.setdefault(key, (elements, itemsize)) != (elements, itemsize):
             raise ValueError(f"storage {key[:100]} has two sizes; the file is damaged")
 
     def finish(self, tensors: dict[str, list[int]]) -> None:
-        """Finds the storages, once all are declared."""
+        """Finds the storages, after all are declared."""
         del tensors
         if not isinstance(self._keys, list) or sorted(map(str, self._keys)) != sorted(self._declared):
-            raise ValueError("expected the keys of the storages that the structure has; the file is damaged")
+            raise ValueError("the keys of the storages do not match the structure; the file is damaged")
         at = self._begin
         for key in self._keys:
             elements, itemsize = self._declared[key]
@@ -74,10 +74,10 @@ class LegacyFile:
             self._places[key] = at + 8
             at += 8 + elements * itemsize
         if at > self._file.size:
-            raise ValueError("the file is cut short; download or copy it again")
+            raise ValueError("the file is truncated; download or copy it again")
 
     def packed(self, key: str) -> bool:
-        """Says that no storage is packed."""
+        """Returns False: no storage is compressed."""
         del key
         return False
 
@@ -91,7 +91,7 @@ def _next_pickle(stream: io.BytesIO) -> bytes:
     start = stream.tell()
     for count, _ in enumerate(pickletools.genops(stream)):
         if count >= _MAX_OPERATIONS:
-            raise ValueError(f"a pickle has more than {_MAX_OPERATIONS} operations, which weights do not need")
+            raise ValueError(f"a pickle has more than {_MAX_OPERATIONS} operations, more than weights need")
     return stream.getbuffer()[start : stream.tell()].tobytes()
 
 

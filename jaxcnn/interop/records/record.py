@@ -1,4 +1,4 @@
-"""What is known of published weights: how another library names, orders and stores the arrays of a model."""
+"""Describes published weights: how another library names, orders and stores the arrays of a model."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -35,10 +35,10 @@ _KERAS_LEAVES = {
 
 
 class Names(Protocol):
-    """Gives a leaf its name at the source."""
+    """Names a leaf as in the source."""
 
     def __call__(self, path: str, layer: Layer, leaf: str) -> str:
-        """Returns the name of leaf `leaf` of the layer at `path`, such as "layer1.0.conv1.weight"."""
+        """Returns the name of `leaf` of the layer at `path`, such as "layer1.0.conv1.weight"."""
         ...
 
 
@@ -46,12 +46,12 @@ class Names(Protocol):
 class Rules(Value):
     """Names by rules: the first one whose pattern matches the whole path of a layer gives the name of its module.
 
-    A name with a colon names a single array: "features.1.0:layer_scale" stands for "features.1.0.layer_scale", whatever
-    the leaf is called here.
+    A name with a colon names a single array: "features.1.0:layer_scale" is "features.1.0.layer_scale", for any name of
+    the leaf.
 
     Attributes:
-      origin: the library, which decides what the leaves are called.
-      rules: pairs of a regular expression and what to put for it.
+      origin: the library, which decides the names of the leaves.
+      rules: pairs of a regular expression and its replacement.
     """
 
     origin: Origin
@@ -61,12 +61,12 @@ class Rules(Value):
         """Names a leaf.
 
         Args:
-          path: path of the layer here, such as "stage1/block0/conv1".
-          layer: the layer, whose kind may decide.
-          leaf: name of the leaf here, such as "kernel".
+          path: path of the layer in the model, such as "stage1/block0/conv1".
+          layer: the layer, whose class may affect the name.
+          leaf: name of the leaf in the model, such as "kernel".
 
         Returns:
-          The name of the array there.
+          The name of the array in the source.
 
         Raises:
           KeyError: no rule matches the path.
@@ -93,28 +93,28 @@ class Rules(Value):
 
 @dataclass(frozen=True, repr=False)
 class Record(Value):
-    """The weights of one architecture at one source.
+    """The published weights of one architecture from one library.
 
     Attributes:
       model: name of the model in the catalog.
       origin: the library that publishes the weights.
-      architecture: what it calls the model.
-      build: builds the variant of the model that the weights were trained with (epsilon, padding, place of the
+      architecture: its name of the model.
+      build: builds the variant of the model that the weights were trained with (epsilon, padding, position of the
         strides); called with the number of classes and `in_channels=`.
-      names: names a leaf at the source.
-      preprocessing: what the weights expect of an image, where nothing more is known of the file; None if nothing is.
-      flattened: (height, width, channels) of what a dense layer's input was before it was flattened, by the path of the
-        layer: torch flattens channels first, so the rows of the kernel are exchanged.
+      names: names a leaf as in the source.
+      preprocessing: default preprocessing of the images; None if unknown.
+      flattened: (height, width, channels) of a dense layer's input before flattening, by the path of the layer: torch
+        flattens channels first, so the rows of the kernel are permuted.
       as_convolution: regular expression for the paths of layers that the source stores as a convolution: dense layers
         with a kernel of 1x1, or of the flattened size, a `LayerScale` with shape (channels, 1, 1), and in Keras a
         depthwise convolution that is a `Conv2D` with groups.
-      rewrites: pairs of a regular expression and a template that turn other names in use for the same arrays, such as
-        those of older files, into the names above.
-      auto_numbered: names of layers that Keras numbered through a session, such as "conv2d": only the order of their
-        numbers means something. In the names above they are counted from 0: "conv2d_0/kernel".
-      ignored: regular expressions for arrays that the model has no use for, with what they are.
-      read_preprocessing: makes the preprocessing from arrays of the file, of those that are ignored here.
-      head: path of the layer whose outputs are the classes.
+      rewrites: pairs of a regular expression and a template that convert other names of the same arrays, such as those
+        of older files, to the names above.
+      auto_numbered: names of layers that Keras numbers consecutively within a session, such as "conv2d": only the order
+        of their numbers matters. In the names above they are counted from 0: "conv2d_0/kernel".
+      ignored: regular expressions for arrays that the model does not use, with their meaning.
+      read_preprocessing: reads the preprocessing from ignored arrays of the file.
+      head: path of the layer that computes the logits.
     """
 
     model: str
@@ -137,7 +137,7 @@ class Record(Value):
         return f"{self.origin}/{self.architecture}"
 
     def rewritten(self, name: str) -> str:
-        """Returns the name of an array of a file as this record has it."""
+        """Returns the name in this record of an array of a file."""
         for pattern, template in self.rewrites:
             match = re.fullmatch(pattern, name)
             if match:
@@ -145,17 +145,17 @@ class Record(Value):
         return name
 
     def renumbered(self, names: Iterable[str]) -> dict[str, str]:
-        """Counts the layers that Keras numbered through a session from 0.
+        """Renumbers the layers that Keras numbers within a session from 0.
 
         Args:
-          names: of the arrays of a file.
+          names: names of the arrays of a file.
 
         Returns:
-          The names as this record has them, by the names of the file.
+          The names in this record, by the names in the file.
         """
         renumbered = {name: name for name in names}
         for kind in self.auto_numbered:
-            # Keras leaves the number out where it is 0.
+            # Keras omits the number 0.
             found = {name: re.fullmatch(rf"{kind}(?:_(\d+))?/(.*)", name) for name in renumbered}
             numbers = {name: (int(match[1] or 0), match[2]) for name, match in found.items() if match}
             places = {number: i for i, number in enumerate(sorted({number for number, _ in numbers.values()}))}
@@ -163,22 +163,22 @@ class Record(Value):
         return renumbered
 
     def ignores(self, name: str) -> bool:
-        """Says whether the model has no use for an array of that name."""
-        # torch counts batches for batch norms whose moments are plain means of all batches, as in none of these models.
+        """Returns whether the model ignores an array of this name."""
+        # torch's batch counters matter only for batch norms with cumulative moments, which none of these models has.
         counter = self.origin in ("torchvision", "timm") and name.endswith(".num_batches_tracked")
         return counter or any(re.fullmatch(pattern, name) for pattern, _ in self.ignored)
 
     def to_source(self, path: str, layer: Layer, leaf: str, array: np.ndarray) -> np.ndarray:
-        """Lays an array out as the source stores it.
+        """Converts an array to the layout of the source.
 
         Args:
-          path: path of the layer here.
+          path: path of the layer in the model.
           layer: the layer.
-          leaf: name of the leaf here.
-          array: the leaf, in the shape it has here.
+          leaf: name of the leaf.
+          array: the leaf.
 
         Returns:
-          A view or a copy in the shape there.
+          A view or a copy in the shape of the source.
         """
         view = self.source_view(path, layer, leaf, array)
         if view.ndim == 5:
@@ -188,19 +188,19 @@ class Record(Value):
         return view
 
     def source_view(self, path: str, layer: Layer, leaf: str, array: np.ndarray) -> np.ndarray:
-        """Turns the axes of an array into the order in which the source stores them.
+        """Permutes the axes of an array to the order of the source.
 
-        What the source stores, in the shape of the view, is written into the view to fill the array.
+        Writing the source's values, in the shape of the view, into the view fills the array.
 
         Args:
-          path: path of the layer here.
+          path: path of the layer in the model.
           layer: the layer.
-          leaf: name of the leaf here.
-          array: the leaf, in the shape it has here, contiguous.
+          leaf: name of the leaf.
+          array: the leaf, contiguous.
 
         Returns:
-          A view, in which axes that the source has as one may still be several: those of a flattened map, and the
-          groups and channels of a transposed convolution.
+          A view. One axis of the source may be several axes here: those of a flattened map, and the groups and channels
+          of a transposed convolution.
         """
         flattened: Mapping[str, Shape] = dict(self.flattened)
         convolution = self._as_convolution(path)
@@ -224,7 +224,8 @@ class Record(Value):
 
 def _to_keras(layer: Layer, array: np.ndarray, convolution: bool) -> np.ndarray:
     if isinstance(layer, Conv):
-        # (height, width, 1, channels * multiplier) and (height, width, channels, multiplier) are the same numbers.
+        # (height, width, 1, channels * multiplier) and (height, width, channels, multiplier) have the same numbers in
+        # the same order.
         depthwise = layer.groups == layer.in_channels > 1 and not convolution
         return array.reshape(*array.shape[:2], layer.in_channels, -1) if depthwise else array
     return array[None, None] if convolution else array

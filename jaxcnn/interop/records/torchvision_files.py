@@ -1,7 +1,8 @@
-"""The preprocessing of the weights that torchvision publishes, by the name of the file.
+"""The preprocessing of torchvision's published weights, by the name of the file.
 
-GoogLeNet and Inception v3 change the moments of their input from torchvision's to 0.5 themselves (`transform_input`);
-here that is part of the preprocessing. Source: the metadata of torchvision 0.28, with which the tests compare.
+torchvision's GoogLeNet and Inception v3 themselves change the mean and deviation of their input to 0.5
+(`transform_input`); here this is part of the preprocessing. Source: the metadata of torchvision 0.28; the tests compare
+with it.
 """
 
 from jaxcnn.interop.preprocessing import Preprocessing
@@ -94,7 +95,7 @@ PREPROCESSING: dict[str, Preprocessing] = {
     "vgg13-19584684.pth": _preset(256, 224),
     "vgg13_bn-abd245e5.pth": _preset(256, 224),
     "vgg16-397923af.pth": _preset(256, 224),
-    # For the detector SSD, whose images are in grey levels.
+    # For the detector SSD, whose images have values in [0, 255].
     "vgg16_features-amdegroot-88682ab5.pth": _preset(256, 224, "bilinear", (0.48235, 0.45882, 0.40784), (1 / 255,) * 3),
     "vgg16_bn-6c64b313.pth": _preset(256, 224),
     "vgg19-dcbb9e9d.pth": _preset(256, 224),

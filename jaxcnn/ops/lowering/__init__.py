@@ -1,8 +1,8 @@
-"""How the ops run: the seam between what an op means (`jaxcnn.ops`) and the program XLA is given.
+"""The implementations of the ops: `jaxcnn.ops` defines what an op computes, this package how.
 
-The functions here take arguments that the ops have checked and brought to one form: paddings in pixels, pairs
-for sizes. Convolutions take a batch of images, since that is what their programs are chosen for; a `jax.vmap` over
-them joins it.
+The ops check the arguments and normalise them before they call these functions: paddings are in pixels, sizes are
+pairs. Convolutions take a batch of images, because the best program depends on the batch; `jax.vmap` adds to this
+batch.
 """
 
 from jaxcnn.ops.lowering.channels import affine, own_moments

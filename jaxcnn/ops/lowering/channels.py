@@ -1,16 +1,16 @@
-"""What batch normalisation does to each channel, as primitives: sums over pixels, and a factor and a term for each.
+"""The per-channel primitives of batch normalisation: sums over pixels, and a scale and shift of each channel.
 
     own_moments(x, shift)     mean of (x - shift), sum of squared deviations from the mean
     moments(x, y, shift)      sum of y, sum of (x - shift) * y
     affine(x, a, b, shift)    (x - shift) * a + b
     multiply(x, a)            x * a
 
-Differentiated they give one another, so that the backward pass too reads its data once for both sums, and keeps x where
-plain arithmetic keeps x - mean as well. The shift is a constant to all of them. On CPU the sums are C++; elsewhere, and
-for all that is done pixel by pixel, they are plain JAX that XLA fuses with its neighbours.
+Their derivatives are made of the same primitives. So the backward pass also reads its data once for both sums. It keeps
+only x, where plain arithmetic would also keep x - mean. The shift is a constant in differentiation. On CPU the sums are
+C++. On other platforms, and for the pixelwise primitives, they are plain JAX that XLA fuses with its neighbours.
 
-Arrays are (images, pixels, channels); what belongs to channels is (1, channels) or (images, channels), and so are sums,
-which are those of single images.
+Arrays are (images, pixels, channels). Per-channel arguments are (1, channels) or (images, channels). Sums are (images,
+channels): one for each image.
 """
 
 import functools
@@ -33,8 +33,9 @@ def own_moments(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     Args:
       x: shape (images, pixels, channels), float32 or wider.
-      shift: shape (1, channels) or (images, channels), a constant to differentiation; near the mean, which is returned
-        as its distance from there, so that it is exact where the mean is large and the deviations are small.
+      shift: shape (1, channels) or (images, channels), a constant in differentiation. It should be near the mean. The
+        mean is returned as its difference from `shift`, which is exact even if the mean is large and the deviations are
+        small.
 
     Returns:
       Mean of (x - shift) over the pixels, and sum of (x - mean of x)^2, each of shape (images, channels).
@@ -49,7 +50,7 @@ def affine(x: jax.Array, a: jax.Array, b: jax.Array, shift: jax.Array) -> jax.Ar
       x: shape (images, pixels, channels), float32 or wider.
       a: shape (1, channels) or (images, channels).
       b: shape (1, channels) or (images, channels).
-      shift: shape (1, channels) or (images, channels), a constant to differentiation.
+      shift: shape (1, channels) or (images, channels), a constant in differentiation.
 
     Returns:
       The shape of `x`.
@@ -70,7 +71,7 @@ def _dot(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _joined(sums: jax.Array, images: int) -> jax.Array:
-    """Adds up the sums of single images for what all of them share."""
+    """Adds the sums of all images if the argument is shared by all images."""
     return jnp.sum(sums, axis=0, keepdims=True) if images == 1 else sums
 
 
@@ -105,7 +106,7 @@ def _own_moments_jvp(primals: Any, tangents: Any) -> Any:
     (x, shift), (dx, dshift) = primals, tangents
     _constant_shift(dshift)
     mean, squares = own_moments(x, shift)
-    # A constant next to the mean, and how far the mean is from it: zero but for rounding, and no constant.
+    # `origin` is a constant near the mean. `mean + (shift - origin)` is zero up to rounding, but it has a derivative.
     origin = jax.lax.stop_gradient(mean + shift)
     first, second = _moments_of(x, dx, origin)
     return (mean, squares), (first / x.shape[1], 2 * (second - (mean + (shift - origin)) * first))
@@ -159,7 +160,7 @@ ad.defbilinear(
 
 
 def _batch(primitive: Primitive, arrays: int, operands: Any, axes: Any) -> Any:
-    """Folds a batch into the images: the first operands are arrays, the others belong to channels."""
+    """Folds a batch into the images: the first `arrays` operands are arrays, the others are per-channel."""
     size = next(x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None)
     images = operands[0].shape[0] if axes[0] is None else jnp.moveaxis(operands[0], axes[0], 0).shape[1]
     folded = []
@@ -200,7 +201,7 @@ def _multiply_rule(x: jax.Array, a: jax.Array) -> jax.Array:
 
 
 def _define(primitive: Primitive, arrays: int, rule: Callable[..., Any], in_native: Callable[..., Any] | None) -> None:
-    """Gives a primitive its remaining rules."""
+    """Registers the remaining rules of a primitive."""
     many = primitive.multiple_results
     primitive.def_impl(jax.jit(primitive.bind))
     batching.primitive_batchers[primitive] = partial(_batch, primitive, arrays)

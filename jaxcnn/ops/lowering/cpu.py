@@ -1,7 +1,7 @@
-"""Convolution on CPU in plain JAX, for what `lowering.native` does not take and where it cannot be built.
+"""Convolution on CPU in plain JAX, where `lowering.native` is not supported or cannot be built.
 
 XLA's own operation is fast only for the forward pass of dense kernels. Each rule here is plain JAX that XLA's CPU
-compiler turns into matrix products and fused loops. They are chosen by shape when a program is lowered:
+compiler turns into matrix products and fused loops. The rule is chosen by shape when a program is lowered:
 
     kernel        forward                    input gradient             kernel gradient
     1x1           matrix product             matrix product             matrix product
@@ -10,8 +10,8 @@ compiler turns into matrix products and fused loops. They are chosen by shape wh
     many groups   products of patches        the same, flipped          products of patches
     dense         XLA                        XLA                        XLA
 
-What is shorter than float32 is summed up in float32. Beyond some, the length of the programs depends neither on the
-number of images or groups nor on that of taps.
+Types shorter than float32 are summed in float32. The length of the programs is bounded: it does not grow with the
+number of images, groups or taps beyond the limits below.
 """
 
 import math
@@ -31,16 +31,17 @@ from jaxcnn.ops.lowering.geometry import Geometry
 Pair = tuple[int, int]
 
 _BUNDLE_CHANNELS = 32
-"""Input channels of a bundle of groups: fewer leave the matrix units idle, more multiply too many zeros."""
+"""Input channels of a bundle of groups. Fewer leave the matrix units idle; more multiply too many zeros."""
 
 _MOST_BUNDLES = 32
-"""Bundles that are written out; more of them would make the program long."""
+"""Largest number of bundles: each adds operations to the program."""
 
 _LANES = 8
-"""Images that a depthwise kernel gradient goes through side by side: a batch over so many devices stays where it is."""
+"""Images that a depthwise kernel gradient processes in parallel. A batch that is sharded over this many devices is not
+moved."""
 
 _MOST_TAPS = 64
-"""Taps of a depthwise kernel that are written out; more of them are gone through in a loop."""
+"""Largest number of taps of a depthwise kernel that are unrolled; larger kernels use a loop."""
 
 
 def convolve(x: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
@@ -103,10 +104,10 @@ def _product(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
 def _in_bundles(
     dense: Callable[..., jax.Array], by_group: Callable[[], jax.Array], x: jax.Array, kernel: jax.Array, groups: int
 ) -> jax.Array:
-    """Computes a grouped convolution, or its input gradient, as dense ones of so many groups as fill a matrix unit.
+    """Computes a grouped convolution, or its input gradient, as dense convolutions of bundles of groups.
 
-    A bundle multiplies the channels of its other groups by zeros, and zero times infinity is not zero: where a result
-    is not finite, and where there are too many bundles, it is computed group by group.
+    A bundle multiplies the channels of other groups by zero, and zero times infinity is NaN. So a non-finite result is
+    computed again group by group. So are convolutions with too many bundles.
     """
     together, bundles = _bundles(groups, kernel.shape[2])
     if bundles > _MOST_BUNDLES:
@@ -117,7 +118,7 @@ def _in_bundles(
 
 
 def _bundles(groups: int, channels: int) -> tuple[int, int]:
-    """Chooses how many groups go together as one dense convolution; returns that and the number of bundles."""
+    """Returns the number of groups in a bundle, and the number of bundles."""
     together = max(1, _BUNDLE_CHANNELS // channels)
     while groups % together:
         together -= 1
@@ -125,7 +126,7 @@ def _bundles(groups: int, channels: int) -> tuple[int, int]:
 
 
 def _block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
-    """Writes a kernel (height, width, channels / groups, outputs) as (height, width, channels, outputs), with zeros."""
+    """Expands a kernel (height, width, channels / groups, outputs) to (height, width, channels, outputs) with zeros."""
     height, width, channels, outputs = kernel.shape
     grouped = kernel.reshape(height, width, 1, channels, groups, outputs // groups)
     same = jnp.eye(groups, dtype=bool)[:, None, :, None]
@@ -133,7 +134,7 @@ def _block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
 
 
 def _diagonal_blocks(kernel: jax.Array, groups: int) -> jax.Array:
-    """Undoes `_block_diagonal`."""
+    """Inverts `_block_diagonal`."""
     height, width, channels, outputs = kernel.shape
     blocks = kernel.reshape(height, width, groups, channels // groups, groups, outputs // groups)
     diagonal = jnp.moveaxis(jnp.diagonal(blocks, axis1=2, axis2=4), -1, 3)
@@ -141,7 +142,7 @@ def _diagonal_blocks(kernel: jax.Array, groups: int) -> jax.Array:
 
 
 def _grouped(x: jax.Array, kernel: jax.Array, geometry: Geometry, output_size: Pair) -> jax.Array:
-    """Convolves padded images with a grouped kernel: for each group the product of its patches with its kernel."""
+    """Convolves padded images with a grouped kernel, as the product of patches and kernel for each group."""
     height, width, channels, outputs = kernel.shape
     patches = _patches(x, geometry, (height, width), output_size)
     y = _product("nhwgtc,tcgo->nhwgo", patches, kernel.reshape(height * width, channels, geometry.groups, -1))
@@ -149,7 +150,7 @@ def _grouped(x: jax.Array, kernel: jax.Array, geometry: Geometry, output_size: P
 
 
 def _patches(x: jax.Array, geometry: Geometry, kernel_size: Pair, output_size: Pair) -> jax.Array:
-    """Lays side by side what each tap meets: (batch, *output_size, groups, taps, channels of a group)."""
+    """Gathers the pixels of each tap: (batch, *output_size, groups, taps, channels of a group)."""
     x = x.reshape(*x.shape[:3], geometry.groups, -1)
 
     def at(tap: int | jax.Array) -> jax.Array:
@@ -187,7 +188,7 @@ def _spread(y: jax.Array, strides: Pair, size: Pair) -> jax.Array:
 
 
 def _spread_for(dy: jax.Array, geometry: Geometry, kernel_size: Pair, input_size: Pair) -> jax.Array:
-    """Spreads outputs out by the strides, and pads them for the flipped kernel, whose results are of `input_size`."""
+    """Dilates the outputs by the strides, and pads them so that the flipped kernel gives `input_size`."""
     config = [(0, 0, 0)]
     for axis in (0, 1):
         reach = geometry.dilation[axis] * (kernel_size[axis] - 1)
@@ -203,12 +204,12 @@ def _padded(x: jax.Array, geometry: Geometry) -> jax.Array:
 
 
 def _sum_of_taps(x: jax.Array, rows: jax.Array, geometry: Geometry, kernel_size: Pair, output_size: Pair) -> jax.Array:
-    """Adds up, over the taps of a kernel, the pixels of padded images that it meets times the tap's numbers.
+    """Sums, over the taps of a kernel, the pixels of padded images times the numbers of the tap.
 
     Args:
       x: padded images, shape (batch, height, width, channels, any).
-      rows: shape (taps, channels, any), which spreads over the pixels.
-      geometry: strides and dilation; its padding is not looked at.
+      rows: shape (taps, channels, any), which broadcasts over the pixels.
+      geometry: strides and dilation; its padding is ignored.
       kernel_size: (height, width) of the kernel.
       output_size: (height, width) of the result.
 
@@ -228,7 +229,7 @@ def _sum_of_taps(x: jax.Array, rows: jax.Array, geometry: Geometry, kernel_size:
 
 
 def _tap(x: jax.Array, tap: int | jax.Array, geometry: Geometry, kernel_size: Pair, output_size: Pair) -> jax.Array:
-    """Cuts out of padded images (batch, height, width, ...) the pixel that a tap meets, for each of the output."""
+    """Returns the pixels of padded images (batch, height, width, ...) that one tap reads, one for each output pixel."""
     place = (tap // kernel_size[1], tap % kernel_size[1])
     for axis in (0, 1):
         reach = (output_size[axis] - 1) * geometry.strides[axis] + 1
@@ -238,7 +239,7 @@ def _tap(x: jax.Array, tap: int | jax.Array, geometry: Geometry, kernel_size: Pa
 
 
 def _depthwise(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-    """Sums up the taps, each an image times one number for each channel; XLA makes one loop of it."""
+    """Sums the taps, each an image times one number for each channel; XLA fuses them into one loop."""
     kernel_size, size = (kernel.shape[0], kernel.shape[1]), _output_size(x, kernel, geometry)
     channels, outputs = x.shape[3], kernel.shape[3]
     rows = kernel.reshape(-1, channels, outputs // channels)
@@ -247,7 +248,7 @@ def _depthwise(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array
 
 
 def _depthwise_input_gradient(dy: jax.Array, kernel: jax.Array, geometry: Geometry, input_size: Pair) -> jax.Array:
-    """Sums up the taps of the turned kernel over the outputs, spread out by the strides."""
+    """Sums the taps of the flipped kernel over the outputs, dilated by the strides."""
     kernel_size = (kernel.shape[0], kernel.shape[1])
     multiplier = kernel.shape[3] // geometry.groups
     padded = _spread_for(dy, geometry, kernel_size, input_size)
@@ -258,10 +259,10 @@ def _depthwise_input_gradient(dy: jax.Array, kernel: jax.Array, geometry: Geomet
 
 
 def _depthwise_kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry, kernel_size: Pair) -> jax.Array:
-    """Adds up the products of image and output row by row, in a row of sums for each tap.
+    """Sums the products of image and output row by row, with a row of sums for each tap.
 
     XLA reduces a product over images and pixels one channel at a time; sums as wide as a row keep its loops vectorised
-    and all that they touch in the cache.
+    and their data in the cache.
     """
     images, height, width, outputs = dy.shape
     channels = x.shape[3]

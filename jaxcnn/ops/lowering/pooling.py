@@ -1,10 +1,10 @@
 """Reductions over sliding windows of one image.
 
 The maximum of a small window is a chain of comparisons, along the columns and then along the rows of the window,
-instead of XLA's reduce-window. Its gradient is then a chain of selections: it goes to the first maximum under every
-transformation, needs no select-and-scatter (which XLA refuses to compile for GPUs under its deterministic-ops flag),
-and is faster on CPU. A chain has an operation for every place of the window. Larger windows are reduced by a fixed
-number of operations; for their gradient they are searched for the place of the maximum.
+instead of XLA's reduce-window. Its gradient is then a chain of selections. It goes to the first maximum under every
+transformation. It needs no select-and-scatter, which XLA refuses to compile for GPUs under its deterministic-ops flag.
+It is faster on CPU. A chain has one operation for each tap of the window. Larger windows are reduced by a fixed number
+of operations; their gradient finds the index of the maximum.
 """
 
 from collections.abc import Callable
@@ -19,10 +19,10 @@ from jaxcnn.ops.check import Sides
 from jaxcnn.ops.sizes import as_number, is_known, positions
 
 _CHAINED = 5
-"""The longest side of a window that is a chain of comparisons."""
+"""The longest side of a window that is reduced by a chain of comparisons."""
 
 _NOWHERE = np.iinfo(np.int32).max
-"""The place of padding, after every place of the image."""
+"""The index of padding, larger than every index of the image."""
 
 
 def window_max(
@@ -33,15 +33,15 @@ def window_max(
     output_shape: tuple[int, int],
     dilation: tuple[int, int] = (1, 1),
 ) -> jax.Array:
-    """Takes the largest value of each window and channel; NaN if there is one.
+    """Computes the maximum of each window and channel; NaN if the window holds NaN.
 
-    The gradient goes to the first maximum in row-major order; to the last NaN if there is one.
+    The gradient goes to the first maximum in row-major order, or to the last NaN.
 
     Args:
       x: shape (height, width, channels), floating point.
       window_shape: (height, width) of the window, in taps.
       strides: step of the window.
-      padding: pixels on each side, which never are the maximum. Every window has a tap inside the image.
+      padding: pixels on each side; padding is never the maximum. Every window has a tap inside the image.
       output_shape: number of windows, (vertical, horizontal).
       dilation: distance between neighbouring taps.
 
@@ -67,18 +67,18 @@ def window_argmax(
     output_shape: tuple[int, int],
     dilation: tuple[int, int] = (1, 1),
 ) -> tuple[jax.Array, jax.Array]:
-    """Takes what `window_max` takes, and the place that its gradient goes to.
+    """Computes `window_max` and the index of each maximum.
 
     Args:
       x: shape (height, width, channels), floating point.
       window_shape: (height, width) of the window, in taps.
       strides: step of the window.
-      padding: pixels on each side, which never are the maximum. Every window has a tap inside the image.
+      padding: pixels on each side; padding is never the maximum. Every window has a tap inside the image.
       output_shape: number of windows, (vertical, horizontal).
       dilation: distance between neighbouring taps.
 
     Returns:
-      The maxima, and their places as row * width + column, int32: both of shape (*output_shape, channels).
+      The maxima, and their indices row * width + column, int32; both have shape (*output_shape, channels).
     """
     if max(window_shape) <= _CHAINED:
         maxima, places = _chain((x, _places(x)), window_shape, strides, padding, output_shape, dilation)
@@ -88,7 +88,7 @@ def window_argmax(
 
 
 def adaptive_max(x: jax.Array, output_shape: tuple[int, int]) -> jax.Array:
-    """Takes the largest value of each channel in the windows of `adaptive_taps`; otherwise as `window_max`.
+    """Computes the maximum of each channel in the windows of `adaptive_taps`; otherwise as `window_max`.
 
     Args:
       x: shape (height, width, channels), floating point.
@@ -107,21 +107,21 @@ def adaptive_max(x: jax.Array, output_shape: tuple[int, int]) -> jax.Array:
 
 
 def adaptive_argmax(x: jax.Array, output_shape: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
-    """Takes what `adaptive_max` takes, and the place that its gradient goes to.
+    """Computes `adaptive_max` and the index of each maximum.
 
     Args:
       x: shape (height, width, channels), floating point.
       output_shape: number of windows, (vertical, horizontal).
 
     Returns:
-      The maxima, and their places as row * width + column, int32: both of shape (*output_shape, channels).
+      The maxima, and their indices row * width + column, int32; both have shape (*output_shape, channels).
     """
     places = _search_adaptive(x, output_shape)
     return _read(x, places), places
 
 
 def image_max(x: jax.Array) -> jax.Array:
-    """Takes the largest value of each channel; otherwise as `window_max`.
+    """Computes the maximum of each channel; otherwise as `window_max`.
 
     Args:
       x: shape (height, width, channels), floating point.
@@ -147,12 +147,12 @@ def adaptive_taps(size: Any, windows: Any) -> tuple[Any, Any]:
       windows: number of windows.
 
     Returns:
-      The pixels of each window, integers of shape (windows, widest window), and which of them belong to it, bool: NumPy
-      arrays where the sizes are known.
+      The pixels of each window, integers of shape (windows, widest window), and whether they belong to the window,
+      bool, same shape. NumPy arrays if the sizes are known.
     """
     window, pixels, number = positions(windows), as_number(size), as_number(windows)
     first, end = window * pixels // number, -(-(window + 1) * pixels // number)
-    # No window is wider; where the sizes are known, what all windows leave out is cut off.
+    # No window is wider. If the sizes are known, columns that no window uses are dropped.
     place = first[:, None] + positions((size - 1) // windows + 2)[None, :]
     inside = place < end[:, None]
     if is_known((size, windows)):
@@ -184,7 +184,7 @@ def _chain(
     output_shape: tuple[int, int],
     dilation: tuple[int, int],
 ) -> tuple[jax.Array, ...]:
-    """Compares the taps of each window one after the other by the first operand; the others follow it."""
+    """Selects the tap with the largest first operand in each window, for all operands."""
     fill = (-jnp.inf, *(0 for _ in operands[1:]))
     best = tuple(jnp.pad(x, (*padding, (0, 0)), constant_values=value) for x, value in zip(operands, fill, strict=True))
     for axis in (1, 0):
@@ -195,7 +195,7 @@ def _chain(
         best = next(taps)
         for tap, others in enumerate(taps):
             wins = (others[0] > best[0]) | jnp.isnan(others[0])
-            # A window that holds only -inf still finds its first pixel inside the image.
+            # The maximum of a window that holds only -inf is its first pixel inside the image.
             before, reached = padding[axis][0], tap * dilation[axis]
             if not is_known((before,)) or reached < before:
                 outside = positions(output_shape[axis]) * strides[axis] + reached < as_number(before)
@@ -212,7 +212,7 @@ def _cut(
     output_shape: tuple[int, int],
     dilation: tuple[int, int],
 ) -> list[jax.Array]:
-    """Cuts out, for each tap of the window along an axis, the pixels that fall on it."""
+    """Returns, for each tap of the window along an axis, the pixels that it reads."""
     reach = (output_shape[axis] - 1) * strides[axis] + 1
     starts = range(0, window_shape[axis] * dilation[axis], dilation[axis])
     return [lax.slice_in_dim(x, start, start + reach, strides[axis], axis) for start in starts]
@@ -225,7 +225,7 @@ def _search(
     padding: Sides,
     dilation: tuple[int, int],
 ) -> jax.Array:
-    """Finds the place of the maximum of each window: shape (out_height, out_width, channels)."""
+    """Returns the index of the maximum of each window: shape (out_height, out_width, channels)."""
     values = jnp.pad(lax.stop_gradient(x), (*padding, (0, 0)), constant_values=-jnp.inf)
     places = jnp.pad(_places(x), (*padding, (0, 0)), constant_values=_NOWHERE)
     for axis in (1, 0):
@@ -239,7 +239,7 @@ def _search(
 
 
 def _search_adaptive(x: jax.Array, output_shape: tuple[int, int]) -> jax.Array:
-    """Finds the place of the maximum of each adaptive window: shape (*output_shape, channels)."""
+    """Returns the index of the maximum of each adaptive window: shape (*output_shape, channels)."""
     values, places = lax.stop_gradient(x), _places(x)
     for axis in (1, 0):
         values = _spread(values, axis, output_shape[axis], -jnp.inf)
@@ -249,7 +249,7 @@ def _search_adaptive(x: jax.Array, output_shape: tuple[int, int]) -> jax.Array:
 
 
 def _spread(x: jax.Array, axis: int, windows: int, filling: float) -> jax.Array:
-    """Writes every adaptive window out along one axis, at the size of the widest: the axis becomes two."""
+    """Gathers the adaptive windows along one axis, padded to the widest: the axis becomes two."""
     taps, inside = adaptive_taps(x.shape[axis], windows)
     inside = jnp.expand_dims(jnp.asarray(inside), tuple(set(range(4)) - {axis, axis + 1}))
     return jnp.where(inside, jnp.take(x, jnp.asarray(taps), axis=axis, mode="clip"), filling)
@@ -258,11 +258,11 @@ def _spread(x: jax.Array, axis: int, windows: int, filling: float) -> jax.Array:
 def _maximum(
     x: jax.Array, reduce: Callable[[jax.Array], jax.Array], search: Callable[[jax.Array], jax.Array]
 ) -> jax.Array:
-    """Reduces an image to maxima, whose places are searched for only where the gradient is wanted."""
+    """Reduces an image to maxima; only the gradient computes their indices."""
 
     @jax.custom_jvp
     def maximum(x: jax.Array) -> jax.Array:
-        # XLA's reductions on CPU lose NaN in some programs.
+        # XLA's CPU reductions drop NaN in some programs.
         has_nan = reduce(jnp.isnan(x).astype(x.dtype)) > 0
         return jnp.where(has_nan, jnp.nan, reduce(x))
 
@@ -276,7 +276,7 @@ def _maximum(
 
 
 def _reduce(values: jax.Array, places: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """Takes the largest value along an axis, with its place."""
+    """Computes the maximum along an axis, and its index."""
     values, places = lax.reduce((values, places), _start(values), _larger, (axis,))
     return values, places
 
@@ -286,7 +286,7 @@ def _start(values: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _larger(one: tuple[jax.Array, jax.Array], other: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Chooses the larger of two values with their places: of equal ones the first place, of NaN the last."""
+    """Selects the larger of two values and its index: the first index if they are equal, the last NaN."""
     (a, i), (b, j) = one, other
     nan = b != b
     wins = (b > a) | ((b == a) & (j < i)) | (nan & ((a == a) | (j > i)))
@@ -300,9 +300,9 @@ def _places(x: jax.Array) -> jax.Array:
 
 
 def _read(x: jax.Array, places: jax.Array) -> jax.Array:
-    """Reads the values at places of an image: the shape of `places`. The gradient is added up there."""
+    """Gathers the values of an image at `places`, in their shape. The gradient is a scatter-add."""
     width = as_number(x.shape[1])
-    # Not as one axis of height * width pixels: of sizes that are not known, that product could not be proved positive.
+    # Two axes, not one of height * width pixels: JAX cannot prove that a product of symbolic sizes is positive.
     channel = lax.broadcasted_iota(jnp.int32, places.shape, 2)
     return (
         jnp.asarray(x)

@@ -1,8 +1,8 @@
 """Weighted sums of a few pixels along one axis, as a linear primitive.
 
-Each output reads its own pixels, so that an infinite pixel reaches the outputs that read it and no others, as it would
-through a matrix that is zero elsewhere. The transpose reads in the same way, from the outputs that each pixel went to:
-`jnp.take` alone would transpose to a scatter, which is slow on CPU and adds in no fixed order on GPU.
+Each output reads only its own pixels, so an infinite pixel affects only the outputs that use it. A product with a
+matrix that is zero elsewhere would spread it as NaN. The transpose is the same operation: each pixel reads the outputs
+that used it. `jnp.take` alone would transpose to a scatter, which is slow on CPU and sums in no fixed order on GPU.
 """
 
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from jax.interpreters import ad, batching, mlir
 from jaxcnn.ops.lowering.plain import PLAIN_RULES
 
 _WRITTEN_OUT = 16
-"""The most taps that are a sum written out, which is fused; of more the pixels are gathered first."""
+"""Largest number of taps that are summed one by one, which XLA fuses. With more taps, the pixels are gathered first."""
 
 
 @dataclass(frozen=True)
 class _Table:
-    """The pixels that are read and their weights, both (outputs, taps), as a value that can be compared and hashed."""
+    """Pixels and weights, both (outputs, taps), as a hashable value."""
 
     size: int
     outputs: int
@@ -44,9 +44,9 @@ class _Table:
 
     @cached_property
     def transposed(self) -> "_Table":
-        """The table of the transposed matrix: as many taps as the pixel has that is read most often."""
+        """The table of the transpose, with as many taps as the largest number of outputs that use one pixel."""
         output, tap = np.nonzero(self.weights)
-        # At a border an output may read a pixel several times: those count as one.
+        # At a border an output may read a pixel several times: these weights are added.
         entries, same = np.unique(self.places[output, tap] * self.outputs + output, return_inverse=True)
         weight = np.bincount(same, self.weights[output, tap], len(entries))
         place, output = np.divmod(entries, self.outputs)
@@ -58,17 +58,17 @@ class _Table:
 
 
 def resample(x: jax.Array, axis: int, places: Any, weights: Any) -> jax.Array:
-    """Sums pixels along an axis, each by its weight. A pixel of weight zero is not read.
+    """Computes weighted sums of pixels along an axis. A pixel of weight zero is ignored, even if it is infinite.
 
     Args:
       x: floating point, at least float32.
-      axis: the axis that is summed along.
+      axis: the axis of the sums.
       places: the pixels of each output, shape (outputs, taps), integers of at least 0 and less than the size of the
         axis: NumPy arrays where that size is known.
       weights: their weights, same shape.
 
     Returns:
-      The shape and dtype of `x`, but for `outputs` along the axis.
+      The shape and dtype of `x`, with `outputs` as the size of the axis.
     """
     if isinstance(places, np.ndarray) and isinstance(weights, np.ndarray):
         return _resample.bind(x, axis=axis, table=_Table.of(x.shape[axis], places, weights))

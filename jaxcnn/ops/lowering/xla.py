@@ -56,14 +56,15 @@ def exchanged(kernel: jax.Array, groups: int) -> jax.Array:
 def input_gradient_as_convolution(
     dy: jax.Array, kernel: jax.Array, *, geometry: Geometry, input_size: tuple[int, int]
 ) -> jax.Array:
-    """Computes `input_gradient` as the convolution of the outputs, spread out by the strides, with the turned kernel.
+    """Computes `input_gradient` as a convolution of the outputs, dilated by the strides, with the flipped kernel.
 
-    `jax.linear_transpose` gives the same in other layouts, which not every converter knows, and for known sizes alone.
+    `jax.linear_transpose` gives the same program in layouts that some converters do not support, and only for known
+    sizes.
 
     Args:
-      dy: see `lowering.convolution.input_gradient`, and so the others.
-      kernel: not turned yet.
-      geometry: of the convolution that is transposed.
+      dy: see `lowering.convolution.input_gradient`.
+      kernel: the kernel of the convolution, not flipped.
+      geometry: geometry of the convolution that is transposed.
       input_size: (height, width) of its images.
 
     Returns:
@@ -105,9 +106,9 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, *, geometry: Geometry, kernel_s
 def _fitted(
     x: jax.Array, geometry: Geometry, kernel_size: tuple[int, int], output_size: tuple[int, int]
 ) -> tuple[jax.Array, Geometry]:
-    """Pads images, and cuts off what no kernel reaches, so that nothing is left for the convolution to pad.
+    """Pads images, and crops pixels that no kernel reads, so that the convolution needs no padding.
 
-    `lax.conv_general_dilated` takes no paddings that depend on unknown sizes, `lax.pad` does.
+    `lax.conv_general_dilated` does not support paddings that depend on symbolic sizes; `lax.pad` does.
     """
     config = [(0, 0, 0)]
     for axis in (0, 1):

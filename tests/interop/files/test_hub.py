@@ -159,7 +159,7 @@ def test_shards_are_downloaded_by_their_index(hub, weights):
     [
         ("timm/none", None, FileNotFoundError, f"there is no 'timm/none' on the hub, or it is private; .* {LOCAL}"),
         (HUB_ID, "v9", FileNotFoundError, "there is no 'timm/resnet50.a1_in1k' on the hub at revision 'v9'; check the"),
-        ("timm/gated", None, PermissionError, f"'timm/gated' on the hub asks for consent; .* {LOCAL}"),
+        ("timm/gated", None, PermissionError, f"'timm/gated' on the hub requires consent; .* {LOCAL}"),
         ("resnet50", None, ValueError, f"expected the id of a repository .*, got 'resnet50'; .* {LOCAL}"),
         ("../weights.pth", None, ValueError, "expected the id of a repository"),
         ("/tmp/weights.pth", None, ValueError, "expected the id of a repository"),
@@ -174,7 +174,7 @@ def test_what_the_hub_does_not_have_is_said_with_the_local_alternatives(hub, hub
 def test_a_repository_without_a_model_of_timm_is_refused(missing, hub):
     del hub.files[missing]
     with pytest.raises(
-        FileNotFoundError, match=rf"has no {missing}.*; it is no model of timm in safetensors, or {LOCAL}"
+        FileNotFoundError, match=rf"has no {missing}.*; choose a model of timm in safetensors, or {LOCAL}"
     ):
         download(HUB_ID)
 
@@ -236,7 +236,7 @@ def test_a_hub_out_of_reach_is_said(hub, monkeypatch):
     hub.shutdown()
     hub.server_close()
     with pytest.raises(
-        FileNotFoundError, match=rf"the hub is out of reach, and the cache has no config.json .* {LOCAL}"
+        FileNotFoundError, match=rf"the hub cannot be reached, and the cache has no config.json .* {LOCAL}"
     ):
         download(HUB_ID)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -266,7 +266,7 @@ def test_the_checksum_in_a_name_of_torchvision_is_verified(tmp_path):
         path.write_bytes(b"weights")
     assert verify_torchvision_name(good)
     assert not verify_torchvision_name(plain)
-    with pytest.raises(ValueError, match=f"a sha256 that begins with 11ad3fa6, got {digest[:8]}; download it again"):
+    with pytest.raises(ValueError, match=rf"expected sha256 11ad3fa6\.\.\., got {digest[:8]}\.\.\.; download it again"):
         verify_torchvision_name(other)
-    with pytest.raises(FileNotFoundError, match="there is no file of weights"):
+    with pytest.raises(FileNotFoundError, match=r"expected a file of weights, got .*, which does not exist"):
         verify_torchvision_name(tmp_path / "none-11ad3fa6.pth")

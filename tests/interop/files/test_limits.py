@@ -70,12 +70,12 @@ def test_a_packed_storage_larger_than_its_tensors_is_refused_before_it_is_unpack
     pickle = views(((1,), (1,), 0), size=64 * MIB)
     path = archive(tmp_path / "bomb.pth", pickle, {"data/0": bytes(64 * MIB)})
     assert path.stat().st_size < MIB
-    assert refused(lambda: read_torch(path), "data/0 is packed and holds 67108864 bytes for tensors of 1;") < 4 * MIB
+    assert refused(lambda: read_torch(path), "data/0 is compressed and holds 67108864 bytes for tensors of 1") < 4 * MIB
 
 
 def test_a_packed_storage_that_many_tensors_share_is_refused(tmp_path):
     path = archive(tmp_path / "a.pth", views(*[((8,), (1,), 0)] * 17, size=8), {"data/0": bytes(8)})
-    with pytest.raises(FileError, match="shared by 17 tensors, expected at most 16"):
+    with pytest.raises(FileError, match="has 17 tensors, expected at most 16"):
         read_torch(path)
 
 
@@ -136,7 +136,7 @@ def test_a_long_directory_is_refused_before_it_is_read(tmp_path):
     directory = entry * count
     end = end[:12] + struct.pack("<II", len(directory), start) + end[20:]
     (tmp_path / "a.pth").write_bytes(content[:start] + directory + end)
-    assert refused(lambda: read_torch(tmp_path / "a.pth"), "is cut short or damaged") < 8 * MIB
+    assert refused(lambda: read_torch(tmp_path / "a.pth"), "is truncated or damaged") < 8 * MIB
 
 
 def test_two_entries_of_one_name_are_refused(tmp_path):
@@ -153,12 +153,12 @@ def test_a_file_that_is_cut_while_it_is_open_is_refused(tmp_path):
     write_checkpoint(path, {"a": np.zeros(MIB, np.float32)})
     tensors = read_torch(path)
     os.truncate(path, 4096)
-    with pytest.raises(FileError, match=r"a\.pth' is cut short or damaged"):
+    with pytest.raises(FileError, match=r"a\.pth' is (cut short|truncated) or damaged"):
         np.asarray(tensors["a"])
     write_safetensors(tmp_path / "a.safetensors", {"a": np.zeros(MIB, np.float32)})
     tensors = read_safetensors(tmp_path / "a.safetensors")
     os.truncate(tmp_path / "a.safetensors", 4096)
-    with pytest.raises(FileError, match=r"a\.safetensors' is cut short or damaged"):
+    with pytest.raises(FileError, match=r"a\.safetensors' is (cut short|truncated) or damaged"):
         np.asarray(tensors["a"])
 
 
@@ -198,8 +198,8 @@ A = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         ({"a": {**A, "data_offsets": [0, 8.0]}}, bytes(8), "'a' has no dtype, shape and data_offsets"),
         ({"a": {**A, "data_offsets": [0, 8, 9]}}, bytes(8), "'a' has no dtype, shape and data_offsets"),
         ({"a": None}, b"", "'a' has no dtype, shape and data_offsets"),
-        ([], b"", "its header is no object"),
-        ({"__metadata__": {"a": 3}}, b"", "its metadata are no texts"),
+        ([], b"", "expected a JSON object as its header"),
+        ({"__metadata__": {"a": 3}}, b"", "expected metadata of strings"),
         (b'{"a":\xff}', b"", "can't decode byte 0xff"),
     ],
 )
@@ -272,7 +272,7 @@ def test_weights_far_larger_than_their_file_are_refused(tmp_path):
     [
         ("import os; os.abort()", r"the process that read it ended with -6"),
         ("import time; time.sleep(60)", "reading it took more than 2 seconds"),
-        ("print('{}')", "a.h5' is cut short or damaged|cannot read"),
+        ("print('{}')", "a.h5' is truncated or damaged|cannot read"),
     ],
 )
 def test_a_process_that_crashes_or_hangs_over_a_keras_file_is_one_error(program, message, tmp_path, monkeypatch):
@@ -300,18 +300,18 @@ def test_what_is_no_file_is_refused_and_not_opened(reader, tmp_path):
     for name in ("a.pth", "a.h5", "a.safetensors"):
         path = tmp_path / name
         os.mkfifo(path)
-        with pytest.raises(FileError, match="is a device, a pipe or a socket"):
+        with pytest.raises(FileError, match="is a device, pipe or socket"):
             reader(path)
-    with pytest.raises(FileError, match="is a device, a pipe or a socket"):
+    with pytest.raises(FileError, match="is a device, pipe or socket"):
         reader("/dev/zero")
 
 
 def test_a_folder_of_pipes_is_refused(tmp_path):
     os.mkfifo(tmp_path / "model.safetensors")
-    with pytest.raises(FileError, match="is a device, a pipe or a socket"):
+    with pytest.raises(FileError, match="is a device, pipe or socket"):
         load_weights("resnet18", tmp_path)
     os.mkfifo(tmp_path / "config.json")
-    with pytest.raises(FileError, match=r"config\.json', which is a device, a pipe or a socket"):
+    with pytest.raises(FileError, match=r"config\.json': it is a device, pipe or socket"):
         load_weights("resnet18", tmp_path)
 
 
