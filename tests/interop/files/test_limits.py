@@ -153,12 +153,12 @@ def test_a_file_that_is_cut_while_it_is_open_is_refused(tmp_path):
     write_checkpoint(path, {"a": np.zeros(MIB, np.float32)})
     tensors = read_torch(path)
     os.truncate(path, 4096)
-    with pytest.raises(FileError, match=r"a\.pth' is (cut short|truncated) or damaged"):
+    with pytest.raises(FileError, match=r"a\.pth' is truncated or damaged"):
         np.asarray(tensors["a"])
     write_safetensors(tmp_path / "a.safetensors", {"a": np.zeros(MIB, np.float32)})
     tensors = read_safetensors(tmp_path / "a.safetensors")
     os.truncate(tmp_path / "a.safetensors", 4096)
-    with pytest.raises(FileError, match=r"a\.safetensors' is (cut short|truncated) or damaged"):
+    with pytest.raises(FileError, match=r"a\.safetensors' is truncated or damaged"):
         np.asarray(tensors["a"])
 
 
