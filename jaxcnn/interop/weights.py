@@ -178,7 +178,8 @@ def load_safetensors(path: str | Path, model: Any) -> tuple[Params, State]:
       model: the model that it was written for, or one with the same leaves.
 
     Returns:
-      Parameters and state.
+      Parameters and state. Floating-point numbers, bfloat16 too, are float32 (float64 where the file has that and JAX
+      may use it); others have the dtype of their leaf.
 
     Raises:
       FileError: the file is damaged, or names or shapes are not those of the model.
@@ -193,9 +194,13 @@ def load_safetensors(path: str | Path, model: Any) -> tuple[Params, State]:
 
 def _read(record: Record, model: Any, given: Mapping[str, Tensor], path: Path) -> tuple[Params, State]:
     wanted = conversion.targets(record, model)
-    for name in wanted:
-        if given[name].dtype.kind in "biuc":
-            raise FileError(f"{path} expects floating point numbers as {name}, got {given[name].dtype}")
+    for name, target in wanted.items():
+        dtype = given[name].dtype
+        if record.origin == "jaxcnn" and not target.floating:
+            if dtype != target.dtype:
+                raise FileError(f"{path} expects {target.dtype} as {name}, got {dtype}")
+        elif not conversion.is_floating(dtype):
+            raise FileError(f"{path} expects floating point numbers as {name}, got {dtype}")
     return conversion.read(record, model, wanted, given)
 
 
@@ -253,11 +258,19 @@ def _refuse_entry(entry: str | None, path: Path) -> None:
 
 def _unwrapped(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Takes off what wrappers of torch put before all names, however often."""
-    for prefix in _WRAPPERS:
-        if tensors and all(name.startswith(prefix) or name == _COUNTER for name in tensors):
-            inner = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name != _COUNTER}
-            return _unwrapped(inner)
-    return tensors
+    names, at = list(tensors), 0
+
+    def counts(name: str) -> bool:
+        return len(name) == at + len(_COUNTER) and name.endswith(_COUNTER)
+
+    def common(prefix: str) -> bool:
+        return bool(names) and all(name.startswith(prefix, at) or counts(name) for name in names)
+
+    # The names are cut once, at the end: a file may repeat a prefix a hundred thousand times.
+    while prefix := next(filter(common, _WRAPPERS), None):
+        names = [name for name in names if not counts(name)]
+        at += len(prefix)
+    return {name[at:]: tensors[name] for name in names}
 
 
 def _choose(model_name: str, source: _Source, architecture: str | None) -> tuple[Record, Any]:

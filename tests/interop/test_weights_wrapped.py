@@ -1,6 +1,7 @@
 """Sound weights in other wrappings: prefixes, checkpoints, endings, no head, grey images, arguments of timm."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -201,3 +202,22 @@ def test_weights_that_are_no_floating_point_numbers_are_refused(dtype, resnet_ar
     write_safetensors(tmp_path / "own.safetensors", own)
     with pytest.raises(FileError, match="expects floating point numbers as bias"):
         load_safetensors(tmp_path / "own.safetensors", model)
+
+
+@pytest.mark.parametrize(("repeats", "names"), [(900, 600), (100_000, 1)])
+def test_prefixes_without_number_cost_no_more_than_the_file(repeats, names, tmp_path):
+    array = np.zeros(0, np.float32)
+    write_safetensors(tmp_path / "a.safetensors", {f"{'module.' * repeats}l{i}": array for i in range(names)})
+    tracemalloc.start()
+    with pytest.raises(FileError, match="does not hold the weights of squeezenet1_1"):
+        load_weights("squeezenet1_1", tmp_path / "a.safetensors")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
+
+
+def test_counters_of_averages_are_left_out_at_every_depth(arrays, leaves, tmp_path):
+    counted = {"n_averaged": np.array(3), "module.model.n_averaged": np.array(4)}
+    wrapped = {f"module.model.module.{name}": array for name, array in arrays.items()}
+    write_safetensors(tmp_path / "weights.safetensors", {**counted, **wrapped})
+    assert_loads(leaves, tmp_path / "weights.safetensors")
