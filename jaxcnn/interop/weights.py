@@ -7,6 +7,7 @@
 Neither torch nor TensorFlow is needed. What is known of each source is a record of `jaxcnn.interop.records`.
 """
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -208,7 +209,7 @@ def _open(source: str | Path, entry: str | None) -> _Source:
     path = Path(source)
     if path.is_dir():
         return _open_folder(path, entry)
-    if path.exists():
+    if os.path.lexists(path):
         return _open_file(path, entry)
     if path.name.lower().endswith(_ENDINGS):
         raise FileNotFoundError(f"expected a file of weights, got {path}, which does not exist")
@@ -223,12 +224,13 @@ def _open(source: str | Path, entry: str | None) -> _Source:
 
 
 def _open_folder(folder: Path, entry: str | None) -> _Source:
-    known = read_timm_config(folder) if (folder / "config.json").exists() else None
+    # A link that leads nowhere is there: it must not be passed over for another file.
+    known = read_timm_config(folder) if os.path.lexists(folder / "config.json") else None
     origins: tuple[Origin, ...] = ("torchvision", "timm") if known is None else ("timm",)
-    if any((folder / name).exists() for name in ("model.safetensors", "model.safetensors.index.json")):
+    if any(os.path.lexists(folder / name) for name in ("model.safetensors", "model.safetensors.index.json")):
         _refuse_entry(entry, folder)
         return _Source(folder, _unwrapped(read_safetensors(folder)), origins, known)
-    if (folder / "pytorch_model.bin").exists():
+    if os.path.lexists(folder / "pytorch_model.bin"):
         tensors = read_torch(folder / "pytorch_model.bin", entry=entry)
         return _Source(folder, _unwrapped(tensors), origins, known)
     raise FileNotFoundError(

@@ -221,3 +221,28 @@ def test_counters_of_averages_are_left_out_at_every_depth(arrays, leaves, tmp_pa
     wrapped = {f"module.model.module.{name}": array for name, array in arrays.items()}
     write_safetensors(tmp_path / "weights.safetensors", {**counted, **wrapped})
     assert_loads(leaves, tmp_path / "weights.safetensors")
+
+
+@pytest.mark.parametrize("target", ["nowhere", "{name}"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"]
+)
+def test_links_that_lead_nowhere_are_refused_in_a_folder(name, target, resnet_arrays, tmp_path):
+    others = {
+        "config.json": ["model.safetensors"],
+        "model.safetensors": ["pytorch_model.bin"],
+        "model.safetensors.index.json": ["pytorch_model.bin"],
+    }
+    for other in others.get(name, []):
+        write_checkpoint(tmp_path / other, resnet_arrays)
+    (tmp_path / name).symlink_to(target.format(name=name))
+    with pytest.raises(FileNotFoundError, match=f"{name}' is a link to a file that is not there"):
+        load_weights("resnet18", tmp_path)
+
+
+def test_a_link_that_leads_nowhere_is_no_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "timm").mkdir()
+    (tmp_path / "timm" / "resnet18").symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError, match="'timm/resnet18' is a link to a file that is not there"):
+        load_weights("resnet18", "timm/resnet18")

@@ -62,7 +62,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
     """
     path = Path(path)
     if path.is_dir():
-        candidates = [path / name for name in (_FILE, _INDEX) if (path / name).exists()]
+        candidates = [path / name for name in (_FILE, _INDEX) if os.path.lexists(path / name)]
         if not candidates:
             raise FileNotFoundError(f"the folder {str(path)!r} has neither {_FILE} nor {_INDEX}")
         path = candidates[0]
