@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import trees
+from jaxcnn.interop.files.opened import shown, unquoted
 from jaxcnn.interop.files.tensor import Tensor
 from jaxcnn.interop.records.record import Record
 from jaxcnn.types import Layer, Params, Shape, State
@@ -102,10 +103,11 @@ def differences(wanted: Mapping[str, Target], given: Mapping[str, Tensor]) -> It
     """
     for name, target in wanted.items():
         if name not in given:
-            yield f"missing: {name} {target.stored}, for {'/'.join(target.keys)}"
+            yield f"missing: {unquoted(name)} {target.stored}, for {'/'.join(target.keys)}"
         elif tuple(given[name].shape) != target.stored:
-            yield f"shape: {name} is {tuple(given[name].shape)}, expected {target.stored} for {'/'.join(target.keys)}"
-    yield from (f"left over: {name} {tuple(given[name].shape)}" for name in given if name not in wanted)
+            shape = tuple(given[name].shape)
+            yield f"shape: {unquoted(name)} is {shape}, expected {target.stored} for {'/'.join(target.keys)}"
+    yield from (f"left over: {unquoted(name)} {tuple(given[name].shape)}" for name in given if name not in wanted)
 
 
 def usable(record: Record, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -128,7 +130,7 @@ def usable(record: Record, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue
         rewritten = record.rewritten(numbered[name])
         if rewritten in found:
-            raise ValueError(f"expected each array once, got {rewritten!r} twice, once of them as {name!r}")
+            raise ValueError(f"expected each array once, got {shown(rewritten)} twice, once of them as {shown(name)}")
         found[rewritten] = tensor
     return found
 

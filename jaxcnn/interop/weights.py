@@ -9,7 +9,8 @@ Neither torch nor TensorFlow is needed. What is known of each source is a record
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from jaxcnn.interop.files import paths
 from jaxcnn.interop.files.config import TimmConfig, read_timm_config
 from jaxcnn.interop.files.hub import download, verify_torchvision_name
 from jaxcnn.interop.files.keras_file import read_keras
-from jaxcnn.interop.files.opened import reading, shown
+from jaxcnn.interop.files.opened import few, reading, shown, unquoted
 from jaxcnn.interop.files.paths import FileError
 from jaxcnn.interop.files.safetensors_file import read_metadata, read_safetensors, write_safetensors
 from jaxcnn.interop.files.tensor import Tensor
@@ -28,6 +29,7 @@ from jaxcnn.interop.records import RECORDS, torchvision_files
 from jaxcnn.interop.records.record import Origin, Record
 from jaxcnn.layers import Conv, identity
 from jaxcnn.models import catalog
+from jaxcnn.text import printable
 from jaxcnn.types import Layer, Params, State
 from jaxcnn.values import Partial
 
@@ -115,7 +117,7 @@ def load_weights(
         if record.origin == "jaxcnn" and read_metadata(opened.path).get("model") != repr(model):
             raise FileError(
                 f"expected the weights of the catalog's {model_name}, got those of a model with other options in "
-                f"{opened.path}; build that one and use load_safetensors(path, model)"
+                f"{printable(opened.path)}; build that one and use load_safetensors(path, model)"
             )
         params, state = _read(record, model, conversion.usable(record, opened.tensors), opened.path)
         return Weights(model, params, state, _preprocessing(record, model, opened))
@@ -188,7 +190,7 @@ def load_safetensors(path: str | Path, model: Any) -> tuple[Params, State]:
     record, given = _own_record(""), read_safetensors(Path(path))
     wanted = conversion.targets(record, model)
     if faults := list(conversion.differences(wanted, given)):
-        raise FileError("\n  ".join([f"{path} does not hold the leaves of the model:", *_first_few(faults)]))
+        raise FileError("\n  ".join([f"{printable(path)} does not hold the leaves of the model:", *_first_few(faults)]))
     with reading(path):
         return _read(record, model, given, Path(path))
 
@@ -199,9 +201,9 @@ def _read(record: Record, model: Any, given: Mapping[str, Tensor], path: Path) -
         dtype = given[name].dtype
         if record.origin == "jaxcnn" and not target.floating:
             if dtype != target.dtype:
-                raise FileError(f"{path} expects {target.dtype} as {name}, got {dtype}")
+                raise FileError(f"{printable(path)} expects {target.dtype} as {unquoted(name)}, got {dtype}")
         elif not conversion.is_floating(dtype):
-            raise FileError(f"{path} expects floating point numbers as {name}, got {dtype}")
+            raise FileError(f"{printable(path)} expects floating point numbers as {unquoted(name)}, got {dtype}")
     return conversion.read(record, model, wanted, given)
 
 
@@ -212,7 +214,7 @@ def _open(source: str | Path, entry: str | None) -> _Source:
     if os.path.lexists(path):
         return _open_file(path, entry)
     if path.name.lower().endswith(_ENDINGS):
-        raise FileNotFoundError(f"expected a file of weights, got {path}, which does not exist")
+        raise FileNotFoundError(f"expected a file of weights, got {printable(path)}, which does not exist")
     hub_id = str(source).removeprefix("hf-hub:").removeprefix("hf_hub:")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", hub_id):
         raise ValueError(
@@ -234,7 +236,7 @@ def _open_folder(folder: Path, entry: str | None) -> _Source:
         tensors = read_torch(folder / "pytorch_model.bin", entry=entry)
         return _Source(folder, _unwrapped(tensors), origins, known)
     raise FileNotFoundError(
-        f"expected model.safetensors or pytorch_model.bin in the folder {folder}, got "
+        f"expected model.safetensors or pytorch_model.bin in the folder {printable(folder)}, got "
         f"{sorted(path.name for path in folder.iterdir())[:10]}"
     )
 
@@ -255,7 +257,7 @@ def _open_file(path: Path, entry: str | None) -> _Source:
 
 def _refuse_entry(entry: str | None, path: Path) -> None:
     if entry is not None:
-        raise ValueError(f"expected entry= for a checkpoint of torch alone, got {entry!r} for {path}")
+        raise ValueError(f"expected entry= for a checkpoint of torch alone, got {entry!r} for {printable(path)}")
 
 
 def _unwrapped(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -287,23 +289,24 @@ def _choose(model_name: str, source: _Source, architecture: str | None) -> tuple
     if not candidates:
         raise FileError(_no_record(model_name, source, architecture))
     fitting: dict[str, tuple[Record, Any]] = {}
-    faults: list[tuple[list[str], Record]] = []
+    faults: list[tuple[list[str], Record, Collection[str]]] = []
     for record in candidates:
         with reading(source.path):
             given = conversion.usable(record, source.tensors)
             model = _build(record, given)
-            found = list(conversion.differences(conversion.targets(record, model), given))
+            wanted = conversion.targets(record, model)
+            found = list(conversion.differences(wanted, given))
         if found:
-            faults.append((found, record))
+            faults.append((found, record, wanted))
         else:
             fitting[record.name] = record, model
     if not fitting:
-        found, record = min(faults, key=lambda fault: len(fault[0]))
+        found, record, wanted = min(faults, key=lambda fault: len(fault[0]))
         raise FileError(
             "\n  ".join(
                 [
-                    f"{source.path} does not hold the weights of {model_name}; expected the arrays of {record.name}"
-                    f"{_common_prefix(source.tensors)}:",
+                    f"{printable(source.path)} does not hold the weights of {model_name}; expected the arrays of "
+                    f"{record.name}{_common_prefix(source.tensors, wanted)}:",
                     *_first_few(found),
                 ]
             )
@@ -311,17 +314,23 @@ def _choose(model_name: str, source: _Source, architecture: str | None) -> tuple
     # The same model from two libraries: torchvision comes first, whose preprocessing then counts.
     if len({model for _, model in fitting.values()}) > 1:
         raise ValueError(
-            f"the weights in {source.path} fit several variants of {model_name}, which compute different things; "
-            f"give architecture=, one of {_listed(fitting)}"
+            f"the weights in {printable(source.path)} fit several variants of {model_name}, which compute different "
+            f"things; give architecture=, one of {_listed(fitting)}"
         )
     return next(iter(fitting.values()))
 
 
-def _common_prefix(tensors: Mapping[str, Tensor]) -> str:
-    """Says what all names begin with, where they do."""
-    first = next(iter(tensors), "").partition(".")[0]
-    if len(tensors) > 1 and all(name.startswith(f"{first}.") for name in tensors):
-        return f", got names that all begin with {shown(f'{first}.')}"
+def _common_prefix(names: Collection[str], wanted: Collection[str]) -> str:
+    """Says what all names begin with, or most of them where none that is expected does."""
+    firsts = [name.partition(".")[0] + "." for name in names if "." in name]
+    first, count = Counter(firsts).most_common(1)[0] if firsts else ("", 0)
+    if len(names) > 1 and count == len(names):
+        return f", got names that all begin with {shown(first)}"
+    if 2 * count > len(names) and not any(name.startswith(first) for name in wanted):
+        others = few([name for name in names if not name.startswith(first)])
+        return (
+            f", got names of which most begin with {shown(first)}, and others: {others}; save those of the model alone"
+        )
     return ""
 
 
@@ -332,12 +341,12 @@ def _first_few(lines: Sequence[str]) -> list[str]:
 
 def _no_record(model_name: str, source: _Source, architecture: str | None) -> str:
     known = [record.name for record in RECORDS if record.model == model_name]
-    told = f"timm/{source.config.architecture[:100]}" if source.config else str(source.path)
-    got = architecture or told
+    told = unquoted(f"timm/{source.config.architecture}") if source.config else printable(source.path)
+    got = told if architecture is None else unquoted(architecture)
     elsewhere = [record.model for record in RECORDS if record.name == got]
     hint = f"; {got} is the model {elsewhere[0]!r} here" if elsewhere else ""
     if got in known and source.config:
-        hint = f", and {told} in {source.path}"
+        hint = f", and {told} in {printable(source.path)}"
     return f"expected weights of {model_name!r} from one of [{_listed(known)}], got {got}{hint}"
 
 
@@ -383,8 +392,8 @@ def _preprocessing(record: Record, model: Any, source: _Source) -> Preprocessing
         told = (config.input_size[0], config.num_classes)
         if got != told:
             raise FileError(
-                f"{source.path} has a config.json for {told[0]} channels and {told[1]} classes, and weights for "
-                f"{got[0]} channels and {got[1]} classes"
+                f"{printable(source.path)} has a config.json for {told[0]} channels and {told[1]} classes, and weights "
+                f"for {got[0]} channels and {got[1]} classes"
             )
         return timm_preprocessing(config) if in_channels in (1, 3) else None
     if in_channels != 3:

@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from jaxcnn.interop.files.opened import unquoted
 from jaxcnn.interop.files.paths import FileError, existing_file
 from jaxcnn.interop.files.safetensors_file import read_index
 
@@ -113,7 +114,7 @@ def _fetch(hub: Any, hub_id: str, name: str, revision: str | None) -> Path:
     except errors.LocalEntryNotFoundError as error:
         why = "HF_HUB_OFFLINE is set" if hub.constants.HF_HUB_OFFLINE else "the hub is out of reach"
         raise FileNotFoundError(
-            f"{why}, and the cache has no {name} of {where}; download it while online, {_LOCAL}"
+            f"{why}, and the cache has no {unquoted(name)} of {where}; download it while online, {_LOCAL}"
         ) from error
     except errors.GatedRepoError as error:
         raise PermissionError(
@@ -124,10 +125,12 @@ def _fetch(hub: Any, hub_id: str, name: str, revision: str | None) -> Path:
     except errors.RevisionNotFoundError as error:
         raise FileNotFoundError(f"there is no {where}; check the revision") from error
     except errors.EntryNotFoundError as error:
-        raise _NotInRepository(f"{where} has no {name}; it is no model of timm in safetensors, {_LOCAL}") from error
+        raise _NotInRepository(
+            f"{where} has no {unquoted(name)}; it is no model of timm in safetensors, {_LOCAL}"
+        ) from error
     # The package lets the errors of its HTTP client through, which have no common base.
     except Exception as error:
-        raise OSError(f"the download of {name} of {where} failed: {error}; try again, {_LOCAL}") from error
+        raise OSError(f"the download of {unquoted(name)} of {where} failed: {error}; try again, {_LOCAL}") from error
     _check(path, where)
     return path
 
