@@ -83,7 +83,8 @@ def verify_torchvision_name(path: str | os.PathLike[str]) -> bool:
     if not digest.startswith(named[1]):
         raise FileError(
             f"{str(path)!r} is damaged, or not what its name says: expected a sha256 that begins with {named[1]}, got "
-            f"{digest[: len(named[1])]}; download it again"
+            f"{digest[: len(named[1])]}; download it again, or rename the file if {named[1]} is no checksum but, "
+            "say, a date"
         )
     return True
 
