@@ -1,5 +1,6 @@
 """The command `jaxcnn`: the only part of the library that prints and reads options."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -11,11 +12,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: as after `jaxcnn` on the command line; those of the process if None.
 
     Returns:
-      The exit status: 0, or 2 where the user asked for something that cannot be done, or 130 after Ctrl-C.
+      The exit status: 0, or 2 where the user asked for something that cannot be done or standard output is closed or
+      full, or 130 after Ctrl-C.
     """
+    # Python has no streams for those that were closed when it started.
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdout is None:
+        print("error: standard output is closed; send it to a file or to /dev/null", file=sys.stderr)
+        return 2
     try:
-        from jaxcnn.cli import commands
+        from jaxcnn.cli import commands, terminal
+        from jaxcnn.cli.errors import OutputError
     except ImportError as error:
         print(f"error: the command line needs {error.name}: pip install 'jaxcnn[cli]'", file=sys.stderr)
         return 2
-    return commands.run(sys.argv[1:] if arguments is None else list(arguments))
+    try:
+        try:
+            return commands.run(sys.argv[1:] if arguments is None else list(arguments))
+        finally:
+            terminal.finish()
+    except OutputError as error:
+        # The reader of a pipe may have seen enough, as `head` has.
+        if not isinstance(error.__cause__, BrokenPipeError):
+            terminal.complain(f"error: {error}")
+        return 2

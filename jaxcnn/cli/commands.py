@@ -6,7 +6,7 @@ import tyro
 
 from jaxcnn.cli.errors import CommandError
 from jaxcnn.cli.options import Bench, Command, Evaluate, Export, Predict, Summary, Train
-from jaxcnn.cli.terminal import complain, errors_escaped
+from jaxcnn.cli.terminal import complain, errors_escaped, writing
 
 _DESCRIPTION = "jaxcnn: train, evaluate and look into convolutional networks in JAX."
 
@@ -21,7 +21,7 @@ def run(arguments: list[str]) -> int:
       The exit status: 0, or 2 after a `CommandError`, or 130 after Ctrl-C.
     """
     # The option parser repeats unknown words, and a shell pattern may expand to any file name.
-    with errors_escaped():
+    with errors_escaped(), writing():
         command: Any = tyro.cli(
             Command,  # pyright: ignore[reportArgumentType]
             prog="jaxcnn",

@@ -8,6 +8,10 @@ class CommandError(Exception):
     """Something a command was asked for that cannot be done."""
 
 
+class OutputError(Exception):
+    """Standard output is closed, or takes no more text."""
+
+
 @contextmanager
 def reported(*kinds: type[Exception]) -> Iterator[None]:
     """Turns errors of the library that the user can cause into messages.

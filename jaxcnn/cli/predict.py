@@ -41,7 +41,8 @@ def predict(options: Predict) -> int:
         try:
             images.append((path, read_image(path, shape)))
         except PictureError as error:
-            errors.append(error)
+            # The file is named as in the lines of the others, which escape bytes that are not UTF-8 in another way.
+            errors.append(str(error).replace(repr(str(path)), f"'{shown(path)}'"))
     if images:
         _print_predictions(run, images, options)
     for error in errors:

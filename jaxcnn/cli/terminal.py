@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import re
 import shutil
 import sys
@@ -10,6 +11,7 @@ from typing import TextIO
 
 from rich.console import Console
 
+from jaxcnn.cli.errors import OutputError
 from jaxcnn.text import printable
 
 
@@ -52,8 +54,40 @@ def say(text: str, *, flush: bool = False) -> None:
     Args:
       text: the lines; characters that are not printable are escaped, except line breaks.
       flush: whether to show them at once.
+
+    Raises:
+      OutputError: standard output takes no more.
     """
-    print(escaped(text), flush=flush)
+    with writing():
+        print(escaped(text), flush=flush)
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Turns the errors of a block that does nothing but print to standard output.
+
+    Raises:
+      OutputError: standard output takes no more.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write to standard output: {error.strerror}") from error
+
+
+def finish() -> None:
+    """Shows what was said and is still held back.
+
+    Raises:
+      OutputError: standard output takes no more.
+    """
+    try:
+        with writing():
+            sys.stdout.flush()
+    except OutputError:
+        # Python writes the rest again when it ends, which must not fail a second time.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def complain(text: str) -> None:
@@ -62,9 +96,12 @@ def complain(text: str) -> None:
     Args:
       text: the lines; characters that are not printable are escaped, except line breaks.
     """
-    # Keep the order of messages if both streams go to one file.
-    sys.stdout.flush()
-    print(_encodable(printable(text, keep="\n"), sys.stderr), file=sys.stderr)
+    # Keep the order of messages if both streams go to one file. `finish` reports that standard output is full. If
+    # standard error is full too, only the exit status is left.
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        print(_encodable(printable(text, keep="\n"), sys.stderr), file=sys.stderr)
 
 
 def make_console(*, stderr: bool = False) -> Console:
@@ -89,7 +126,8 @@ def errors_escaped() -> Iterator[None]:
     finally:
         pieces = re.split(r"(\x1b\[[\d;]*m)", held.getvalue())
         pieces[::2] = [_encodable(printable(piece, keep="\n"), sys.stderr) for piece in pieces[::2]]
-        sys.stderr.write("".join(pieces))
+        with contextlib.suppress(OSError):
+            sys.stderr.write("".join(pieces))
 
 
 def _encodable(text: str, stream: TextIO) -> str:

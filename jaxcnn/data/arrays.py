@@ -64,12 +64,15 @@ def dataset(
         raise ValueError(f"labels must have shape (examples,), got {labels.shape}")
     if not np.issubdtype(labels.dtype, np.integer):
         raise TypeError(f"labels must be integers, got {labels.dtype}; cast them, as labels.astype('int32')")
-    if len(pixels) != len(labels):
-        raise ValueError(f"expected as many labels as images, got {len(pixels)} images and {len(labels)} labels")
-
+    _check_counts(pixels, labels)
     names = _checked_class_names(labels, class_names, num_classes)
     check_labels(labels, names)
     return Dataset(pixels, labels.astype(np.int32, copy=False), names)
+
+
+def _check_counts(images: np.ndarray, labels: np.ndarray) -> None:
+    if len(images) != len(labels):
+        raise ValueError(f"expected as many labels as images, got {len(images)} images and {len(labels)} labels")
 
 
 def check_labels(labels: np.ndarray, class_names: Sequence[str]) -> None:
@@ -210,7 +213,7 @@ def load_npz(path: str | os.PathLike[str]) -> Dataset:
       ValueError: the file is not an .npz file, is damaged or lacks an array, or `dataset` refuses a value or a dtype.
     """
     path = os.fspath(path)
-    if not os.path.exists(path) or os.path.isdir(path):
+    if not os.path.exists(path):
         raise FileNotFoundError(f"there is no file {path!r}; expected an .npz file with 'images' and 'labels'")
     # Reading from a pipe or a device may never end.
     if not os.path.isfile(path) or not zipfile.is_zipfile(path):
@@ -227,6 +230,8 @@ def load_npz(path: str | os.PathLike[str]) -> Dataset:
             raise ValueError(f"{path!r} has no array {name!r}, only {[*arrays, *others]}; add it with numpy.savez")
     try:
         return _named(arrays["images"], arrays["labels"], arrays.get("class_names"))
+    except MemoryError as error:
+        raise ValueError(f"{path!r} holds arrays that do not fit into memory; split the file") from error
     # Strings may hold invalid characters.
     except (ValueError, TypeError, SystemError) as error:
         raise ValueError(f"{path!r}: {error}") from error
@@ -248,6 +253,8 @@ def _read_arrays(path: str, *names: str) -> tuple[dict[str, np.ndarray], list[st
                 shape, _, dtype = read_header(file)
                 if dtype.hasobject:
                     raise ValueError(f"{name!r} holds pickled Python objects, which are not read")
+                if dtype.itemsize == 0:
+                    raise ValueError(f"{name!r} holds values of no bytes, which a file may claim any number of")
                 if min((*shape, 0)) < 0 or math.prod(shape) * dtype.itemsize != entry.file_size - file.tell():
                     raise ValueError(f"the size of {name!r} does not match its shape {shape}")
     with np.load(path, allow_pickle=False) as arrays:
@@ -255,11 +262,14 @@ def _read_arrays(path: str, *names: str) -> tuple[dict[str, np.ndarray], list[st
     return found, sorted(entries.keys() - set(names))[:10]
 
 
-def _named(images: ArrayLike, labels: np.ndarray, class_names: np.ndarray | None) -> Dataset:
+def _named(images: np.ndarray, labels: np.ndarray, class_names: np.ndarray | None) -> Dataset:
     """Builds a dataset from labels that are numbers or strings."""
     names = None if class_names is None else _as_text(class_names).tolist()
     if labels.dtype.kind not in "US" or labels.ndim != 1:
         return dataset(images, labels, names)
+    if images.ndim:
+        # Strings take far more memory than the bytes of a file.
+        _check_counts(images, labels)
     texts = _as_text(labels)
     names = sorted(set(texts.tolist())) if names is None else names
     numbers = {name: number for number, name in enumerate(names)}

@@ -20,7 +20,7 @@ MAX_PIXELS = 100_000_000
 _LIGHT_INK = 0.75
 """Mean luma above which a picture with transparency is put on a black page."""
 
-_ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 274, 258, 262
+_ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 274, 258, 262, 339
 
 
 class PictureError(ValueError):
@@ -56,13 +56,20 @@ def read_picture(path: str | os.PathLike[str], channels: int) -> np.ndarray:
     path = Path(path)
     _check_file(path)
     try:
-        # Pillow's warnings either are errors here or do not affect the pixels.
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
+        # Pillow's warnings either are errors here or do not affect the pixels. Pillow maps a file that it opens itself
+        # into memory, and then scrambles the rows of a TIFF that it rotates.
+        with (
+            warnings.catch_warnings(action="ignore"),
+            open(path, "rb") as file,
+            Image.open(file, formats=FORMATS) as image,
+        ):
             _check_size(path, image.size)
             image.load()
             pixels = _turned(_pixels(image, "L" if channels == 1 else "RGB"), _orientation(image))
     except PictureError:
         raise
+    except Image.DecompressionBombError as error:
+        raise PictureError(_too_large(path, "more")) from error
     except UnidentifiedImageError as error:
         raise PictureError(
             f"expected a picture in {str(path)!r} ({', '.join(FORMATS)}), got another format or a damaged file"
@@ -90,14 +97,21 @@ def _check_file(path: Path) -> None:
 def _check_size(path: Path, size: tuple[int, int]) -> None:
     width, height = size
     if not 0 < width * height <= MAX_PIXELS:
-        raise PictureError(
-            f"expected a picture of at most {MAX_PIXELS:,} pixels in {str(path)!r}, got {height:,}x{width:,}; "
-            "scale it down first"
-        )
+        raise PictureError(_too_large(path, f"{height:,}x{width:,}"))
+
+
+def _too_large(path: Path, got: str) -> str:
+    return f"expected a picture of at most {MAX_PIXELS:,} pixels in {str(path)!r}, got {got}; scale it down first"
 
 
 def _pixels(image: "Image.Image", mode: str) -> np.ndarray:
     """Returns the pixels, float32, of shape (height, width) or (height, width, 3)."""
+    tags = getattr(image, "tag_v2", {})
+    if 2 in tags.get(_SAMPLE_FORMAT, ()) or (tags and image.mode == "I"):
+        raise ValueError(
+            "its numbers are signed or have 32 bits, so the value of white is unknown; convert them to unsigned "
+            "numbers of 8 or 16 bits"
+        )
     if image.mode == "F" or image.mode.startswith("I"):
         grey, alpha = _deep_grey(image)
         colour = grey if mode == "L" else np.repeat(grey[..., None], 3, axis=2)
@@ -119,10 +133,6 @@ def _deep_grey(image: "Image.Image") -> tuple[np.ndarray, np.ndarray | None]:
     """Returns grey of more than 8 bits, which Pillow would clip instead of scale, and its transparency."""
     values = np.asarray(image, np.float32)
     tags = getattr(image, "tag_v2", {})
-    if tags and image.mode == "I":
-        raise ValueError(
-            "its numbers are signed or have 32 bits, so the value of white is unknown; convert them to 16 bits"
-        )
     grey = values if image.mode == "F" else values / (2 ** tags.get(_BITS_PER_SAMPLE, (16,))[0] - 1)
     if tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow handles only for 8 bits
         grey = 1 - grey

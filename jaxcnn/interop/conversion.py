@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import trees
+from jaxcnn.interop.files.opened import shown, unquoted
 from jaxcnn.interop.files.tensor import Tensor
 from jaxcnn.interop.records.record import Record
 from jaxcnn.types import Layer, Params, Shape, State
@@ -27,6 +29,7 @@ class Target(NamedTuple):
       tree: 0 for a parameter, 1 for state.
       layer: the layer of the leaf.
       shape: shape of the leaf.
+      dtype: of the leaf.
       stored: shape of the array in the source.
     """
 
@@ -34,7 +37,13 @@ class Target(NamedTuple):
     tree: int
     layer: Layer
     shape: Shape
+    dtype: Any
     stored: Shape
+
+    @property
+    def floating(self) -> bool:
+        """Whether the leaf holds floating-point numbers, of which the precision may change."""
+        return is_floating(self.dtype)
 
     @property
     def path(self) -> str:
@@ -78,7 +87,7 @@ def targets(record: Record, model: Any) -> dict[str, Target]:
             if name in found:
                 raise ValueError(f"expected one array for each leaf, got {name!r} for {keys} and {found[name].keys}")
             stored = record.to_source(where, layer, keys[-1], np.broadcast_to(np.float32(0), leaf.shape)).shape
-            found[name] = Target(keys, tree, layer, leaf.shape, stored)
+            found[name] = Target(keys, tree, layer, leaf.shape, leaf.dtype, stored)
     return found
 
 
@@ -94,10 +103,11 @@ def differences(wanted: Mapping[str, Target], given: Mapping[str, Tensor]) -> It
     """
     for name, target in wanted.items():
         if name not in given:
-            yield f"missing: {name} {target.stored}, for {'/'.join(target.keys)}"
+            yield f"missing: {unquoted(name)} {target.stored}, for {'/'.join(target.keys)}"
         elif tuple(given[name].shape) != target.stored:
-            yield f"shape: {name} is {tuple(given[name].shape)}, expected {target.stored} for {'/'.join(target.keys)}"
-    yield from (f"left over: {name} {tuple(given[name].shape)}" for name in given if name not in wanted)
+            shape = tuple(given[name].shape)
+            yield f"shape: {unquoted(name)} is {shape}, expected {target.stored} for {'/'.join(target.keys)}"
+    yield from (f"left over: {unquoted(name)} {tuple(given[name].shape)}" for name in given if name not in wanted)
 
 
 def usable(record: Record, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -120,7 +130,7 @@ def usable(record: Record, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue
         rewritten = record.rewritten(numbered[name])
         if rewritten in found:
-            raise ValueError(f"expected each array once, got {rewritten!r} twice, once of them as {name!r}")
+            raise ValueError(f"expected each array once, got {shown(rewritten)} twice, once of them as {shown(name)}")
         found[rewritten] = tensor
     return found
 
@@ -135,14 +145,15 @@ def read(record: Record, model: Any, wanted: Mapping[str, Target], given: Mappin
       given: arrays with the same names and shapes.
 
     Returns:
-      Parameters and state in float32; float64 arrays stay float64 if JAX has it enabled.
+      Parameters and state in float32; float64 arrays stay float64 if JAX has it enabled. Leaves that are not floating
+      point keep their own dtype.
     """
     leaves: tuple[dict[tuple[str, ...], jax.Array], ...] = ({}, {})
     for name, target in wanted.items():
         tensor = given[name]
         dtype = np.float64 if tensor.dtype == np.float64 and jax.config.values["jax_enable_x64"] else np.float32
         # With JAX's order and alignment, `device_put` uses the memory directly: nothing is compiled or copied twice.
-        leaf = _aligned(target.shape, np.dtype(dtype))
+        leaf = _aligned(target.shape, np.dtype(dtype if target.floating else target.dtype))
         there = record.source_view(target.path, target.layer, target.keys[-1], leaf)
         if there.ndim and len(there) == tensor.shape[0]:
             rows = max(1, _PIECE * len(there) // max(1, leaf.nbytes))
@@ -176,18 +187,34 @@ def check(model: Any, params: Params, state: State) -> None:
       state: the state to check.
 
     Raises:
-      ValueError: names or shapes do not match the model.
+      ValueError: names, shapes or kinds of numbers do not match the model.
     """
     for what, tree, like in zip(("parameters", "state"), (params, state), shapes_of(model), strict=True):
         got, expected = trees.named_leaves(tree), trees.named_leaves(like)
-        wrong = sorted(name for name in got.keys() | expected.keys() if _shape(got, name) != _shape(expected, name))
+        wrong = sorted(name for name in got.keys() | expected.keys() if _kind(got, name) != _kind(expected, name))
         if wrong:
-            lines = [f"{name}: expected {_shape(expected, name)}, got {_shape(got, name)}" for name in wrong]
+            lines = [f"{name}: expected {_kind(expected, name)}, got {_kind(got, name)}" for name in wrong]
             raise ValueError("\n  ".join([f"expected the {what} of the model, got differences:", *lines]))
 
 
-def _shape(leaves: Mapping[str, Any], name: str) -> Shape | str:
-    return tuple(leaves[name].shape) if name in leaves else "none"
+def is_floating(dtype: Any) -> bool:
+    """Tells floating-point numbers, of any precision, from others.
+
+    Args:
+      dtype: of NumPy or JAX.
+
+    Returns:
+      Whether they are.
+    """
+    return jnp.issubdtype(dtype, jnp.floating)
+
+
+def _kind(leaves: Mapping[str, Any], name: str) -> str:
+    """Describes a leaf by what a file must keep: its shape, and its dtype where that is no floating-point one."""
+    if name not in leaves:
+        return "none"
+    leaf = leaves[name]
+    return f"{tuple(leaf.shape)}" if is_floating(leaf.dtype) else f"{tuple(leaf.shape)} of {leaf.dtype}"
 
 
 def written(record: Record, model: Any, params: Params, state: State) -> dict[str, np.ndarray]:
@@ -213,7 +240,7 @@ def written(record: Record, model: Any, params: Params, state: State) -> dict[st
         for key in target.keys:
             leaf = leaf[key]
         stored = record.to_source(target.path, target.layer, target.keys[-1], np.asarray(leaf))
-        arrays[name] = np.ascontiguousarray(stored)
+        arrays[name] = np.asarray(stored, order="C")
         if name.endswith(".running_var"):
             arrays[f"{name.removesuffix('running_var')}num_batches_tracked"] = np.zeros((), np.int64)
     return arrays

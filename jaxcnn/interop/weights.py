@@ -7,8 +7,10 @@
 Neither torch nor TensorFlow is needed. The records of `jaxcnn.interop.records` describe the sources.
 """
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +19,7 @@ from jaxcnn.interop.files import paths
 from jaxcnn.interop.files.config import TimmConfig, read_timm_config
 from jaxcnn.interop.files.hub import download, verify_torchvision_name
 from jaxcnn.interop.files.keras_file import read_keras
-from jaxcnn.interop.files.opened import reading, shown
+from jaxcnn.interop.files.opened import few, reading, shown, unquoted
 from jaxcnn.interop.files.paths import FileError
 from jaxcnn.interop.files.safetensors_file import read_metadata, read_safetensors, write_safetensors
 from jaxcnn.interop.files.tensor import Tensor
@@ -27,6 +29,7 @@ from jaxcnn.interop.records import RECORDS, torchvision_files
 from jaxcnn.interop.records.record import Origin, Record
 from jaxcnn.layers import Conv, identity
 from jaxcnn.models import catalog
+from jaxcnn.text import printable
 from jaxcnn.types import Layer, Params, State
 from jaxcnn.values import Partial
 
@@ -112,7 +115,7 @@ def load_weights(
         if record.origin == "jaxcnn" and read_metadata(opened.path).get("model") != repr(model):
             raise FileError(
                 f"expected the weights of the catalog's {model_name}, got those of a model with other options in "
-                f"{opened.path}; build that one and use load_safetensors(path, model)"
+                f"{printable(opened.path)}; build that one and use load_safetensors(path, model)"
             )
         params, state = _read(record, model, conversion.usable(record, opened.tensors), opened.path)
         return Weights(model, params, state, _preprocessing(record, model, opened))
@@ -176,7 +179,8 @@ def load_safetensors(path: str | Path, model: Any) -> tuple[Params, State]:
       model: the model that was saved, or a model with the same leaves.
 
     Returns:
-      Parameters and state.
+      Parameters and state. Floating-point numbers, bfloat16 too, are float32 (float64 where the file has that and JAX
+      may use it); others have the dtype of their leaf.
 
     Raises:
       FileError: the file is damaged, or names or shapes do not match the model.
@@ -184,16 +188,22 @@ def load_safetensors(path: str | Path, model: Any) -> tuple[Params, State]:
     record, given = _own_record(""), read_safetensors(Path(path))
     wanted = conversion.targets(record, model)
     if faults := list(conversion.differences(wanted, given)):
-        raise FileError("\n  ".join([f"{path} does not match the leaves of the model:", *_first_few(faults)]))
+        raise FileError(
+            "\n  ".join([f"{printable(path)} does not match the leaves of the model:", *_first_few(faults)])
+        )
     with reading(path):
         return _read(record, model, given, Path(path))
 
 
 def _read(record: Record, model: Any, given: Mapping[str, Tensor], path: Path) -> tuple[Params, State]:
     wanted = conversion.targets(record, model)
-    for name in wanted:
-        if given[name].dtype.kind in "biuc":
-            raise FileError(f"expected floating point numbers as {name} in {path}, got {given[name].dtype}")
+    for name, target in wanted.items():
+        dtype = given[name].dtype
+        if record.origin == "jaxcnn" and not target.floating:
+            if dtype != target.dtype:
+                raise FileError(f"expected {target.dtype} as {unquoted(name)} in {printable(path)}, got {dtype}")
+        elif not conversion.is_floating(dtype):
+            raise FileError(f"expected floating point numbers as {unquoted(name)} in {printable(path)}, got {dtype}")
     return conversion.read(record, model, wanted, given)
 
 
@@ -201,10 +211,10 @@ def _open(source: str | Path, entry: str | None) -> _Source:
     path = Path(source)
     if path.is_dir():
         return _open_folder(path, entry)
-    if path.exists():
+    if os.path.lexists(path):
         return _open_file(path, entry)
     if path.name.lower().endswith(_ENDINGS):
-        raise FileNotFoundError(f"expected a file of weights, got {path}, which does not exist")
+        raise FileNotFoundError(f"expected a file of weights, got {printable(path)}, which does not exist")
     hub_id = str(source).removeprefix("hf-hub:").removeprefix("hf_hub:")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", hub_id):
         raise ValueError(
@@ -216,16 +226,17 @@ def _open(source: str | Path, entry: str | None) -> _Source:
 
 
 def _open_folder(folder: Path, entry: str | None) -> _Source:
-    known = read_timm_config(folder) if (folder / "config.json").exists() else None
+    # A link that leads nowhere is there: it must not be passed over for another file.
+    known = read_timm_config(folder) if os.path.lexists(folder / "config.json") else None
     origins: tuple[Origin, ...] = ("torchvision", "timm") if known is None else ("timm",)
-    if any((folder / name).exists() for name in ("model.safetensors", "model.safetensors.index.json")):
+    if any(os.path.lexists(folder / name) for name in ("model.safetensors", "model.safetensors.index.json")):
         _refuse_entry(entry, folder)
         return _Source(folder, _unwrapped(read_safetensors(folder)), origins, known)
-    if (folder / "pytorch_model.bin").exists():
+    if os.path.lexists(folder / "pytorch_model.bin"):
         tensors = read_torch(folder / "pytorch_model.bin", entry=entry)
         return _Source(folder, _unwrapped(tensors), origins, known)
     raise FileNotFoundError(
-        f"expected model.safetensors or pytorch_model.bin in the folder {folder}, got "
+        f"expected model.safetensors or pytorch_model.bin in the folder {printable(folder)}, got "
         f"{sorted(path.name for path in folder.iterdir())[:10]}"
     )
 
@@ -246,16 +257,24 @@ def _open_file(path: Path, entry: str | None) -> _Source:
 
 def _refuse_entry(entry: str | None, path: Path) -> None:
     if entry is not None:
-        raise ValueError(f"expected entry= only for a checkpoint of torch, got {entry!r} for {path}")
+        raise ValueError(f"expected entry= only for a checkpoint of torch, got {entry!r} for {printable(path)}")
 
 
 def _unwrapped(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Removes the prefixes of torch's wrappers, which may be nested."""
-    for prefix in _WRAPPERS:
-        if tensors and all(name.startswith(prefix) or name == _COUNTER for name in tensors):
-            inner = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name != _COUNTER}
-            return _unwrapped(inner)
-    return tensors
+    names, at = list(tensors), 0
+
+    def counts(name: str) -> bool:
+        return len(name) == at + len(_COUNTER) and name.endswith(_COUNTER)
+
+    def common(prefix: str) -> bool:
+        return bool(names) and all(name.startswith(prefix, at) or counts(name) for name in names)
+
+    # The names are cut once, at the end: a file may repeat a prefix a hundred thousand times.
+    while prefix := next(filter(common, _WRAPPERS), None):
+        names = [name for name in names if not counts(name)]
+        at += len(prefix)
+    return {name[at:]: tensors[name] for name in names}
 
 
 def _choose(model_name: str, source: _Source, architecture: str | None) -> tuple[Record, Any]:
@@ -270,23 +289,24 @@ def _choose(model_name: str, source: _Source, architecture: str | None) -> tuple
     if not candidates:
         raise FileError(_no_record(model_name, source, architecture))
     fitting: dict[str, tuple[Record, Any]] = {}
-    faults: list[tuple[list[str], Record]] = []
+    faults: list[tuple[list[str], Record, Collection[str]]] = []
     for record in candidates:
         with reading(source.path):
             given = conversion.usable(record, source.tensors)
             model = _build(record, given)
-            found = list(conversion.differences(conversion.targets(record, model), given))
+            wanted = conversion.targets(record, model)
+            found = list(conversion.differences(wanted, given))
         if found:
-            faults.append((found, record))
+            faults.append((found, record, wanted))
         else:
             fitting[record.name] = record, model
     if not fitting:
-        found, record = min(faults, key=lambda fault: len(fault[0]))
+        found, record, wanted = min(faults, key=lambda fault: len(fault[0]))
         raise FileError(
             "\n  ".join(
                 [
-                    f"{source.path} does not hold the weights of {model_name}; expected the arrays of {record.name}"
-                    f"{_common_prefix(source.tensors)}:",
+                    f"{printable(source.path)} does not hold the weights of {model_name}; expected the arrays of "
+                    f"{record.name}{_common_prefix(source.tensors, wanted)}:",
                     *_first_few(found),
                 ]
             )
@@ -294,17 +314,24 @@ def _choose(model_name: str, source: _Source, architecture: str | None) -> tuple
     # If the same model fits two libraries, torchvision comes first and decides the preprocessing.
     if len({model for _, model in fitting.values()}) > 1:
         raise ValueError(
-            f"the weights in {source.path} fit several variants of {model_name}, whose results differ; "
+            f"the weights in {printable(source.path)} fit several variants of {model_name}, whose results differ; "
             f"give architecture=, one of {_listed(fitting)}"
         )
     return next(iter(fitting.values()))
 
 
-def _common_prefix(tensors: Mapping[str, Tensor]) -> str:
-    """Describes the common prefix of all names; empty without one."""
-    first = next(iter(tensors), "").partition(".")[0]
-    if len(tensors) > 1 and all(name.startswith(f"{first}.") for name in tensors):
-        return f", got names with the common prefix {shown(f'{first}.')}"
+def _common_prefix(names: Collection[str], wanted: Collection[str]) -> str:
+    """Describes the common prefix of all names, or of most if no expected name has it; empty without one."""
+    firsts = [name.partition(".")[0] + "." for name in names if "." in name]
+    first, count = Counter(firsts).most_common(1)[0] if firsts else ("", 0)
+    if len(names) > 1 and count == len(names):
+        return f", got names with the common prefix {shown(first)}"
+    if 2 * count > len(names) and not any(name.startswith(first) for name in wanted):
+        others = few([name for name in names if not name.startswith(first)])
+        return (
+            f", got names most of which have the prefix {shown(first)}, and others: {others}; "
+            "save those of the model alone"
+        )
     return ""
 
 
@@ -315,12 +342,12 @@ def _first_few(lines: Sequence[str]) -> list[str]:
 
 def _no_record(model_name: str, source: _Source, architecture: str | None) -> str:
     known = [record.name for record in RECORDS if record.model == model_name]
-    told = f"timm/{source.config.architecture[:100]}" if source.config else str(source.path)
-    got = architecture or told
+    told = unquoted(f"timm/{source.config.architecture}") if source.config else printable(source.path)
+    got = told if architecture is None else unquoted(architecture)
     elsewhere = [record.model for record in RECORDS if record.name == got]
     hint = f"; {got} is the model {elsewhere[0]!r} here" if elsewhere else ""
     if got in known and source.config:
-        hint = f", and {told} in {source.path}"
+        hint = f", and {told} in {printable(source.path)}"
     return f"expected weights of {model_name!r} from one of [{_listed(known)}], got {got}{hint}"
 
 
@@ -366,8 +393,8 @@ def _preprocessing(record: Record, model: Any, source: _Source) -> Preprocessing
         told = (config.input_size[0], config.num_classes)
         if got != told:
             raise FileError(
-                f"{source.path} has a config.json for {told[0]} channels and {told[1]} classes, and weights for "
-                f"{got[0]} channels and {got[1]} classes"
+                f"{printable(source.path)} has a config.json for {told[0]} channels and {told[1]} classes, and weights "
+                f"for {got[0]} channels and {got[1]} classes"
             )
         return timm_preprocessing(config) if in_channels in (1, 3) else None
     if in_channels != 3:

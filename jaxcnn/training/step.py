@@ -61,7 +61,13 @@ def init_train_state(model: Layer, optimizer: optax.GradientTransformation, key:
 
     Returns:
       The train state at step 0.
+
+    Raises:
+      TypeError: `optimizer` is no optimizer, or `key` no key.
     """
+    if not isinstance(key, jax.Array):
+        raise TypeError(f"init_train_state expects a key, such as jax.random.key(0), got {key!r}")
+    _check_optimizer(optimizer)
     params, state = model.init(key)
     return _first_train_state(params, state, optimizer, step=0)
 
@@ -82,12 +88,19 @@ def make_train_state(
 
     Raises:
       ValueError: the step is negative.
+      TypeError: `optimizer` is no optimizer.
     """
+    _check_optimizer(optimizer)
     if step < 0:
         raise ValueError(f"make_train_state expects a step of at least 0, got {step}")
     # jnp.array copies, arrays of NumPy too.
     params, state = jax.tree.map(jnp.array, (params, state))
     return _first_train_state(params, state, optimizer, step=step)
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
+        raise TypeError(f"expected an optimizer of Optax, such as optax.adam(1e-3), got {optimizer!r}")
 
 
 def _first_train_state(
@@ -142,6 +155,7 @@ def make_train_step(
       NaN or infinity after the update. It raises a TypeError for images that are not floating point, such as uint8, and
       a ValueError for a train state that an earlier step has taken over.
     """
+    _check_optimizer(optimizer)
     forward = batched(model)
     extra_args = _extra_args(optimizer)
 

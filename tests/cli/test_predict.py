@@ -307,7 +307,9 @@ def test_names_of_files_and_classes_are_escaped(jaxcnn, words, no_pictures, digi
     assert trained.status == 0
     assert "\\x1b]0;run" in trained.out
     files = [save(tmp_path / name, digits8[0][0], format="PNG") for name in ("\x1b[31mred\n", os.fsdecode(b"caf\xe9"))]
-    done = jaxcnn("predict", tmp_path / "\x1b]0;run", *files, tmp_path / "\x1b[2J", "--top", 10)
+    broken = tmp_path / os.fsdecode(b"brok\xe9n")
+    broken.write_bytes(b"no picture")
+    done = jaxcnn("predict", tmp_path / "\x1b]0;run", *files, tmp_path / "\x1b[2J", broken, "--top", 10)
     assert [answer(line)[0] for line in done.out.splitlines()] == [
         f"{tmp_path}/\\x1b[31mred\\n",
         f"{tmp_path}/caf\\xe9",
@@ -320,7 +322,8 @@ def test_names_of_files_and_classes_are_escaped(jaxcnn, words, no_pictures, digi
         "\\x9be",
         *"fghij",
     }
-    assert len(done.err.splitlines()) == 2
+    assert len(done.err.splitlines()) == 3
+    assert f"'{tmp_path}/brok\\xe9n'" in done.err
     assert all(character.isprintable() or character == "\n" for character in trained.out + done.out + done.err)
 
 

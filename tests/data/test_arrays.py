@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 
-from jaxcnn.data import Dataset, choose_classes, dataset, few, load_npz, split
+from jaxcnn.data import Dataset, arrays, choose_classes, dataset, few, load_npz, split
 from jaxcnn.data.arrays import _shares
 
 
@@ -278,7 +278,7 @@ def test_an_npz_file_needs_no_class_names(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no file .*nowhere\.npz"):
         load_npz(tmp_path / "nowhere.npz")
-    with pytest.raises(FileNotFoundError, match="there is no file"):
+    with pytest.raises(ValueError, match=r"is not an \.npz file"):
         load_npz(tmp_path)
 
 
@@ -358,6 +358,39 @@ def test_an_array_that_says_it_is_larger_is_refused_before_it_is_read(tmp_path):
         archive.writestr("labels.npy", header.getvalue() + bytes(32))
     with pytest.raises(ValueError, match=r"cannot be read \(the size of 'labels' does not match its shape"):
         load_npz(path)
+
+
+@pytest.mark.parametrize("name", ["images", "labels", "class_names"])
+@pytest.mark.parametrize("kind", ["|S0", "<U0", "|V0"])
+def test_an_array_of_values_without_bytes_is_refused(kind, name, tmp_path):
+    path = tmp_path / "data.npz"
+    whole = {"images": grey(), "labels": np.array([0, 1, 0, 1]), "class_names": np.array(["a", "b"])}
+    np.savez(path, **{other: array for other, array in whole.items() if other != name})
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": kind, "fortran_order": False, "shape": (10**11,)})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(f"{name}.npy", header.getvalue())
+    with pytest.raises(ValueError, match=rf"data\.npz' .*{name}' holds values of no bytes"):
+        load_npz(path)
+
+
+def test_labels_are_counted_before_they_become_strings(tmp_path, monkeypatch):
+    np.savez(tmp_path / "data.npz", images=grey(), labels=np.full(1000, b"a"))
+    monkeypatch.setattr(arrays, "_as_text", None)
+    with pytest.raises(
+        ValueError, match=r"data\.npz': expected as many labels as images, got 4 images and 1000 labels"
+    ):
+        load_npz(tmp_path / "data.npz")
+
+
+def test_too_little_memory_is_reported_with_the_file(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise MemoryError
+
+    np.savez(tmp_path / "data.npz", images=grey(), labels=np.array([0, 1, 0, 1]))
+    monkeypatch.setattr(arrays, "dataset", full)
+    with pytest.raises(ValueError, match=r"data\.npz' holds arrays that do not fit into memory"):
+        load_npz(tmp_path / "data.npz")
 
 
 def test_what_is_no_file_is_refused(tmp_path):

@@ -82,6 +82,7 @@ def test_grey_of_every_depth_is_scaled_to_its_range(path, values, options, expec
         (np.array([[0, 1000]], np.int32), "its numbers are signed or have 32 bits"),
         (np.array([[-5, 1000]], np.int16), "its numbers are signed or have 32 bits"),
         (np.array([[0, 1000]], np.uint32), "its numbers are signed or have 32 bits"),
+        (np.array([[-5, 100]], np.int8), "its numbers are signed or of 32 bits"),
     ],
 )
 def test_numbers_without_a_known_range_are_refused(path, values, message):
@@ -131,21 +132,42 @@ def test_a_light_picture_without_transparency_stays_as_it_is(path):
     np.testing.assert_allclose(read_picture(save(path, pixels), 1), 250 / 255, atol=1e-6)
 
 
+TURNS = {
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: np.rot90(x, 2),
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: np.rot90(x, 2).swapaxes(0, 1),
+    8: lambda x: np.rot90(x, 1),
+}
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_picture_is_turned_as_its_camera_noted(path, orientation):
     exif = Image.Exif()
     exif[274] = orientation
-    turns = {
-        2: lambda x: x[:, ::-1],
-        3: lambda x: np.rot90(x, 2),
-        4: lambda x: x[::-1],
-        5: lambda x: x.swapaxes(0, 1),
-        6: lambda x: np.rot90(x, -1),
-        7: lambda x: np.rot90(x, 2).swapaxes(0, 1),
-        8: lambda x: np.rot90(x, 1),
-    }
-    expected = turns.get(orientation, lambda x: x)(PIXELS).astype(np.float32) / 255
+    expected = TURNS[orientation](PIXELS).astype(np.float32) / 255
     np.testing.assert_array_equal(read_picture(save(path, PIXELS, exif=exif), 3), expected)
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "I;16", "F"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_of_every_mode_is_turned_as_its_camera_noted(path, orientation, mode, compression):
+    if mode == "I;16":
+        image = Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257)
+    elif mode == "F":
+        image = Image.fromarray(PIXELS[..., 0].astype(np.float32) / 255)
+    elif mode in ("LA", "LAB"):
+        bands = [Image.fromarray(np.ascontiguousarray(PIXELS[..., i])) for i in range(len(mode))]
+        image = Image.merge(mode, bands)
+    else:
+        image = Image.fromarray(PIXELS).convert(mode)
+    upright = read_picture(save(path, image, "TIFF", compression=compression), 3)
+    turned = read_picture(save(path, image, "TIFF", compression=compression, tiffinfo={274: orientation}), 3)
+    np.testing.assert_array_equal(turned, TURNS[orientation](upright))
 
 
 def test_a_rational_number_of_the_camera_without_a_value_does_not_matter(path):
@@ -240,6 +262,10 @@ def test_a_picture_that_claims_too_many_pixels_is_refused_before_it_is_decoded(p
     message = r"at most 53 pixels in '.*', got 6x9; scale it down first"
     with pytest.raises(PictureError, match=message):
         read_picture(save(path, PIXELS), 1)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)  # Pillow refuses twice as many
+    with pytest.raises(PictureError, match=r"expected .* at most 53 pixels .* got more; scale it down"):
+        read_picture(path, 3)
+    monkeypatch.undo()
     monkeypatch.setattr(pictures, "MAX_PIXELS", 54)
     assert read_picture(path, 1).shape == (6, 9, 1)
 

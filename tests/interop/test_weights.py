@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 
 from jaxcnn import trees
 from jaxcnn.interop import conversion
-from jaxcnn.interop.files.safetensors_file import write_safetensors
+from jaxcnn.interop.files.safetensors_file import read_safetensors, write_safetensors
 from jaxcnn.interop.files.torch_file import read_torch, write_torch
 from jaxcnn.interop.records import RECORDS
 from jaxcnn.interop.records.record import Record, Rules
@@ -232,3 +234,43 @@ def test_records_have_names_of_their_own_and_models_of_the_catalog():
 def test_the_weights_of_keras_choose_the_variant_with_its_strides():
     record = next(record for record in RECORDS if (record.model, record.origin) == ("resnet50", "keras"))
     assert record.build(10) == resnet50_v1(10)
+
+
+@dataclasses.dataclass(frozen=True)
+class Counting:
+    """A layer whose leaves are scalars and numbers of many kinds."""
+
+    def init(self, key):
+        params = {"gain": jnp.ones(()), "shift": jnp.ones((3, 2), jnp.bfloat16)}
+        kinds = {"step": jnp.int32, "seen": jnp.uint8, "on": jnp.bool_, "phase": jnp.complex64}
+        state = {name: jnp.zeros((), dtype) for name, dtype in kinds.items()}
+        return params, {**state, "counts": jnp.zeros((2, 3), jnp.int16), "none": jnp.zeros((0, 2), jnp.int8)}
+
+    def apply(self, params, state, x, *, train, key=None):
+        return x, state
+
+
+def test_leaves_that_are_scalars_or_no_floating_point_numbers_come_back(tmp_path):
+    model = Sequential(count=Counting(), head=Dense(3, 2))
+    params, state = model.init(jax.random.key(0))
+    state = jax.tree.map(lambda leaf: leaf + jnp.ones((), leaf.dtype), state)
+    save_safetensors(tmp_path / "own.safetensors", model, params, state)
+    loaded = load_safetensors(tmp_path / "own.safetensors", model)
+    assert_same(loaded, (params, state))
+    assert jax.tree.map(lambda leaf: leaf.dtype, loaded[1]) == jax.tree.map(lambda leaf: leaf.dtype, state)
+    assert loaded[0]["count"]["shift"].dtype == jnp.float32
+    assert isinstance(loaded[1]["count"]["step"], jax.Array)
+
+
+@pytest.mark.parametrize("dtype", [jnp.int16, jnp.float32])
+def test_a_leaf_of_another_kind_of_numbers_is_neither_saved_nor_loaded(dtype, tmp_path):
+    model = Sequential(count=Counting())
+    params, state = model.init(jax.random.key(0))
+    save_safetensors(tmp_path / "own.safetensors", model, params, state)
+    arrays = {name: np.asarray(tensor) for name, tensor in read_safetensors(tmp_path / "own.safetensors").items()}
+    write_safetensors(tmp_path / "own.safetensors", {**arrays, "count/step": arrays["count/step"].astype(dtype)})
+    with pytest.raises(ValueError, match=f"expected int32 as count/step in .*, got {jnp.dtype(dtype)}"):
+        load_safetensors(tmp_path / "own.safetensors", model)
+    changed = {"count": {**state["count"], "step": state["count"]["step"].astype(dtype)}}
+    with pytest.raises(ValueError, match=r"count/step: expected \(\) of int32, got"):
+        save_safetensors(tmp_path / "other.safetensors", model, params, changed)

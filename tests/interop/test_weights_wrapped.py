@@ -1,6 +1,8 @@
 """Sound weights in other wrappings: prefixes, checkpoints, endings, no head, grey images, arguments of timm."""
 
 import json
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from jaxcnn.interop.files.safetensors_file import write_safetensors
 from jaxcnn.interop.weights import load_safetensors, load_weights, save_safetensors, save_torch
 from jaxcnn.layers import identity
 from jaxcnn.models import lenet5, mobilenet_v3_small, resnet18, squeezenet1_1
+from jaxcnn.text import printable
 from jaxcnn.trees import named_leaves
 
 RESNET, SMALL = resnet18(3), squeezenet1_1(3)
@@ -204,3 +207,111 @@ def test_weights_that_are_no_floating_point_numbers_are_refused(dtype, resnet_ar
     write_safetensors(tmp_path / "own.safetensors", own)
     with pytest.raises(FileError, match="expected floating point numbers as bias"):
         load_safetensors(tmp_path / "own.safetensors", model)
+
+
+@pytest.mark.parametrize(("repeats", "names"), [(900, 600), (100_000, 1)])
+def test_prefixes_without_number_cost_no_more_than_the_file(repeats, names, tmp_path):
+    array = np.zeros(0, np.float32)
+    write_safetensors(tmp_path / "a.safetensors", {f"{'module.' * repeats}l{i}": array for i in range(names)})
+    tracemalloc.start()
+    with pytest.raises(FileError, match="does not hold the weights of squeezenet1_1"):
+        load_weights("squeezenet1_1", tmp_path / "a.safetensors")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
+
+
+def test_counters_of_averages_are_left_out_at_every_depth(arrays, leaves, tmp_path):
+    counted = {"n_averaged": np.array(3), "module.model.n_averaged": np.array(4)}
+    wrapped = {f"module.model.module.{name}": array for name, array in arrays.items()}
+    write_safetensors(tmp_path / "weights.safetensors", {**counted, **wrapped})
+    assert_loads(leaves, tmp_path / "weights.safetensors")
+
+
+@pytest.mark.parametrize("target", ["nowhere", "{name}"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"]
+)
+def test_links_that_lead_nowhere_are_refused_in_a_folder(name, target, resnet_arrays, tmp_path):
+    others = {
+        "config.json": ["model.safetensors"],
+        "model.safetensors": ["pytorch_model.bin"],
+        "model.safetensors.index.json": ["pytorch_model.bin"],
+    }
+    for other in others.get(name, []):
+        write_checkpoint(tmp_path / other, resnet_arrays)
+    (tmp_path / name).symlink_to(target.format(name=name))
+    with pytest.raises(FileNotFoundError, match=f"{name}' is a link to a file that is not there"):
+        load_weights("resnet18", tmp_path)
+
+
+def test_a_link_that_leads_nowhere_is_no_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "timm").mkdir()
+    (tmp_path / "timm" / "resnet18").symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError, match="'timm/resnet18' is a link to a file that is not there"):
+        load_weights("resnet18", "timm/resnet18")
+
+
+@pytest.mark.parametrize("prefix", ["model.", "module.model.", "backbone."])
+def test_a_prefix_of_most_names_is_said_with_what_is_left_over(prefix, arrays, tmp_path):
+    others = {f"{'module.' if prefix.startswith('module.') else ''}criterion.{i}": np.zeros(1) for i in range(7)}
+    wrapped = {f"{prefix}{name}": array for name, array in arrays.items()}
+    write_safetensors(tmp_path / "a.safetensors", {**wrapped, **others})
+    first = "backbone" if prefix == "backbone." else "model"
+    with pytest.raises(
+        FileError, match=rf"most of which have the prefix '{first}\.', and others: criterion\.0, .* and 2 more; save"
+    ):
+        load_weights("squeezenet1_1", tmp_path / "a.safetensors")
+
+
+def test_a_common_part_of_the_names_that_is_expected_is_no_prefix(arrays, tmp_path):
+    write_safetensors(tmp_path / "a.safetensors", {**arrays, "extra.weight": np.zeros(1, np.float32)})
+    with pytest.raises(FileError, match=r"torchvision/squeezenet1_1:\n  left over: extra\.weight \(1,\)$"):
+        load_weights("squeezenet1_1", tmp_path / "a.safetensors")
+
+
+ODD = "\x1b[2J\n\u202e" + 1000 * "x"
+
+
+def odd_files(tmp_path, arrays):
+    zeros = np.zeros(1, np.float32)
+    own = {"format": "jaxcnn", "model": repr(SMALL)}
+    write_safetensors(tmp_path / "left.safetensors", {**arrays, ODD: zeros})
+    yield tmp_path / "left.safetensors"
+    write_safetensors(tmp_path / "prefix.safetensors", {f"{ODD}.{i}": zeros for i in range(9)} | {ODD: zeros})
+    yield tmp_path / "prefix.safetensors"
+    write_safetensors(tmp_path / "own.safetensors", {ODD: zeros}, own)
+    yield tmp_path / "own.safetensors"
+    header = json.dumps({"a": {"dtype": ODD, "shape": [], "data_offsets": [0, 0]}}).encode()
+    (tmp_path / "dtype.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    yield tmp_path / "dtype.safetensors"
+    for name, shards in {
+        "missing": {f"a{i}": f"{i}{ODD[:90]}.safetensors" for i in range(99)},
+        "differing": {ODD: "part\x1b[2J.safetensors"},
+    }.items():
+        (tmp_path / name).mkdir()
+        write_safetensors(tmp_path / name / "part\x1b[2J.safetensors", arrays)
+        (tmp_path / name / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+        yield tmp_path / name
+    (tmp_path / "config").mkdir()
+    yield folder(tmp_path / "config", arrays, architecture=ODD)
+    write_checkpoint(tmp_path / "entry.pth", {ODD: arrays, "b": arrays})
+    yield tmp_path / "entry.pth"
+    code = b"\x80\x02c" + ODD.replace("\n", "").encode() + b"\nsystem\n."
+    with zipfile.ZipFile(tmp_path / "code.pth", "w") as archive:
+        archive.writestr("a/data.pkl", code)
+    yield tmp_path / "code.pth"
+
+
+def test_names_of_a_file_are_escaped_and_short_in_errors(arrays, tmp_path):
+    for path in odd_files(tmp_path, arrays):
+        with pytest.raises((FileError, FileNotFoundError)) as caught:
+            load_weights("squeezenet1_1", path)
+        message = str(caught.value)
+        assert printable(message, keep="\n") == message, path
+        assert len(message.splitlines()) <= 8, path
+        assert len(message) < 2000, path
+    with pytest.raises(FileError) as caught:
+        load_safetensors(tmp_path / "own.safetensors", SMALL)
+    assert printable(caught.value, keep="\n") == str(caught.value)

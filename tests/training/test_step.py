@@ -16,6 +16,7 @@ from jaxcnn.training import (
     init_train_state,
     make_eval_step,
     make_predict_step,
+    make_train_state,
     make_train_step,
     predict,
 )
@@ -479,3 +480,21 @@ def test_auxiliary_heads_are_trained_and_the_main_one_is_evaluated():
     measured = make_eval_step(model)(params, before.state, images, labels, np.ones(6, bool))
     assert float(measured.loss) == pytest.approx(float(np.sum(main)), rel=1e-5)
     assert int(measured.correct) == int(metrics.correct)
+
+
+@pytest.mark.parametrize("optimizer", [None, optax.sgd, 0.1, "adam"])
+def test_what_is_no_optimizer_is_refused(optimizer):
+    params, state = LINEAR.init(jax.random.key(0))
+    for make in (
+        lambda: init_train_state(LINEAR, optimizer, jax.random.key(0)),
+        lambda: make_train_state(params, state, optimizer),
+        lambda: make_train_step(LINEAR, optimizer),
+    ):
+        with pytest.raises(TypeError, match=r"expected an optimizer of Optax, such as optax.adam\(1e-3\), got"):
+            make()
+
+
+@pytest.mark.parametrize("key", [0, None])
+def test_what_is_no_key_is_refused(key):
+    with pytest.raises(TypeError, match=rf"expects a key, such as jax.random.key\(0\), got {key}"):
+        init_train_state(LINEAR, optax.sgd(0.1), key)

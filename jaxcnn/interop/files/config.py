@@ -84,7 +84,7 @@ def read_timm_config(folder: str | os.PathLike[str]) -> TimmConfig:
     """
     path = Path(folder)
     path = path / "config.json" if path.is_dir() else path
-    if not path.exists():
+    if not os.path.lexists(path):
         raise FileNotFoundError(f"there is no config {str(path)!r}")
     with reading(path):
         return _read(path)

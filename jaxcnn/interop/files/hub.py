@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from jaxcnn.interop.files.opened import unquoted
 from jaxcnn.interop.files.paths import FileError, existing_file
 from jaxcnn.interop.files.safetensors_file import read_index
 
@@ -83,7 +84,8 @@ def verify_torchvision_name(path: str | os.PathLike[str]) -> bool:
     if not digest.startswith(named[1]):
         raise FileError(
             f"{str(path)!r} is damaged: its checksum does not match its name; expected sha256 {named[1]}..., got "
-            f"{digest[: len(named[1])]}...; download it again"
+            f"{digest[: len(named[1])]}...; download it again, or rename the file if {named[1]} is no checksum but, "
+            "say, a date"
         )
     return True
 
@@ -114,7 +116,7 @@ def _fetch(hub: Any, hub_id: str, name: str, revision: str | None) -> Path:
     except errors.LocalEntryNotFoundError as error:
         why = "HF_HUB_OFFLINE is set" if hub.constants.HF_HUB_OFFLINE else "the hub cannot be reached"
         raise FileNotFoundError(
-            f"{why}, and the cache has no {name} of {where}; download it while online, {_LOCAL}"
+            f"{why}, and the cache has no {unquoted(name)} of {where}; download it while online, {_LOCAL}"
         ) from error
     except errors.GatedRepoError as error:
         raise PermissionError(
@@ -125,10 +127,12 @@ def _fetch(hub: Any, hub_id: str, name: str, revision: str | None) -> Path:
     except errors.RevisionNotFoundError as error:
         raise FileNotFoundError(f"there is no {where}; check the revision") from error
     except errors.EntryNotFoundError as error:
-        raise _NotInRepository(f"{where} has no {name}; choose a model of timm in safetensors, {_LOCAL}") from error
+        raise _NotInRepository(
+            f"{where} has no {unquoted(name)}; choose a model of timm in safetensors, {_LOCAL}"
+        ) from error
     # The package also raises the errors of its HTTP client, which have no common base class.
     except Exception as error:
-        raise OSError(f"the download of {name} of {where} failed: {error}; try again, {_LOCAL}") from error
+        raise OSError(f"the download of {unquoted(name)} of {where} failed: {error}; try again, {_LOCAL}") from error
     _check(path, where)
     return path
 

@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Mapping
 
 from jaxcnn.interop.files import paths
-from jaxcnn.interop.files.opened import OpenFile, reading
+from jaxcnn.interop.files.opened import OpenFile, reading, unquoted
 from jaxcnn.interop.files.paths import FileError, describe_file, existing_file
 from jaxcnn.interop.files.safetensors_file import read_opened
 from jaxcnn.interop.files.tensor import Tensor
@@ -86,7 +86,7 @@ def read_keras(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
             raise FileError(f"{str(path)!r} is damaged: reading it took more than {2 * seconds} seconds") from error
         opened = OpenFile(path, converted)
         if child.returncode == _REFUSED:
-            raise FileError(f"{str(path)!r} {child.stderr.decode('utf-8', 'replace')[:1000]}")
+            raise FileError(f"{str(path)!r} {unquoted(child.stderr.decode('utf-8', 'replace'), 1000)}")
         if child.returncode:
             raise FileError(
                 f"{str(path)!r} is truncated or damaged; download or copy it again (the process that read it ended "

@@ -8,13 +8,14 @@ import json
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from jaxcnn.interop.files.paths import FileError, existing_file
+from jaxcnn.text import printable
 
 MAX_JSON = 2**22
 """How many bytes of JSON are read: the largest models have some hundred kB, and each byte may take 30 of memory."""
@@ -38,9 +39,9 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
         raise FileError(f"{os.fspath(path)!r} cannot be read: {error.strerror}; change its permissions") from error
     # Damaged bytes can fail anywhere in a decoder: too deep, too large, of a wrong type, out of range.
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
+        reason = unquoted(f"{type(error).__name__}: {error}", 200)
         raise FileError(
-            f"{os.fspath(path)!r} cannot be read, and is probably damaged; download or copy it again ({reason[:200]})"
+            f"{os.fspath(path)!r} cannot be read, and is probably damaged; download or copy it again ({reason})"
         ) from error
 
 
@@ -173,3 +174,31 @@ def shown(value: Any) -> str:
     """
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def unquoted(name: object, limit: int = 100) -> str:
+    """Writes a name of a file for an error that has it without quotes.
+
+    Args:
+      name: the name.
+      limit: the most characters.
+
+    Returns:
+      The name in one line of printable characters, cut where it is long.
+    """
+    text = printable(str(name)[: limit + 1])
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def few(names: Sequence[str], most: int = 5) -> str:
+    """Lists names of a file for an error.
+
+    Args:
+      names: the names.
+      most: how many to write.
+
+    Returns:
+      The first ones, and how many more there are.
+    """
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(unquoted, names[:most])) + rest

@@ -43,6 +43,8 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
     if path.is_dir():
         raise IsADirectoryError(f"expected a file of weights, got the folder {str(path)!r}")
     if not path.exists():
+        if path.is_symlink():
+            raise FileNotFoundError(f"{str(path)!r} is a link to a file that is not there; download or copy the file")
         raise FileNotFoundError(f"expected a file of weights, got {str(path)!r}, which does not exist")
     if not path.is_file():
         raise FileError(

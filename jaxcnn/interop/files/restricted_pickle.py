@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
+from jaxcnn.interop.files.opened import unquoted
+
 _VALUES = {
     *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
     *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
@@ -63,7 +65,7 @@ def unpickle(
     try:
         return _Machine(allowed, call, load_persistent).run(data, max_operations)
     except (IndexError, KeyError, OverflowError) as error:
-        raise ValueError(f"the pickle is damaged ({type(error).__name__}: {error})") from error
+        raise ValueError(f"the pickle is damaged ({unquoted(f'{type(error).__name__}: {error}', 200)})") from error
 
 
 class _Machine:
@@ -150,7 +152,7 @@ class _Machine:
     def mention(self, module: Any, attribute: Any) -> None:
         name = f"{module}.{attribute}"
         if not isinstance(module, str) or not isinstance(attribute, str) or name not in self.allowed:
-            raise RefusedGlobal(name[:200])
+            raise RefusedGlobal(unquoted(name, 200))
         self.stack.append(Global(name))
 
     def extend(self, items: list[Any]) -> None:

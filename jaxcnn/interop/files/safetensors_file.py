@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxcnn.files import written_whole
-from jaxcnn.interop.files.opened import MAX_JSON, OpenFile, parse_json, read_json, reading, shown
+from jaxcnn.interop.files.opened import MAX_JSON, OpenFile, few, parse_json, read_json, reading, shown, unquoted
 from jaxcnn.interop.files.paths import FileError, describe_file, existing_file
 from jaxcnn.interop.files.tensor import LazyTensor, Tensor, swap_bytes
 
@@ -62,7 +62,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
     """
     path = Path(path)
     if path.is_dir():
-        candidates = [path / name for name in (_FILE, _INDEX) if (path / name).exists()]
+        candidates = [path / name for name in (_FILE, _INDEX) if os.path.lexists(path / name)]
         if not candidates:
             raise FileNotFoundError(f"the folder {str(path)!r} has neither {_FILE} nor {_INDEX}")
         path = candidates[0]
@@ -213,7 +213,7 @@ class _Header:
                     raise self.damaged(f"{shown(name)} has no dtype, shape and data_offsets")
             if code not in _DTYPES:
                 raise FileError(
-                    f"{shown(name)} in {str(self.file.path)!r} has dtype {code[:20]}; "
+                    f"{shown(name)} in {str(self.file.path)!r} has dtype {unquoted(code, 20)}; "
                     f"expected one of {', '.join(_DTYPES)}"
                 )
             if end - start != math.prod(shape) * _DTYPES[code].itemsize:
@@ -248,7 +248,7 @@ class _Header:
         what = describe_file(path) if path.is_file() else "damaged"
         if what.startswith("a safetensors file"):
             what = "truncated or damaged; download or copy it again"
-        return FileError(f"read_safetensors cannot read {str(path)!r}, which is {what} ({reason[:200]})")
+        return FileError(f"read_safetensors cannot read {str(path)!r}, which is {what} ({unquoted(reason, 200)})")
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
@@ -257,13 +257,15 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     shards = sorted(set(weight_map.values()))
     missing = [shard for shard in shards if not (index.parent / shard).exists()]
     if missing:
-        raise FileNotFoundError(f"{str(index)!r} names shards that do not exist: {', '.join(missing)}; download them")
+        raise FileNotFoundError(f"{str(index)!r} names shards that do not exist: {few(missing)}; download them")
     tensors: dict[str, Tensor] = {}
     for shard in shards:
         own = _Header(OpenFile(index.parent / shard)).tensors()
         named = {name for name, file in weight_map.items() if file == shard}
         if own.keys() != named:
-            odd = ", ".join(sorted(own.keys() ^ named)[:5])
-            raise FileError(f"{str(index)!r} and its shard {shard} do not match in {odd}; download them again")
+            odd = few(sorted(own.keys() ^ named))
+            raise FileError(
+                f"{str(index)!r} and its shard {unquoted(shard)} do not match in {odd}; download them again"
+            )
         tensors |= own
     return {name: tensors[name] for name in weight_map}

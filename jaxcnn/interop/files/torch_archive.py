@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from jaxcnn.interop.files.opened import OpenFile
+from jaxcnn.interop.files.opened import OpenFile, unquoted
 from jaxcnn.interop.files.paths import FileError, describe_file, is_keras_archive
 
 # Limits on the directory of an archive and on the pickle, in bytes; both are larger than any model needs.
@@ -96,7 +96,9 @@ class Archive:
         """
         available = self._entry(f"data/{key}").file_size
         if elements * itemsize > available:
-            raise ValueError(f"expected {elements} elements in data/{key}, got {available} bytes; the file is damaged")
+            raise ValueError(
+                f"expected {elements} elements in data/{unquoted(key)}, got {available} bytes; the file is damaged"
+            )
 
     def finish(self, tensors: dict[str, list[int]]) -> None:
         """Refuses compressed storages that are larger than their tensors or shared by too many.
@@ -139,13 +141,13 @@ class Archive:
 
     def _entry(self, name: str) -> zipfile.ZipInfo:
         if self._root + name not in self._entries:
-            raise FileError(f"{self._path_text} is damaged: it lacks {name[:100]}")
+            raise FileError(f"{self._path_text} is damaged: it lacks {unquoted(name)}")
         return self._entries[self._root + name]
 
     def _read(self, name: str, limit: int) -> bytes:
         size = self._entry(name).file_size
         if size > limit:
-            raise FileError(f"{self._path_text} has a {name} of {size} bytes; expected at most {limit}")
+            raise FileError(f"{self._path_text} has a {unquoted(name)} of {size} bytes; expected at most {limit}")
         buffer = bytearray(size)
         self._fill(name, memoryview(buffer), 0)
         return bytes(buffer)
@@ -202,7 +204,7 @@ class Archive:
         return begin
 
     def _damaged(self, name: str) -> FileError:
-        return FileError(f"{self._path_text} is damaged at {name}; download or copy it again")
+        return FileError(f"{self._path_text} is damaged at {unquoted(name)}; download or copy it again")
 
     def _not_a_checkpoint(self) -> str:
         """Describes a file that is not a zip archive."""

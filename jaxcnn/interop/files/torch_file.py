@@ -74,6 +74,8 @@ _FUNCTIONS = (
 _ALLOWED = frozenset((*_FUNCTIONS, *_STORAGES, *_UNTYPED, *_DTYPES))
 
 _MAX_RANK = 64
+# How many dicts of a checkpoint may lie around its state dict.
+_MAX_NESTING = 4
 # A tensor whose elements share memory (strides of zero) grows when it is read; larger ones are refused.
 _MAX_SHARED = 2**26
 # Alignment of storages, as in torch, for memory mapping.
@@ -99,7 +101,8 @@ def read_torch(path: str | os.PathLike[str], *, entry: str | None = None) -> Map
     """Reads a state dict that torch saved.
 
     Nothing in the file is executed: its pickle may only use the names that tensors need. A checkpoint that nests the
-    state dict, as in `{"state_dict": ..., "epoch": 3}`, is opened if only one entry holds tensors. If the file has
+    nests the state dict, as in `{"state_dict": ..., "epoch": 3}`, is opened if only one entry leads to tensors and the
+    tensors beside it are scalars.
     checksums, the first read of a storage verifies them. The file stays open as long as the result or one of its
     tensors exists, so do not overwrite it in place.
 
@@ -281,27 +284,35 @@ def _state_dict(content: Any, entry: str | None, path: Path) -> dict[str, Tensor
     """Finds the state dict in the content of a file."""
     if not isinstance(content, dict):
         raise FileError(f"expected a dict of tensors in {str(path)!r}, got a {type(content).__name__}")
-    keys = _listed(content)
-    if entry is not None:
-        if entry not in content:
-            raise FileError(f"{str(path)!r} has no entry {entry!r}; it has {keys}")
-        content = content[entry]
-        if not _has_tensors(content):
-            raise FileError(f"entry {entry!r} of {str(path)!r} is not a dict of tensors; the entries are {keys}")
-    elif not _has_tensors(content):
-        nested = [key for key, value in content.items() if _has_tensors(value)]
-        if not nested:
-            raise FileError(f"{str(path)!r} holds no state dict; it has {keys}")
-        if len(nested) > 1:
+    keys, depths = _listed(content), {}
+    for _ in range(_MAX_NESTING):
+        if entry is not None and entry in content:
+            if _depth(content[entry], _MAX_NESTING, depths) is None:
+                raise FileError(f"entry {entry!r} of {str(path)!r} is not a dict of tensors; the entries are {keys}")
+            content, entry = content[entry], None
+            continue
+        nested = _nested(content, depths)
+        if entry is None and (not nested or _has_weights(content)):
+            break
+        if len(nested) > 1 and entry is None:
             raise FileError(
                 f"{str(path)!r} holds several state dicts; choose one with entry=, such as "
-                f"{shown(nested[0])}; it has {keys}"
+                f"{shown(nested[0])}; it has {_listed(content)}"
             )
+        if len(nested) != 1:
+            break
         content = content[nested[0]]
+    if entry is not None:
+        raise FileError(f"{str(path)!r} has no entry {entry!r}; it has {keys}")
+    if not _has_tensors(content):
+        raise FileError(f"{str(path)!r} holds no state dict; it has {keys}")
     others = {name: value for name, value in content.items() if not isinstance(value, LazyTensor)}
     if others:
+        nested = _nested(content, depths)
+        advice = f", or open one of them with entry=, such as {shown(nested[0])}" if nested else ""
         raise FileError(
-            f"the state dict in {str(path)!r} has entries that are not tensors: {_listed(others)}; save it without them"
+            f"the state dict in {str(path)!r} has entries that are not tensors: {_listed(others)}; save it without "
+            f"them{advice}"
         )
     unnamed = [name for name in content if not isinstance(name, str)]
     if unnamed:
@@ -311,6 +322,39 @@ def _state_dict(content: Any, entry: str | None, path: Path) -> dict[str, Tensor
 
 def _has_tensors(value: Any) -> bool:
     return isinstance(value, dict) and any(isinstance(item, LazyTensor) for item in value.values())
+
+
+def _has_weights(content: dict[Any, Any]) -> bool:
+    """Tells tensors of a state dict from the numbers of a checkpoint, such as a loss, that are tensors too."""
+    return any(isinstance(item, LazyTensor) and item.shape for item in content.values())
+
+
+def _nested(content: dict[Any, Any], depths: dict[tuple[int, int], int | None]) -> list[Any]:
+    """Lists the entries that are dicts of tensors; without any, those that lead to one."""
+    found = {key: _depth(value, _MAX_NESTING, depths) for key, value in content.items()}
+    return [key for key, depth in found.items() if depth == 0] or [
+        key for key, depth in found.items() if depth is not None
+    ]
+
+
+def _depth(value: Any, limit: int, depths: dict[tuple[int, int], int | None]) -> int | None:
+    """Counts the dicts around the nearest dict of tensors; None where there is none within the limit.
+
+    The state of an optimizer numbers its tensors, so only names are followed.
+
+    Args:
+      value: of an entry.
+      limit: how many dicts to open.
+      depths: what is known already, by the id of a value and the limit: values may share their parts.
+    """
+    if not isinstance(value, dict):
+        return None
+    key = id(value), limit
+    if key not in depths:
+        inner = [_depth(item, limit - 1, depths) for name, item in value.items() if limit and isinstance(name, str)]
+        known = [depth + 1 for depth in inner if depth is not None]
+        depths[key] = 0 if _has_tensors(value) else min(known, default=None)
+    return depths[key]
 
 
 def _listed(content: Mapping[Any, Any]) -> str:

@@ -10,7 +10,7 @@ import os
 import pickletools
 from typing import Any, Literal
 
-from jaxcnn.interop.files.opened import OpenFile
+from jaxcnn.interop.files.opened import OpenFile, unquoted
 from jaxcnn.interop.files.restricted_pickle import unpickle
 
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
@@ -58,7 +58,7 @@ class LegacyFile:
     def declare(self, key: str, elements: int, itemsize: int) -> None:
         """Records the declared size of a storage."""
         if self._declared.setdefault(key, (elements, itemsize)) != (elements, itemsize):
-            raise ValueError(f"storage {key[:100]} has two sizes; the file is damaged")
+            raise ValueError(f"storage {unquoted(key)} has two sizes; the file is damaged")
 
     def finish(self, tensors: dict[str, list[int]]) -> None:
         """Finds the storages, after all are declared."""
@@ -70,7 +70,9 @@ class LegacyFile:
             elements, itemsize = self._declared[key]
             stored = int.from_bytes(self._file.read(at, 8), self.byte_order)
             if stored != elements:
-                raise ValueError(f"expected {elements} elements in storage {key[:100]}, got {stored}; it is damaged")
+                raise ValueError(
+                    f"expected {elements} elements in storage {unquoted(key)}, got {stored}; it is damaged"
+                )
             self._places[key] = at + 8
             at += 8 + elements * itemsize
         if at > self._file.size:

@@ -237,6 +237,52 @@ def test_the_state_dict_of_a_checkpoint_is_found():
     assert read_torch(GOLDEN / "checkpoint.pth", entry="state_dict").keys() == {"weight"}
 
 
+SCALAR = tensor((), (), size=4)
+MOMENTS = {"state": {0: {"step": SCALAR, "exp_avg": tensor()}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+WEIGHTS = {"weight": tensor()}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {
+            **{"epoch": 3, "arch": "resnet18", "state_dict": WEIGHTS, "best_acc1": SCALAR, "optimizer": MOMENTS},
+            "scheduler": {"last_epoch": 3, "_last_lr": [0.1]},
+        },
+        {"model": WEIGHTS, "loss": SCALAR},
+        {"epoch": SCALAR, "state_dict": WEIGHTS},
+        {"model": {"state_dict": WEIGHTS}},
+        {"model": {"state_dict": WEIGHTS, "epoch": SCALAR}, "optimizer": MOMENTS, "loss": SCALAR},
+        {"a": {"b": {"c": {"d": WEIGHTS}}}},
+    ],
+)
+def test_the_state_dict_is_found_beside_scalars_and_inside_other_entries(content, tmp_path):
+    assert read_torch(with_pickle(dumps(content), tmp_path)).keys() == {"weight"}
+
+
+def test_an_entry_may_lie_inside_others_and_hold_others(tmp_path):
+    both = {"ema": {"state_dict": WEIGHTS}, "raw": {"bias": tensor()}}
+    path = with_pickle(dumps({"checkpoint": both, "optimizer": MOMENTS, "loss": SCALAR}), tmp_path)
+    assert read_torch(path, entry="ema").keys() == {"weight"}
+    assert read_torch(path, entry="raw").keys() == {"bias"}
+    assert read_torch(path, entry="checkpoint").keys() == {"bias"}  # the one that holds tensors itself
+    with pytest.raises(ValueError, match="is not a dict of tensors; the entries are 'checkpoint'"):
+        read_torch(path, entry="optimizer")
+    with pytest.raises(ValueError, match="has no entry 'ema2'; it has 'checkpoint'"):
+        read_torch(path, entry="ema2")
+    path = with_pickle(dumps({"a": {"b": {"c": {"d": WEIGHTS}}}}), tmp_path)
+    with pytest.raises(ValueError, match="has no entry 'ema'; it has 'a'"):
+        read_torch(path, entry="ema")
+
+
+def test_dicts_that_share_their_parts_are_looked_through_once(tmp_path):
+    shared = {str(i): None for i in range(3000)}
+    for _ in range(4):
+        shared = {str(i): shared for i in range(3000)}
+    with pytest.raises(ValueError, match="holds no state dict"):
+        read_torch(with_pickle(dumps(shared), tmp_path))
+
+
 def test_of_several_state_dicts_one_is_chosen(tmp_path):
     path = with_pickle(dumps({"model": {"a": tensor()}, "model_ema": {"b": tensor()}, "epoch": 3}), tmp_path)
     with pytest.raises(
@@ -256,7 +302,13 @@ def test_of_several_state_dicts_one_is_chosen(tmp_path):
     [
         ({"a": tensor(), "epoch": 3}, r"entries that are not tensors: 'epoch' \(int\); save it without them"),
         ({"model": {"a": tensor(), "b": None}}, r"entries that are not tensors: 'b' \(NoneType\)"),
-        ({"a": tensor(), "model": {"b": tensor()}}, r"entries that are not tensors: 'model' \(dict\)"),
+        (
+            {"a": tensor(), "model": {"b": tensor()}},
+            r"entries that are not tensors: 'model' \(dict\); save it without them, or open .* entry=, such as 'model'",
+        ),
+        ({"model": {"a": {"x": tensor()}, "b": {"x": tensor()}}}, "several state dicts; choose one with entry=.*'a'"),
+        ({"optimizer": {"state": {0: {"step": tensor()}}}}, "holds no state dict; it has 'optimizer'"),
+        ({"a": {"a": {"a": {"a": {"a": {"a": {"a": tensor()}}}}}}}, "holds no state dict; it has 'a'"),
         ({"epoch": 3}, r"holds no state dict; it has 'epoch' \(int\)"),
         ({}, "holds no state dict; it has no entries"),
         ([tensor()], "expected a dict of tensors in .*, got a list"),
