@@ -82,7 +82,7 @@ def test_grey_of_every_depth_is_scaled_to_its_range(path, values, options, expec
         (np.array([[0, 1000]], np.int32), "its numbers are signed or have 32 bits"),
         (np.array([[-5, 1000]], np.int16), "its numbers are signed or have 32 bits"),
         (np.array([[0, 1000]], np.uint32), "its numbers are signed or have 32 bits"),
-        (np.array([[-5, 100]], np.int8), "its numbers are signed or of 32 bits"),
+        (np.array([[-5, 100]], np.int8), "its numbers are signed or have 32 bits"),
     ],
 )
 def test_numbers_without_a_known_range_are_refused(path, values, message):
