@@ -61,7 +61,7 @@ def write_checkpoint(path: Path) -> float:
     from jaxcnn.models import resnet50
 
     model = resnet50()
-    params, state = jax.jit(model.init)(jax.random.key(0))
+    params, state = model.init(jax.random.key(0))
     save_torch(path, model, params, state, architecture="torchvision/resnet50")
     return sum(leaf.nbytes for leaf in jax.tree.leaves((params, state))) / 2**20
 

@@ -22,7 +22,7 @@ def make_model(spec: Spec) -> JaxModel:
       The model as functions of a batch.
     """
     model: Any = spec.model
-    params, state = jax.jit(model.init)(jax.random.key(0))
+    params, state = model.init(jax.random.key(0))
     parameters = trees.count(params)
     if spec.mode == "infer":
         model, params, state = layers.fold_batch_norm(model, params, state)
