@@ -26,8 +26,8 @@ def batch_moments(x: jax.Array, axis_name: str, *, mask: jax.Array | None = None
     Args:
       x: one image of the batch, shape (height, width, channels), or its features, shape (channels,); floating point.
       axis_name: name of the `jax.vmap` axis that runs over the batch.
-      mask: what counts: one bool for the whole image, shape (), or one for each pixel, shape (height, width); all if
-        None. Where nothing counts in the whole batch, both moments are zero.
+      mask: whether the image counts, shape (), or each of its pixels, shape (height, width); bool. None counts all. If
+        nothing counts in the whole batch, both moments are zero.
 
     Returns:
       Mean and biased variance (divided by the count), each of shape (channels,), float32, or float64 for float64 `x`.
@@ -54,7 +54,7 @@ def batch_moments(x: jax.Array, axis_name: str, *, mask: jax.Array | None = None
             return lax.psum(jnp.sum(values, axis=1), axis_name) * share
 
         shift = lax.stop_gradient(mean_of(jnp.where(counts, pixels, 0)))
-        # Set to zero before it is squared: what does not count may be NaN, and a gradient of zero times NaN too.
+        # Masked pixels may be NaN. Zero them before squaring: 0 * NaN would be NaN in the gradient.
         centred = jnp.where(counts, pixels - shift[:, None], 0)
         first, second = mean_of(centred), mean_of(jnp.square(centred))
     var = second - jnp.square(first)
@@ -78,7 +78,8 @@ def batch_count(x: jax.Array, axis_name: str, *, mask: jax.Array | None = None) 
       mask: as in `batch_moments`.
 
     Returns:
-      height * width * batch size, the batch size for features; with a mask what is left of it, int32, shape ().
+      height * width * batch size, or the batch size for features. With a mask, the number of pixels that count, int32,
+      shape ().
 
     Raises:
       ValueError: there is no axis of that name, or the mask has another shape.
@@ -131,7 +132,7 @@ def normalize(
     _check_affine("normalize", x, epsilon, mean=mean, var=var, scale=scale, bias=bias)
     dtype = at_least_float32(x.dtype)
     mean = mean.astype(dtype)
-    # Not lax.rsqrt, which is off by an ulp or two on CPU; there is one for each channel only.
+    # 1 / sqrt is more accurate than lax.rsqrt on CPU, and runs once for each channel.
     factor = 1 / jnp.sqrt(var.astype(dtype) + jnp.asarray(epsilon, dtype))
     if scale is not None:
         factor = factor * scale.astype(dtype)
@@ -193,7 +194,7 @@ def group_norm(
     def spread(values: jax.Array) -> jax.Array:
         return jnp.broadcast_to(values, (1, num_groups, size)).reshape(1, channels)
 
-    # All that is large in the values, a constant to differentiation, comes off first.
+    # Subtract a constant near the mean first, to avoid cancellation.
     shift = spread(lax.stop_gradient(mean_of(jnp.mean(_sample(pixels), axis=1))))
     means, squares = lowering.own_moments(pixels, shift)
     mean = mean_of(means)
@@ -302,7 +303,7 @@ def _normalized(
 ) -> jax.Array:
     """Normalises over some of the last axes."""
     wide = x.astype(at_least_float32(x.dtype))
-    # The mean is taken off twice: first rounded, as a constant, then what rounding left of it.
+    # Subtract the mean twice: first as a rounded constant, then what its rounding left.
     wide = wide - lax.stop_gradient(jnp.mean(wide, axes, keepdims=True))
     centred = wide - jnp.mean(wide, axes, keepdims=True)
     var = jnp.mean(jnp.square(centred), axes, keepdims=True)

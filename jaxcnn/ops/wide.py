@@ -1,4 +1,4 @@
-"""Arithmetic in float32 for images of any dtype: what is summed up over pixels, forward or for a gradient, is wide."""
+"""Per-channel arithmetic in at least float32, so that sums over pixels do not lose precision."""
 
 import jax
 
@@ -6,7 +6,7 @@ from jaxcnn.ops.check import at_least_float32
 
 
 def over_channels(vector: jax.Array, x: jax.Array) -> jax.Array:
-    """Brings what belongs to the last axes into the dtype and rank of an array.
+    """Reshapes a vector to broadcast over the last axes of an array, in its dtype.
 
     Args:
       vector: the shape of the last axes of `x`.
@@ -21,8 +21,8 @@ def over_channels(vector: jax.Array, x: jax.Array) -> jax.Array:
 def add_bias(x: jax.Array, bias: jax.Array | None) -> jax.Array:
     """Adds a number to each channel.
 
-    In at least float32, since the gradient of the bias is a sum over all pixels of all images: in bfloat16 it would be
-    off by a half after some thousand terms.
+    Computed in at least float32: the gradient of the bias is a sum over all pixels of all images, which bfloat16 would
+    get wrong by half after a few thousand terms.
 
     Args:
       x: shape (..., channels), floating point.

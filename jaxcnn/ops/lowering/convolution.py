@@ -248,7 +248,7 @@ def _define(
 
 
 def _in_its_precision(rule: Callable[..., Any]) -> Callable[..., Any]:
-    """Lowers a rule with the precision that the convolution was called with, wherever it is lowered."""
+    """Wraps a rule so that it is lowered with the precision stored in its geometry."""
 
     def lowered(*operands: jax.Array, geometry: Geometry, **options: Any) -> jax.Array:
         with jax.default_matmul_precision(geometry.precision):

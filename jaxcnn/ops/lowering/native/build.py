@@ -32,14 +32,14 @@ _TARGETS = (
 )
 # What /proc/cpuinfo says of a processor, on x86 and on ARM.
 _PROCESSOR = ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU variant", "CPU part", "Features")
-# Seconds after which a build is taken to hang; it takes some ten on one slow core.
+# Timeout of a build in seconds; a build takes about 15.
 _PATIENCE = 300.0
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @functools.cache
 def ready() -> bool:
-    """Loads the kernels, after building them where that has not been done.
+    """Loads the kernels, after building them if need be.
 
     The environment variable JAXCNN_NATIVE=0 turns them off, CXX names the compiler, with arguments if need be
     (`CXX="ccache g++"`), and JAXCNN_CACHE_DIR the folder to keep them in (`$XDG_CACHE_HOME/jaxcnn` or `~/.cache/jaxcnn`
@@ -80,7 +80,7 @@ def cache_folder() -> Path:
 
 
 def _compiler() -> tuple[str, ...]:
-    """Returns the words that call the compiler: its path, and arguments that CXX has."""
+    """Returns the command of the compiler: its path and the arguments in CXX."""
     given = os.environ.get("CXX", "").strip()
     names = [given] if given else ["c++", "g++", "clang++"]
     for name in names:
@@ -94,7 +94,7 @@ def _compiler() -> tuple[str, ...]:
 
 
 def _built(compiler: tuple[str, ...], folder: Path) -> Path:
-    """Returns the shared library, built if it is not there or damaged; of several processes at once one builds."""
+    """Returns the library, building it if it is missing or damaged. Only one process builds at a time."""
     sources = sorted(path for path in _FOLDER.iterdir() if path.suffix in (".cc", ".h"))
     key = hashlib.sha256(repr((_FLAGS, compiler, jaxlib.version.__version__, _processor())).encode())
     for source in sources:
@@ -105,15 +105,15 @@ def _built(compiler: tuple[str, ...], folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         if not _sound(library, key.digest()):
-            _LOG.info("building the C++ kernels of jaxcnn in %s; this takes some seconds, once", folder)
+            _LOG.info("building the C++ kernels of jaxcnn in %s; this takes about 15 seconds, once", folder)
             _build(compiler, library, key.digest())
     return library
 
 
 def _sound(library: Path, key: bytes) -> bool:
-    """Tells whether a library is there as it was built, for this key.
+    """Checks the checksum of a library.
 
-    The system would map a file that was cut off all the same, and end the process when it reaches for what is missing.
+    Loading a truncated file would crash the process.
     """
     if not library.is_file():
         return False
@@ -127,7 +127,7 @@ def _checksum(key: bytes, content: bytes) -> bytes:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Waits until no other process builds in a folder; a process that ends in any way lets the others go on."""
+    """Holds the build lock of a folder. The system releases it when the process ends."""
     try:
         import fcntl
     except ImportError:
@@ -152,9 +152,9 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _build(compiler: tuple[str, ...], library: Path, key: bytes) -> None:
-    """Builds the library; nobody else does in its folder meanwhile."""
+    """Builds the library; the caller holds the lock."""
     work = library.parent / "building"
-    # What a build that was killed has left; its compiler, if it still runs, writes to nowhere.
+    # Remove the leftovers of a killed build.
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     try:
@@ -163,7 +163,7 @@ def _build(compiler: tuple[str, ...], library: Path, key: bytes) -> None:
         if not output.is_file():
             raise BuildError(f"{shlex.join(compiler)} left no library; is it a C++ compiler?")
         with output.open("r+b") as file:
-            # Behind its end, where the system does not look.
+            # Append the checksum; the loader ignores trailing bytes.
             file.write(_checksum(key, file.read()))
             file.flush()
             os.fsync(file.fileno())
@@ -174,7 +174,7 @@ def _build(compiler: tuple[str, ...], library: Path, key: bytes) -> None:
 
 
 def _run(command: list[str]) -> None:
-    """Runs a compiler, and ends it and all programs that it started where it hangs or this process is interrupted."""
+    """Runs a compiler. Kills its process group on timeout or interrupt."""
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
     ) as compiler:

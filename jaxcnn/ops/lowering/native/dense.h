@@ -99,7 +99,7 @@ struct Phase {
 // Many pixels are split between the threads, and the kernel is packed once for all of them. Where there are few, packing
 // would take as long as the products: then the panels are split, and each is packed by the thread that multiplies it.
 //
-// Where `plain` is given, it writes the pixels of an item again if a result is not finite.
+// `plain`, if given, recomputes the pixels of an item with a result that is not finite.
 template <typename T>
 void gather(const Geometry& g, const Reads& rows, const Reads& columns, const T* from, const T* kernel, bool exchanged,
             T* to, Workers& workers, PlainSums<T>* plain = nullptr) {
@@ -200,7 +200,7 @@ void add_borders(const Geometry& g, const Geometry& m, const T* x, T* to, Worker
   });
 }
 
-// Small groups leave most of a vector unused. So many go together as fill one, as one kernel with zeros between them.
+// Small groups leave vectors partly unused, so several form one kernel with zeros between them.
 template <typename T>
 int64_t bundled_groups(const Geometry& g) {
   if (g.groups == 1) return 1;

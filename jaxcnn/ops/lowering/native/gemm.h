@@ -64,14 +64,14 @@ inline void with_constant(int n, const F& f) {
   }
 }
 
-// Terms that are added up in one row, or up to twice as many. The rounding of a sum grows with the root of its length: a
-// sum of such rows rounds a fraction as much as one row of all, and costs a few additions more.
+// Terms of a partial sum, or up to twice as many. Rounding errors grow with the square root of a sum's length, so a sum of
+// partial sums is more accurate, for a few additions more.
 inline constexpr int64_t kRow = 128;
 
-// The longest sum that is worth no second row.
+// The longest sum computed as one partial sum.
 inline constexpr int64_t kShort = kRow + kRow / 4;
 
-// Sums in registers, and, of long ones, those of the rows before.
+// Partial sums in registers, and for long sums the total of the earlier ones.
 template <typename T, int kRows, int kVectors, bool kLong>
 struct Sums {
   Vector<T> row[kRows][kVectors] = {};
@@ -80,7 +80,7 @@ struct Sums {
   int64_t length = 0;
   bool first = true;
 
-  // Counts terms that were added to the row, and ends it where it is long.
+  // Counts added terms, and starts a new partial sum when this one is full.
   inline __attribute__((always_inline)) void added(int64_t terms) {
     if constexpr (!kLong) return;
     length += terms;
@@ -235,7 +235,7 @@ inline void accumulate_block(const Run<T>* runs, int64_t count, bool first, int6
   for (int i = 0; i < kRows; ++i) __builtin_prefetch(to + i * to_stride, 1);
   Sums<T, kRows, kVectors, true> sums;
   auto& sum = sums.row;
-  // Several runs are short ones: ending a row of sums sooner costs little beside going from one to the next.
+  // Several runs are short ones: shorter partial sums cost little beside changing runs.
   if (count > 1) sums.most = kRow / 2;
   for (int64_t r = 0; r < count; ++r) {
     const T* a = runs[r].left + shift;

@@ -110,7 +110,7 @@ ffi::Error run_input_gradient(ffi::ThreadPool pool, ffi::AnyBuffer dy, ffi::AnyB
     check<T>(Algorithm(algorithm), g);
     switch (Algorithm(algorithm)) {
       case Algorithm::kDepthwise:
-        // It multiplies zeros around the image, which are none of the outputs, by the kernel.
+        // depthwise::gather multiplies the kernel by zeros beyond the outputs, which would make NaN.
         if (!all_finite(&numbers, 1, g.taps() * g.channels)) return dense::input_gradient<T>(g, gradient, numbers, to, workers);
         return depthwise::gather<T>(g, Reads::transposed(g.rows), Reads::transposed(g.columns), gradient, numbers, to,
                                     workers);

@@ -28,8 +28,8 @@ inline void sum_products(const T* x, const T* y, const T* shift, int64_t count, 
   }
 }
 
-// Writes the mean of x - shift over such rows, and the sum of squared deviations from it: first the mean, then, while the
-// rows are in a cache, what they deviate from it, which is small whatever the shift (Chan, Golub & LeVeque 1983).
+// Writes the mean of x - shift over such rows, and the sum of squared deviations from it. The second pass, about the mean of
+// the first, keeps the deviations small whatever the shift (Chan, Golub & LeVeque 1983); it reads the rows from a cache.
 template <typename T, int kVectors>
 inline void sum_deviations(const T* x, const T* shift, int64_t count, int64_t stride, T* mean, T* squares) {
   Vector<T> origin[kVectors], middle[kVectors] = {}, rest[kVectors] = {}, square[kVectors] = {};
@@ -51,7 +51,7 @@ inline void sum_deviations(const T* x, const T* shift, int64_t count, int64_t st
   }
 }
 
-// Pixels at a time: their sums are added up apart, which keeps the rounding of long sums small.
+// Pixels of a piece. Their sums are accumulated separately, which keeps the rounding of long sums small.
 inline constexpr int64_t kPiece = 64;
 
 // Calls work(image, start, count, place, vectors, channel) for pieces of the pixels of each image and vectors of channels;

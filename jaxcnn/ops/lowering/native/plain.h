@@ -1,8 +1,8 @@
-// Sums of a convolution as its definition has them, for the results that a faster way cannot be trusted with.
+// Direct convolution sums, used where a faster algorithm is inaccurate.
 //
 // Bundles of groups multiply the channels of other groups by zeros, and Winograd's algorithm adds pixels to a result that
-// its window does not hold. Both are right as long as all numbers are finite and of like size: zero times infinity is not
-// zero, and what is added and taken off again leaves its rounding. Where they are not, these sums take their place.
+// its window does not hold. Both are right while all numbers are finite and of similar size: zero times infinity is not
+// zero, and terms that cancel leave their rounding errors.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +16,7 @@
 
 namespace jaxcnn {
 
-// Whether all numbers of some rows are finite: a number that is not, is not zero when it is taken off itself.
+// Whether all numbers of some rows are finite: x - x is zero for finite x only.
 template <typename T>
 inline bool all_finite(const T* const* rows, int64_t count, int64_t size) {
   Vector<T> sums = {};
@@ -31,7 +31,7 @@ inline bool all_finite(const T* const* rows, int64_t count, int64_t size) {
   return sum == 0;
 }
 
-// A kernel (taps, depth, groups * width) that sums are made with, one pixel at a time.
+// Direct sums with one kernel (taps, depth, groups * width), one pixel at a time.
 template <typename T>
 class PlainSums {
  public:

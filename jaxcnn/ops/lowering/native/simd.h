@@ -38,7 +38,7 @@ inline void store(T* to, Vector<T> value) {
   *reinterpret_cast<Vector<T>*>(to) = value;
 }
 
-// The bits of numbers without their signs, which order as the numbers do: infinity above all numbers, NaN above that.
+// Absolute values as integers, which sort like the floats: infinity above all numbers, NaN last.
 template <typename T>
 using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
 

@@ -234,8 +234,8 @@ T largest(const T* numbers, int64_t count) {
   return from_magnitude<T>(highest);
 }
 
-// Writes the results of a tile again, (width,) for each of its pixels, where the rounding relative to the largest pixel of the
-// tile may be large for them; or all, where one is not finite.
+// Recomputes the results of a tile, (width,) for each of its pixels, whose own pixels are far smaller than the largest of the
+// tile; or all of them, if one is not finite.
 template <typename T>
 void mend(const Range<T>& range, bool finite, const T* image, int64_t rows, int64_t columns, int64_t depth, int64_t row,
           int64_t column, const T* zeros, PlainSums<T>& plain, T* corner, int64_t to_step, int64_t width, int64_t down,
@@ -342,8 +342,8 @@ void input_gradient(const Geometry& g, const T* dy, const T* kernel, T* to, Work
             packed.get(), plain, to, g.rows.size, g.columns.size, g.channels, workers);
 }
 
-// Computes the gradient of the kernel: the transpose of the above with respect to it. Returns whether it is finite; where
-// it is not, the plain sums may be, or less of them is not.
+// Computes the gradient of the kernel: the transpose of the above with respect to it. Returns whether all results are
+// finite; if not, the caller recomputes them directly.
 template <typename T>
 bool kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers& workers) {
   const Tiles tiles(g.images, g.rows.out_size, g.columns.out_size);
