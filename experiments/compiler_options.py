@@ -1,4 +1,4 @@
-"""XLA options against XLA as installed, for our steps and flax's: the evidence behind `jaxcnn.compiler.MEASURED`.
+"""XLA options against XLA as installed, for our steps and flax's: the evidence for `jaxcnn.compiler.MEASURED`.
 
 Each candidate's program of each model of the benchmark's standard set, in training and in inference, is compiled; then
 all run in turn. The ratios are medians over the steps of a candidate's time to that without options: below 1 is faster.

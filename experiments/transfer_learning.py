@@ -29,7 +29,7 @@ over seeds 0 to 4, each on 448 test images:
     200    new dense layers  79.2 (7.6)   84.7 (3.2)   91.9 (4.6)   95.5 (2.3)   98.2 (0.7)
     200    unfrozen          76.3 (6.4)   84.3 (3.7)   92.5 (4.2)   95.8 (1.3)   97.8 (0.7)
 
-What the convolutions learned carries over, what the dense layer behind them learned does not (it was trained to tell
+What the convolutions learned carries over, what the dense layer after them learned does not (it was trained to tell
 five other digits apart). With 50 steps and 10 examples or more, frozen convolutions beat training from scratch (with
 10, for each of the five seeds); with 200 steps or fewer examples, training from scratch is as good.
 

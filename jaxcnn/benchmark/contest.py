@@ -252,7 +252,7 @@ def _run(
                 outcome.rounds.clear()
         for turn in range(contest.rounds):
             report(f"{title}: round {turn + 1} of {contest.rounds}")
-            # To and fro, so that nobody always runs behind the same other one.
+            # To and fro, so that no contestant always runs after the same one.
             for outcome in outcomes if turn % 2 else outcomes[::-1]:
                 if len(outcome.rounds) < PATIENCE_ROUNDS or outcome.seconds < PATIENCE_SECONDS:
                     _round(outcome, runners, round_seconds)

@@ -19,7 +19,7 @@ def features(model: Layer, params: Params, state: State, x: jax.Array, *, at: Se
         maps = features(model, params, state, image, at=["stage2", "stage4/block0/conv1"])
         maps["stage2"]  # (28, 28, 128)
 
-    Layers behind the last one that is named are not computed, not even traced: the image may have a size that they do
+    Layers after the last one that is named are not computed, not even traced: the image may have a size that they do
     not take. It is a pure function, to be compiled, differentiated and mapped like any other; what goes through a
     transform such as `jax.jit` comes out sorted by name, as all dicts do.
 

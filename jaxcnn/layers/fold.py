@@ -37,7 +37,7 @@ def fold_batch_norm(model: Layer, params: Params, state: State) -> tuple[Layer, 
     and `Dense` count as convolutions, and a `Sequential` within a `Sequential` as its layers in a row; where nothing
     is left of it, it stays as an empty one. A `Dropout` or `DropPath` between the two does not matter, since it does
     nothing then. Other batch norms stay, such as those before a convolution or
-    behind a pooling, a sum or a concatenation, and so does all that is inside a container that has not registered.
+    after a pooling, a sum or a concatenation, and so does all that is inside a container that has not registered.
 
     With `train=True` the new model is a plain one with biases: it has no moments of the batch to normalise by, and does
     not train as the old one did. So train first and fold at the end.
@@ -91,7 +91,7 @@ def _(model: Concat | Gate | Residual, params: Params, state: State) -> Part:
 def _(model: AuxiliaryHeads, params: Params, state: State) -> Part:
     _check_names(model, params, state)
     parts = {}
-    # A batch norm behind an auxiliary head stays: the head is given what comes before it.
+    # A batch norm after an auxiliary head stays: the head is given what comes before it.
     for _, run in groupby(model.names, lambda name: name if name in model.heads else ""):
         names = tuple(run)
         row = Sequential(**{name: model[name] for name in names})

@@ -23,7 +23,7 @@ class Frozen(Value):
 
     Its parameters are held as state, under the same names beside the running moments. So `jax.grad` does not
     differentiate them, an optimizer holds no moments for them, and a training step has no backward pass through the
-    frozen layers that stand before all others. Those behind a layer that learns pass its gradient on. `freeze` makes it
+    frozen layers that stand before all others. Those after a layer that learns pass its gradient on. `freeze` makes it
     of a layer within a trained model, `unfreeze` undoes it.
 
     Attributes:

@@ -82,7 +82,7 @@ def densenet(
       stem_channels: channels of the first convolution.
       num_classes: number of logits.
       in_channels: channels of the image, which has at least 29 x 29 pixels with four stages.
-      dropout_rate: probability of dropping a value behind each convolution but the first, in [0, 1); the paper has 0.2
+      dropout_rate: probability of dropping a value after each convolution but the first, in [0, 1); the paper has 0.2
         where images are not augmented, and 0 for ImageNet (section 4.2).
       norm: makes the normalisation for so many channels.
 
@@ -121,12 +121,12 @@ def densenet(
 
 
 def dense_layer(channels: int, growth: int, dropout_rate: float = 0.0, norm: Norm = BatchNorm) -> Concat:
-    """Builds a 1x1 and a 3x3 convolution, each behind batch norm and ReLU, whose result joins the input.
+    """Builds a 1x1 and a 3x3 convolution, each after batch norm and ReLU, whose result joins the input.
 
     Args:
       channels: channels of the input.
       growth: channels that are added; the 1x1 convolution has four times as many (section 3, "bottleneck layers").
-      dropout_rate: probability of dropping a value behind each convolution, in [0, 1).
+      dropout_rate: probability of dropping a value after each convolution, in [0, 1).
       norm: makes the normalisation for so many channels.
 
     Returns:
@@ -146,12 +146,12 @@ def dense_layer(channels: int, growth: int, dropout_rate: float = 0.0, norm: Nor
 
 
 def transition(in_channels: int, out_channels: int, dropout_rate: float = 0.0, norm: Norm = BatchNorm) -> Sequential:
-    """Builds a 1x1 convolution behind batch norm and ReLU, and average pooling that halves the image (section 3).
+    """Builds a 1x1 convolution after batch norm and ReLU, and average pooling that halves the image (section 3).
 
     Args:
       in_channels: channels of the input.
       out_channels: channels of the output.
-      dropout_rate: probability of dropping a value behind the convolution, in [0, 1).
+      dropout_rate: probability of dropping a value after the convolution, in [0, 1).
       norm: makes the normalisation for so many channels.
 
     Returns:

@@ -305,8 +305,8 @@ def efficientnet(
 
     Args:
       stages: the stages.
-      stem_channels: channels behind the first convolution.
-      features: channels behind the last one.
+      stem_channels: channels after the first convolution.
+      features: channels after the last one.
       num_classes: number of logits.
       in_channels: channels of the image.
       dropout_rate: probability of dropping a feature before the head, in [0, 1).
@@ -372,7 +372,7 @@ def mbconv_block(
       expansion: how many times the channels of the input the depthwise convolution has; at 1 there is no first one.
       kernel_size: height and width of the depthwise kernel, in taps; odd.
       drop_path_rate: probability of skipping a residual block in training, in [0, 1).
-      norm: makes the normalisation behind each convolution.
+      norm: makes the normalisation after each convolution.
       padding: what pads the images.
 
     Returns:
@@ -414,7 +414,7 @@ def fused_block(
       expansion: how many times the channels of the input it has; at 1 there is no other one, and it is not linear.
       kernel_size: height and width of its kernel, in taps; odd.
       drop_path_rate: probability of skipping a residual block in training, in [0, 1).
-      norm: makes the normalisation behind each convolution.
+      norm: makes the normalisation after each convolution.
       padding: what pads the images.
 
     Returns:

@@ -51,8 +51,8 @@ def googlenet(
       aux_dropout_rate: probability of dropping a feature in the auxiliary heads, in [0, 1) (section 5).
 
     Returns:
-      The model: stem, inception3a to inception5b with pool3 and pool4, pool, dropout, head, and aux1 behind inception4a
-      and aux2 behind inception4d; parameters are named like `inception3a/branch3x3/reduce/conv/kernel`.
+      The model: stem, inception3a to inception5b with pool3 and pool4, pool, dropout, head, and aux1 after inception4a
+      and aux2 after inception4d; parameters are named like `inception3a/branch3x3/reduce/conv/kernel`.
 
     Raises:
       ValueError: a rate is outside [0, 1).
@@ -108,7 +108,7 @@ def inception_module(
       conv3x3: channels of the 3x3 convolution.
       reduce5x5: channels of the 1x1 convolution before the last one.
       conv5x5: channels of that one, which is 3x3 here, as in the published weights, though 5x5 in the paper.
-      pool: channels of the 1x1 convolution behind the max pooling.
+      pool: channels of the 1x1 convolution after the max pooling.
 
     Returns:
       The module, with branches branch1x1, branch3x3, branch5x5 and branch_pool.

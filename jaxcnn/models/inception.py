@@ -68,7 +68,7 @@ def inception_v3(
         leaves them out, as TensorFlow's and Keras'. All else is equal in both.
 
     Returns:
-      The model: stem, mixed5b to mixed7c, pool, dropout, head, and aux behind mixed6e; parameters are named like
+      The model: stem, mixed5b to mixed7c, pool, dropout, head, and aux after mixed6e; parameters are named like
       `mixed5b/branch3x3/conv2/conv/kernel`. An image has at least 75x75 pixels; 299x299 is what it was made for.
 
     Raises:

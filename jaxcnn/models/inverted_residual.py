@@ -42,9 +42,9 @@ def inverted_residual(
       strides: strides of the depthwise convolution.
       activation: the nonlinearity.
       kernel_size: height and width of the depthwise kernel, in taps; odd.
-      gate: what weighs the channels behind the depthwise convolution: a `squeeze_excite`; None for nothing.
+      gate: what weighs the channels after the depthwise convolution: a `squeeze_excite`; None for nothing.
       drop_path_rate: probability of skipping a residual block in training, in [0, 1); None for no such layer.
-      norm: makes the normalisation behind each convolution.
+      norm: makes the normalisation after each convolution.
       padding: what pads the images.
 
     Returns:
@@ -90,7 +90,7 @@ def squeeze_excite(channels: int, squeezed: int, *, activation: Function, gate: 
     Args:
       channels: channels of the image.
       squeezed: size of the hidden layer.
-      activation: the nonlinearity behind it.
+      activation: the nonlinearity after it.
       gate: what makes weights of the result: a sigmoid, or a hard one.
 
     Returns:

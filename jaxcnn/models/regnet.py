@@ -258,7 +258,7 @@ def regnet_block(in_channels: int, out_channels: int, strides: int, groups: int,
       out_channels: channels of the output, and between.
       strides: strides of the 3x3 convolution and of the shortcut.
       groups: number of channel groups of the 3x3 convolution.
-      squeezed: size of the hidden layer of the squeeze-and-excitation behind the 3x3 convolution; at 0 there is none.
+      squeezed: size of the hidden layer of the squeeze-and-excitation after the 3x3 convolution; at 0 there is none.
 
     Returns:
       The block, with layers conv1, norm1, relu1, conv2, norm2, relu2, squeeze_excite, conv3, norm3 and shortcut.

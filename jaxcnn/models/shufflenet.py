@@ -123,7 +123,7 @@ def _joined(left: Layer, right: Layer) -> Sequential:
 
 
 def _convolutions(in_channels: int, out_channels: int, strides: int) -> dict[str, Layer]:
-    """Lists a 1x1, a depthwise 3x3 and a 1x1 convolution; there is no ReLU behind the depthwise one."""
+    """Lists a 1x1, a depthwise 3x3 and a 1x1 convolution; there is no ReLU after the depthwise one."""
     return {
         "conv1": _conv(in_channels, out_channels),
         "norm1": BatchNorm(out_channels),

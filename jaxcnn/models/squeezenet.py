@@ -37,13 +37,13 @@ def squeezenet(
 
     Args:
       stem: the first convolution.
-      stages: the fire modules behind each max pooling: channels of their squeeze and of each of their expand layers.
+      stages: the fire modules after each max pooling: channels of their squeeze and of each of their expand layers.
       num_classes: number of logits.
       dropout_rate: probability of dropping a value of the last map, in [0, 1) (section 3.3).
 
     Returns:
       The model: conv1, relu1, pool1, fire2 and so on with a pooling between stages, dropout, head; parameters are named
-      like `fire2/expand/conv3x3/kernel`. The head is the last convolution with its ReLU and the global pooling behind
+      like `fire2/expand/conv3x3/kernel`. The head is the last convolution with its ReLU and the global pooling after
       it, so that logits are at least 0; a head of `GlobalAvgPool()` gives features.
 
     Raises:

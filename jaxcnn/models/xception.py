@@ -72,7 +72,7 @@ def halving_block(in_channels: int, channels: tuple[int, ...], *, starts_with_re
 
     Args:
       in_channels: channels of the input.
-      channels: channels behind each separable convolution.
+      channels: channels after each separable convolution.
       starts_with_relu: whether a relu stands before the first one, as before the others.
 
     Returns:
@@ -84,7 +84,7 @@ def halving_block(in_channels: int, channels: tuple[int, ...], *, starts_with_re
 
 
 def middle_block(channels: int) -> Residual:
-    """Builds three separable convolutions, each behind a relu, and the identity around them (Chollet 2017, figure 5).
+    """Builds three separable convolutions, each after a relu, and the identity around them (Chollet 2017, figure 5).
 
     Args:
       channels: channels of the input and of the output.

@@ -282,5 +282,5 @@ _define(
     native.kernel_gradient,
 )
 
-# In the layout of all others, and with no kernel to be turned by whoever reads it.
+# In the layout of the other convolutions, and with no kernel that the reader has to flip.
 PLAIN_RULES[_input_gradient] = xla.input_gradient_as_convolution

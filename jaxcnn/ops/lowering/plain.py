@@ -6,4 +6,4 @@ from typing import Any
 from jax.extend.core import Primitive
 
 PLAIN_RULES: dict[Primitive, Callable[..., Any]] = {}
-"""For whoever goes through a program and knows lax only: a function of a primitive's operands and parameters."""
+"""For programs that go through a jaxpr and know lax only: a function of the operands and parameters of a primitive."""
