@@ -380,7 +380,7 @@ def faults(weights, *, kernel=None, bias=None, same=None, flattened=None):
       kernel: path of a kernel of more than one row and column, whose rows and columns are to be swapped.
       bias: path of a bias, or of a batch norm's, to be dropped.
       same: whether there is a padding to replace by "SAME"; if None, wherever strides are not 1.
-      flattened: path of a kernel behind a flattened map and the shape of the map, to leave its rows in torch's order.
+      flattened: path of a kernel after a flattened map and the shape of the map, to leave its rows in torch's order.
     """
     model, params = weights.model, weights.params
     if "BatchNorm(" in repr(model):

@@ -36,7 +36,7 @@ class Block(nn.Module):
 
 
 class Patches(nn.Module):
-    """A convolution whose kernels do not overlap, and a layer norm before it or behind it."""
+    """A convolution whose kernels do not overlap, and a layer norm before or after it."""
 
     def __init__(self, inputs, outputs, size, *, norm_first):
         super().__init__()

@@ -50,7 +50,7 @@ def channels_last(tensor):
 
 def test_features_are_those_of_torchvision_and_a_neighbour_is_not(compared):
     assert max(compared(NODES).values()) < 1e-10
-    # Planted faults: the next convolution, the next block, and what stands behind the relu.
+    # Planted faults: the next convolution, the next block, and what comes after the relu.
     wrong = {"stage2/block0/conv1": "layer2.0.conv2", "stage3/block0": "layer3.1", "stem/norm": "relu"}
     assert min(compared(wrong).values()) > 1e-2
 
