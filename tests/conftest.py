@@ -64,7 +64,7 @@ def pytest_addoption(parser):
 class Skipped:
     """Writes down what is skipped, unless the reason begins with "does not apply": there nothing is wanting.
 
-    In every process: those that xdist starts report a module that is skipped only once for all that give its reason.
+    It runs in every process: xdist's workers report a skipped module only once for each reason.
     """
 
     def __init__(self, path):

@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       The exit status: 0, or 2 where the user asked for something that cannot be done or standard output is closed or
       full, or 130 after Ctrl-C.
     """
-    # Python has no streams for those that were closed when it started.
+    # Python sets a stream to None if it was closed at the start.
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if sys.stdout is None:

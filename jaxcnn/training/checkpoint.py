@@ -317,7 +317,7 @@ def _import_orbax() -> ModuleType:
 
 
 def _named_arrays(tree: Any, kinds: tuple[type, ...]) -> dict[str, Any]:
-    """Lists the leaves by name, and refuses those that `restore` could not return unchanged."""
+    """Lists the leaves by name. Refuses a leaf that `restore` could not return unchanged."""
     leaves = named_leaves(tree)
     if len(leaves) != len(jax.tree.leaves(tree)):
         raise ValueError("expected distinct names for all leaves, got two equal ones; remove '/' from the keys")

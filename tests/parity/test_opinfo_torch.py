@@ -388,7 +388,7 @@ def has_repeats(indices):
 
 
 def disagreements(name, translate, samples):
-    """Runs samples as one program; returns those that differ from torch, and the reasons why others are not run."""
+    """Runs samples as one program; returns the samples that differ from torch, and why others are not run."""
     cases, reasons = [], Counter()
     for sample in samples:
         try:

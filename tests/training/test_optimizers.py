@@ -27,7 +27,7 @@ UNUSABLE = {
     "optax.optimistic_adam": "deprecated: raises a warning where it is made",
 }
 
-# Those that take more than a learning rate, and those that take none.
+# Optimizers with more arguments than a learning rate, or without one.
 OPTIMIZERS = {
     "optax.apply_if_finite": lambda: optax.apply_if_finite(optax.adam(RATE), 3),
     "optax.inject_hyperparams": lambda: optax.inject_hyperparams(optax.adam)(RATE),
@@ -49,7 +49,7 @@ OPTIMIZERS = {
     "optax.contrib.sophia": lambda: contrib.sophia(RATE),
 }
 
-# By default, those that ask for something that an update of plain gradients lacks, and one that does not.
+# The default suite runs optimizers that need more than gradients, and one that does not.
 BY_DEFAULT = {
     "optax.adamw",
     "optax.lbfgs, backtracking",

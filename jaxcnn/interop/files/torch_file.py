@@ -330,7 +330,7 @@ def _has_weights(content: dict[Any, Any]) -> bool:
 
 
 def _nested(content: dict[Any, Any], depths: dict[tuple[int, int], int | None]) -> list[Any]:
-    """Lists the entries that are dicts of tensors; without any, those that lead to one."""
+    """Lists the entries that are dicts of tensors; if there are none, the dicts that contain one."""
     found = {key: _depth(value, _MAX_NESTING, depths) for key, value in content.items()}
     return [key for key, depth in found.items() if depth == 0] or [
         key for key, depth in found.items() if depth is not None
