@@ -1,8 +1,10 @@
-"""The one contract of the library: what a layer is, and what it is given and returns."""
+"""The contracts of the library: layers, examples, tasks."""
 
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
+import numpy as np
 
 Params: TypeAlias = dict[str, Any]
 """Trainable arrays: a nested dict with the names of the model, `{}` under a layer that has none."""
@@ -11,6 +13,15 @@ State: TypeAlias = dict[str, Any]
 """Arrays that training updates without a gradient (running moments): nested as `Params`."""
 
 Shape: TypeAlias = tuple[int, ...]
+
+Example: TypeAlias = Mapping[str, Any]
+"""One example as arrays by name, such as {"image", "label"} or {"image", "mask"}; a batch has one more axis in front.
+
+A batch may have "weight", shape (batch,): the weight of each example, 0 for padding. Without it every weight is 1.
+"""
+
+Augment: TypeAlias = Callable[[jax.Array, Example], dict[str, Any]]
+"""From a typed random key and one example to an example of the same shapes and dtypes; labels move with the image."""
 
 
 @runtime_checkable
@@ -48,4 +59,50 @@ class Layer(Protocol):
         Returns:
           The result in the dtype of `x`, and the state in the structure of `state`.
         """
+        ...
+
+
+class Mean(NamedTuple):
+    """A mean as a sum and its weight, which add up exactly over batches, micro-batches and hosts.
+
+    `jax.tree.map(operator.add, one, other)` adds two. Both parts are scalars, or arrays of one shape for several means
+    at once, such as one for each class.
+
+    Attributes:
+      total: weighted sum.
+      weight: sum of the weights, such as a number of examples, pixels or objects.
+    """
+
+    total: Any
+    weight: Any
+
+    @property
+    def value(self) -> Any:
+        """The mean, total / weight, in NumPy: a float or an array; NaN where the weight is zero."""
+        total, weight = np.asarray(self.total, float), np.asarray(self.weight, float)
+        return np.divide(total, weight, out=np.full(total.shape, np.nan), where=weight != 0)[()]
+
+
+class Task(Protocol):
+    """What a model is trained for: a loss, metrics and the meaning of its outputs. A hashable value."""
+
+    def loss(self, outputs: Any, batch: Example) -> Mean:
+        """Computes the loss of a batch.
+
+        Args:
+          outputs: of the model, with the batch as their first axis, float32.
+          batch: the examples.
+
+        Returns:
+          The weighted sum of the losses and the sum of the weights; their quotient over the whole global batch is
+          minimised.
+        """
+        ...
+
+    def metrics(self, outputs: Any, batch: Example) -> dict[str, Mean]:
+        """Computes the metrics of a batch, by name; arguments as in `loss`."""
+        ...
+
+    def decode(self, outputs: Any) -> Any:
+        """Turns the outputs for a batch into predictions, such as probabilities of classes or a mask of classes."""
         ...
