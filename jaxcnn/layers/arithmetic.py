@@ -22,16 +22,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn import ops, trees
-from jaxcnn.layers.containers import (
-    LAYER_NOTE,
-    AuxiliaryHeads,
-    Concat,
-    Gate,
-    Residual,
-    Sequential,
-    check_weights,
-    joined_shape,
-)
+from jaxcnn.layers.composite import LAYER_NOTE
+from jaxcnn.layers.containers import AuxiliaryHeads, Concat, Gate, Residual, Sequential
+from jaxcnn.layers.containers import _check_joined as check_joined
+from jaxcnn.layers.containers import _check_weights as check_weights
 from jaxcnn.layers.conv import Conv, ConvTranspose
 from jaxcnn.layers.dense import Dense
 from jaxcnn.layers.frozen import Frozen
@@ -644,7 +638,7 @@ def _walk(layer: Layer, shape: Shape, field: ReceptiveField, path: str, image: S
         yield Row(path, layer, shape, 0, 0, _union(field, seen, image))
         return
     if isinstance(layer, Frozen):
-        yield from (row._replace(parameters=0) for row in _walk(layer.layer, shape, field, path, image))
+        yield from _walk(layer.layer, shape, field, path, image)
         return
     with _located(path):
         out = output_shape(layer, shape)
@@ -664,6 +658,12 @@ def _located(path: str) -> Iterator[None]:
     except (TypeError, ValueError) as error:
         error.add_note(f"{LAYER_NOTE}{path!r}")
         raise
+
+
+def joined_shape(shapes: dict[str, Shape]) -> Shape:
+    check_joined(shapes)
+    *size, _ = next(iter(shapes.values()))
+    return (*size, sum(shape[-1] for shape in shapes.values()))
 
 
 def _same_shape(body: Shape, shortcut: Shape) -> Shape:
