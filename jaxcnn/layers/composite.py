@@ -70,7 +70,10 @@ class Composite(Value):
                     f"{type(self).__name__} expects fields that are layers or hashable options, got {field.name}="
                     f"{value!r}; put several layers into a Sequential, and apply each by run.{field.name}"
                 )
-        for name, child in self.children().items():
+        children = self.children()
+        if self.inlined is not None and self.inlined not in children:
+            check_child(self.inlined, getattr(self, self.inlined))
+        for name, child in children.items():
             check_child(name, child)
         if repeated := {name for name in self.names if self.names.count(name) > 1}:
             raise ValueError(
@@ -129,11 +132,9 @@ class Composite(Value):
         """Returns a layer by name, or by a path such as "stage1/block0"."""
         first, _, rest = path.partition("/")
         children = self.children()
-        layer = children.get(first)
-        if layer is None and self.inlined is not None and isinstance(children[self.inlined], Composite):
-            return children[self.inlined][path]  # pyright: ignore[reportIndexIssue]
-        if layer is None:
+        if first not in self.names:
             raise KeyError(f"expected one of the layers {self.names}, got {first!r}")
+        layer = children[self.inlined][first] if first not in children else children[first]  # pyright: ignore
         if rest and not isinstance(layer, Composite):
             raise KeyError(f"expected a path that ends at {first!r}, which holds no layers, got {path!r}")
         return layer[rest] if rest else layer  # pyright: ignore[reportIndexIssue]
@@ -156,14 +157,16 @@ class Composite(Value):
           TypeError: a value is not a layer.
         """
         layers = {**(layers or {}), **named}
+        if unknown := [path for path in layers if path.partition("/")[0] not in self.names]:
+            raise ValueError(f"replace expects names among {self.names}, got {', '.join(map(repr, unknown))}")
         children = dict(self.children())
         inner: dict[str, dict[str, Layer]] = {}
         for path, layer in layers.items():
             first, _, rest = path.partition("/")
-            if first not in children and self.inlined is not None:
+            if first not in children:
                 first, rest = self.inlined, path
-            if first not in children or (rest and not isinstance(children[first], Composite)):
-                raise ValueError(f"replace expects names among {self.names}, got {path!r}")
+            if rest and not isinstance(children[first], Composite):
+                raise ValueError(f"replace expects a path that ends at {first!r}, which holds no layers, got {path!r}")
             if rest:
                 inner.setdefault(first, {})[rest] = layer
             else:
@@ -451,6 +454,24 @@ def path_of_child(composite: Composite, path: str, name: str) -> str:
     return path if name == composite.inlined else _join(path, name)
 
 
+def layer_paths(layer: Layer, path: str = "") -> Iterator[str]:
+    """Yields the paths of all layers within a layer, each before those within it.
+
+    Args:
+      layer: a layer or a whole model.
+      path: its own path; empty for a whole model.
+
+    Yields:
+      Paths, such as "stage1/block0/conv1".
+    """
+    if isinstance(layer, Composite):
+        for name, child in layer.children().items():
+            inner = path_of_child(layer, path, name)
+            if name != layer.inlined:
+                yield inner
+            yield from layer_paths(child, inner)
+
+
 def layer_names(layer: Layer) -> tuple[str, ...]:
     """Names the layers directly within a layer; none if it is not a composite."""
     return layer.names if isinstance(layer, Composite) else ()
@@ -468,9 +489,7 @@ def check_child(name: str, layer: Any) -> None:
       TypeError: it is not a layer.
     """
     if "/" in name or "#" in name or not name:
-        raise ValueError(
-            f"expected a layer name without '/' and '#', which separate the parts of a path, got {name!r}"
-        )
+        raise ValueError(f"expected a layer name without '/' and '#', which separate the parts of a path, got {name!r}")
     if not _is_layer(layer) or not _takes_train(layer):
         raise TypeError(
             f"expected {name!r} to be a layer, with init(key) and apply(params, state, x, *, train, key=None), "

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from jaxcnn.layers.batched import batch_size
 from jaxcnn.layers.composite import Composite, apply_around
 from jaxcnn.types import Layer, Params, State
 
@@ -66,9 +67,7 @@ def features(model: Layer, params: Params, state: State, x: Any, *, at: Sequence
     raise ValueError(f"features expects paths of layers that the model applies in evaluation, got {missing!r}")
 
 
-def batched_features(
-    model: Layer, params: Params, state: State, images: Any, *, at: Sequence[str]
-) -> dict[str, Any]:
+def batched_features(model: Layer, params: Params, state: State, images: Any, *, at: Sequence[str]) -> dict[str, Any]:
     """Computes what layers within a model return for each image of a batch: `features` under `jax.vmap`.
 
     Args:
@@ -85,10 +84,7 @@ def batched_features(
       ValueError: there is no layer of that name, none is asked for, or the batch is empty or none.
       TypeError: `at` is a single string.
     """
-    if images.ndim < 2 or images.shape[0] == 0:
-        raise ValueError(
-            f"batched_features expects images of shape (batch, height, width, channels), got {images.shape}"
-        )
+    batch_size("batched_features", images)
     found = jax.vmap(lambda x: features(model, params, state, x, at=at), axis_name="batch")(images)
     # What goes through a transform of JAX comes out sorted by name.
     return {path: found[path] for path in at}

@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
 import jax
@@ -10,17 +12,20 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from jaxcnn import ops
-from jaxcnn.layers.composite import Composite, path_of_child
+from jaxcnn.layers.composite import Composite, layer_paths, named, path_of_child
 from jaxcnn.layers.conv import Conv, ConvTranspose
 from jaxcnn.layers.dataflow import Dataflow, dataflow
 from jaxcnn.layers.dense import Dense
 from jaxcnn.layers.frozen import unfreeze
 from jaxcnn.layers.norm import BatchNorm
-from jaxcnn.layers.parameters import affine_names, check_names
+from jaxcnn.layers.parameters import check_names
 from jaxcnn.layers.regularize import Dropout, DropPath
 from jaxcnn.types import Layer, Params, Shape, State
 
 _CONVOLUTIONS = (Conv, ConvTranspose, Dense)
+
+_TRANSPARENT = (Dropout, DropPath)
+"""Layers that return their input in evaluation."""
 
 _USUAL_SIZES = (224, 32, 64, 299, 28, 128, 16, 331, 512)
 
@@ -63,7 +68,11 @@ def fold_batch_norm(
     model = unfreeze(model)
     leaves = dict(_leaves(model, params, state, ""))
     pairs = foldable(model, input_shape)
-    folded = {conv: _folded(leaves[conv], leaves[norm]) for norm, conv in pairs.items()}
+    folded: dict[str, _Part] = {}
+    # In order of use: of several batch norms in a row, the first is folded first.
+    for norm, conv in pairs.items():
+        with _naming(norm):
+            folded[conv] = _folded(folded.get(conv, leaves[conv]), leaves[norm])
     return _rebuilt(model, params, state, "", folded, pairs.keys())
 
 
@@ -99,10 +108,10 @@ def foldable(model: Layer, input_shape: Shape | None = None) -> dict[str, str]:
         if type(flow.layers[path]) is BatchNorm:
             source = equation.invars[-1]
             before = producers.get(source)
-            while before and uses[source] == 1 and type(flow.layers[before]) in (Dropout, DropPath):
+            # The very types: a class derived from them may compute something else.
+            while before and uses[source] == 1 and (before in pairs or type(flow.layers[before]) in _TRANSPARENT):
                 source = calls[before].invars[-1]
                 before = producers.get(source)
-            # The very types: a class derived from them may compute something else.
             if before and uses[source] == 1 and type(flow.layers[before]) in _CONVOLUTIONS:
                 pairs[path] = before
     return pairs
@@ -114,17 +123,21 @@ def _within(path: str, repeated: set[str]) -> bool:
 
 
 def _trace(model: Layer, input_shape: Shape | None) -> Dataflow:
+    # Auxiliary heads use results too.
+    trace = partial(dataflow, model, asked=frozenset(layer_paths(model)))
     if input_shape is not None:
-        return dataflow(model, jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32))
+        return trace(jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32))
+    refused: dict[Shape, Exception] = {}
     for shape in _usual_shapes(model):
         try:
-            return dataflow(model, jax.ShapeDtypeStruct(shape, jnp.float32))
-        except (TypeError, ValueError):
-            continue
+            return trace(jax.ShapeDtypeStruct(shape, jnp.float32))
+        except (TypeError, ValueError) as error:
+            refused[shape] = error
+    first = next(iter(refused.values()), None)
     raise ValueError(
-        f"fold_batch_norm expects an input shape that the model takes, got none of {_usual_shapes(model)}; "
-        "pass input_shape="
-    )
+        f"fold_batch_norm expects an input shape that the model takes, got a refusal of {list(refused)}; "
+        f"pass input_shape=. The first one: {first}"
+    ) from first
 
 
 def _usual_shapes(model: Layer) -> list[Shape]:
@@ -148,14 +161,19 @@ def _leaf_layers(model: Layer) -> Iterator[Layer]:
 def _leaves(layer: Layer, params: Params, state: State, path: str) -> Iterator[tuple[str, _Part]]:
     """Yields the layers within a model that are not composites, with their parameters and their state, by path."""
     if not isinstance(layer, Composite):
-        if type(layer) in _CONVOLUTIONS:
-            check_names(f"{type(layer).__name__} parameters", params, affine_names(layer))  # pyright: ignore[reportArgumentType]
+        for what, tree, names in zip(("parameters", "state"), (params, state), _names(layer), strict=True):
+            check_names(f"{type(layer).__name__} {what}", tree, names)
         yield path, (layer, params, state)
         return
     inner_params, inner_state = layer.parts("parameters", params), layer.parts("state", state)
     for name, child in layer.children().items():
         with layer.naming(name):
             yield from _leaves(child, inner_params[name], inner_state[name], path_of_child(layer, path, name))
+
+
+@lru_cache(maxsize=1024)
+def _names(layer: Layer) -> tuple[Params, State]:
+    return jax.eval_shape(layer.init, jax.random.key(0))
 
 
 def _rebuilt(
@@ -181,6 +199,14 @@ def _rebuilt(
         layer.joined({name: part[1] for name, part in parts.items()}),
         layer.joined({name: part[2] for name, part in parts.items()}),
     )
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    with ExitStack() as stack:
+        for name in path.split("/"):
+            stack.enter_context(named(name))
+        yield
 
 
 def _folded(part: _Part, norm_part: _Part) -> _Part:

@@ -1,14 +1,13 @@
 """Layers that do not learn."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
 from jax import lax
 
-from jaxcnn.layers.composite import Composite, Run, path_of_child
+from jaxcnn.layers.composite import Composite, Run, layer_paths, path_of_child
 from jaxcnn.types import Layer, Params, State
 
 # A longer list than this would push the message itself off the screen.
@@ -60,7 +59,7 @@ def freeze(model: Layer, pattern: str) -> Any:
     Raises:
       ValueError: no layer matches.
     """
-    paths = list(_paths(model, ""))
+    paths = list(layer_paths(model))
     if not any(re.fullmatch(pattern, path) for path in paths):
         listed = ", ".join([*paths[:_LISTED], *(["..."] if len(paths) > _LISTED else [])])
         raise ValueError(f"freeze expects a pattern that matches the path of a layer, got {pattern!r}; paths: {listed}")
@@ -112,12 +111,3 @@ def _freeze(layer: Layer, pattern: re.Pattern, path: str) -> Layer:
         matches = name != layer.inlined and pattern.fullmatch(inner)
         children[name] = Frozen(unfreeze(child)) if matches else _freeze(child, pattern, inner)
     return layer.with_children(children)
-
-
-def _paths(layer: Layer, path: str) -> Iterator[str]:
-    if isinstance(layer, Composite):
-        for name, child in layer.children().items():
-            inner = path_of_child(layer, path, name)
-            if name != layer.inlined:
-                yield inner
-            yield from _paths(child, inner)
