@@ -12,7 +12,7 @@ import optax
 from jaxcnn.benchmark.program import LEARNING_RATE, MOMENTUM, Stopwatch, Unavailable, draw_batch
 from jaxcnn.benchmark.spec import Spec
 
-Apply = Callable[[Any, Any, jax.Array, bool, jax.Array | None], tuple[jax.Array, Any]]
+Apply = Callable[[Any, Any, jax.Array, bool, jax.Array | None], tuple[Any, Any]]
 
 
 class JaxModel(NamedTuple):
@@ -22,7 +22,7 @@ class JaxModel(NamedTuple):
       params: trained arrays, a pytree.
       state: arrays that training updates without a gradient, a pytree.
       apply: from parameters, state, images (batch, height, width, channels), `train` and a typed random key (None
-        unless `train`) to logits, with the batch as their first axis, and the new state.
+        unless `train`) to the tree of logits, with the batch as their first axis, and the new state.
       parameters: number of trained numbers of the model as it is trained.
       lay_out: from images (batch, height, width, channels) to the layout that `apply` takes, before any step.
     """
@@ -50,11 +50,13 @@ def make_train_step(apply: Apply) -> Callable[[Any, jax.Array, jax.Array], tuple
         key, step_key = jax.random.split(key)
 
         def mean_loss(params: Any) -> tuple[jax.Array, Any]:
-            logits, new_state = apply(params, state, images, True, step_key)
-            # With auxiliary heads there are several results for one label: then all of them count alike.
-            targets = jnp.broadcast_to(labels[:, None], logits.shape[:-1]) if logits.ndim > labels.ndim + 1 else labels
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), targets)
-            return jnp.mean(losses), new_state
+            results, new_state = apply(params, state, images, True, step_key)
+            # With auxiliary heads there are several results for one label: all of them count alike.
+            losses = [
+                optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels).mean()
+                for logits in jax.tree.leaves(results)
+            ]
+            return sum(losses) / len(losses), new_state
 
         (loss, new_state), gradients = jax.value_and_grad(mean_loss, has_aux=True)(params)
         updates, opt_state = optimizer.update(gradients, opt_state, params)

@@ -17,7 +17,7 @@ from typing import Any
 
 from jaxcnn.benchmark import environment
 from jaxcnn.benchmark.peers import make_program
-from jaxcnn.benchmark.program import Program, Unavailable
+from jaxcnn.benchmark.program import Program, Unavailable, Untranslatable
 from jaxcnn.benchmark.spec import Spec
 
 PROCESS = """
@@ -59,7 +59,7 @@ def main(import_seconds: float) -> None:
             samples = run_round(lambda n: _seconds(program, n), json.loads(line)["seconds"], steps)
             answer(round={"samples": samples, "steps": steps, **_memory(program)})
             steps = steps_per_sample(min(samples))
-    except Unavailable as error:
+    except (Unavailable, Untranslatable) as error:
         answer(missing=str(error))
     except Exception as error:
         traceback.print_exc()

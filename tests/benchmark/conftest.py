@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from jaxcnn import batched, layers
+from jaxcnn.benchmark.peers.plan import make_plan
+from jaxcnn.layers.composite import path_of_child
 
 LEAVES = ("kernel", "scale", "bias", "mean", "var")
 PACKAGES = {"torch": "torch", "flax": "flax.linen", "equinox": "equinox", "keras": "keras"}
@@ -46,21 +48,17 @@ def ours(layer, shape, train):
     """Returns what jaxcnn computes of them."""
     params, state, images = drawn(layer, shape)
     forward = jax.jit(batched(layer), static_argnames="train")
-    return np.asarray(forward(params, state, images, train=train, key=jax.random.key(1) if train else None)[0])
+    results = forward(params, state, images, train=train, key=jax.random.key(1) if train else None)[0]
+    return jax.tree.map(np.asarray, results)
 
 
-def leaves(layer, tree, path="model"):
-    """Yields (layer, path, leaves) of the layers that have any, in the order of use."""
-    if isinstance(layer, layers.Residual):
-        yield from leaves(layer.body, {name: value for name, value in tree.items() if name != "shortcut"}, path)
-        yield from leaves(layer.shortcut, tree["shortcut"], f"{path}.shortcut")
-    elif isinstance(layer, layers.Sequential | layers.Concat | layers.AuxiliaryHeads):
-        for name, inner in layer.layers:
-            yield from leaves(inner, tree[name], f"{path}.{name}")
-    elif isinstance(layer, layers.Gate):
-        yield from leaves(layer.body, tree, path)
+def leaves(layer, tree, path=""):
+    """Yields (path, layer, leaves) of the layers that have any."""
+    if isinstance(layer, layers.Composite):
+        for name, inner in layer.parts("parameters", tree).items():
+            yield from leaves(layer.children()[name], inner, path_of_child(layer, path, name))
     elif tree:
-        yield layer, path, {name: tree[name] for name in LEAVES if name in tree}
+        yield path, layer, {name: tree[name] for name in LEAVES if name in tree}
 
 
 def transposed_groups(kernel, groups):
@@ -102,64 +100,69 @@ class Translated:
         return ours(layer, shape, train), self.run(layer, shape, params, state, images, train)
 
     def run(self, layer, shape, params, state, images, train):
-        """Returns what the peer computes, with the channels last."""
+        """Returns what the peer computes, a tree, with the channels last."""
         values = {}
         for kind, tree in (("params", params), ("state", state)):
-            values[kind] = [
-                (path, in_layout(self.name, inner, name, array))
-                for inner, path, arrays in leaves(layer, tree)
-                for name, array in arrays.items()
-            ]
-        return np.asarray(getattr(self, f"_in_{self.name}")(layer, shape, values, images, train))
+            values[kind] = {
+                path: [in_layout(self.name, inner, name, array) for name, array in arrays.items()]
+                for path, inner, arrays in leaves(layer, tree)
+            }
+        plan = make_plan(self.name, layer, shape, train=train)
+        results = getattr(self, f"_in_{self.name}")(plan, layer, shape, values, images, train)
+        return jax.tree.map(np.asarray, results)
 
-    def _in_torch(self, layer, shape, values, images, train):
+    def _in_torch(self, plan, layer, shape, values, images, train):
         import torch
 
-        module = self.module.translate(layer, shape).train(train)
-        moments = [tensor for name, tensor in module.named_buffers() if "running" in name]
+        module = self.module.build(plan).train(train)
         with torch.no_grad():
-            for tensors, kind in ((list(module.parameters()), "params"), (moments, "state")):
-                for tensor, (_, array) in zip(tensors, values[kind], strict=True):
-                    tensor.copy_(torch.from_numpy(array.reshape(tensor.shape).copy()))
-            result = module(self.module.to_torch_images(images))
-        return result.movedim(1, -1).numpy()
+            for path in plan.layers:
+                inner = module.get_submodule(f"model/{path}")
+                moments = [tensor for name, tensor in inner.named_buffers() if "running" in name]
+                for tensors, kind in ((list(inner.parameters()), "params"), (moments, "state")):
+                    for tensor, array in zip(tensors, values[kind].get(path, []), strict=True):
+                        tensor.copy_(torch.from_numpy(array.reshape(tensor.shape).copy()))
+            results = module(self.module.to_torch_images(images))
+        return jax.tree.map(lambda result: result.movedim(1, -1).numpy(), results)
 
-    def _in_flax(self, layer, shape, values, images, train):
-        module = self.module.translate(layer, shape, jnp.dtype("float32"))
+    def _in_flax(self, plan, layer, shape, values, images, train):
+        module = self.module.build(plan, jnp.dtype("float32"))
         init = functools.partial(module.init, train=False)
         variables = jax.eval_shape(init, jax.random.key(0), images)
         for collection, kind in (("params", "params"), ("batch_stats", "state")):
-            rest = iter(values[kind])
-            variables = {**variables, collection: _filled(variables.get(collection, {}), rest)}
-            assert next(rest, None) is None
+            trees = dict(variables.get(collection, {}))
+            assert {f"layers_{path}" for path in values[kind]} == set(trees)
+            for path, arrays in values[kind].items():
+                trees[f"layers_{path}"] = _filled(trees[f"layers_{path}"], iter(arrays))
+            variables = {**variables, collection: trees}
         rngs = {"dropout": jax.random.key(1)}
         apply = functools.partial(module.apply, train=train, mutable=["batch_stats"])
         return jax.jit(apply)(variables, images, rngs=rngs)[0]
 
-    def _in_equinox(self, layer, shape, values, images, train):
+    def _in_equinox(self, plan, layer, shape, values, images, train):
         from jaxcnn.benchmark.spec import Spec
 
-        model = self.module.make_model(Spec("equinox", layer, shape, len(images)))
-        old, structure = jax.tree.flatten(model.params)
-        new = [jnp.asarray(array).reshape(leaf.shape) for leaf, (_, array) in zip(old, values["params"], strict=True)]
+        model = self.module.make_model(Spec("equinox", layer, shape, len(images)), plan)
+        params = dict(model.params)
+        for path, arrays in values["params"].items():
+            old, structure = jax.tree.flatten(params[path])
+            new = [jnp.asarray(array).reshape(leaf.shape) for leaf, array in zip(old, arrays, strict=True)]
+            params[path] = jax.tree.unflatten(structure, new)
         images = self.module.channels_first(images) if images.ndim == 4 else images
         key = jax.random.key(1) if train else None
-        return model.apply(jax.tree.unflatten(structure, new), model.state, jnp.asarray(images), train, key)[0]
+        return model.apply(params, model.state, jnp.asarray(images), train, key)[0]
 
-    def _in_keras(self, layer, shape, values, images, train):
-        model = self.module.build(layer, shape)
-        by_path = {}
-        for kind in ("params", "state"):
-            for path, array in values[kind]:
-                by_path.setdefault(path, []).append(array)
-        for path, arrays in by_path.items():
-            keras_layer = model.get_layer(path)
+    def _in_keras(self, plan, layer, shape, values, images, train):
+        model, _ = self.module.build(plan, shape)
+        for path in dict.fromkeys([*values["params"], *values["state"]]):
+            arrays = [*values["params"].get(path, []), *values["state"].get(path, [])]
+            keras_layer = model.get_layer(self.module.name_of(path))
             keras_layer.set_weights([a.reshape(w.shape) for a, w in zip(arrays, keras_layer.weights, strict=True)])
         return model(images, training=train)
 
 
 def _filled(tree, rest):
-    """Replaces the leaves of nested dicts by the next values: modules in the order of their numbers."""
+    """Replaces the leaves of nested dicts by the next values."""
     if not isinstance(tree, dict):
-        return next(rest)[1].reshape(tree.shape)
+        return next(rest).reshape(tree.shape)
     return {name: _filled(tree[name], rest) for name in sorted(tree, key=lambda name: (name == "bias", name))}

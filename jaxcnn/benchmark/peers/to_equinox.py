@@ -4,6 +4,7 @@
 # pyright: reportMissingImports=false, reportCallIssue=false
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial, singledispatch
 from typing import Any
 
@@ -11,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 
 from jaxcnn import layers, ops, trees
 from jaxcnn.benchmark.jax_program import JaxModel, JaxProgram
@@ -25,9 +27,10 @@ from jaxcnn.benchmark.peers.common import (
     refuse,
     undilated_window,
 )
+from jaxcnn.benchmark.peers.plan import ELEMENTWISE, Call, Plan, Step, activate, evaluate, make_plan
 from jaxcnn.benchmark.program import Program
 from jaxcnn.benchmark.spec import Spec
-from jaxcnn.layers import output_shape
+from jaxcnn.layers import Function
 from jaxcnn.models.inception import AuxiliaryPool
 from jaxcnn.models.resnet import ZeroPadShortcut
 from jaxcnn.models.u_net import check_size
@@ -72,36 +75,49 @@ def make_program(spec: Spec) -> Program:
       The program, before its first step.
 
     Raises:
-      Untranslatable: a layer has no translation.
+      Untranslatable: there is no translation of a layer.
     """
-    return JaxProgram(spec, partial(make_model, spec))
+    return JaxProgram(spec, partial(make_model, spec, plan_of(spec)))
 
 
-def make_model(spec: Spec) -> JaxModel:
+def plan_of(spec: Spec) -> Plan:
+    """Plans what the model of a spec does."""
+    return make_plan(
+        "equinox", spec.model, spec.image_shape, train=spec.mode == "train", dtype=jnp.dtype(spec.precision)
+    )
+
+
+def make_model(spec: Spec, plan: Plan) -> JaxModel:
     """Builds the model as functions of a batch (batch, channels, height, width).
 
     Args:
       spec: what to measure.
+      plan: what the model does, of `plan_of`.
 
     Returns:
       The model, with Equinox's own initial parameters.
     """
-    make = eqx.nn.make_with_state(translate)
-    model, state = make(spec.model, spec.image_shape, jax.random.key(0))
-    params, static = eqx.partition(model, eqx.is_inexact_array)
+    modules, state = eqx.nn.make_with_state(_translated)(plan, jax.random.key(0))
+    params, static = eqx.partition(modules, eqx.is_inexact_array)
     dtype = jnp.dtype(spec.precision)
 
     def apply(params: Any, state: Any, images: jax.Array, train: bool, key: jax.Array | None) -> Any:
         # Equinox computes in the dtype of the parameters.
-        model = eqx.combine(jax.tree.map(lambda leaf: leaf.astype(dtype), params), static)
-        model = model if train else eqx.nn.inference_mode(model)
+        modules = eqx.combine(jax.tree.map(lambda leaf: leaf.astype(dtype), params), static)
+        modules = modules if train else eqx.nn.inference_mode(modules)
         keys = None if key is None else jax.random.split(key, images.shape[0])
-        one = partial(_call, model)
+        one = partial(_run, plan, modules)
         in_axes = (0, None, None if keys is None else 0)
-        logits, state = jax.vmap(one, in_axes, out_axes=(0, None), axis_name=_AXIS)(images, state, keys)
-        return jnp.moveaxis(logits, 1, -1), state
+        results, state = jax.vmap(one, in_axes, out_axes=(0, None), axis_name=_AXIS)(images, state, keys)
+        return jax.tree.map(lambda result: jnp.moveaxis(result, 1, -1), results), state
 
     return JaxModel(params, state, apply, trees.count(params), channels_first)
+
+
+def _translated(plan: Plan, key: jax.Array) -> dict[str, eqx.Module]:
+    """Translates all layers, by path."""
+    keys = jax.random.split(key, len(plan.layers) + 1)
+    return {path: translate(*called, k) for k, (path, called) in zip(keys, plan.layers.items(), strict=False)}
 
 
 def channels_first(images: np.ndarray) -> np.ndarray:
@@ -109,12 +125,42 @@ def channels_first(images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(images, -1, 1))
 
 
-def _call(module: Any, x: jax.Array, state: Any, key: jax.Array | None) -> Any:
-    """Applies any module to one image; the output has the dtype of the image."""
-    if isinstance(module, eqx.nn.StatefulLayer):
-        y, state = module(x, state, key=key)
-        return y.astype(x.dtype), state
-    return module(x, key=key).astype(x.dtype), state
+def _run(plan: Plan, modules: dict[str, Any], x: jax.Array, state: Any, key: jax.Array | None) -> Any:
+    """Runs a plan on one image; returns the tree of results and the new state."""
+    own, *keys = [None] * (len(plan.steps) + 1) if key is None else jax.random.split(key, len(plan.steps) + 1)
+    rest = iter(keys)
+    plan = replace(plan, constants={name: _moved(value, -1, 0) for name, value in plan.constants.items()})
+
+    def do(step: Step, operands: Sequence[Any]) -> Sequence[Any]:
+        nonlocal state
+        step_key = next(rest)
+        if not isinstance(step.does, Call):
+            return _operate(step.does, operands)
+        x, module = operands[0], modules[step.does.path]
+        if isinstance(module, eqx.nn.StatefulLayer):
+            y, state = module(x, state, key=step_key)
+        else:
+            y = module(x, key=step_key)
+        # Equinox's norms compute in float32.
+        return [y.astype(x.dtype)]
+
+    return plan.run(x, own, do), state
+
+
+def _operate(does: Function | core.JaxprEqn, operands: Sequence[Any]) -> Sequence[Any]:
+    """Computes an activation or an operation of one image (channels, height, width)."""
+    if isinstance(does, Function):
+        return [activate(does, operands[0])]
+    name = does.primitive.name
+    if name in ELEMENTWISE:
+        return evaluate(does, operands)
+    if name == "concatenate" and jnp.ndim(operands[0]) == 3:
+        return [jnp.concatenate(operands, (does.params["dimension"] + 1) % 3)]
+    return [_moved(result, -1, 0) for result in evaluate(does, [_moved(one, 0, -1) for one in operands])]
+
+
+def _moved(x: Any, source: int, target: int) -> Any:
+    return jnp.moveaxis(x, source, target) if jnp.ndim(x) == 3 else x
 
 
 @singledispatch
@@ -122,7 +168,7 @@ def translate(layer: Layer, shape: Shape, key: jax.Array) -> eqx.Module:
     """Translates a layer into an Equinox module of one image (channels, height, width) or (features,).
 
     Args:
-      layer: a layer or a whole model.
+      layer: a layer that is not made of layers.
       shape: shape of its input, (height, width, channels) or (features,).
       key: typed random key, consumed.
 
@@ -133,77 +179,6 @@ def translate(layer: Layer, shape: Shape, key: jax.Array) -> eqx.Module:
       Untranslatable: there is no translation; register one.
     """
     raise refuse("equinox", layer)
-
-
-class Sequential(eqx.nn.StatefulLayer):
-    """Modules in a row."""
-
-    modules: tuple[eqx.Module, ...]
-
-    def __call__(self, x: jax.Array, state: Any, *, key: jax.Array | None = None) -> Any:
-        """Applies the modules in order."""
-        for module, module_key in zip(self.modules, _split(key, len(self.modules)), strict=True):
-            x, state = _call(module, x, state, module_key)
-        return x, state
-
-
-class Residual(eqx.nn.StatefulLayer):
-    """activation(body(x) + shortcut(x))."""
-
-    body: eqx.Module
-    shortcut: eqx.Module
-    activation: eqx.Module
-
-    def __call__(self, x: jax.Array, state: Any, *, key: jax.Array | None = None) -> Any:
-        """Applies body and shortcut."""
-        body_key, shortcut_key = _split(key, 2)
-        y, state = _call(self.body, x, state, body_key)
-        around, state = _call(self.shortcut, x, state, shortcut_key)
-        return _call(self.activation, y + around, state, None)
-
-
-class AuxiliaryHeads(eqx.nn.StatefulLayer):
-    """Modules in a row, with auxiliary heads in training: (num_classes, heads), the main head first."""
-
-    modules: tuple[eqx.Module, ...]
-    heads: tuple[int, ...] = eqx.field(static=True)
-    inference: bool = False
-
-    def __call__(self, x: jax.Array, state: Any, *, key: jax.Array | None = None) -> Any:
-        """Applies the modules, and in training the heads."""
-        results = []
-        for i, (module, module_key) in enumerate(zip(self.modules, _split(key, len(self.modules)), strict=True)):
-            if i not in self.heads:
-                x, state = _call(module, x, state, module_key)
-            elif not self.inference:
-                y, state = _call(module, x, state, module_key)
-                results.append(y)
-        return (x if self.inference else jnp.stack([x, *results], axis=1)), state
-
-
-class Concat(eqx.nn.StatefulLayer):
-    """The outputs of the branches, concatenated along the channels."""
-
-    branches: tuple[eqx.Module, ...]
-
-    def __call__(self, x: jax.Array, state: Any, *, key: jax.Array | None = None) -> Any:
-        """Applies the branches."""
-        results = []
-        for branch, branch_key in zip(self.branches, _split(key, len(self.branches)), strict=True):
-            y, state = _call(branch, x, state, branch_key)
-            results.append(y)
-        return jnp.concatenate(results), state
-
-
-class Gate(eqx.nn.StatefulLayer):
-    """x * body(x), where the body may return one number for each channel."""
-
-    body: eqx.Module
-
-    def __call__(self, x: jax.Array, state: Any, *, key: jax.Array | None = None) -> Any:
-        """Scales the input by the body's output."""
-        weights, state = _call(self.body, x, state, key)
-        return x * weights.reshape(*weights.shape, *(1 for _ in range(x.ndim - weights.ndim))), state
 
 
 class PerPixel(eqx.Module):
@@ -234,46 +209,6 @@ class DropPath(eqx.Module):
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         """Drops the image or scales it up in training."""
         return x * self.dropout(jnp.ones((), x.dtype), key=key)
-
-
-@translate.register
-def _(layer: layers.Sequential, shape: Shape, key: jax.Array) -> eqx.Module:
-    modules = []
-    for (_, inner), inner_key in zip(layer.layers, _split(key, len(layer.layers)), strict=True):
-        modules.append(translate(inner, shape, inner_key))
-        shape = output_shape(inner, shape)
-    return Sequential(modules=tuple(modules))
-
-
-@translate.register
-def _(layer: layers.AuxiliaryHeads, shape: Shape, key: jax.Array) -> eqx.Module:
-    modules = []
-    for (name, inner), inner_key in zip(layer.layers, _split(key, len(layer.layers)), strict=True):
-        modules.append(translate(inner, shape, inner_key))
-        shape = shape if name in layer.heads else output_shape(inner, shape)
-    return AuxiliaryHeads(modules=tuple(modules), heads=tuple(layer.names.index(name) for name in layer.heads))
-
-
-@translate.register
-def _(layer: layers.Residual, shape: Shape, key: jax.Array) -> eqx.Module:
-    body_key, shortcut_key = _split(key, 2)
-    return Residual(
-        body=translate(layer.body, shape, body_key),
-        shortcut=translate(layer.shortcut, shape, shortcut_key),
-        activation=translate(layer.activation, output_shape(layer, shape), key),
-    )
-
-
-@translate.register
-def _(layer: layers.Concat, shape: Shape, key: jax.Array) -> eqx.Module:
-    keys = _split(key, len(layer.layers))
-    branches = [translate(branch, shape, k) for (_, branch), k in zip(layer.layers, keys, strict=True)]
-    return Concat(branches=tuple(branches))
-
-
-@translate.register
-def _(layer: layers.Gate, shape: Shape, key: jax.Array) -> eqx.Module:
-    return Gate(body=translate(layer.body, shape, key))
 
 
 @translate.register
@@ -410,7 +345,3 @@ def _zero_pad(x: jax.Array, strides: int, channels: int) -> jax.Array:
 
 def _per_pixel(module: Any, shape: Shape) -> eqx.Module:
     return PerPixel(module) if len(shape) == 3 else module
-
-
-def _split(key: jax.Array | None, n: int) -> Sequence[Any]:
-    return [None] * n if key is None or n == 0 else list(jax.random.split(key, n))

@@ -1,6 +1,6 @@
 """Flax: the model in the style of flax.linen, with XLA's default or best options."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial, singledispatch
 from typing import Any
 
@@ -19,9 +19,9 @@ from jaxcnn.benchmark.peers.common import (
     refuse,
     undilated_window,
 )
+from jaxcnn.benchmark.peers.plan import Call, Plan, Step, make_plan, operate_on_batch
 from jaxcnn.benchmark.program import Program, Unavailable
 from jaxcnn.benchmark.spec import Spec
-from jaxcnn.layers import output_shape
 from jaxcnn.models.inception import AuxiliaryPool
 from jaxcnn.models.resnet import ZeroPadShortcut
 from jaxcnn.ops.arithmetic import transpose_padding_sides
@@ -47,7 +47,7 @@ def make_program(spec: Spec) -> Program:
       Untranslatable: a layer has no translation.
     """
     options = best_options() if spec.contestant == "flax-flags" else {}
-    return JaxProgram(spec, partial(make_model, spec), compiler_options=options)
+    return JaxProgram(spec, partial(make_model, spec, plan_of(spec)), compiler_options=options)
 
 
 def best_options() -> dict[str, str]:
@@ -66,16 +66,17 @@ def best_options() -> dict[str, str]:
     return BEST_OPTIONS[platform]
 
 
-def make_model(spec: Spec) -> JaxModel:
+def make_model(spec: Spec, plan: Plan) -> JaxModel:
     """Builds the model as functions of a batch (batch, height, width, channels).
 
     Args:
       spec: what to measure.
+      plan: what the model does, of `plan_of`.
 
     Returns:
       The model, with flax's own initial parameters.
     """
-    module = translate(spec.model, spec.image_shape, jnp.dtype(spec.precision))
+    module = build(plan, jnp.dtype(spec.precision))
     images = jnp.zeros((1, *spec.image_shape), spec.precision)
     variables = jax.jit(partial(module.init, train=False))(jax.random.key(0), images)
 
@@ -91,12 +92,33 @@ def make_model(spec: Spec) -> JaxModel:
     return JaxModel(params, state, apply, trees.count(params))
 
 
+def plan_of(spec: Spec) -> Plan:
+    """Plans what the model of a spec does."""
+    return make_plan("flax", spec.model, spec.image_shape, train=spec.mode == "train", dtype=jnp.dtype(spec.precision))
+
+
+def build(plan: Plan, dtype: Any) -> "Model":
+    """Builds the module of a model.
+
+    Args:
+      plan: what it does, of `make_plan("flax", ...)`.
+      dtype: dtype of the computation; parameters are float32.
+
+    Returns:
+      The module: `module(images, train)`, with flax's own initial parameters.
+
+    Raises:
+      Untranslatable: there is no translation of a layer.
+    """
+    return Model({path: translate(*called, dtype) for path, called in plan.layers.items()}, plan)
+
+
 @singledispatch
 def translate(layer: Layer, shape: Shape, dtype: Any) -> nn.Module:
     """Translates a layer into a linen module of batches: `module(images, train)`.
 
     Args:
-      layer: a layer or a whole model.
+      layer: a layer that is not made of layers.
       shape: shape of its input, (height, width, channels) or (features,).
       dtype: dtype of the computation; parameters are float32.
 
@@ -109,66 +131,30 @@ def translate(layer: Layer, shape: Shape, dtype: Any) -> nn.Module:
     raise refuse("flax", layer)
 
 
-class Sequential(nn.Module):
-    """Modules in a row."""
+class Model(nn.Module):
+    """The modules of a model's layers, and what is done with them.
 
-    modules: tuple[nn.Module, ...]
+    Attributes:
+      layers: the modules by path.
+      plan: what is done, of `make_plan("flax", ...)`.
+    """
 
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Applies the modules in order."""
-        for module in self.modules:
-            x = module(x, train)
-        return x
+    layers: Mapping[str, nn.Module]
+    plan: Plan
 
+    def __call__(self, x: jax.Array, train: bool) -> Any:
+        """Runs the plan on a batch; returns the tree of results."""
+        if self.is_initializing():
+            # Also layers that only training calls, as auxiliary heads.
+            for path, (_, shape) in self.plan.layers.items():
+                self.layers[path](jnp.zeros((1, *shape), x.dtype), train)
+        keys = jax.random.split(self.make_rng("dropout"), x.shape[0]) if self.plan.draws() else None
+        return self.plan.run(x, keys, partial(self._do, train))
 
-class Residual(nn.Module):
-    """activation(body(x) + shortcut(x))."""
-
-    body: nn.Module
-    shortcut: nn.Module
-    activation: nn.Module
-
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Applies body and shortcut."""
-        return self.activation(self.body(x, train) + self.shortcut(x, train), train)
-
-
-class AuxiliaryHeads(nn.Module):
-    """Modules in a row, with auxiliary heads in training: (batch, heads, num_classes), the main head first."""
-
-    modules: tuple[nn.Module, ...]
-    heads: tuple[int, ...]
-
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Applies the modules, and in training the heads."""
-        results = []
-        for i, module in enumerate(self.modules):
-            if i not in self.heads:
-                x = module(x, train)
-            elif train or self.is_initializing():
-                results.append(module(x, train))
-        return jnp.stack([x, *results], axis=1) if train else x
-
-
-class Concat(nn.Module):
-    """The outputs of the branches, concatenated along the channels."""
-
-    branches: tuple[nn.Module, ...]
-
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Applies the branches."""
-        return jnp.concatenate([branch(x, train) for branch in self.branches], axis=-1)
-
-
-class Gate(nn.Module):
-    """x * body(x), where the body may return one number for each channel."""
-
-    body: nn.Module
-
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Scales the input by the body's output."""
-        weights = self.body(x, train)
-        return x * jnp.expand_dims(weights, tuple(range(1, 1 + x.ndim - weights.ndim)))
+    def _do(self, train: bool, step: Step, operands: Sequence[Any]) -> Sequence[Any]:
+        if isinstance(step.does, Call):
+            return [self.layers[step.does.path](operands[0], train)]
+        return operate_on_batch(step.does, operands)
 
 
 class Always(nn.Module):
@@ -179,6 +165,17 @@ class Always(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Applies the module or function."""
         return self.function(x)
+
+
+class Padded(nn.Module):
+    """A convolution after a padding that it does not know."""
+
+    pad: Callable[[jax.Array], jax.Array]
+    conv: nn.Module
+
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Pads, then applies the convolution."""
+        return self.conv(self.pad(x))
 
 
 class BatchNorm(nn.Module):
@@ -216,43 +213,6 @@ class LayerScale(nn.Module):
 
 
 @translate.register
-def _(layer: layers.Sequential, shape: Shape, dtype: Any) -> nn.Module:
-    modules = []
-    for _, inner in layer.layers:
-        modules.append(translate(inner, shape, dtype))
-        shape = output_shape(inner, shape)
-    return Sequential(tuple(modules))
-
-
-@translate.register
-def _(layer: layers.AuxiliaryHeads, shape: Shape, dtype: Any) -> nn.Module:
-    modules = []
-    for name, inner in layer.layers:
-        modules.append(translate(inner, shape, dtype))
-        shape = shape if name in layer.heads else output_shape(inner, shape)
-    return AuxiliaryHeads(tuple(modules), tuple(layer.names.index(name) for name in layer.heads))
-
-
-@translate.register
-def _(layer: layers.Residual, shape: Shape, dtype: Any) -> nn.Module:
-    return Residual(
-        translate(layer.body, shape, dtype),
-        translate(layer.shortcut, shape, dtype),
-        translate(layer.activation, output_shape(layer, shape), dtype),
-    )
-
-
-@translate.register
-def _(layer: layers.Concat, shape: Shape, dtype: Any) -> nn.Module:
-    return Concat(tuple(translate(branch, shape, dtype) for _, branch in layer.layers))
-
-
-@translate.register
-def _(layer: layers.Gate, shape: Shape, dtype: Any) -> nn.Module:
-    return Gate(translate(layer.body, shape, dtype))
-
-
-@translate.register
 def _(layer: layers.Conv, shape: Shape, dtype: Any) -> nn.Module:
     sides = conv_sides(layer, shape)
     zeros = layer.border == "zeros"
@@ -269,7 +229,7 @@ def _(layer: layers.Conv, shape: Shape, dtype: Any) -> nn.Module:
     if zeros:
         return Always(conv)
     pad = partial(jnp.pad, pad_width=((0, 0), *sides, (0, 0)), mode=_BORDERS[layer.border])
-    return Sequential((Always(pad), Always(conv)))
+    return Padded(pad, conv)
 
 
 @translate.register

@@ -3,13 +3,14 @@
 # Pyright also checks this file without the peer.
 # pyright: reportMissingImports=false
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial, singledispatch
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import keras
+from jax.extend import core
 
 from jaxcnn import layers, ops, trees
 from jaxcnn.benchmark.jax_program import JaxModel, JaxProgram
@@ -24,21 +25,23 @@ from jaxcnn.benchmark.peers.common import (
     refuse,
     undilated_window,
 )
-from jaxcnn.benchmark.program import Program, Unavailable
+from jaxcnn.benchmark.peers.plan import Call, Plan, Step, make_plan, operate_on_batch
+from jaxcnn.benchmark.program import Program, Unavailable, Untranslatable
 from jaxcnn.benchmark.spec import Spec
+from jaxcnn.layers import Function
 from jaxcnn.models.inception import AuxiliaryPool
 from jaxcnn.models.resnet import ZeroPadShortcut
 from jaxcnn.models.u_net import check_size
 from jaxcnn.ops.arithmetic import transpose_padding_sides
 from jaxcnn.ops.check import Sides
-from jaxcnn.types import Layer
+from jaxcnn.types import Layer, Shape
 
 _BORDERS = {"edge": "edge", "reflect": "reflect", "circular": "wrap"}
 _NO_SIDES = ((0, 0), (0, 0))
 
 _FUNCTIONS: dict[Any, Callable[..., Any]] = {
-    IDENTITY: lambda: lambda x: x,
-    check_size: lambda depth: lambda x: x,
+    IDENTITY: lambda: _same,
+    check_size: lambda depth: _same,
     ops.gelu: lambda: partial(keras.ops.gelu, approximate=False),
     ops.channel_slice: lambda start, stop: lambda x: x[..., start:stop],
     ops.channel_shuffle: lambda groups: partial(_shuffle, groups=groups),
@@ -68,59 +71,100 @@ def make_program(spec: Spec) -> Program:
 
     Raises:
       Unavailable: Keras runs on another backend.
-      Untranslatable: a layer has no translation.
+      Untranslatable: there is no translation of a layer, or a forward draws random numbers.
     """
     if keras.backend.backend() != "jax":
         raise Unavailable(f"expected Keras on its JAX backend, got {keras.backend.backend()!r}; set KERAS_BACKEND=jax")
-    return JaxProgram(spec, partial(make_model, spec))
+    train, dtype = spec.mode == "train", jnp.dtype(spec.precision)
+    plan = make_plan("keras", spec.model, spec.image_shape, train=train, dtype=dtype)
+    return JaxProgram(spec, partial(make_model, spec, plan))
 
 
-def make_model(spec: Spec) -> JaxModel:
+def make_model(spec: Spec, plan: Plan) -> JaxModel:
     """Builds the model as functions of a batch (batch, height, width, channels).
 
     Args:
       spec: what to measure.
+      plan: what the model does, of `make_plan("keras", ...)`.
 
     Returns:
       The model, with Keras's own initial parameters.
     """
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy("mixed_bfloat16" if spec.precision == "bfloat16" else spec.precision)
-    model = build(spec.model, spec.image_shape)
+    model, parameters = build(plan, spec.image_shape)
     params = [variable.value for variable in model.trainable_variables]
     state = [variable.value for variable in model.non_trainable_variables]
 
     def apply(params: Any, state: Any, images: jax.Array, train: bool, key: jax.Array | None) -> Any:
         return model.stateless_call(params, state, images, training=train)
 
-    return JaxModel(params, state, apply, trees.count(params))
+    return JaxModel(params, state, apply, parameters)
 
 
-def build(layer: Layer, image_shape: tuple[int, ...]) -> keras.Model:
-    """Builds the functional model of a layer.
+def build(plan: Plan, image_shape: Shape) -> tuple[keras.Model, int]:
+    """Builds the functional model of a plan.
 
     Args:
-      layer: a layer or a whole model.
+      plan: what the model does, of `make_plan("keras", ...)`.
       image_shape: (height, width, channels) of one image.
 
     Returns:
-      The model; its layers are named by the paths in `layer`, joined by ".".
+      The model, whose layers have the names `name_of(path)`; and the number of its parameters in training.
+
+    Raises:
+      Untranslatable: there is no translation of a layer, or a forward draws random numbers.
     """
+    if plan.draws():
+        raise Untranslatable("keras has no counterpart of random numbers that a forward draws; draw them in a layer")
+    functions = {path: translate(*called, name_of(path)) for path, called in plan.layers.items()}
+
+    def do(step: Step, operands: Sequence[Any]) -> Sequence[Any]:
+        if isinstance(step.does, Call):
+            return [functions[step.does.path](operands[0])]
+        return _between(step.does, operands)
+
     images = keras.Input(image_shape)
-    return keras.Model(images, translate(layer, images, "model"))
+    model = keras.Model(images, plan.run(images, None, do))
+    variables = [*model.trainable_variables, *_others(plan, functions)]
+    return model, trees.count([variable.value for variable in variables])
+
+
+def name_of(path: str) -> str:
+    """Returns the name of the Keras layer that stands for the layer of a path."""
+    return f"model.{path}".replace("/", ".")
+
+
+def _others(plan: Plan, functions: Mapping[str, Callable[[Any], Any]]) -> list[Any]:
+    """Returns the trained variables of the layers that only training calls, such as auxiliary heads."""
+    called = {step.does.path for step in plan.steps if isinstance(step.does, Call)}
+    inputs = {path: keras.Input(shape) for path, (_, shape) in plan.layers.items() if path not in called}
+    outputs = [functions[path](x) for path, x in inputs.items()]
+    return keras.Model(list(inputs.values()), outputs).trainable_variables if outputs else []
+
+
+def _between(does: Function | core.JaxprEqn, operands: Sequence[Any]) -> Sequence[Any]:
+    """Computes an activation or an operation by JAX, which is Keras's backend."""
+    symbolic = [i for i, one in enumerate(operands) if isinstance(one, keras.KerasTensor)]
+
+    def compute(tensors: list[Any]) -> Any:
+        known = dict(zip(symbolic, tensors, strict=True))
+        return list(operate_on_batch(does, [known.get(i, one) for i, one in enumerate(operands)]))
+
+    return keras.layers.Lambda(compute)([operands[i] for i in symbolic])
 
 
 @singledispatch
-def translate(layer: Layer, x: Any, name: str) -> Any:
-    """Translates a layer into Keras layers, and calls them on a symbolic tensor.
+def translate(layer: Layer, shape: Shape, name: str) -> Callable[[Any], Any]:
+    """Translates a layer into Keras layers.
 
     Args:
-      layer: a layer or a whole model.
-      x: symbolic tensor (batch, height, width, channels) or (batch, features).
+      layer: a layer that is not made of layers.
+      shape: shape of its input, (height, width, channels) or (features,).
       name: unique name of the layer.
 
     Returns:
-      The symbolic result.
+      A function of a symbolic tensor (batch, height, width, channels) or (batch, features), which calls them.
 
     Raises:
       Untranslatable: there is no translation; register one.
@@ -145,40 +189,8 @@ class LayerScale(keras.layers.Layer):
 
 
 @translate.register
-def _(layer: layers.Sequential, x: Any, name: str) -> Any:
-    for inner_name, inner in layer.layers:
-        x = translate(inner, x, f"{name}.{inner_name}")
-    return x
-
-
-@translate.register
-def _(layer: layers.AuxiliaryHeads, x: Any, name: str) -> Any:
-    raise refuse("keras", layer, "the graph of a functional model is the same in training and inference")
-
-
-@translate.register
-def _(layer: layers.Residual, x: Any, name: str) -> Any:
-    total = translate(layer.body, x, name) + translate(layer.shortcut, x, f"{name}.shortcut")
-    return translate(layer.activation, total, f"{name}.activation")
-
-
-@translate.register
-def _(layer: layers.Concat, x: Any, name: str) -> Any:
-    branches = [translate(branch, x, f"{name}.{branch_name}") for branch_name, branch in layer.layers]
-    return keras.layers.Concatenate()(branches) if len(branches) > 1 else branches[0]
-
-
-@translate.register
-def _(layer: layers.Gate, x: Any, name: str) -> Any:
-    weights = translate(layer.body, x, name)
-    if len(weights.shape) < len(x.shape):
-        weights = keras.layers.Reshape((1, 1, weights.shape[-1]))(weights)
-    return x * weights
-
-
-@translate.register
-def _(layer: layers.Conv, x: Any, name: str) -> Any:
-    x, padding = _padded(layer, x)
+def _(layer: layers.Conv, shape: Shape, name: str) -> Callable[[Any], Any]:
+    pad, padding = _padding(layer, shape)
     options: dict[str, Any] = {
         "strides": pair(layer.strides),
         "padding": padding,
@@ -188,135 +200,146 @@ def _(layer: layers.Conv, x: Any, name: str) -> Any:
     }
     if 1 < layer.groups == layer.in_channels:
         multiplier = layer.out_channels // layer.in_channels
-        return keras.layers.DepthwiseConv2D(pair(layer.kernel_size), depth_multiplier=multiplier, **options)(x)
-    return keras.layers.Conv2D(layer.out_channels, pair(layer.kernel_size), groups=layer.groups, **options)(x)
+        conv = keras.layers.DepthwiseConv2D(pair(layer.kernel_size), depth_multiplier=multiplier, **options)
+    else:
+        conv = keras.layers.Conv2D(layer.out_channels, pair(layer.kernel_size), groups=layer.groups, **options)
+    return _after(pad, conv)
 
 
 @translate.register
-def _(layer: layers.ConvTranspose, x: Any, name: str) -> Any:
+def _(layer: layers.ConvTranspose, shape: Shape, name: str) -> Callable[[Any], Any]:
     if layer.border != "zeros":
         raise refuse("keras", layer, "only transposed convolutions with border 'zeros' are translated")
-    (top, bottom), (left, right) = transpose_padding_sides(layer.padding)
+    sides = transpose_padding_sides(layer.padding)
     kernel, strides = pair(layer.kernel_size), pair(layer.strides)
     too_small = any(k < s for k, s in zip(kernel, strides, strict=True))
     if layer.groups > 1 or pair(layer.dilation) != (1, 1) or pair(layer.output_padding) != (0, 0) or too_small:
         raise refuse(
             "keras", layer, "groups, dilation, output padding and kernels smaller than the strides differ there"
         )
-    x = keras.layers.Conv2DTranspose(layer.out_channels, kernel, strides, use_bias=layer.use_bias, name=name)(x)
-    sides = ((top, bottom), (left, right))
-    return x if sides == _NO_SIDES else keras.layers.Cropping2D(sides)(x)
+    conv = keras.layers.Conv2DTranspose(layer.out_channels, kernel, strides, use_bias=layer.use_bias, name=name)
+    return conv if sides == _NO_SIDES else _after(conv, keras.layers.Cropping2D(sides))
 
 
 @translate.register
-def _(layer: layers.Dense, x: Any, name: str) -> Any:
-    return keras.layers.Dense(layer.out_features, use_bias=layer.use_bias, name=name)(x)
+def _(layer: layers.Dense, shape: Shape, name: str) -> Callable[[Any], Any]:
+    return keras.layers.Dense(layer.out_features, use_bias=layer.use_bias, name=name)
 
 
 @translate.register
-def _(layer: layers.BatchNorm, x: Any, name: str) -> Any:
+def _(layer: layers.BatchNorm, shape: Shape, name: str) -> Callable[[Any], Any]:
     return keras.layers.BatchNormalization(
         momentum=layer.decay, epsilon=layer.epsilon, center=layer.use_bias, scale=layer.use_scale, name=name
-    )(x)
+    )
 
 
 @translate.register
-def _(layer: layers.LayerNorm, x: Any, name: str) -> Any:
+def _(layer: layers.LayerNorm, shape: Shape, name: str) -> Callable[[Any], Any]:
     channels_of("keras", layer)
     return keras.layers.LayerNormalization(
         epsilon=layer.epsilon, center=layer.use_bias, scale=layer.use_scale, name=name
-    )(x)
+    )
 
 
 @translate.register
-def _(layer: layers.GroupNorm, x: Any, name: str) -> Any:
+def _(layer: layers.GroupNorm, shape: Shape, name: str) -> Callable[[Any], Any]:
     return keras.layers.GroupNormalization(
         layer.num_groups, epsilon=layer.epsilon, center=layer.use_bias, scale=layer.use_scale, name=name
-    )(x)
+    )
 
 
 @translate.register
-def _(layer: layers.LayerScale, x: Any, name: str) -> Any:
-    return LayerScale(layer.channels, layer.init_value, name=name)(x)
+def _(layer: layers.LayerScale, shape: Shape, name: str) -> Callable[[Any], Any]:
+    return LayerScale(layer.channels, layer.init_value, name=name)
 
 
 @translate.register
-def _(layer: layers.MaxPool, x: Any, name: str) -> Any:
-    window, strides, sides = undilated_window("keras", layer, x.shape[1:])
-    if sides != _NO_SIDES:
-        x = keras.ops.pad(x, ((0, 0), *sides, (0, 0)), constant_values=-float("inf"))
-    return keras.layers.MaxPooling2D(window, strides)(x)
+def _(layer: layers.MaxPool, shape: Shape, name: str) -> Callable[[Any], Any]:
+    window, strides, sides = undilated_window("keras", layer, shape)
+    pool = keras.layers.MaxPooling2D(window, strides)
+    return pool if sides == _NO_SIDES else _after(_pad(sides, constant_values=-float("inf")), pool)
 
 
 @translate.register
-def _(layer: layers.AvgPool, x: Any, name: str) -> Any:
-    window, strides, sides = plain_average("keras", layer, x.shape[1:])
-    return keras.layers.AveragePooling2D(window, strides)(_with_zeros(x, sides))
+def _(layer: layers.AvgPool, shape: Shape, name: str) -> Callable[[Any], Any]:
+    window, strides, sides = plain_average("keras", layer, shape)
+    return _after(_zeros(sides), keras.layers.AveragePooling2D(window, strides))
 
 
 @translate.register
-def _(layer: layers.AdaptiveAvgPool, x: Any, name: str) -> Any:
-    return keras.layers.AveragePooling2D(equal_windows("keras", layer, x.shape[1:]))(x)
+def _(layer: layers.AdaptiveAvgPool, shape: Shape, name: str) -> Callable[[Any], Any]:
+    return keras.layers.AveragePooling2D(equal_windows("keras", layer, shape))
 
 
 @translate.register
-def _(layer: AuxiliaryPool, x: Any, name: str) -> Any:
-    return translate(layer.on(x.shape[1:]), x, name)
+def _(layer: AuxiliaryPool, shape: Shape, name: str) -> Callable[[Any], Any]:
+    return translate(layer.on(shape), shape, name)
 
 
 @translate.register
-def _(layer: layers.GlobalAvgPool, x: Any, name: str) -> Any:
-    return keras.layers.GlobalAveragePooling2D()(x)
+def _(layer: layers.GlobalAvgPool, shape: Shape, name: str) -> Callable[[Any], Any]:
+    return keras.layers.GlobalAveragePooling2D()
 
 
 @translate.register
-def _(layer: layers.GlobalMaxPool, x: Any, name: str) -> Any:
-    return keras.layers.GlobalMaxPooling2D()(x)
+def _(layer: layers.GlobalMaxPool, shape: Shape, name: str) -> Callable[[Any], Any]:
+    return keras.layers.GlobalMaxPooling2D()
 
 
 @translate.register
-def _(layer: layers.Flatten, x: Any, name: str) -> Any:
-    return keras.layers.Flatten()(x)
+def _(layer: layers.Flatten, shape: Shape, name: str) -> Callable[[Any], Any]:
+    return keras.layers.Flatten()
 
 
 @translate.register
-def _(layer: layers.Dropout, x: Any, name: str) -> Any:
-    return keras.layers.Dropout(layer.rate)(x)
+def _(layer: layers.Dropout, shape: Shape, name: str) -> Callable[[Any], Any]:
+    return keras.layers.Dropout(layer.rate)
 
 
 @translate.register
-def _(layer: layers.DropPath, x: Any, name: str) -> Any:
-    return keras.layers.Dropout(layer.rate, noise_shape=(None, *(1 for _ in x.shape[1:])))(x)
+def _(layer: layers.DropPath, shape: Shape, name: str) -> Callable[[Any], Any]:
+    return keras.layers.Dropout(layer.rate, noise_shape=(None, *(1 for _ in shape)))
 
 
 @translate.register
-def _(layer: ZeroPadShortcut, x: Any, name: str) -> Any:
-    taken = x[:, :: layer.strides, :: layer.strides]
-    return keras.ops.pad(taken, ((0, 0), (0, 0), (0, 0), (0, layer.out_channels - layer.in_channels)))
+def _(layer: ZeroPadShortcut, shape: Shape, name: str) -> Callable[[Any], Any]:
+    sides = ((0, 0), (0, 0), (0, 0), (0, layer.out_channels - layer.in_channels))
+    return lambda x: keras.ops.pad(x[:, :: layer.strides, :: layer.strides], sides)
 
 
 @translate.register
-def _(layer: layers.Function, x: Any, name: str) -> Any:
-    return pointwise("keras", layer, _FUNCTIONS)(x)
+def _(layer: layers.Function, shape: Shape, name: str) -> Callable[[Any], Any]:
+    return pointwise("keras", layer, _FUNCTIONS)
 
 
-def _padded(layer: layers.Conv, x: Any) -> tuple[Any, str]:
-    """Applies the padding that Keras's convolutions do not support; returns the tensor and the remaining padding."""
-    shape = x.shape[1:]
+def _padding(layer: layers.Conv, shape: Shape) -> tuple[Callable[[Any], Any], str]:
+    """Returns the padding that Keras's convolutions do not support, as a function, and the remaining padding."""
     sides = conv_sides(layer, shape)
     if layer.border != "zeros":
-        return keras.ops.pad(x, ((0, 0), *sides, (0, 0)), mode=_BORDERS[layer.border]), "valid"
+        return _pad(sides, mode=_BORDERS[layer.border]), "valid"
     kernel, strides, dilation = pair(layer.kernel_size), pair(layer.strides), pair(layer.dilation)
     if sides == ops.padding_sides((shape[0], shape[1]), kernel, strides, "SAME", dilation):
-        return x, "same"
-    return _with_zeros(x, sides), "valid"
+        return _same, "same"
+    return _zeros(sides), "valid"
+
+
+def _pad(sides: Sides, **options: Any) -> Callable[[Any], Any]:
+    return partial(keras.ops.pad, pad_width=((0, 0), *sides, (0, 0)), **options)
+
+
+def _zeros(sides: Sides) -> Callable[[Any], Any]:
+    return _same if sides == _NO_SIDES else keras.layers.ZeroPadding2D(sides)
+
+
+def _same(x: Any) -> Any:
+    return x
+
+
+def _after(first: Callable[[Any], Any], second: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda x: second(first(x))
 
 
 def _shuffle(x: Any, groups: int) -> Any:
     *size, channels = x.shape[1:]
     grouped = keras.layers.Reshape((*size, groups, channels // groups))(x)
     return keras.layers.Reshape((*size, channels))(keras.ops.swapaxes(grouped, -1, -2))
-
-
-def _with_zeros(x: Any, sides: Sides) -> Any:
-    return x if sides == _NO_SIDES else keras.layers.ZeroPadding2D(sides)(x)

@@ -9,10 +9,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import torch
 import torch.nn.functional as F
+from jax.extend import core
 from torch import nn
 from torch._dynamo.exc import TorchDynamoException
+from torch.fx import Graph, GraphModule, Node
 
 from jaxcnn import layers, ops
 from jaxcnn.benchmark import environment
@@ -28,9 +31,18 @@ from jaxcnn.benchmark.peers.common import (
     taps_apart,
     window_sides,
 )
-from jaxcnn.benchmark.program import LEARNING_RATE, MOMENTUM, Program, Stopwatch, Unavailable, draw_batch
+from jaxcnn.benchmark.peers.plan import ELEMENTWISE, Call, Plan, Step, make_plan
+from jaxcnn.benchmark.peers.torch_operations import add_operation
+from jaxcnn.benchmark.program import (
+    LEARNING_RATE,
+    MOMENTUM,
+    Program,
+    Stopwatch,
+    Unavailable,
+    Untranslatable,
+    draw_batch,
+)
 from jaxcnn.benchmark.spec import Spec
-from jaxcnn.layers import output_shape
 from jaxcnn.models.inception import AuxiliaryPool
 from jaxcnn.models.resnet import ZeroPadShortcut
 from jaxcnn.models.u_net import check_size
@@ -92,6 +104,7 @@ class TorchProgram:
     """
 
     def __init__(self, spec: Spec) -> None:
+        plan = make_plan("torch", spec.model, spec.image_shape, train=spec.mode == "train")
         watch = Stopwatch()
         with watch.part("build"):
             self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -102,7 +115,7 @@ class TorchProgram:
             else:
                 torch.set_num_threads(environment.usable_cores())
             torch.manual_seed(0)
-            model: Any = translate(spec.model, spec.image_shape)
+            model: Any = build(plan)
             model = model.to(self._device, memory_format=torch.channels_last)
             self.parameters = sum(parameter.numel() for parameter in model.parameters())
             images, labels = draw_batch(spec)
@@ -128,11 +141,9 @@ class TorchProgram:
             return
         self._optimizer.zero_grad(set_to_none=True)
         with self._autocast():
-            logits, labels = self._model(self._images), self._labels
-            # With auxiliary heads there are several outputs for one label: all have the same weight.
-            if logits.ndim > labels.ndim + 1:
-                labels = labels[:, None].expand(-1, logits.shape[2])
-            loss = F.cross_entropy(logits, labels)
+            # With auxiliary heads there are several results for one label: all of them count alike.
+            results = jax.tree.leaves(self._model(self._images))
+            loss = sum(F.cross_entropy(logits, self._labels) for logits in results) / len(results)
         loss.backward()
         self._optimizer.step()
 
@@ -167,12 +178,85 @@ def to_torch_images(images: Any) -> torch.Tensor:
     return tensor.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
 
+def build(plan: Plan) -> GraphModule:
+    """Builds the module of a model.
+
+    Args:
+      plan: what it does, of `make_plan("torch", ...)`.
+
+    Returns:
+      The module, from a batch (batch, channels, height, width) to the tree of results. The module of a layer is
+      `module.get_submodule("model/" + path)`, with PyTorch's own initial parameters.
+
+    Raises:
+      Untranslatable: there is no translation of a layer, or of an operation between the layers.
+    """
+    if plan.draws():
+        raise Untranslatable("torch has no counterpart of random numbers that a forward draws; draw them in a layer")
+    root, graph = nn.Module(), Graph()
+    for path, (layer, shape) in plan.layers.items():
+        root.add_module(f"model/{path}", translate(layer, shape))
+    overwritable = _overwritable(plan)
+
+    def do(step: Step, operands: list[Any]) -> list[Any]:
+        if isinstance(step.does, core.JaxprEqn):
+            return add_operation(graph, step.does, [_operand(root, graph, step.does, one) for one in operands])
+        if isinstance(step.does, Call):
+            name = f"model/{step.does.path}"
+        else:
+            name = f"activation{len(graph.nodes)}"
+            root.add_module(name, translate(step.does, step.inputs[0].aval.shape))
+        if step.inputs[0] in overwritable:
+            _in_place(root.get_submodule(name))
+        return [graph.call_module(name, tuple(operands))]
+
+    graph.output(plan.run(graph.placeholder("x"), None, do))
+    module = GraphModule(root, graph)
+    # Also those of training alone, as auxiliary heads.
+    for path in plan.layers:
+        module.add_submodule(f"model/{path}", root.get_submodule(f"model/{path}"))
+    return module
+
+
+def _operand(root: nn.Module, graph: Graph, equation: core.JaxprEqn, operand: Any) -> Any:
+    """Turns a constant into a number, where one will do, or into a buffer."""
+    if isinstance(operand, Node):
+        return operand
+    array = np.asarray(operand)
+    if array.ndim == 0 or (equation.primitive.name in ELEMENTWISE and (array == array.flat[0]).all()):
+        return array.flat[0].item()
+    name = f"constant{len(graph.nodes)}"
+    root.register_buffer(name, to_torch_images(array[None].copy()))
+    return graph.get_attr(name)
+
+
+def _overwritable(plan: Plan) -> set[Any]:
+    """Returns the variables that only one step reads, and whose own step does not need its result for its gradient."""
+    uses = plan.uses()
+    made = (step.outputs[0] for step in plan.steps if _forgets(step.does))
+    return {variable for variable in made if uses[variable] == 1}
+
+
+def _forgets(does: Any) -> bool:
+    if isinstance(does, core.JaxprEqn):
+        return does.primitive.name in ("add", "sub")
+    return isinstance(does, Call) and isinstance(
+        does.layer, layers.Conv | layers.ConvTranspose | layers.Dense | layers.BatchNorm | layers.GroupNorm
+    )
+
+
+def _in_place(module: Any) -> None:
+    """Makes activations in-place, as in torchvision's models."""
+    if hasattr(module, "inplace"):
+        module.inplace = True
+
+
 @singledispatch
 def translate(layer: Layer, shape: Shape) -> nn.Module:
     """Translates a layer into a PyTorch module of batches (batch, channels, height, width) or (batch, features).
 
     Args:
-      layer: a layer or a whole model.
+      layer: a layer that is not made of layers.
       shape: shape of its input, (height, width, channels) or (features,).
 
     Returns:
@@ -182,61 +266,6 @@ def translate(layer: Layer, shape: Shape) -> nn.Module:
       Untranslatable: there is no translation; register one.
     """
     raise refuse("torch", layer)
-
-
-class Residual(nn.Module):
-    """activation(body(x) + shortcut(x))."""
-
-    def __init__(self, body: nn.Module, shortcut: nn.Module, activation: nn.Module) -> None:
-        super().__init__()
-        self.body, self.shortcut, self.activation = body, shortcut, activation
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Applies body and shortcut."""
-        return self.activation(self.body(x) + self.shortcut(x))
-
-
-class AuxiliaryHeads(nn.Module):
-    """Modules in a row, with auxiliary heads in training: (batch, num_classes, heads), the main head first."""
-
-    def __init__(self, modules: dict[str, nn.Module], heads: tuple[str, ...]) -> None:
-        super().__init__()
-        self.row, self.heads = nn.ModuleDict(modules), heads
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Applies the modules, and in training the heads."""
-        results = []
-        for name, module in self.row.items():
-            if name not in self.heads:
-                x = module(x)
-            elif self.training:
-                results.append(module(x))
-        return torch.stack([x, *results], dim=2) if self.training else x
-
-
-class Concat(nn.Module):
-    """The outputs of the branches, concatenated along the channels."""
-
-    def __init__(self, branches: dict[str, nn.Module]) -> None:
-        super().__init__()
-        self.branches = nn.ModuleDict(branches)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Applies the branches."""
-        return torch.cat([branch(x) for branch in self.branches.values()], dim=1)
-
-
-class Gate(nn.Module):
-    """x * body(x), where the body may return one number for each channel."""
-
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
-        self.body = body
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Scales the input by the body's output."""
-        weights = self.body(x)
-        return x * weights.reshape(*weights.shape, *(1 for _ in range(x.ndim - weights.ndim)))
 
 
 class PerPixel(nn.Module):
@@ -300,44 +329,6 @@ class ZeroPad(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Slices the pixels and pads the channels."""
         return F.pad(x[:, :, :: self.strides, :: self.strides], (0, 0, 0, 0, 0, self.channels))
-
-
-@translate.register
-def _(layer: layers.Sequential, shape: Shape) -> nn.Module:
-    modules, before = nn.Sequential(), None
-    for name, inner in layer.layers:
-        module = translate(inner, shape)
-        modules.add_module(name, _in_place(module) if _overwritable(before) else module)
-        shape, before = output_shape(inner, shape), inner
-    return modules
-
-
-@translate.register
-def _(layer: layers.AuxiliaryHeads, shape: Shape) -> nn.Module:
-    modules = {}
-    for name, inner in layer.layers:
-        modules[name] = translate(inner, shape)
-        shape = shape if name in layer.heads else output_shape(inner, shape)
-    return AuxiliaryHeads(modules, layer.heads)
-
-
-@translate.register
-def _(layer: layers.Residual, shape: Shape) -> nn.Module:
-    return Residual(
-        translate(layer.body, shape),
-        translate(layer.shortcut, shape),
-        _in_place(translate(layer.activation, output_shape(layer, shape))),
-    )
-
-
-@translate.register
-def _(layer: layers.Concat, shape: Shape) -> nn.Module:
-    return Concat({name: translate(branch, shape) for name, branch in layer.layers})
-
-
-@translate.register
-def _(layer: layers.Gate, shape: Shape) -> nn.Module:
-    return Gate(translate(layer.body, shape))
 
 
 @translate.register
@@ -491,20 +482,6 @@ def _(layer: ZeroPadShortcut, shape: Shape) -> nn.Module:
 @translate.register
 def _(layer: layers.Function, shape: Shape) -> nn.Module:
     return pointwise("torch", layer, _FUNCTIONS)
-
-
-def _in_place(module: Any) -> nn.Module:
-    """Makes activations in-place, as in torchvision's models."""
-    if hasattr(module, "inplace"):
-        module.inplace = True
-    return module
-
-
-def _overwritable(layer: Layer | None) -> bool:
-    """Returns whether only the next layer reads the output of a layer."""
-    if isinstance(layer, layers.Sequential) and layer.layers:
-        return _overwritable(layer.layers[-1][1])
-    return isinstance(layer, layers.Conv | layers.ConvTranspose | layers.Dense | layers.BatchNorm | layers.GroupNorm)
 
 
 def _affine(layer: layers.BatchNorm | layers.LayerNorm | layers.GroupNorm) -> bool:
