@@ -74,6 +74,6 @@ def dataflow(model: Layer, x: Any, *, train: bool = False, asked: frozenset[str]
 
     key = jax.eval_shape(lambda: jax.random.key(0))
     params, state = jax.eval_shape(model.init, key)
-    axes: Any = [("batch", 1)] if train else None
+    axes: Any = [("batch", 2)] if train else None
     jaxpr, output = jax.make_jaxpr(forward, axis_env=axes, return_shape=True)(params, state, x, key)
     return Dataflow(jaxpr, layers, output)

@@ -28,6 +28,13 @@ def peer(request):
         yield Translated(request.param)
 
 
+@pytest.fixture
+def torch_peer():
+    """PyTorch, if it is installed."""
+    pytest.importorskip("torch")
+    return Translated("torch")
+
+
 def random_leaves(tree, rng):
     """Draws nested dicts of the same shapes; all positive, since variances are among them."""
     if not isinstance(tree, dict):
@@ -90,6 +97,8 @@ def in_layout(peer, layer, name, array):
 class Translated:
     """Runs the translations of one peer on our parameters."""
 
+    drawn = staticmethod(drawn)
+
     def __init__(self, name):
         self.name = name
         self.module = importlib.import_module(f"jaxcnn.benchmark.peers.to_{name}")
@@ -101,12 +110,7 @@ class Translated:
 
     def run(self, layer, shape, params, state, images, train):
         """Returns what the peer computes, a tree, with the channels last."""
-        values = {}
-        for kind, tree in (("params", params), ("state", state)):
-            values[kind] = {
-                path: [in_layout(self.name, inner, name, array) for name, array in arrays.items()]
-                for path, inner, arrays in leaves(layer, tree)
-            }
+        values = self.in_layouts(layer, params, state)
         plan = make_plan(self.name, layer, shape, train=train)
         results = getattr(self, f"_in_{self.name}")(plan, layer, shape, values, images, train)
         return jax.tree.map(np.asarray, results)
@@ -114,7 +118,26 @@ class Translated:
     def _in_torch(self, plan, layer, shape, values, images, train):
         import torch
 
-        module = self.module.build(plan).train(train)
+        module = self.filled_torch_module(plan, values).train(train)
+        with torch.no_grad():
+            results = module(self.module.to_torch_images(images))
+        return jax.tree.map(lambda result: result.movedim(1, -1).numpy(), results)
+
+    def in_layouts(self, layer, params, state):
+        """Returns the arrays of each layer as the peer stores them, by path, of parameters and state."""
+        values = {}
+        for kind, tree in (("params", params), ("state", state)):
+            values[kind] = {
+                path: [in_layout(self.name, inner, name, array) for name, array in arrays.items()]
+                for path, inner, arrays in leaves(layer, tree)
+            }
+        return values
+
+    def filled_torch_module(self, plan, values):
+        """Builds the module of torch with our parameters."""
+        import torch
+
+        module = self.module.build(plan)
         with torch.no_grad():
             for path in plan.layers:
                 inner = module.get_submodule(f"model/{path}")
@@ -122,8 +145,7 @@ class Translated:
                 for tensors, kind in ((list(inner.parameters()), "params"), (moments, "state")):
                     for tensor, array in zip(tensors, values[kind].get(path, []), strict=True):
                         tensor.copy_(torch.from_numpy(array.reshape(tensor.shape).copy()))
-            results = module(self.module.to_torch_images(images))
-        return jax.tree.map(lambda result: result.movedim(1, -1).numpy(), results)
+        return module
 
     def _in_flax(self, plan, layer, shape, values, images, train):
         module = self.module.build(plan, jnp.dtype("float32"))
@@ -154,7 +176,11 @@ class Translated:
 
     def _in_keras(self, plan, layer, shape, values, images, train):
         model, _ = self.module.build(plan, shape)
+        used = {keras_layer.name for keras_layer in model.layers}
         for path in dict.fromkeys([*values["params"], *values["state"]]):
+            if self.module.name_of(path) not in used:
+                assert not train
+                continue
             arrays = [*values["params"].get(path, []), *values["state"].get(path, [])]
             keras_layer = model.get_layer(self.module.name_of(path))
             keras_layer.set_weights([a.reshape(w.shape) for a, w in zip(arrays, keras_layer.weights, strict=True)])

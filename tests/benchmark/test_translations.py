@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from benchmark_blocks import Activations, Levels, Noise, Operations, Sorted
+from user_blocks import inverted_residual, pyramid, squeeze_excite_block
 
-from jaxcnn import ops
+from jaxcnn import batched, ops
 from jaxcnn.benchmark.peers import common, make_program
 from jaxcnn.benchmark.peers.plan import make_plan
 from jaxcnn.benchmark.program import Unavailable, Untranslatable
@@ -179,6 +181,70 @@ def test_a_peer_computes_the_same_in_training(peer, case):
             peer.both(layer, shape, train=True)
     else:
         agree(*peer.both(layer, shape, train=True))
+
+
+BLOCKS = {
+    "squeeze-excite": (squeeze_excite_block(4, 6), (6, 5, 4)),
+    "inverted residual": (inverted_residual(4).replace(drop=DropPath(0.0)), (6, 5, 4)),
+    "shared head": (
+        Levels(Conv(4, 4, strides=2), Conv(4, 4, use_bias=False), BatchNorm(4, **NORM), Conv(4, 2, 1)),
+        (6, 5, 4),
+    ),
+    "operations": (Operations(Conv(3, 4)), (6, 5, 3)),
+    "activations": (Activations(Conv(3, 4)), (6, 5, 3)),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_peer_computes_blocks_of_ones_own(peer, name):
+    agree(*peer.both(*BLOCKS[name], train=True))
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_gradients_in_torch_are_ours(torch_peer, name):
+    import torch
+
+    peer, (model, shape) = torch_peer, BLOCKS[name]
+    params, state, images = peer.drawn(model, shape)
+
+    def total(params):
+        results, _ = batched(model)(params, state, images, train=True, key=jax.random.key(1))
+        return sum(jnp.sum(jnp.cos(result)) for result in jax.tree.leaves(results))
+
+    gradients = peer.in_layouts(model, jax.tree.map(np.asarray, jax.jit(jax.grad(total))(params)), state)["params"]
+    plan = make_plan("torch", model, shape, train=True)
+    module = peer.filled_torch_module(plan, peer.in_layouts(model, params, state))
+    results = module(peer.module.to_torch_images(images))
+    sum(torch.cos(result).sum() for result in jax.tree.leaves(results)).backward()
+    for path, arrays in gradients.items():
+        theirs = [parameter.grad.numpy() for parameter in module.get_submodule(f"model/{path}").parameters()]
+        for ours, grad in zip(arrays, theirs, strict=True):
+            np.testing.assert_allclose(grad, ours.reshape(grad.shape), rtol=1e-3, atol=1e-3)
+
+
+def test_noise_that_a_forward_draws_differs_from_image_to_image_or_is_refused(peer):
+    model, ones = Noise(Conv(3, 2)), np.ones((2, 4, 4, 3), np.float32)
+    params, state, _ = peer.drawn(model, (4, 4, 3))
+    if peer.name in ("torch", "keras"):
+        with pytest.raises(Untranslatable, match=f"{peer.name} has no counterpart of random numbers"):
+            peer.run(model, (4, 4, 3), params, state, ones, True)
+    else:
+        first, second = peer.run(model, (4, 4, 3), params, state, ones, True)
+        assert np.abs(first - second).max() > 0.1
+    quiet = peer.run(model, (4, 4, 3), params, state, ones, False)
+    np.testing.assert_array_equal(quiet[0], quiet[1])
+
+
+def test_an_operation_without_counterpart_is_named_with_its_place():
+    pytest.importorskip("torch")
+    with pytest.raises(Untranslatable, match=r"torch has no counterpart of the operation 'sort' .* layer 'block'"):
+        make_program(Spec("torch", Sequential(block=Sorted(Conv(3, 4)), pool=GlobalAvgPool()), (4, 4, 3), 2))
+
+
+@pytest.mark.parametrize("name", ["torch", "flax"])
+def test_an_operation_of_jaxcnn_is_not_the_work_of_a_peer(name):
+    with pytest.raises(Untranslatable, match=f"{name} has no counterpart of the operation 'jaxcnn_resample'"):
+        make_plan(name, pyramid(), (6, 5, 4), train=True)
 
 
 @pytest.mark.parametrize("case", ["batch norm", "batch norm of features", "projection", "auxiliary heads"])

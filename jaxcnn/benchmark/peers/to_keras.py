@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import keras
-from jax.extend import core
 
 from jaxcnn import layers, ops, trees
 from jaxcnn.benchmark.jax_program import JaxModel, JaxProgram
@@ -28,7 +27,6 @@ from jaxcnn.benchmark.peers.common import (
 from jaxcnn.benchmark.peers.plan import Call, Plan, Step, make_plan, operate_on_batch
 from jaxcnn.benchmark.program import Program, Unavailable, Untranslatable
 from jaxcnn.benchmark.spec import Spec
-from jaxcnn.layers import Function
 from jaxcnn.models.inception import AuxiliaryPool
 from jaxcnn.models.resnet import ZeroPadShortcut
 from jaxcnn.models.u_net import check_size
@@ -122,9 +120,9 @@ def build(plan: Plan, image_shape: Shape) -> tuple[keras.Model, int]:
     def do(step: Step, operands: Sequence[Any]) -> Sequence[Any]:
         if isinstance(step.does, Call):
             return [functions[step.does.path](operands[0])]
-        return _between(step.does, operands)
+        return Between(step, operands)([one for one in operands if _is_symbolic(one)])
 
-    images = keras.Input(image_shape)
+    images = keras.Input(image_shape, dtype=plan.image.aval.dtype.name)
     model = keras.Model(images, plan.run(images, None, do))
     variables = [*model.trainable_variables, *_others(plan, functions)]
     return model, trees.count([variable.value for variable in variables])
@@ -143,15 +141,31 @@ def _others(plan: Plan, functions: Mapping[str, Callable[[Any], Any]]) -> list[A
     return keras.Model(list(inputs.values()), outputs).trainable_variables if outputs else []
 
 
-def _between(does: Function | core.JaxprEqn, operands: Sequence[Any]) -> Sequence[Any]:
-    """Computes an activation or an operation by JAX, which is Keras's backend."""
-    symbolic = [i for i, one in enumerate(operands) if isinstance(one, keras.KerasTensor)]
+class Between(keras.layers.Layer):
+    """An activation or an operation between layers, computed by JAX, which is Keras's backend.
 
-    def compute(tensors: list[Any]) -> Any:
-        known = dict(zip(symbolic, tensors, strict=True))
-        return list(operate_on_batch(does, [known.get(i, one) for i, one in enumerate(operands)]))
+    Args:
+      step: the step.
+      operands: its operands, symbolic tensors and constants.
+    """
 
-    return keras.layers.Lambda(compute)([operands[i] for i in symbolic])
+    def __init__(self, step: Step, operands: Sequence[Any]) -> None:
+        super().__init__(autocast=False)
+        self.step, self.operands = step, operands
+
+    def call(self, tensors: Sequence[Any]) -> list[Any]:
+        """Computes the results from the tensors among the operands."""
+        rest = iter(tensors)
+        given = [next(rest) if _is_symbolic(one) else one for one in self.operands]
+        return list(operate_on_batch(self.step.does, given))
+
+    def compute_output_spec(self, tensors: Sequence[Any]) -> list[Any]:
+        """Returns the shapes of the results, as traced."""
+        return [keras.KerasTensor((None, *one.aval.shape), one.aval.dtype.name) for one in self.step.outputs]
+
+
+def _is_symbolic(operand: Any) -> bool:
+    return isinstance(operand, keras.KerasTensor)
 
 
 @singledispatch

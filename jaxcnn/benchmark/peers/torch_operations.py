@@ -48,7 +48,7 @@ def add_operation(graph: Graph, equation: core.JaxprEqn, operands: Sequence[Any]
         raise refuse_operation("torch", equation)
     function, arguments = _STRUCTURAL[name](equation)
     views = [_permuted(graph, one, rank, (0, 2, 3, 1)) for one, rank in zip(operands, ranks, strict=True)]
-    result = graph.call_function(function, (tuple(views) if name == "concatenate" else views[0], *arguments))
+    result = graph.call_function(function, (tuple(views) if name == "concatenate" else views[0], *_plain(arguments)))
     results = [result]
     if equation.primitive.multiple_results:
         results = [graph.call_function(operator.getitem, (result, i)) for i in range(len(equation.outvars))]
@@ -61,6 +61,15 @@ def add_operation(graph: Graph, equation: core.JaxprEqn, operands: Sequence[Any]
 def shape_of(variable: Any) -> Shape:
     """Returns the shape of a variable or literal of a traced program."""
     return variable.aval.shape
+
+
+def _plain(value: Any) -> Any:
+    """Turns numbers of NumPy into those of Python, which the code of a graph can hold."""
+    if isinstance(value, slice):
+        return slice(*_plain((value.start, value.stop, value.step)))
+    if isinstance(value, tuple | list):
+        return type(value)(_plain(one) for one in value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _is_floating(variable: Any) -> bool:
