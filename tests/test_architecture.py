@@ -25,6 +25,7 @@ FLOORS = {
     "text": 2,
     "models": 2,
     "data": 2,
+    "tasks": 2,
     "training": 3,
     "interop": 3,
     "inspection": 3,
