@@ -59,7 +59,7 @@ from jaxcnn.layers import Sequential, freeze, unfreeze
 from jaxcnn.models import small_cnn
 from jaxcnn.training import evaluate, make_eval_step, make_train_state, make_train_step, scale_by_name
 from jaxcnn.training.step import TrainStep
-from jaxcnn.types import Params, State
+from jaxcnn.types import Example, Params, State
 
 SEEDS, TRIAL_SEEDS = range(5), (100, 101)
 EXAMPLES_PER_CLASS, TRIAL_EXAMPLES = (1, 2, 5, 10, 20), (1, 5, 20)
@@ -186,7 +186,8 @@ def fit(
     )
     batches, train_state = data.Batches(dataset, batch_size, seed=seed), make_train_state(params, state, optimizer)
     for i in range(steps):
-        train_state, _ = step(train_state, *batches[i], jax.random.key(seed))
+        images, labels = batches[i]
+        train_state, _ = step(train_state, {"image": images, "label": labels}, jax.random.key(seed))
     return train_state.params, train_state.state
 
 
@@ -208,7 +209,11 @@ def make_step(
     optimizer = optax.adam(optax.cosine_decay_schedule(rate, steps))
     if convolutions_factor is not None:
         optimizer = optax.chain(optimizer, scale_by_name({"(dense|head)/.*": 1.0, CONVOLUTIONS: convolutions_factor}))
-    return make_train_step(model, optimizer, augment=AUGMENT), optimizer
+
+    def augment(key: jax.Array, example: Example) -> dict[str, Any]:
+        return {**example, "image": AUGMENT(key, example["image"])}
+
+    return make_train_step(model, optimizer, augment=augment), optimizer
 
 
 def accuracy(params: Params, state: State, dataset: data.Dataset) -> float:
@@ -222,8 +227,11 @@ def accuracy(params: Params, state: State, dataset: data.Dataset) -> float:
     Returns:
       The share of correct predictions, in [0, 1].
     """
-    batches = data.eval_batches(dataset, 128)
-    return evaluate(EVAL_STEP, params, state, batches, count=len(dataset.labels)).accuracy()
+    batches = (
+        {"image": images, "label": labels, "weight": mask} for images, labels, mask in data.eval_batches(dataset, 128)
+    )
+    sums = evaluate(EVAL_STEP, params, state, batches, count=len(dataset.labels))
+    return float(sums["accuracy"].value)
 
 
 def choose_rates(budget: int, tasks: dict[int, Task]) -> dict[str, float]:

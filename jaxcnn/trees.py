@@ -154,3 +154,33 @@ def count(tree: Any) -> int:
       The sum of the sizes; 0 for an empty tree.
     """
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def partition(tree: Any, mask: Any) -> tuple[Any, Any]:
+    """Splits a tree into the leaves that a mask chooses and the others; `merge` puts them together again.
+
+    Args:
+      tree: any pytree.
+      mask: a tree like `tree` of bools.
+
+    Returns:
+      Two trees with the nesting of `tree`: one with the leaves where the mask is True, one with the others. None stands
+      for a leaf that is in the other tree, which JAX takes for an empty subtree.
+    """
+    return (
+        jax.tree.map(lambda chosen, leaf: leaf if chosen else None, mask, tree),
+        jax.tree.map(lambda chosen, leaf: None if chosen else leaf, mask, tree),
+    )
+
+
+def merge(one: Any, other: Any) -> Any:
+    """Puts two trees of `partition` together.
+
+    Args:
+      one: a tree with None for each leaf of the other.
+      other: a tree of the same nesting.
+
+    Returns:
+      The tree with the leaves of both.
+    """
+    return jax.tree.map(lambda a, b: b if a is None else a, one, other, is_leaf=lambda leaf: leaf is None)

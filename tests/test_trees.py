@@ -170,3 +170,15 @@ def test_count_adds_up_the_sizes():
     assert trees.count({"a": jnp.zeros((2, 3)), "b": [jnp.zeros(4), jnp.zeros(())]}) == 6 + 4 + 1
     assert trees.count({"a": jax.ShapeDtypeStruct((5, 7), jnp.float32)}) == 35
     assert trees.count({}) == trees.count({"relu": {}}) == 0
+
+
+def test_a_partition_is_merged_to_the_tree_again():
+    tree = {"a": {"x": 1, "y": 2}, "b": {}, "c": 3}
+    mask = {"a": {"x": True, "y": False}, "b": {}, "c": True}
+    chosen, others = trees.partition(tree, mask)
+    assert (chosen, others) == (
+        {"a": {"x": 1, "y": None}, "b": {}, "c": 3},
+        {"a": {"x": None, "y": 2}, "b": {}, "c": None},
+    )
+    assert trees.merge(chosen, others) == trees.merge(others, chosen) == tree
+    assert list(trees.named_leaves(chosen)) == ["a/x", "c"]

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcnn.ops.check import at_least_float32
 from jaxcnn.tasks.examples import take, weighted
 from jaxcnn.tasks.figures import figures
 from jaxcnn.tasks.losses import as_weights, check_smoothing, check_weights, cross_entropy
@@ -71,7 +72,7 @@ class Classification(Value):
         def among_largest(count: int) -> Mean:
             _, largest = jax.lax.top_k(outputs, count)
             hits = jnp.any(largest.astype(jnp.int32) == labels[:, None], axis=1)
-            return weighted(hits.astype(jnp.float32), 1, batch)
+            return weighted(hits.astype(at_least_float32(outputs.dtype)), 1, batch)
 
         accuracy = {"accuracy": among_largest(1)}
         return accuracy | {"top5_accuracy": among_largest(5)} if outputs.shape[1] > 5 else accuracy
@@ -139,7 +140,7 @@ class MultiLabel(Value):
         predicted = self.decode(jax.lax.stop_gradient(outputs)) >= self.threshold
 
         def number(which: jax.Array) -> jax.Array:
-            return which.astype(jnp.float32)
+            return which.astype(at_least_float32(outputs.dtype))
 
         right, relevant, chosen = number(there & predicted), number(there), number(predicted)
         return {

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.ops.check import at_least_float32
 from jaxcnn.types import Example, Mean
 
 
@@ -62,8 +63,10 @@ def weighted(totals: jax.Array, weights: Any, batch: Example) -> Mean:
       batch: the examples.
 
     Returns:
-      The mean, of the shape without the batch. Examples of weight 0 do not count, even if their total is NaN.
+      The mean, of the shape without the batch, in float32 or float64. Examples of weight 0 do not count, even if their
+      total is NaN.
     """
+    totals = totals.astype(at_least_float32(totals.dtype))
     each = weights_of(batch, totals)
     each = jnp.broadcast_to(jnp.expand_dims(each, tuple(range(1, totals.ndim))), totals.shape)
     weights = jnp.broadcast_to(jnp.asarray(weights, totals.dtype), totals.shape)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.ops.check import at_least_float32
 from jaxcnn.tasks.examples import take, weighted
 from jaxcnn.tasks.figures import figures
 from jaxcnn.tasks.losses import as_weights, check_smoothing, check_weights, cross_entropy
@@ -82,7 +83,7 @@ class Segmentation(Value):
 
         def pixels(which: jax.Array) -> jax.Array:
             # Integers, since float32 cannot count beyond 2**24.
-            return jnp.sum(which, axis=(1, 2), dtype=jnp.int32).astype(jnp.float32)
+            return jnp.sum(which, axis=(1, 2), dtype=jnp.int32).astype(at_least_float32(outputs.dtype))
 
         counted_classes = counted[..., None]
         shared = pixels(is_predicted & is_there & counted_classes)
