@@ -46,7 +46,6 @@ def make_train_step(
     micro_batches: int = 1,
     ema: float | None = None,
     auxiliary_weight: float = 0.3,
-    trainable: Any = None,
     compiler_options: dict[str, Any] | None = None,
 ) -> TrainStep:
     """Makes the compiled training step: augment, forward, backward, update.
@@ -68,7 +67,7 @@ def make_train_step(
 
     Args:
       model: a layer whose outputs the task understands.
-      optimizer: any Optax optimizer; it sees the trainable parameters alone.
+      optimizer: any Optax optimizer. It sees the parameters outside of frozen layers alone; those within stay.
       task: loss and metrics; `Classification()` unless given.
       augment: changes one example at random, or None.
       mix: changes the augmented batch at random, such as `Mixup`, or None.
@@ -83,8 +82,6 @@ def make_train_step(
         start.
       auxiliary_weight: weight of each auxiliary head's loss, at least 0, for models with `AuxiliaryHeads`: 0.3 for
         GoogLeNet (Szegedy et al. 2015, section 5), 0.4 for Inception v3 (torchvision's and the authors' code).
-      trainable: a tree like the parameters of bools, True for parameters to train; None to train all. Frozen parameters
-        have no gradient and no optimizer state, and stay as they are.
       compiler_options: XLA's options, as for `jax.jit`, which refuses them within another transformed function.
 
     Returns:
@@ -110,7 +107,8 @@ def make_train_step(
             batch = jax.vmap(augment)(jax.random.split(augment_key, batch["image"].shape[0]), batch)
         if mix is not None:
             batch = mix(mix_key, batch)
-        trained, frozen = split_trainable(train_state.params, trainable)
+        trained, frozen = split_trainable(model, train_state.params)
+        _check_opt_state(optimizer, train_state, trained)
         sum_parts = functools.partial(
             sum_over, count=micro_batches, state=train_state.state, batch=batch, key=model_key
         )
@@ -237,6 +235,15 @@ def check_batch(step: str, batch: Any) -> None:
     lengths = {name: jnp.shape(array)[:1] for name, array in batch.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"{step} expects arrays of one length in a batch, got {lengths}")
+
+
+def _check_opt_state(optimizer: optax.GradientTransformation, train_state: TrainState, trained: Params) -> None:
+    expected = jax.tree.structure(jax.eval_shape(optimizer.init, trained))
+    if jax.tree.structure(train_state.opt_state) != expected:
+        raise ValueError(
+            "train_step expects the optimizer's state of the parameters outside of frozen layers, got another; make it "
+            "with the same optimizer and model: make_train_state(params, state, optimizer, model=model)"
+        )
 
 
 def _check_options(micro_batches: int, ema: float | None, auxiliary_weight: float) -> None:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcnn import trees
+from jaxcnn.layers import trainable
 from jaxcnn.training.precision import as_precision
 from jaxcnn.types import Layer, Params, State
 
@@ -30,7 +31,7 @@ class TrainState(NamedTuple):
       step: number of steps done, int32.
       params: the model's parameters.
       state: the model's state, such as running moments.
-      opt_state: the optimizer's state, of the trainable parameters alone.
+      opt_state: the optimizer's state, of the parameters outside of frozen layers.
       ema: moving averages of parameters and state, or None.
     """
 
@@ -48,7 +49,6 @@ def init_train_state(
     *,
     precision: Any = "float32",
     ema: bool = False,
-    trainable: Any = None,
 ) -> TrainState:
     """Draws fresh parameters and makes the optimizer's first state.
 
@@ -58,7 +58,6 @@ def init_train_state(
       key: typed random key, consumed.
       precision: a `Precision` or the name of a dtype; its `params` is the dtype of the parameters.
       ema: whether to keep moving averages, for a train step with `ema`.
-      trainable: see `make_train_state`.
 
     Returns:
       The train state at step 0.
@@ -71,7 +70,7 @@ def init_train_state(
     check_optimizer(optimizer)
     params, state = model.init(key)
     params = as_precision(precision).cast_params(params)
-    return _first_train_state(params, state, optimizer, step=0, ema=ema, trainable=trainable)
+    return _first_train_state(model, params, state, optimizer, step=0, ema=ema)
 
 
 def make_train_state(
@@ -81,7 +80,7 @@ def make_train_state(
     *,
     step: int = 0,
     ema: bool = False,
-    trainable: Any = None,
+    model: Layer | None = None,
 ) -> TrainState:
     """Makes the train state of parameters that are there, with a fresh state of the optimizer.
 
@@ -91,8 +90,7 @@ def make_train_state(
       optimizer: any Optax optimizer.
       step: number of steps done, at least 0.
       ema: whether to keep moving averages, for a train step with `ema`; they begin at these parameters.
-      trainable: a tree like `params` of bools, True for parameters to train; None to train all. Give the same to
-        `make_train_step`.
+      model: the model, needed if layers of it are frozen: the optimizer knows of the other parameters alone.
 
     Returns:
       The train state.
@@ -106,7 +104,7 @@ def make_train_state(
         raise ValueError(f"make_train_state expects a step of at least 0, got {step}")
     # jnp.array copies, arrays of NumPy too.
     params, state = jax.tree.map(jnp.array, (params, state))
-    return _first_train_state(params, state, optimizer, step=step, ema=ema, trainable=trainable)
+    return _first_train_state(model, params, state, optimizer, step=step, ema=ema)
 
 
 def evaluation_weights(train_state: TrainState) -> tuple[Params, State]:
@@ -122,17 +120,18 @@ def evaluation_weights(train_state: TrainState) -> tuple[Params, State]:
     return source.params, source.state
 
 
-def split_trainable(params: Params, trainable: Any) -> tuple[Params, Params]:
-    """Splits parameters into trainable and frozen ones.
+def split_trainable(model: Layer | None, params: Params) -> tuple[Params, Params]:
+    """Splits parameters into those that are trained and those of frozen layers.
 
     Args:
-      params: the parameters.
-      trainable: a tree like `params` of bools, or None if all are trainable.
+      model: the model; None if nothing is frozen.
+      params: its parameters.
 
     Returns:
       Both parts, as `jaxcnn.trees.partition` returns them; `jaxcnn.trees.merge` puts them together.
     """
-    return trees.partition(params, jax.tree.map(lambda _: True, params) if trainable is None else trainable)
+    mask = jax.tree.map(lambda _: True, params) if model is None else trainable(model, params)
+    return trees.partition(params, mask)
 
 
 def with_fixed_types(tree: Any) -> Any:
@@ -161,9 +160,15 @@ def check_optimizer(optimizer: Any) -> None:
 
 
 def _first_train_state(
-    params: Params, state: State, optimizer: optax.GradientTransformation, *, step: int, ema: bool, trainable: Any
+    model: Layer | None,
+    params: Params,
+    state: State,
+    optimizer: optax.GradientTransformation,
+    *,
+    step: int,
+    ema: bool,
 ) -> TrainState:
-    trained, _ = split_trainable(params, trainable)
+    trained, _ = split_trainable(model, params)
     # Some optimizers keep the very arrays of the parameters, which cannot be donated twice.
     opt_state = jax.tree.map(lambda leaf: jax.device_put(leaf, may_alias=False), optimizer.init(trained))
     average = jax.tree.map(jnp.copy, Average(params, state)) if ema else None

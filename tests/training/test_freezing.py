@@ -41,8 +41,8 @@ KEY = jax.random.key(1)
 
 
 def start(pattern=BACKBONE, optimizer=OPTIMIZER):
-    model, params, state = freeze(MODEL, *MODEL.init(jax.random.key(0)), pattern)
-    return model, make_train_state(params, state, optimizer)
+    model = freeze(MODEL, pattern)
+    return model, make_train_state(*MODEL.init(jax.random.key(0)), optimizer, model=model)
 
 
 def work(layer_name, shape):
@@ -106,9 +106,9 @@ def test_the_optimizer_holds_no_moments_for_frozen_parameters():
 
 def test_unfrozen_it_goes_on_with_all_its_parameters():
     model, train_state = start()
-    model, params, state = unfreeze(model, train_state.params, train_state.state)
+    model, params = unfreeze(model), train_state.params
     assert model == MODEL
-    train_state = make_train_state(params, state, OPTIMIZER, step=5)
+    train_state = make_train_state(params, train_state.state, OPTIMIZER, step=5)
     assert int(train_state.step) == 5
     assert step_work(model, train_state) == WHOLE
     assert len(jax.tree.leaves(train_state.opt_state)) == len(jax.tree.leaves(params))

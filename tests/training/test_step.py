@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from jaxcnn import trees
-from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, Flatten, Function, Sequential
+from jaxcnn.layers import AuxiliaryHeads, BatchNorm, Conv, Dense, Dropout, Flatten, Function, Sequential, freeze
 from jaxcnn.ops import dropout
 from jaxcnn.tasks import Classification, Regression, Segmentation, cross_entropy
 from jaxcnn.training import (
@@ -480,25 +480,10 @@ def test_bfloat16_evaluation_returns_float32(make_step):
     np.testing.assert_allclose(half, full, rtol=0.05, atol=0.05)
 
 
-@dataclasses.dataclass(frozen=True)
-class TwoHeads:
-    """A linear head, and an auxiliary one in training."""
-
-    def init(self, key):
-        keys = jax.random.split(key)
-        params = {name: Dense(4 * 4 * 2, 3).init(each)[0] for name, each in zip(("head", "aux"), keys, strict=True)}
-        return params, {"head": {}, "aux": {}}
-
-    def apply(self, params, state, x, *, train, key=None):
-        main, aux = (
-            Dense(4 * 4 * 2, 3).apply(params[name], {}, x.reshape(-1), train=train)[0] for name in ("head", "aux")
-        )
-        return ({"main": main, "aux1": aux} if train else main), state
-
-
 @pytest.mark.parametrize("weight", [0.0, 0.3, 2.0])
 def test_auxiliary_heads_are_trained_and_the_main_one_is_evaluated(weight):
-    model, optimizer = TwoHeads(), optax.sgd(1.0)
+    model = AuxiliaryHeads("aux", flatten=Flatten(), aux=Dense(4 * 4 * 2, 3), head=Dense(4 * 4 * 2, 3))
+    optimizer = optax.sgd(1.0)
     images, labels = some_batch()
     before = init_train_state(model, optimizer, jax.random.key(0))
     params = copy(before.params)
@@ -642,13 +627,12 @@ def test_averages_that_are_not_there_or_not_asked_for_are_refused():
             make_train_step(LINEAR, optimizer, ema=ema)(train_state, batch, jax.random.key(1))
 
 
-def test_parameters_that_a_mask_leaves_out_stay_and_the_others_are_trained_as_if_they_were_alone():
+def test_frozen_layers_stay_and_the_others_are_trained_as_if_they_were_alone():
     optimizer = optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.5, momentum=0.9))
-    params, state = MODEL.init(jax.random.key(0))
-    trainable = trees.mask_by_name(params, "(norm|head)/.*")
-    train_state = make_train_state(params, state, optimizer, trainable=trainable, ema=True)
+    model, (params, state) = freeze(MODEL, "conv"), MODEL.init(jax.random.key(0))
+    train_state = make_train_state(params, state, optimizer, model=model, ema=True)
     assert trees.count(train_state.opt_state) == trees.count(params["norm"]) + trees.count(params["head"])
-    step = make_train_step(MODEL, optimizer, trainable=trainable, ema=0.9)
+    step = make_train_step(model, optimizer, ema=0.9)
     train_state, metrics = step(train_state, batch_of(*some_batch()), jax.random.key(1))
     for kept in (train_state.params, train_state.ema.params):
         assert_equal(kept["conv"], params["conv"])
@@ -661,6 +645,26 @@ def test_parameters_that_a_mask_leaves_out_stay_and_the_others_are_trained_as_if
     factor = 0.5 * 0.1 / float(metrics.gradient_norm)
     expected = jax.tree.map(lambda p, g: p - factor * g, {name: params[name] for name in learning}, learning)
     assert_close({name: train_state.params[name] for name in learning}, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_optimizer_state_that_knows_of_frozen_layers_is_refused():
+    optimizer, model = optax.sgd(0.1, momentum=0.9), freeze(MODEL, "conv")
+    train_state = make_train_state(*MODEL.init(jax.random.key(0)), optimizer)
+    with pytest.raises(
+        ValueError, match=r"state of the parameters outside of frozen layers, got another; .*model=model"
+    ):
+        make_train_step(model, optimizer)(train_state, batch_of(*some_batch()), jax.random.key(1))
+
+
+def test_weights_of_examples_weigh_their_gradients():
+    images, labels = some_batch()
+    optimizer, again = optax.sgd(1.0), np.r_[np.arange(6), 2, 2]
+    weight = np.where(np.arange(6) == 2, 3, 1).astype(np.float32)
+    step, results = make_train_step(LINEAR, optimizer), []
+    for batch in (batch_of(images, labels, weight=weight), batch_of(images[again], labels[again])):
+        train_state = init_train_state(LINEAR, optimizer, jax.random.key(0))
+        results.append(step(train_state, batch, jax.random.key(1)))
+    assert_close(*results, rtol=1e-5, atol=1e-6)
 
 
 def test_other_tasks_are_trained_by_the_same_step():
