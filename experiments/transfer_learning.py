@@ -55,7 +55,7 @@ from reports import write_report
 
 from jaxcnn import data
 from jaxcnn.benchmark import environment
-from jaxcnn.layers import Sequential, freeze
+from jaxcnn.layers import Sequential, freeze, trainable
 from jaxcnn.models import small_cnn
 from jaxcnn.training import evaluate, make_eval_step, make_train_state, make_train_step, scale_by_name
 from jaxcnn.training.step import TrainStep
@@ -186,7 +186,7 @@ def fit(
     )
     batches, train_state = (
         data.Batches(dataset, batch_size, seed=seed),
-        make_train_state(params, state, optimizer, model=model),
+        make_train_state(params, state, optimizer, trainable=trainable(model, params)),
     )
     for i in range(steps):
         images, labels = batches[i]

@@ -81,7 +81,7 @@ class Phase(NamedTuple):
     Attributes:
       frozen: the frozen layers; see `transfer.freeze_layers`.
       model: the model, with these layers frozen.
-      trained: what the steps train: the model, or its second half where the features of the first one are cached.
+      trainable: which parameters are trained, a tree of bools.
       first_epoch: number of finished epochs at its start.
       last_epoch: number of finished epochs at its end.
       schedule: learning rate by step, counted from the start of the phase.
@@ -90,7 +90,7 @@ class Phase(NamedTuple):
 
     frozen: str | None
     model: Model
-    trained: Model
+    trainable: Any
     first_epoch: int
     last_epoch: int
     schedule: optax.Schedule
@@ -169,9 +169,7 @@ def _phases(options: Train, model: Model, steps_per_epoch: int) -> tuple[Phase, 
             total_steps=(last_epoch - first_epoch) * steps_per_epoch,
         )
         frozen = transfer.freeze_layers(pattern, model)
-        cached = options.cache_features and pattern is not None
-        trained = transfer.cut_in_two(frozen)[1] if cached else frozen
-        learns = trainable(trained, structure[0])
+        learns = trainable(frozen, structure[0])
         params = {name: None for name, one in trees.named_leaves(learns).items() if one}
         optimizer = make_optimizer(
             options.optimizer,
@@ -180,10 +178,12 @@ def _phases(options: Train, model: Model, steps_per_epoch: int) -> tuple[Phase, 
             clip_norm=options.clip_norm,
             factors=transfer.those_that_learn(factors, params),
         )
-        return Phase(pattern, frozen, trained, first_epoch, last_epoch, schedule, optimizer)
+        return Phase(pattern, frozen, learns, first_epoch, last_epoch, schedule, optimizer)
 
     end = options.unfreeze_epoch
     first = phase(options.freeze, 0, end or options.epochs, options.learning_rate)
+    if options.cache_features:
+        transfer.cut_in_two(first.model)
     if end is None:
         return (first,)
     return first, phase(None, end, options.epochs, options.unfreeze_learning_rate or options.learning_rate / 10)
@@ -219,7 +219,7 @@ def restore(experiment: Experiment, checkpoints: Checkpoints) -> Restored:
         phase = next(phase for phase in experiment.phases if epochs <= phase.last_epoch)
 
         def tree(key: jax.Array) -> dict[str, Any]:
-            return checkpoint_tree(init_train_state(phase.trained, phase.optimizer, key), *experiment.model.init(key))
+            return checkpoint_tree(init_train_state(phase.model, phase.optimizer, key), *experiment.model.init(key))
 
         return jax.eval_shape(tree, jax.random.key(0))
 
@@ -334,7 +334,7 @@ class _Run:
 
     def _begin(self, phase: Phase, params: Params, state: State, step: int) -> TrainState:
         """Makes the initial train state of a phase."""
-        return make_train_state(params, state, phase.optimizer, step=step, model=phase.trained)
+        return make_train_state(params, state, phase.optimizer, step=step, trainable=phase.trainable)
 
     def _fit(self, train_state: TrainState, metrics: Metrics) -> Fitted:
         try:
@@ -376,9 +376,9 @@ class _Run:
     def _enter(self, phase: Phase, train_state: TrainState) -> None:
         """Makes the compiled steps of a phase, and their data."""
         self.phase, self.batches, self.validation = phase, self.experiment.batches, self.experiment.splits.validation
-        dtype = self.experiment.dtype
+        model, dtype = phase.model, self.experiment.dtype
         if self.options.cache_features and phase.frozen is not None:
-            backbone, _ = transfer.cut_in_two(phase.model)
+            backbone, model = transfer.cut_in_two(model)
             predict_step = make_predict_step(backbone, precision=dtype)
 
             def cached(dataset: data.Dataset) -> data.Dataset:
@@ -392,14 +392,15 @@ class _Run:
             self.display.note(f"features of the frozen layers: {'x'.join(map(str, self.validation.images.shape[1:]))}")
         augment = names.choose("augmentation", self.options.augment, names.AUGMENTATIONS)
         self.train_step = make_train_step(
-            phase.trained,
+            model,
             phase.optimizer,
             Classification(label_smoothing=self.options.label_smoothing),
             augment=None if augment is None else functools.partial(_augmented, augment),
             precision=dtype,
             auxiliary_weight=CATALOG[self.options.model].auxiliary_weight,
+            trainable=phase.trainable,
         )
-        self.eval_step = make_eval_step(phase.trained, precision=dtype)
+        self.eval_step = make_eval_step(model, precision=dtype)
 
     def _on_step(self, progress: Progress) -> bool:
         self.rate = self.stopwatch.step()
