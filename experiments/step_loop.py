@@ -22,7 +22,7 @@ from jaxcnn.benchmark.spread import spread
 from jaxcnn.models import lenet5, small_cnn
 from jaxcnn.training import fit, init_train_state, make_train_step
 
-ROUNDS = 9
+ROUNDS = 7
 EXAMPLES = 4096
 
 CASES = {
