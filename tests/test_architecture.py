@@ -17,7 +17,6 @@ FLOORS = {
     "types": 0,
     "values": 0,
     "trees": 0,
-    "compiler": 0,
     "meshes": 0,
     "ops": 0,
     "layers": 1,
