@@ -20,9 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcnn import benchmark
+from jaxcnn import benchmark, plots
 from jaxcnn.benchmark.environment import usable_cores
-from jaxcnn.benchmark.plot import plot_ratios
 from jaxcnn.benchmark.spread import three_digits
 from jaxcnn.models import catalog
 
@@ -61,7 +60,7 @@ def main() -> None:
     if options.add and path.exists():
         before = json.loads(path.read_text())
         records, seconds = joined(before["records"], records), seconds + before["seconds"]
-    plot_ratios(records, RESULTS / f"{slug}.png")
+    plots.save(plots.ratios(records), RESULTS / f"{slug}.png")
     results = {"script": "experiments/benchmarks.py", "seconds": seconds, "records": records}
     path.write_text(json.dumps(results, indent=1) + "\n")
     if {record["model"] for record in records} == set(benchmark.STANDARD):

@@ -27,6 +27,7 @@ FLOORS = {
     "training": 3,
     "interop": 3,
     "inspection": 3,
+    "plots": 3,
     "benchmark": 3,
     "cli": 4,
 }
