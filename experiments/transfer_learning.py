@@ -53,8 +53,7 @@ import optax
 from matplotlib.figure import Figure
 from reports import write_report
 
-from jaxcnn import data, plots
-from jaxcnn.benchmark import environment
+from jaxcnn import data, environment, plots
 from jaxcnn.layers import Sequential, freeze, unfreeze
 from jaxcnn.models import small_cnn
 from jaxcnn.training import evaluate, make_eval_step, make_train_state, make_train_step, scale_by_name

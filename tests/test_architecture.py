@@ -20,6 +20,7 @@ FLOORS = {
     "meshes": 0,
     "ops": 0,
     "layers": 1,
+    "environment": 2,
     "files": 2,
     "text": 2,
     "models": 2,
