@@ -16,6 +16,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
     "types": 0,
     "values": 0,
+    "tables": 0,
     "trees": 0,
     "meshes": 0,
     "ops": 0,

@@ -12,10 +12,10 @@ from jaxcnn.benchmark.spread import three_digits
 from jaxcnn.cli import names
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Bench
-from jaxcnn.cli.table import Table
 from jaxcnn.cli.terminal import columns, make_console, say, shown
 from jaxcnn.files import check_target
 from jaxcnn.models.catalog import CATALOG
+from jaxcnn.tables import Table
 
 _STANDARD = "standard"
 _MEANING = (
