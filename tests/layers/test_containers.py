@@ -432,7 +432,7 @@ def with_heads(**layers):
     return AuxiliaryHeads("one", "ten", **{**named, **layers})
 
 
-def test_heads_are_stacked_behind_the_main_result_in_training():
+def test_heads_are_stacked_after_the_main_result_in_training():
     y, _ = run(with_heads(), VECTOR, train=True)
     np.testing.assert_array_equal(y, [[2, 0, -6], [0, 1, 4], [8, 10, 16]])
 

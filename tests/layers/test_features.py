@@ -155,11 +155,11 @@ def test_the_gradient_of_a_feature_is_that_of_the_layers_before_it():
         (["gate/dense"], 30 * (27 * 4 + 4 * 2 + 36 * 6 + 4 * 6) + 64),
     ],
 )
-def test_nothing_behind_the_last_feature_is_computed(at, work):
+def test_nothing_after_the_last_feature_is_computed(at, work):
     assert count_multiply_adds(lambda x: features(MODEL, PARAMS, STATE, x, at=at), IMAGES[0]) == work
 
 
-def test_layers_behind_the_last_feature_need_not_take_the_image():
+def test_layers_after_the_last_feature_need_not_take_the_image():
     larger = jax.ShapeDtypeStruct((9, 9, 3), jnp.float32)
     with pytest.raises(ValueError, match="dense expects 240 features"):
         jax.eval_shape(lambda x: MODEL.apply(PARAMS, STATE, x, train=False), larger)

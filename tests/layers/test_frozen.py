@@ -106,7 +106,7 @@ def test_only_the_statistics_of_the_frozen_part_stay():
     assert not np.array_equal(new_state["mixed"]["b"]["norm"]["mean"], state["mixed"]["b"]["norm"]["mean"])
 
 
-def test_a_frozen_layer_behind_one_that_learns_passes_the_gradient_on():
+def test_a_frozen_layer_after_a_trained_one_passes_the_gradient_on():
     row = Sequential(a=Dense(3, 3), tanh=Function(jnp.tanh), b=Dense(3, 2))
     params, state = row.init(KEY)
     x = jnp.array([1.0, -2.0, 0.5])
