@@ -13,13 +13,11 @@ and in another process, which needs only jax:
 
 import json
 import os
-import platform
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -27,6 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
+from jaxcnn import environment
 from jaxcnn.files import check_target, written_whole
 from jaxcnn.layers import batched, fold_batch_norm
 from jaxcnn.layers.composite import LAYER_NOTE
@@ -268,18 +267,8 @@ def describe(
         "preprocessing": preprocessing,
         "compute_dtype": jnp.dtype(dtype).name,
         "batch_norms_folded": fold,
-        "versions": {"python": platform.python_version(), **_versions("jaxcnn", "jax", "jaxlib", *packages)},
+        "versions": environment.versions("jaxcnn", "jax", "jaxlib", *packages),
     }
-
-
-def _versions(*packages: str) -> dict[str, str]:
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
 
 
 def image_sizes(
