@@ -19,14 +19,13 @@ import numpy as np
 import optax
 import tyro
 
-from jaxcnn import data, trees
+from jaxcnn import data, plots, trees
 from jaxcnn.cli import names, transfer
 from jaxcnn.cli.display import Display, Stopwatch, make_display
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Train
 from jaxcnn.cli.run_folder import RunFolder, option_values, versions_differ
 from jaxcnn.cli.terminal import errors_escaped, say, shown
-from jaxcnn.inspection import figures
 from jaxcnn.layers import count_parameters, output_shape, trainable
 from jaxcnn.models.catalog import CATALOG, Model
 from jaxcnn.tasks import Classification
@@ -509,19 +508,22 @@ class _Run:
         }
         self.folder.write_result(result)
         self._draw_curves()
-        figures.plot_confusion(test.labels, predictions, test.class_names, self.folder.path / "confusion.png")
+        subtitle = f"{self.options.model} on {Path(self.options.data).name}, test set"
+        confusion = plots.confusion(test.labels, predictions, test.class_names, subtitle=subtitle)
+        plots.save(confusion, self.folder.path / "confusion.png")
         # Images that are neither grey nor RGB are drawn as the mean of their channels.
         drawn = test.images if test.images.shape[3] in (1, 3) else test.images.mean(axis=3, keepdims=True)
-        figures.plot_mistakes(
-            drawn, test.labels, predictions, probabilities, test.class_names, self.folder.path / "mistakes.png"
-        )
+        mistakes = plots.mistakes(drawn, test.labels, predictions, probabilities, test.class_names, subtitle=subtitle)
+        plots.save(mistakes, self.folder.path / "mistakes.png")
         _print_result(self.folder.path, result)
 
     def _draw_curves(self) -> None:
         if not self.rows:
             return
         note = None if self.options.augment == "none" else "augmented images, before each step's update"
-        figures.plot_curves(self.rows, self.folder.path / "curves.png", best_epoch=self.best.epoch, train_note=note)
+        subtitle = f"{self.options.model} on {Path(self.options.data).name}, seed {self.options.seed}"
+        curves = plots.curves(self.rows, best_epoch=self.best.epoch, train_note=note, subtitle=subtitle)
+        plots.save(curves, self.folder.path / "curves.png")
 
 
 @dataclasses.dataclass(frozen=True)
