@@ -15,7 +15,7 @@ from jaxcnn.types import Shape
 
 T = TypeVar("T")
 
-DATA: dict[str, Callable[[], data.Dataset]] = {"digits": data.digits}
+DATA: dict[str, Callable[[], data.Arrays]] = {"digits": data.digits}
 
 AUGMENTATIONS: dict[str, data.Composition | None] = {
     "affine": data.compose(data.Step(data.affine, max_degrees=12, max_scale=0.12, max_shear=8, max_shift=4)),
@@ -78,7 +78,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {kind} {name!r}{hint}\nknown: {', '.join(known)}"
 
 
-def load_data(name: str) -> data.Dataset:
+def load_data(name: str) -> data.Arrays:
     """Reads a data set.
 
     Args:

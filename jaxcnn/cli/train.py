@@ -20,7 +20,7 @@ import optax
 import tyro
 
 from jaxcnn import data
-from jaxcnn.cli import names, transfer
+from jaxcnn.cli import names, pairs, transfer
 from jaxcnn.cli.display import Display, Stopwatch, make_display
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Train
@@ -64,9 +64,9 @@ class Experiment(NamedTuple):
       dtype: dtype of the computation.
     """
 
-    splits: data.Splits
+    splits: pairs.Splits
     fingerprint: str
-    batches: data.Batches
+    batches: pairs.Batches
     model: Model
     phases: tuple["Phase", ...]
     dtype: Any
@@ -123,21 +123,22 @@ def set_up(options: Train, normalization: transfer.Normalization | None = None) 
     Raises:
       CommandError: a name is unknown, or the data do not fit the model.
     """
-    everything = names.load_data(options.data)
+    source = names.load_data(options.data)
+    everything = pairs.dataset(source)
     checksum = zlib.crc32(everything.labels.tobytes(), zlib.crc32(everything.images.tobytes()))
     with reported(ValueError):
         if options.classes:
-            everything = data.choose_classes(everything, options.classes)
-        splits = data.split(everything, seed=options.split_seed)
+            source = data.choose_classes(source, options.classes)
+        parts = data.split(source, seed=options.split_seed)
         if options.examples_per_class is not None:
-            chosen = data.few(splits.train, options.examples_per_class, seed=options.split_seed)
-            splits = splits._replace(train=chosen)
-        batches = data.Batches(splits.train, options.batch_size, seed=options.seed)
+            parts["train"] = data.few(parts["train"], options.examples_per_class, seed=options.split_seed)
+        splits = pairs.splits(parts)
+        batches = pairs.Batches(splits.train, options.batch_size, seed=options.seed)
     shape = everything.images.shape[1:]
-    model = names.build_model(options.model, len(everything.class_names), shape)
+    model = names.build_model(options.model, len(source.class_names), shape)
     with reported(ValueError):
         outputs = output_shape(model, shape)
-    if outputs != (len(everything.class_names),):
+    if outputs != (len(source.class_names),):
         raise CommandError(
             f"train expects a model that gives one logit for each class, got {options.model}, which gives {outputs}; "
             "choose a classifier"
@@ -145,7 +146,7 @@ def set_up(options: Train, normalization: transfer.Normalization | None = None) 
     augment = names.choose("augmentation", options.augment, names.AUGMENTATIONS)
     if augment is not None:
         with reported(ValueError):
-            jax.eval_shape(augment, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
+            jax.eval_shape(augment, jax.random.key(0), {"image": jax.ShapeDtypeStruct(shape, jnp.float32)})
     model = transfer.normalized(model, normalization)
     phases = _phases(options, model, batches.steps_per_epoch)
     return Experiment(splits, f"{checksum:08x}", batches, model, phases, jnp.dtype(options.precision))
@@ -375,7 +376,7 @@ class _Run:
             backbone, model = transfer.cut_in_two(model)
             predict_step = make_predict_step(backbone, dtype=dtype)
 
-            def cached(dataset: data.Dataset) -> data.Dataset:
+            def cached(dataset: pairs.Dataset) -> pairs.Dataset:
                 size = min(EVAL_BATCH_SIZE, len(dataset.labels))
                 images = predict(predict_step, train_state.params, train_state.state, dataset.images, batch_size=size)
                 return dataset._replace(images=images)
@@ -383,6 +384,7 @@ class _Run:
             self.batches = dataclasses.replace(self.batches, dataset=cached(self.batches.dataset))
             self.validation = cached(self.validation)
             self.display.note(f"features of the frozen layers: {'x'.join(map(str, self.validation.images.shape[1:]))}")
+        augment = names.choose("augmentation", self.options.augment, names.AUGMENTATIONS)
         self.train_step = make_train_step(
             model,
             phase.optimizer,
@@ -391,7 +393,7 @@ class _Run:
                 weight=CATALOG[self.options.model].auxiliary_weight,
                 loss=functools.partial(cross_entropy, label_smoothing=self.options.label_smoothing),
             ),
-            augment=names.choose("augmentation", self.options.augment, names.AUGMENTATIONS),
+            augment=augment and pairs.ImageAugment(augment),
             dtype=dtype,
         )
         self.eval_step = make_eval_step(model, dtype=dtype)
@@ -434,9 +436,9 @@ class _Run:
     def _first_step(self) -> int:
         return self.phase.first_epoch * self.experiment.batches.steps_per_epoch
 
-    def _evaluate(self, params: Any, state: Any, dataset: data.Dataset) -> Metrics:
+    def _evaluate(self, params: Any, state: Any, dataset: pairs.Dataset) -> Metrics:
         size = min(EVAL_BATCH_SIZE, len(dataset.labels))
-        return evaluate(self.eval_step, params, state, data.eval_batches(dataset, size), count=len(dataset.labels))
+        return evaluate(self.eval_step, params, state, pairs.eval_batches(dataset, size), count=len(dataset.labels))
 
     def _save(self, train_state: TrainState, metrics: Metrics) -> None:
         step = int(train_state.step)
