@@ -20,7 +20,9 @@ from jaxcnn.data.augment import (
 from jaxcnn.data.batches import Batches, eval_batches
 from jaxcnn.data.sources.arrays import Arrays, arrays
 from jaxcnn.data.sources.digits import digits
+from jaxcnn.data.sources.mask_folder import MaskFolder, mask_folder
 from jaxcnn.data.sources.npz import load_npz
+from jaxcnn.data.sources.shapes import shapes
 from jaxcnn.data.sources.source import IGNORED, ArraySpec, Gathers, Source, Splits, Subset, gather
 from jaxcnn.data.splits import choose_classes, few, in_memory, split
 
@@ -31,6 +33,7 @@ __all__ = [
     "Batches",
     "Composition",
     "Gathers",
+    "MaskFolder",
     "Source",
     "Splits",
     "Step",
@@ -51,10 +54,12 @@ __all__ = [
     "geometric",
     "in_memory",
     "load_npz",
+    "mask_folder",
     "noise",
     "photometric",
     "random_crop",
     "rotate",
+    "shapes",
     "shift",
     "split",
 ]

@@ -72,7 +72,9 @@ def _stratified(source: Source, fractions: np.ndarray, seed: int) -> list[Source
         return [source]
     labels, class_names = _classes(source)
     class_sizes = np.bincount(labels, minlength=len(class_names))
-    _check_rarest("split", class_sizes, class_names, len(fractions), "; leave that class out or merge it")
+    _check_rarest(
+        "split", class_sizes, class_names, len(fractions), "one for each part, ", "leave that class out or merge it"
+    )
     rng = np.random.default_rng(seed)
     members: list[list[np.ndarray]] = [[] for _ in fractions]
     for label, share in enumerate(_shares(class_sizes, fractions)):
@@ -132,7 +134,7 @@ def few(source: Source, per_class: int, *, seed: int) -> Source:
         raise ValueError(f"seed must be at least 0, got {seed}")
     labels, class_names = _classes(source)
     class_sizes = np.bincount(labels, minlength=len(class_names))
-    _check_rarest("few", class_sizes, class_names, per_class, "; ask for fewer, or leave that class out")
+    _check_rarest("few", class_sizes, class_names, per_class, "", "ask for fewer, or leave that class out")
     rng = np.random.default_rng(seed)
     chosen = [rng.permutation(np.flatnonzero(labels == label))[:per_class] for label in range(len(class_sizes))]
     return _take(source, np.sort(np.concatenate(chosen)))
@@ -167,12 +169,14 @@ def _classes(source: Source) -> tuple[np.ndarray, tuple[str, ...]]:
     return gather(source, np.arange(len(source)), ["label"])["label"], source.class_names
 
 
-def _check_rarest(function: str, class_sizes: np.ndarray, class_names: Sequence[str], least: int, advice: str) -> None:
+def _check_rarest(
+    function: str, class_sizes: np.ndarray, class_names: Sequence[str], least: int, reason: str, advice: str
+) -> None:
     rarest = int(np.argmin(class_sizes))
     if class_sizes[rarest] < least:
         raise ValueError(
-            f"{function} expects at least {least} examples of every class, got {class_sizes[rarest]} of class "
-            f"{class_names[rarest]!r}{advice}"
+            f"{function} expects at least {least} examples of every class, {reason}got {class_sizes[rarest]} of class "
+            f"{class_names[rarest]!r}; {advice}"
         )
 
 

@@ -252,7 +252,7 @@ def test_examples_without_labels_are_split_at_random():
     found = np.concatenate([indices(part) for part in parts.values()])
     np.testing.assert_array_equal(np.sort(found), np.arange(20))
     assert set(indices(parts["test"])) != set(indices(split(source, seed=2)["test"]))
-    with pytest.raises(ValueError, match="at least 3 examples of every class, got 2 of class 'all'"):
+    with pytest.raises(ValueError, match="at least 3 examples of every class, one for each part, got 2 of class 'all'"):
         split(arrays(image=np.zeros((2, 1, 1))))
 
 
