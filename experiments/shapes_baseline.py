@@ -1,6 +1,6 @@
 """What a threshold reaches on `jaxcnn.data.shapes`, to compare a segmenter with.
 
-Each test image is cut in two by Otsu's threshold of its luma; the smaller side is the foreground. All of it gets the most
+Otsu's threshold of its luma cuts each test image in two; the smaller side is the foreground. All of it gets the most
 frequent class of the training masks. Writes experiments/results/shapes_baseline.json.
 
     python experiments/shapes_baseline.py

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxcnn.data import Batches, Dataset, Step, eval_batches, shift
+from jaxcnn.cli.pairs import Batches, Dataset, ImageAugment, eval_batches
+from jaxcnn.data import Step, shift
 from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, Flatten, Function, Sequential
 from jaxcnn.training import (
     Metrics,
@@ -213,7 +214,7 @@ class Planted(NamedTuple):
 @functools.cache
 def compiled():
     optimizer = optax.sgd(optax.linear_schedule(0.1, 0.0, 20), momentum=0.9)
-    return optimizer, make_train_step(MODEL, optimizer, augment=Step(shift, max_shift=1))
+    return optimizer, make_train_step(MODEL, optimizer, augment=ImageAugment(Step(shift, max_shift=1)))
 
 
 def start():
