@@ -8,13 +8,16 @@ import numpy as np
 from jaxcnn.data.sources.arrays import Arrays, arrays
 
 _DIGITS = 4
-"""The digits 0 to 3 are used: enough to tell apart, and few enough to learn in a minute."""
+"""The digits 0 to 3 are used: with fewer classes, a small network learns sooner."""
 
 _SMALLEST, _LARGEST = 26, 42
 """Sizes of a digit in pixels, of 64 of the image."""
 
-_LOWEST, _HIGHEST = 40, 120
+_LOWEST, _HIGHEST = 80, 150
 """Contrast of the ink with the photograph under it, of 255."""
+
+_VISIBLE = 64
+"""Opacity from which a pixel belongs to the digit, of 255."""
 
 
 class _Part(NamedTuple):
@@ -115,7 +118,7 @@ def _example(
         under = image[place].astype(np.int64)
         ink = _ink(rng, under)
         image[place] = (under * (255 - opacity[..., None]) + ink * opacity[..., None] + 127) // 255
-        mask[place] = np.where(opacity >= 128, labels[chosen] + 1, 0)
+        mask[place] = np.where(opacity >= _VISIBLE, labels[chosen] + 1, 0)
     return image, mask
 
 
