@@ -53,8 +53,7 @@ import optax
 from matplotlib.figure import Figure
 from reports import write_report
 
-from jaxcnn import data
-from jaxcnn.benchmark import environment
+from jaxcnn import data, environment, plots
 from jaxcnn.layers import Sequential, freeze, unfreeze
 from jaxcnn.models import small_cnn
 from jaxcnn.training import evaluate, make_eval_step, make_train_state, make_train_step, scale_by_name
@@ -297,7 +296,7 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
     panels[0].set_ylabel("accuracy on test images, %")
     panels[-1].legend(loc="lower right", frameon=False, title=f"mean and standard deviation, {len(SEEDS)} seeds")
     figure.suptitle("Digits 5 to 9 after pretraining on 0 to 4", x=0.01, ha="left", fontsize=13, color="#222222")
-    figure.savefig(path)
+    plots.save(figure, path)
 
 
 def main() -> None:

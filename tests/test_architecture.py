@@ -16,11 +16,12 @@ MODULES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
     "types": 0,
     "values": 0,
+    "tables": 0,
     "trees": 0,
-    "compiler": 0,
     "meshes": 0,
     "ops": 0,
     "layers": 1,
+    "environment": 2,
     "files": 2,
     "text": 2,
     "models": 2,
@@ -28,6 +29,7 @@ FLOORS = {
     "training": 3,
     "interop": 3,
     "inspection": 3,
+    "plots": 3,
     "benchmark": 3,
     "cli": 4,
 }

@@ -1,6 +1,7 @@
 """What the names on the command line stand for."""
 
 import difflib
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -75,7 +76,13 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     known = list(known)
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
-    return f"unknown {kind} {name!r}{hint}\nknown: {', '.join(known)}"
+    return f"unknown {kind} {name!r}{hint}\n{_listed(known)}"
+
+
+def _listed(known: Iterable[str]) -> str:
+    """Lists names in lines of at most 80 characters."""
+    text = f"known: {', '.join(known)}"
+    return textwrap.fill(text, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def load_data(name: str) -> data.Arrays:

@@ -19,15 +19,14 @@ import numpy as np
 import optax
 import tyro
 
-from jaxcnn import data
+from jaxcnn import data, plots, trees
 from jaxcnn.cli import names, pairs, transfer
 from jaxcnn.cli.display import Display, Stopwatch, make_display
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Train
 from jaxcnn.cli.run_folder import RunFolder, option_values, versions_differ
 from jaxcnn.cli.terminal import errors_escaped, say, shown
-from jaxcnn.inspection import figures
-from jaxcnn.layers import count_parameters, output_shape, unfreeze
+from jaxcnn.layers import count_parameters, output_shape, trainable
 from jaxcnn.models.catalog import CATALOG, Model
 from jaxcnn.training import (
     Fitted,
@@ -99,8 +98,8 @@ class Best(NamedTuple):
       epoch: its number, from 1; 0 before the first epoch.
       accuracy: on the validation set.
       loss: on the validation set.
-      params: its parameters, in the layout without frozen layers.
-      state: its state, in the layout without frozen layers.
+      params: its parameters.
+      state: its state.
     """
 
     epoch: int
@@ -164,7 +163,9 @@ def _phases(options: Train, model: Model, steps_per_epoch: int) -> tuple[Phase, 
             round(options.warmup_epochs * steps_per_epoch),
             (last_epoch - first_epoch) * steps_per_epoch,
         )
-        frozen, params, _ = transfer.freeze_layers(pattern, model, *structure)
+        frozen = transfer.freeze_layers(pattern, model)
+        learns = trainable(frozen, structure[0])
+        params = {name: None for name, one in trees.named_leaves(learns).items() if one}
         optimizer = names.build_optimizer(
             options.optimizer,
             schedule,
@@ -172,6 +173,7 @@ def _phases(options: Train, model: Model, steps_per_epoch: int) -> tuple[Phase, 
             clip_norm=options.clip_norm,
             factors=transfer.those_that_learn(factors, params),
         )
+        optimizer = optax.partition({True: optimizer, False: optax.set_to_zero()}, learns)
         return Phase(pattern, frozen, first_epoch, last_epoch, schedule, optimizer)
 
     end = options.unfreeze_epoch
@@ -328,7 +330,6 @@ class _Run:
 
     def _begin(self, phase: Phase, params: Params, state: State, step: int) -> TrainState:
         """Makes the initial train state of a phase."""
-        _, params, state = transfer.freeze_layers(phase.frozen, self.experiment.model, params, state)
         return make_train_state(params, state, phase.optimizer, step=step)
 
     def _fit(self, train_state: TrainState, metrics: Metrics) -> Fitted:
@@ -345,8 +346,8 @@ class _Run:
         steps_per_epoch, fitted = self.experiment.batches.steps_per_epoch, None
         for phase in self.experiment.phases:
             if fitted is not None:
-                _, *now = unfreeze(self.phase.model, fitted.train_state.params, fitted.train_state.state)
-                train_state = self._begin(phase, *now, step=int(fitted.train_state.step))
+                done = fitted.train_state
+                train_state = self._begin(phase, done.params, done.state, step=int(done.step))
                 self.display.note(f"epoch {phase.first_epoch + 1}: all layers are trained from now on")
             elif int(train_state.step) > phase.last_epoch * steps_per_epoch:
                 continue
@@ -411,9 +412,8 @@ class _Run:
             raise NonFiniteLossError(progress.step, loss)
         improved = (accuracy, -loss) > (self.best.accuracy, -self.best.loss)
         if improved:
-            _, *unfrozen = unfreeze(self.phase.model, params, state)
             # Copies, because the train state is donated to the next step.
-            self.best = Best(progress.epoch, accuracy, loss, *jax.tree.map(jnp.copy, unfrozen))
+            self.best = Best(progress.epoch, accuracy, loss, *jax.tree.map(jnp.copy, (params, state)))
         row = {
             "epoch": progress.epoch,
             "step": progress.step,
@@ -469,7 +469,9 @@ class _Run:
 
     def _announce(self, display: Display) -> None:
         splits, options = self.experiment.splits, self.options
-        learning = count_parameters(self.experiment.phases[0].model)
+        params, _ = jax.eval_shape(self.experiment.model.init, jax.random.key(0))
+        learns = jax.tree.leaves(trainable(self.experiment.phases[0].model, params))
+        learning = sum(leaf.size for leaf, one in zip(jax.tree.leaves(params), learns, strict=True) if one)
         frozen = "" if options.freeze is None else f" ({learning:,} trained at first)"
         parameters = f"{count_parameters(self.experiment.model):,} parameters{frozen}"
         display.note(
@@ -505,19 +507,22 @@ class _Run:
         }
         self.folder.write_result(result)
         self._draw_curves()
-        figures.plot_confusion(test.labels, predictions, test.class_names, self.folder.path / "confusion.png")
+        subtitle = f"{self.options.model} on {Path(self.options.data).name}, test set"
+        confusion = plots.confusion(test.labels, predictions, test.class_names, subtitle=subtitle)
+        plots.save(confusion, self.folder.path / "confusion.png")
         # Images that are neither grey nor RGB are drawn as the mean of their channels.
         drawn = test.images if test.images.shape[3] in (1, 3) else test.images.mean(axis=3, keepdims=True)
-        figures.plot_mistakes(
-            drawn, test.labels, predictions, probabilities, test.class_names, self.folder.path / "mistakes.png"
-        )
+        mistakes = plots.mistakes(drawn, test.labels, predictions, probabilities, test.class_names, subtitle=subtitle)
+        plots.save(mistakes, self.folder.path / "mistakes.png")
         _print_result(self.folder.path, result)
 
     def _draw_curves(self) -> None:
         if not self.rows:
             return
         note = None if self.options.augment == "none" else "augmented images, before each step's update"
-        figures.plot_curves(self.rows, self.folder.path / "curves.png", best_epoch=self.best.epoch, train_note=note)
+        subtitle = f"{self.options.model} on {Path(self.options.data).name}, seed {self.options.seed}"
+        curves = plots.curves(self.rows, best_epoch=self.best.epoch, train_note=note, subtitle=subtitle)
+        plots.save(curves, self.folder.path / "curves.png")
 
 
 @contextmanager

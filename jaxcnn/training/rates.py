@@ -14,7 +14,7 @@ def scale_by_name(factors: Mapping[str, float]) -> optax.GradientTransformation:
 
         optimizer = optax.chain(optax.adamw(1e-3), scale_by_name({"head/.*": 1.0, "(?!head/).*": 0.1}))
 
-    Behind an optimizer it multiplies the learning rate of every parameter by the factor of the one rule that its path
+    After an optimizer it multiplies the learning rate of every parameter by the factor of the one rule that its path
     matches, weight decay included (Howard & Ruder 2018, section 3.2, "discriminative fine-tuning").
 
     Args:

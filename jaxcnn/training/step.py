@@ -1,7 +1,8 @@
 """The compiled steps of training, evaluation and prediction."""
 
+import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -9,7 +10,6 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec
 
-from jaxcnn.compiler import TopLevelJit
 from jaxcnn.layers import batched
 from jaxcnn.meshes import spec_of, with_automatic_axes
 from jaxcnn.ops.check import at_least_float32, check_floating
@@ -123,7 +123,7 @@ def make_train_step(
     loss: Loss = cross_entropy,
     augment: Augment | None = None,
     dtype: Any = jnp.float32,
-    compiler_options: Mapping[str, Any] | None = None,
+    compiler_options: dict[str, Any] | None = None,
 ) -> TrainStep:
     """Makes the compiled training step: augment, forward, backward, update.
 
@@ -146,7 +146,7 @@ def make_train_step(
       augment: changes one image at random, or None.
       dtype: dtype of the computation, such as `jnp.bfloat16`; parameters and moments keep theirs. The loss is float32,
         or float64 if `dtype` is.
-      compiler_options: XLA's options for this program; None for those of `jaxcnn.compiler_options()`.
+      compiler_options: XLA's options, as for `jax.jit`, which refuses them within another transformed function.
 
     Returns:
       A function of train state, images (batch, height, width, channels) of floating point, labels (batch,) and a typed
@@ -208,12 +208,17 @@ def make_train_step(
     return _DonatingJit(train_step, compiler_options=compiler_options, donate_argnums=0)
 
 
-class _DonatingJit(TopLevelJit):
+class _DonatingJit:
     """A compiled training step that says what to do with a train state that is gone."""
+
+    def __init__(self, function: Callable[..., Any], **options: Any) -> None:
+        functools.update_wrapper(self, function)
+        jitted = jax.jit(function, **options)
+        self._jitted, self.trace, self.lower = jitted, jitted.trace, jitted.lower
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super().__call__(*args, **kwargs)
+            return self._jitted(*args, **kwargs)
         except (RuntimeError, ValueError) as error:
             # Checked after an error only, to cost nothing otherwise.
             gone = any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves((args, kwargs)))
@@ -258,7 +263,7 @@ def make_eval_step(
     *,
     loss: Loss = cross_entropy,
     dtype: Any = jnp.float32,
-    compiler_options: Mapping[str, Any] | None = None,
+    compiler_options: dict[str, Any] | None = None,
 ) -> Callable[[Params, State, Any, Any, Any], Metrics]:
     """Makes the compiled evaluation step.
 
@@ -266,7 +271,7 @@ def make_eval_step(
       model: a layer that gives logits.
       loss: losses of a batch from logits (float32, or float64 if `dtype` is) and labels.
       dtype: dtype of the computation.
-      compiler_options: XLA's options for this program; None for those of `jaxcnn.compiler_options()`.
+      compiler_options: XLA's options, as for `jax.jit`, which refuses them within another transformed function.
 
     Returns:
       A function of params, state, images (batch, height, width, channels) of floating point, labels (batch,) and mask
@@ -284,18 +289,18 @@ def make_eval_step(
         check_floating("eval_step", images)
         return with_automatic_axes(compute, params, state, images, labels, mask, out_specs=PartitionSpec)
 
-    return TopLevelJit(eval_step, compiler_options=compiler_options)
+    return jax.jit(eval_step, compiler_options=compiler_options)
 
 
 def make_predict_step(
-    model: Layer, *, dtype: Any = jnp.float32, compiler_options: Mapping[str, Any] | None = None
+    model: Layer, *, dtype: Any = jnp.float32, compiler_options: dict[str, Any] | None = None
 ) -> Callable[[Params, State, Any], jax.Array]:
     """Makes the compiled forward pass.
 
     Args:
       model: any layer.
       dtype: dtype of the computation.
-      compiler_options: XLA's options for this program; None for those of `jaxcnn.compiler_options()`.
+      compiler_options: XLA's options, as for `jax.jit`, which refuses them within another transformed function.
 
     Returns:
       A function of params, state and images (batch, height, width, channels) of floating point that returns the results
@@ -309,4 +314,4 @@ def make_predict_step(
         results, _ = forward(params, state, images.astype(dtype), train=False)
         return results.astype(at_least_float32(results.dtype))
 
-    return TopLevelJit(predict_step, compiler_options=compiler_options)
+    return jax.jit(predict_step, compiler_options=compiler_options)
