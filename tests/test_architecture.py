@@ -20,6 +20,7 @@ FLOORS = {
     "compiler": 0,
     "meshes": 0,
     "ops": 0,
+    "tracing": 0,
     "layers": 1,
     "files": 2,
     "text": 2,
