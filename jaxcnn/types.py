@@ -44,14 +44,15 @@ class Layer(Protocol):
         ...
 
     def apply(
-        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
-    ) -> tuple[jax.Array, State]:
+        self, params: Params, state: State, x: Any, *, train: bool, key: jax.Array | None = None
+    ) -> tuple[Any, State]:
         """Computes the layer on one image.
 
         Args:
           params: as `init` returned them, or trained since.
           state: as `init` returned it, or updated since.
-          x: one image, shape (height, width, channels), or whatever the layer before it returned.
+          x: one image, shape (height, width, channels), or whatever the layer before it returned: an array or a tree
+            of arrays.
           train: a Python bool. True: normalise by the moments of the batch, drop units, update the state.
             False: use the state, return it unchanged.
           key: typed random key, consumed; needed only when `train` and a layer draws random numbers.

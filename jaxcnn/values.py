@@ -31,7 +31,7 @@ class Value:
 
             @functools.wraps(own)
             def with_plain_numbers(self: Value, *arguments: Any) -> None:
-                Value.__post_init__(self)
+                super(cls, self).__post_init__()
                 own(self, *arguments)
 
             cls.__post_init__ = with_plain_numbers
@@ -51,6 +51,9 @@ class Value:
         return {name: _to_pickle(self, value) for name, value in vars(self).items()}
 
     def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self._arguments())})"
+
+    def _arguments(self) -> list[str]:
         arguments = []
         for field in dataclasses.fields(self):  # pyright: ignore[reportArgumentType]
             value = getattr(self, field.name)
@@ -58,7 +61,7 @@ class Value:
                 arguments.append(describe(value))
             elif value != field.default:
                 arguments.append(f"{field.name}={describe(value)}")
-        return f"{type(self).__name__}({', '.join(arguments)})"
+        return arguments
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
@@ -141,6 +144,23 @@ def describe(value: Any) -> str:
         return repr(value)
     found = _found_by_name(value)
     return f"{value.__module__}.{name}" if found is None else f"{found.module}.{found.name}"
+
+
+def call(name: str, arguments: list[str]) -> str:
+    """Writes a constructor call, on several lines if it is long.
+
+    Args:
+      name: name of the class.
+      arguments: source text of each argument.
+
+    Returns:
+      Source text.
+    """
+    line = f"{name}({', '.join(arguments)})"
+    if len(line) <= 100 and "\n" not in line:
+        return line
+    body = ",\n".join(arguments).replace("\n", "\n    ")
+    return f"{name}(\n    {body},\n)"
 
 
 class _Named(NamedTuple):

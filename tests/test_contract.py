@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from user_blocks import USER_BLOCKS
 
 import jaxcnn
 from jaxcnn import batched, layers, models, ops
@@ -237,7 +238,10 @@ class Subject:
         # Dicts that no layer is given, so that none can change them.
         self.fresh = copied((self.params, self.state))
         # Distinct values of both signs: ties have no one maximum, and a relu of negative numbers has no gradient.
-        self.images = jnp.asarray(np.random.default_rng(0).normal(size=(BATCH, *input_shape)), jnp.float32)
+        draw = np.random.default_rng(0).normal
+        self.images = jax.tree.map(
+            lambda shape: jnp.asarray(draw(size=(BATCH, *shape)), jnp.float32), input_shape, is_leaf=is_shape
+        )
         self.key = jax.random.key(2)
         # As a caller would: the layer is a static argument, so that an equal one finds the compiled program.
         self.step = jax.jit(self._step, static_argnums=0)
@@ -248,9 +252,7 @@ class Subject:
 
         def loss(params):
             outputs, new_state = batched(layer)(params, state, images, train=True, key=key)
-            # No two outputs weigh the same: the plain sum of normalised values does not change at all.
-            weights = np.cos(np.arange(outputs.size)).reshape(outputs.shape)
-            return jnp.sum(outputs * jnp.asarray(weights, outputs.dtype)), (outputs, new_state)
+            return sum(map(weighted, jax.tree.leaves(outputs))), (outputs, new_state)
 
         gradients, (outputs, new_state) = jax.grad(loss, has_aux=True)(params)
         return outputs, new_state, gradients
@@ -277,11 +279,29 @@ class Subject:
             for new, old in zip(jax.tree.leaves(self.used_state), jax.tree.leaves(self.state), strict=True)
         )
 
+    def images_of(self, dtype):
+        """The images as shapes and a dtype."""
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), self.images)
+
+    def image(self, i):
+        """One of the images."""
+        return jax.tree.map(lambda leaf: leaf[i], self.images)
+
     def results(self, dtype, *, train, key):
         """The outputs and the state for images of a dtype, as shapes and dtypes."""
-        images = jax.ShapeDtypeStruct(self.images.shape, dtype)
+        images = self.images_of(dtype)
         run = functools.partial(batched(self.layer), train=train)
         return jax.eval_shape(lambda p, s, x, k: run(p, s, x, key=k), self.params, self.state, images, key)
+
+
+def weighted(outputs):
+    """A sum in which no two outputs weigh the same: the plain sum of normalised values does not change at all."""
+    weights = np.cos(np.arange(outputs.size)).reshape(outputs.shape)
+    return jnp.sum(outputs * jnp.asarray(weights, outputs.dtype))
+
+
+def is_shape(value):
+    return isinstance(value, tuple) and all(isinstance(size, int) for size in value)
 
 
 def copied(tree):
@@ -296,7 +316,7 @@ def small_shape(entry):
 
 
 def subjects():
-    for kind, cases in LAYERS.items():
+    for kind, cases in {**LAYERS, **USER_BLOCKS}.items():
         for i, (shape, build) in enumerate(cases):
             yield pytest.param((build, shape, False, False), id=f"{kind.__name__}-{i}")
     for name, entry in catalog.CATALOG.items():
@@ -347,8 +367,8 @@ def test_a_compiled_batch_gives_what_a_plain_loop_over_its_images_gives(subject,
     apply = functools.partial(subject.layer.apply, train=train)
     # Op by op, a deep model takes minutes: every op is a program of its own.
     apply = jax.jit(apply) if subject.is_deep else apply
-    loop = [apply(subject.params, state, image, key=key)[0] for image, key in zip(subject.images, keys, strict=True)]
-    assert_close(outputs, np.stack(loop))
+    loop = [apply(subject.params, state, subject.image(i), key=key)[0] for i, key in enumerate(keys)]
+    assert_close(outputs, jax.tree.map(lambda *leaves: np.stack(leaves), *loop))
 
 
 def test_jit_changes_nothing_where_images_depend_on_each_other(subject):
@@ -367,7 +387,7 @@ def test_apply_is_pure(subject, train):
     if train and subject.mixes_images:
         run, x = functools.partial(batched(subject.layer), train=True), subject.images
     else:
-        run, x = functools.partial(subject.layer.apply, train=train), subject.images[0]
+        run, x = functools.partial(subject.layer.apply, train=train), subject.image(0)
     # Fresh ones, since the laws before this one may have left their traces in the others.
     arguments = (*copied(subject.fresh), x)
     before, values = copied(arguments), jax.tree.map(np.array, arguments)
@@ -404,8 +424,9 @@ def test_evaluation_returns_the_state_unchanged(subject):
 def test_evaluation_ignores_batch_mates_and_key(subject):
     forward = functools.partial(subject.forward, subject.layer, subject.params, subject.used_state, train=False)
     outputs, _ = forward(subject.images, subject.key)
-    others = subject.images.at[1:].multiply(-3.0).at[1:].add(5.0)
-    np.testing.assert_array_equal(forward(others, jax.random.key(9))[0][0], outputs[0])
+    others = jax.tree.map(lambda leaf: leaf.at[1:].multiply(-3.0).at[1:].add(5.0), subject.images)
+    changed, _ = forward(others, jax.random.key(9))
+    assert_same(*(jax.tree.map(lambda leaf: leaf[0], tree) for tree in (changed, outputs)))
 
 
 def test_equal_constructions_are_equal_and_hash_equal(subject):
@@ -417,7 +438,7 @@ def test_equal_constructions_are_equal_and_hash_equal(subject):
 
 def test_repr_is_the_constructor(subject):
     names = {name: getattr(layers, name) for name in layers.__all__}
-    names |= {kind.__name__: kind for kind in model_layers()}
+    names |= {kind.__name__: kind for kind in (*model_layers(), *USER_BLOCKS)}
     again = eval(repr(subject.layer), {"jax": jax, "jaxcnn": jaxcnn, **names})
     assert again == subject.layer
     assert hash(again) == hash(subject.layer)
@@ -449,13 +470,15 @@ def test_params_and_state_have_the_same_nesting(subject):
     assert nesting(subject.params) == nesting(subject.state)
 
 
-def test_the_gradient_is_finite_and_reaches_every_parameter(subject):
+def test_the_gradient_is_finite_and_reaches_every_parameter_that_is_not_frozen(subject):
     _, _, gradients = subject.trained
     assert kinds(gradients) == kinds(subject.params)
+    is_frozen = isinstance(subject.layer, Frozen)
     for name, gradient in jaxcnn.trees.named_leaves(gradients).items():
         assert np.isfinite(gradient).all(), name
         # A unit of a deep network may be dead; a single layer has no excuse.
-        assert (np.any if subject.is_model else np.all)(np.asarray(gradient) != 0), name
+        reached = np.asarray(gradient) != 0
+        assert not reached.any() if is_frozen else (np.any if subject.is_model else np.all)(reached), name
 
 
 def test_a_second_call_does_not_retrace(subject):
@@ -468,8 +491,7 @@ def test_a_second_call_does_not_retrace(subject):
 def test_no_layer_relies_on_promotion_of_ranks(subject):
     with jax.numpy_rank_promotion("raise"):
         for dtype in (jnp.float32, jnp.bfloat16):
-            images = jax.ShapeDtypeStruct(subject.images.shape, dtype)
-            operands = (subject.params, subject.state, images, subject.key)
+            operands = (subject.params, subject.state, subject.images_of(dtype), subject.key)
             jax.eval_shape(functools.partial(subject._step, subject.layer), *operands)
             jax.eval_shape(functools.partial(subject._forward, subject.layer, train=False), *operands)
 
@@ -477,7 +499,7 @@ def test_no_layer_relies_on_promotion_of_ranks(subject):
 def test_bfloat16_in_gives_bfloat16_out(subject):
     for train, key in ((False, None), (True, subject.key)):
         outputs, _ = subject.results(jnp.bfloat16, train=train, key=key)
-        assert outputs.dtype == jnp.bfloat16
+        assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(outputs))
 
 
 def test_bfloat16_computes_the_same_up_to_its_precision(subject):
@@ -485,8 +507,9 @@ def test_bfloat16_computes_the_same_up_to_its_precision(subject):
         pytest.skip("does not apply: rounding adds up with the depth; the parts are layers of the table")
     run = functools.partial(subject.forward, subject.layer, subject.params, subject.used_state, train=True)
     # Rounded before, so that both see the same numbers.
-    rounded = subject.images.astype(jnp.bfloat16)
-    assert_close(run(rounded, subject.key), run(rounded.astype(jnp.float32), subject.key), 0.03)
+    rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), subject.images)
+    as_float32 = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), rounded)
+    assert_close(run(rounded, subject.key), run(as_float32, subject.key), 0.03)
 
 
 def test_init_maps_over_keys(subject):
@@ -553,7 +576,7 @@ def model_layers():
 
 def test_every_layer_is_under_test():
     public = {value for value in (getattr(layers, name) for name in layers.__all__) if is_layer_class(value)}
-    assert set(LAYERS) == public | set(model_layers())
+    assert set(LAYERS) == (public - {layers.Composite}) | set(model_layers())
     assert all(isinstance(build(), kind) for kind, cases in LAYERS.items() for _, build in cases)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 import tyro
 
-from jaxcnn import data
+from jaxcnn import data, trees
 from jaxcnn.cli import names, transfer
 from jaxcnn.cli.display import Display, Stopwatch, make_display
 from jaxcnn.cli.errors import CommandError, reported
@@ -27,7 +27,7 @@ from jaxcnn.cli.options import Train
 from jaxcnn.cli.run_folder import RunFolder, option_values, versions_differ
 from jaxcnn.cli.terminal import errors_escaped, say, shown
 from jaxcnn.inspection import figures
-from jaxcnn.layers import count_parameters, output_shape, unfreeze
+from jaxcnn.layers import count_parameters, output_shape, trainable
 from jaxcnn.models.catalog import CATALOG, Model
 from jaxcnn.training import (
     Fitted,
@@ -99,8 +99,8 @@ class Best(NamedTuple):
       epoch: its number, from 1; 0 before the first epoch.
       accuracy: on the validation set.
       loss: on the validation set.
-      params: its parameters, in the layout without frozen layers.
-      state: its state, in the layout without frozen layers.
+      params: its parameters.
+      state: its state.
     """
 
     epoch: int
@@ -163,7 +163,9 @@ def _phases(options: Train, model: Model, steps_per_epoch: int) -> tuple[Phase, 
             round(options.warmup_epochs * steps_per_epoch),
             (last_epoch - first_epoch) * steps_per_epoch,
         )
-        frozen, params, _ = transfer.freeze_layers(pattern, model, *structure)
+        frozen = transfer.freeze_layers(pattern, model)
+        learns = trainable(frozen, structure[0])
+        params = {name: None for name, one in trees.named_leaves(learns).items() if one}
         optimizer = names.build_optimizer(
             options.optimizer,
             schedule,
@@ -171,6 +173,7 @@ def _phases(options: Train, model: Model, steps_per_epoch: int) -> tuple[Phase, 
             clip_norm=options.clip_norm,
             factors=transfer.those_that_learn(factors, params),
         )
+        optimizer = optax.partition({True: optimizer, False: optax.set_to_zero()}, learns)
         return Phase(pattern, frozen, first_epoch, last_epoch, schedule, optimizer)
 
     end = options.unfreeze_epoch
@@ -327,7 +330,6 @@ class _Run:
 
     def _begin(self, phase: Phase, params: Params, state: State, step: int) -> TrainState:
         """Makes the initial train state of a phase."""
-        _, params, state = transfer.freeze_layers(phase.frozen, self.experiment.model, params, state)
         return make_train_state(params, state, phase.optimizer, step=step)
 
     def _fit(self, train_state: TrainState, metrics: Metrics) -> Fitted:
@@ -344,8 +346,8 @@ class _Run:
         steps_per_epoch, fitted = self.experiment.batches.steps_per_epoch, None
         for phase in self.experiment.phases:
             if fitted is not None:
-                _, *now = unfreeze(self.phase.model, fitted.train_state.params, fitted.train_state.state)
-                train_state = self._begin(phase, *now, step=int(fitted.train_state.step))
+                done = fitted.train_state
+                train_state = self._begin(phase, done.params, done.state, step=int(done.step))
                 self.display.note(f"epoch {phase.first_epoch + 1}: all layers are trained from now on")
             elif int(train_state.step) > phase.last_epoch * steps_per_epoch:
                 continue
@@ -409,9 +411,8 @@ class _Run:
             raise NonFiniteLossError(progress.step, loss)
         improved = (accuracy, -loss) > (self.best.accuracy, -self.best.loss)
         if improved:
-            _, *unfrozen = unfreeze(self.phase.model, params, state)
             # Copies, because the train state is donated to the next step.
-            self.best = Best(progress.epoch, accuracy, loss, *jax.tree.map(jnp.copy, unfrozen))
+            self.best = Best(progress.epoch, accuracy, loss, *jax.tree.map(jnp.copy, (params, state)))
         row = {
             "epoch": progress.epoch,
             "step": progress.step,

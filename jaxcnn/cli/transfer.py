@@ -3,6 +3,7 @@
 import re
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Train
 from jaxcnn.cli.run_folder import RunFolder
 from jaxcnn.cli.terminal import say, shown
-from jaxcnn.layers import AuxiliaryHeads, Flatten, Frozen, Function, Sequential, freeze, identity
+from jaxcnn.layers import AuxiliaryHeads, Flatten, Frozen, Function, Run, Sequential, freeze, trainable
 from jaxcnn.models.catalog import CATALOG, Model
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
 from jaxcnn.types import Params, State
@@ -195,35 +196,33 @@ def first_parameters(options: Train, model: Model, key: jax.Array, source: Sourc
     return _filled(params, source.params, new_head), _filled(state, source.state, new_head)
 
 
-def freeze_layers(pattern: str | None, model: Model, params: Params, state: State) -> tuple[Model, Params, State]:
+def freeze_layers(pattern: str | None, model: Model) -> Model:
     """Freezes the layers of --freeze.
 
     Args:
       pattern: "backbone", a regular expression for paths of layers, or None.
       model: the model.
-      params: its parameters, as arrays or shapes.
-      state: its state, as arrays or shapes.
 
     Returns:
-      The model with these layers frozen, its parameters and its state.
+      The model with these layers frozen, for the same parameters and state.
 
     Raises:
       CommandError: the pattern matches no layer, or all parameters are frozen.
     """
     if pattern is None:
-        return model, params, state
+        return model
     with reported(ValueError, re.error):
-        frozen, params, state = freeze(model, params, state, _BACKBONE if pattern == "backbone" else pattern)
-    if not jax.tree.leaves(params):
+        frozen = freeze(model, _BACKBONE if pattern == "backbone" else pattern)
+    params, _ = jax.eval_shape(model.init, jax.random.key(0))
+    if not any(jax.tree.leaves(trainable(frozen, params))):
         raise CommandError(f"--freeze {pattern} leaves no parameter to train; freeze fewer layers")
-    return frozen, params, state
+    return frozen
 
 
 def cut_in_two(model: Model) -> tuple[Model, Model]:
     """Splits a model after its leading frozen layers and functions.
 
-    Both halves take the parameters and the state of the whole model: in each half, the layers of the other half are
-    replaced by the identity. An auxiliary head in the frozen half is not used: no layer before it is trained.
+    Both halves take the parameters and the state of the whole model, and skip the layers of the other half. An auxiliary head in the frozen half is not used: no layer before it is trained.
 
     Args:
       model: a model with frozen layers.
@@ -247,12 +246,20 @@ def cut_in_two(model: Model) -> tuple[Model, Model]:
             "trained; use --freeze backbone"
         )
     others = [name for name in model.names if name not in frozen]
-    learning = {**dict(model.layers), **dict.fromkeys(frozen, identity)}
+    learning = {**dict(model.layers), **{name: _Skipped(model[name]) for name in frozen}}
     heads = [name for name in heads if name in others]
     return (
-        model.replace(**dict.fromkeys(others, identity)),
+        model.replace({name: _Skipped(model[name]) for name in others}),
         AuxiliaryHeads(*heads, **learning) if heads else Sequential(**learning),
     )
+
+
+@dataclass(frozen=True, repr=False)
+class _Skipped(Frozen):
+    """The identity, with the parameters and the state of a layer."""
+
+    def forward(self, run: Run, x: Any) -> Any:
+        return x
 
 
 def learning_rate_factors(options: Train, params: Params) -> dict[str, float]:

@@ -29,7 +29,7 @@ from jax import export
 
 from jaxcnn.files import check_target, written_whole
 from jaxcnn.layers import batched, fold_batch_norm
-from jaxcnn.layers.containers import LAYER_NOTE
+from jaxcnn.layers.composite import LAYER_NOTE
 from jaxcnn.types import Layer, Params, Shape, State
 
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -8,12 +8,13 @@ from jaxcnn.layers.arithmetic import (
     receptive_field,
 )
 from jaxcnn.layers.batched import Batched, batched
+from jaxcnn.layers.composite import Composite, Run, apply_with_hook
 from jaxcnn.layers.containers import AuxiliaryHeads, Concat, Gate, Residual, Sequential
 from jaxcnn.layers.conv import Conv, ConvTranspose
 from jaxcnn.layers.dense import Dense
 from jaxcnn.layers.features import batched_features, features
 from jaxcnn.layers.fold import fold_batch_norm
-from jaxcnn.layers.frozen import Frozen, freeze, unfreeze
+from jaxcnn.layers.frozen import Frozen, freeze, trainable, unfreeze
 from jaxcnn.layers.function import Flatten, Function, identity
 from jaxcnn.layers.initializers import Initializer
 from jaxcnn.layers.norm import BatchNorm, GroupNorm, LayerNorm
@@ -31,6 +32,7 @@ __all__ = [
     "AvgPool",
     "BatchNorm",
     "Batched",
+    "Composite",
     "Concat",
     "Conv",
     "ConvTranspose",
@@ -53,7 +55,9 @@ __all__ = [
     "PixelUnshuffle",
     "Residual",
     "Resize",
+    "Run",
     "Sequential",
+    "apply_with_hook",
     "arithmetic",
     "batched",
     "batched_features",
@@ -66,5 +70,6 @@ __all__ = [
     "output_shape",
     "receptive_field",
     "summary",
+    "trainable",
     "unfreeze",
 ]

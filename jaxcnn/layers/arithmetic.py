@@ -22,15 +22,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn import ops, trees
+from jaxcnn.layers.composite import LAYER_NOTE
 from jaxcnn.layers.containers import (
-    LAYER_NOTE,
     AuxiliaryHeads,
     Concat,
     Gate,
     Residual,
     Sequential,
-    check_weights,
-    joined_shape,
+    _check_joined,
+    _check_weights,
 )
 from jaxcnn.layers.conv import Conv, ConvTranspose
 from jaxcnn.layers.dense import Dense
@@ -269,12 +269,12 @@ def _(layer: AuxiliaryHeads, shape: Shape) -> Shape:
 
 @output_shape.register
 def _(layer: Concat, shape: Shape) -> Shape:
-    return joined_shape({name: output_shape(branch, shape) for name, branch in layer.layers})
+    return _joined_shape({name: output_shape(branch, shape) for name, branch in layer.layers})
 
 
 @output_shape.register
 def _(layer: Gate, shape: Shape) -> Shape:
-    check_weights(output_shape(layer.body, shape), shape)
+    _check_weights(output_shape(layer.body, shape), shape)
     return shape
 
 
@@ -631,7 +631,7 @@ def _walk(layer: Layer, shape: Shape, field: ReceptiveField, path: str, image: S
             yield from rows
             ends[name] = (rows[-1].output_shape, rows[-1].receptive_field) if rows else (shape, field)
         with _located(path):
-            joined = joined_shape({name: end for name, (end, _) in ends.items()})
+            joined = _joined_shape({name: end for name, (end, _) in ends.items()})
         seen = functools.reduce(functools.partial(_union, image=image), (end for _, end in ends.values()))
         yield Row(path, layer, joined, 0, 0, seen)
         return
@@ -640,11 +640,11 @@ def _walk(layer: Layer, shape: Shape, field: ReceptiveField, path: str, image: S
         yield from rows
         weights, seen = (rows[-1].output_shape, rows[-1].receptive_field) if rows else (shape, field)
         with _located(path):
-            check_weights(weights, shape)
+            _check_weights(weights, shape)
         yield Row(path, layer, shape, 0, 0, _union(field, seen, image))
         return
     if isinstance(layer, Frozen):
-        yield from (row._replace(parameters=0) for row in _walk(layer.layer, shape, field, path, image))
+        yield from _walk(layer.layer, shape, field, path, image)
         return
     with _located(path):
         out = output_shape(layer, shape)
@@ -664,6 +664,12 @@ def _located(path: str) -> Iterator[None]:
     except (TypeError, ValueError) as error:
         error.add_note(f"{LAYER_NOTE}{path!r}")
         raise
+
+
+def _joined_shape(shapes: dict[str, Shape]) -> Shape:
+    _check_joined(shapes)
+    *size, _ = next(iter(shapes.values()))
+    return (*size, sum(shape[-1] for shape in shapes.values()))
 
 
 def _same_shape(body: Shape, shortcut: Shape) -> Shape:

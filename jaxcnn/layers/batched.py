@@ -1,6 +1,7 @@
 """Maps layers over batches of images."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec
@@ -25,14 +26,15 @@ class Batched(Value):
     axis_name: str = "batch"
 
     def __call__(
-        self, params: Params, state: State, images: jax.Array, *, train: bool, key: jax.Array | None = None
-    ) -> tuple[jax.Array, State]:
+        self, params: Params, state: State, images: Any, *, train: bool, key: jax.Array | None = None
+    ) -> tuple[Any, State]:
         """Applies the layer to each image.
 
         Args:
           params: parameters, shared by all images.
           state: state, shared by all images.
-          images: shape (batch, height, width, channels); the batch may be split over the devices of a mesh.
+          images: shape (batch, height, width, channels), or a tree of arrays whose first axis is the batch; the batch
+            may be split over the devices of a mesh.
           train: see `jaxcnn.types.Layer.apply`.
           key: typed random key, split into one for each image; needed if a layer draws random numbers.
 
@@ -42,23 +44,48 @@ class Batched(Value):
         Raises:
           ValueError: the batch is empty, or `images` is not a batch.
         """
-        if images.ndim < 2 or images.shape[0] == 0:
-            raise ValueError(
-                f"batched expects a batch of images of shape (batch, height, width, channels), got {images.shape}"
-            )
+        count = batch_size("batched", images)
 
-        def apply(params: Params, state: State, images: jax.Array, key: jax.Array | None) -> tuple[jax.Array, State]:
-            keys = None if key is None or not train else jax.random.split(key, images.shape[0])
+        def apply(params: Params, state: State, images: Any, key: jax.Array | None) -> tuple[Any, State]:
+            keys = None if key is None or not train else jax.random.split(key, count)
 
-            def one(image: jax.Array, image_key: jax.Array | None) -> tuple[jax.Array, State]:
+            def one(image: Any, image_key: jax.Array | None) -> tuple[Any, State]:
                 return self.layer.apply(params, state, image, train=train, key=image_key)
 
             in_axes = (0, None if keys is None else 0)
             return jax.vmap(one, in_axes=in_axes, out_axes=(0, None), axis_name=self.axis_name)(images, keys)
 
         return with_automatic_axes(
-            apply, params, state, images, key, out_specs=lambda: (PartitionSpec(spec_of(images)[0]), PartitionSpec())
+            apply,
+            params,
+            state,
+            images,
+            key,
+            out_specs=lambda: (PartitionSpec(spec_of(jax.tree.leaves(images)[0])[0]), PartitionSpec()),
         )
+
+
+def batch_size(function: str, images: Any) -> int:
+    """Returns the number of images in a batch.
+
+    Args:
+      function: name of the caller, for the message.
+      images: shape (batch, height, width, channels), or a tree of arrays whose first axis is the batch.
+
+    Returns:
+      The size of the batch.
+
+    Raises:
+      ValueError: the batch is empty, or `images` is not a batch.
+    """
+    shapes = [leaf.shape for leaf in jax.tree.leaves(images)]
+    sizes = {shape[0] if len(shape) > 1 else 0 for shape in shapes}
+    if len(sizes) != 1 or 0 in sizes:
+        raise ValueError(
+            f"{function} expects a batch of images of shape (batch, height, width, channels), "
+            f"got {', '.join(map(str, shapes)) or 'no array'}"
+        )
+    return sizes.pop()
 
 
 def batched(layer: Layer, axis_name: str = "batch") -> Batched:

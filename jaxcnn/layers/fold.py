@@ -1,146 +1,215 @@
-"""Folding of batch norms into the convolutions before them: the same model for inference, with less to compute.
+"""Folding of batch norms into the convolutions before them: the same model for inference, with less to compute."""
 
-A container of your own joins in by registering how its parts fold:
-
-    @fold_batch_norm.register
-    def _(model: MyContainer, params, state): ...
-"""
-
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial, singledispatch
-from itertools import groupby
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, TypeAlias
 
+import jax
 import jax.numpy as jnp
+from jax.extend import core
 
 from jaxcnn import ops
-from jaxcnn.layers.containers import AuxiliaryHeads, Concat, Gate, Part, Residual, Sequential, named
+from jaxcnn.layers.composite import Composite, layer_paths, named, path_of_child
 from jaxcnn.layers.conv import Conv, ConvTranspose
+from jaxcnn.layers.dataflow import Dataflow, dataflow
 from jaxcnn.layers.dense import Dense
+from jaxcnn.layers.frozen import unfreeze
 from jaxcnn.layers.norm import BatchNorm
-from jaxcnn.layers.parameters import affine_names, check_names
+from jaxcnn.layers.parameters import check_names
 from jaxcnn.layers.regularize import Dropout, DropPath
-from jaxcnn.types import Layer, Params, State
+from jaxcnn.types import Layer, Params, Shape, State
 
 _CONVOLUTIONS = (Conv, ConvTranspose, Dense)
 
+_TRANSPARENT = (Dropout, DropPath)
+"""Layers that return their input in evaluation."""
 
-@singledispatch
-def fold_batch_norm(model: Layer, params: Params, state: State) -> tuple[Layer, Params, State]:
+_USUAL_SIZES = (224, 32, 64, 299, 28, 128, 16, 331, 512)
+
+_Part: TypeAlias = tuple[Any, Params, State]
+"""A layer, its parameters and its state."""
+
+
+def fold_batch_norm(
+    model: Layer, params: Params, state: State, input_shape: Shape | None = None
+) -> tuple[Any, Params, State]:
     """Folds each batch norm that follows a convolution into its kernel and bias (Jacob et al. 2018, eq. 14).
 
         model, params, state = fold_batch_norm(model, params, state)
 
-    With `train=False` the new model computes what the old one did, to rounding. The batch norms are gone from model,
-    parameters and state, names included; their convolutions keep their names and have a bias. `Conv`, `ConvTranspose`
-    and `Dense` count as convolutions, and a `Sequential` within a `Sequential` as its layers in a row; where nothing
-    is left of it, it stays as an empty one. A `Dropout` or `DropPath` between the two does not matter, since it does
-    nothing then. Other batch norms stay, such as those before a convolution or
-    after a pooling, a sum or a concatenation, and so does all that is inside a container that has not registered.
+    With `train=False` the new model computes what the old one did, to rounding. The convolutions keep their names and
+    have a bias. The batch norms are gone from the containers, names included; a field of a composite of one's own that
+    held one holds `identity`. `Conv`, `ConvTranspose` and `Dense` count as convolutions; a `Dropout` or `DropPath`
+    between the two does not matter, since it does nothing then.
+
+    Other batch norms stay: before a convolution, after a pooling, a sum or a concatenation, and where the result of
+    the convolution is used elsewhere too or a layer is applied several times. `foldable` lists those that go.
 
     With `train=True` the new model is a plain one with biases: it has no moments of the batch to normalise by, and does
-    not train as the old one did. So train first and fold at the end.
+    not train as the old one did. So train first and fold at the end. Frozen layers are frozen no more.
 
     Args:
       model: a layer or a whole model.
       params: its parameters.
       state: its state, with the running moments to fold.
+      input_shape: shape of an input that the model takes, as the model is traced. Default: that of an image of a usual
+        size with the channels of the first convolution.
 
     Returns:
       The new model, its parameters and its state. Kernels and biases keep their dtype and are computed in at least
       float32; arrays that do not change are those of the given trees, not copies.
 
     Raises:
-      ValueError: parameters or state are not those of the model; a note names the layer.
+      ValueError: parameters or state are not those of the model, or the model takes no image of a usual size.
     """
-    return model, params, state
+    model = unfreeze(model)
+    leaves = dict(_leaves(model, params, state, ""))
+    pairs = foldable(model, input_shape)
+    folded: dict[str, _Part] = {}
+    # In order of use: of several batch norms in a row, the first is folded first.
+    for norm, conv in pairs.items():
+        with _naming(norm):
+            folded[conv] = _folded(folded.get(conv, leaves[conv]), leaves[norm])
+    return _rebuilt(model, params, state, "", folded, pairs.keys())
 
 
-@fold_batch_norm.register(Conv)
-@fold_batch_norm.register(ConvTranspose)
-@fold_batch_norm.register(Dense)
-def _(model: Conv | ConvTranspose | Dense, params: Params, state: State) -> Part:
-    check_names(f"{type(model).__name__} parameters", params, affine_names(model))
-    return model, params, state
+def foldable(model: Layer, input_shape: Shape | None = None) -> dict[str, str]:
+    """Lists the batch norms that `fold_batch_norm` folds.
+
+    Args:
+      model: a layer or a whole model.
+      input_shape: as in `fold_batch_norm`.
+
+    Returns:
+      The path of the convolution by the path of the batch norm after it.
+
+    Raises:
+      ValueError: the model takes no image of a usual size, and `input_shape` is None.
+    """
+    model = unfreeze(model)
+    if not any(type(layer) is BatchNorm for layer in _leaf_layers(model)):
+        return {}
+    flow = _trace(model, input_shape)
+    # A layer that is applied several times has "#2" in the path of its second call.
+    repeated = {path.partition("#")[0] for path in flow.layers if "#" in path}
+    calls = {path: equation for path, equation in flow.calls().items() if not _within(path, repeated)}
+    producers: dict[Any, str] = {variable: path for path, equation in calls.items() for variable in equation.outvars}
+    uses = Counter(
+        variable
+        for variables in (flow.jaxpr.jaxpr.outvars, *(equation.invars for equation in flow.jaxpr.jaxpr.eqns))
+        for variable in variables
+        if isinstance(variable, core.Var)
+    )
+    pairs = {}
+    for path, equation in calls.items():
+        if type(flow.layers[path]) is BatchNorm:
+            source = equation.invars[-1]
+            before = producers.get(source)
+            # The very types: a class derived from them may compute something else.
+            while before and uses[source] == 1 and (before in pairs or type(flow.layers[before]) in _TRANSPARENT):
+                source = calls[before].invars[-1]
+                before = producers.get(source)
+            if before and uses[source] == 1 and type(flow.layers[before]) in _CONVOLUTIONS:
+                pairs[path] = before
+    return pairs
 
 
-@fold_batch_norm.register
-def _(model: Sequential, params: Params, state: State) -> Part:
-    parts: dict[str, Part] = {}
-    last = None
-    for path, part in _in_order(model, params, state).items():
-        # The very types: a class derived from them may compute something else.
-        if last and type(parts[last][0]) in _CONVOLUTIONS and type(part[0]) is BatchNorm:
-            with named(path):
-                parts[last] = _folded(parts[last], part)
-        else:
-            parts[path] = part
-            last = last if type(part[0]) in (Dropout, DropPath) else path
-    return _rebuilt(model, parts)
+def _within(path: str, repeated: set[str]) -> bool:
+    names = path.split("/")
+    return any("/".join(names[: end + 1]).partition("#")[0] in repeated for end in range(len(names)))
 
 
-@fold_batch_norm.register(Concat)
-@fold_batch_norm.register(Gate)
-@fold_batch_norm.register(Residual)
-def _(model: Concat | Gate | Residual, params: Params, state: State) -> Part:
-    return model.map_parts(params, state, lambda name, *part: fold_batch_norm(*part))
+def _trace(model: Layer, input_shape: Shape | None) -> Dataflow:
+    # Auxiliary heads use results too.
+    trace = partial(dataflow, model, asked=frozenset(layer_paths(model)))
+    if input_shape is not None:
+        return trace(jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32))
+    refused: dict[Shape, Exception] = {}
+    for shape in _usual_shapes(model):
+        try:
+            return trace(jax.ShapeDtypeStruct(shape, jnp.float32))
+        except (TypeError, ValueError) as error:
+            refused[shape] = error
+    first = next(iter(refused.values()), None)
+    raise ValueError(
+        f"fold_batch_norm expects an input shape that the model takes, got a refusal of {list(refused)}; "
+        f"pass input_shape=. The first one: {first}"
+    ) from first
 
 
-@fold_batch_norm.register
-def _(model: AuxiliaryHeads, params: Params, state: State) -> Part:
-    _check_names(model, params, state)
-    parts = {}
-    # A batch norm after an auxiliary head stays: the head is given what comes before it.
-    for _, run in groupby(model.names, lambda name: name if name in model.heads else ""):
-        names = tuple(run)
-        row = Sequential(**{name: model[name] for name in names})
-        folded: Any
-        folded, *trees = fold_batch_norm(row, *({name: tree[name] for name in names} for tree in (params, state)))
-        parts |= {name: (folded[name], *(tree[name] for tree in trees)) for name in folded.names}
-    return _joined(partial(type(model), *model.heads), parts)
+def _usual_shapes(model: Layer) -> list[Shape]:
+    """Returns shapes of inputs to try, by the channels of the first layer that tells them."""
+    for layer in _leaf_layers(model):
+        if channels := getattr(layer, "in_channels", getattr(layer, "channels", None)):
+            return [(size, size, channels) for size in _USUAL_SIZES]
+        if features := getattr(layer, "in_features", None):
+            return [(features,), (1, 1, features), (28, 28, 1), (32, 32, 3)]
+    return []
 
 
-def _in_order(model: Sequential, params: Params, state: State, above: str = "") -> dict[str, Part]:
-    """Lists the layers in a row by path, those of inner Sequentials among them, each folded in itself."""
-    _check_names(model, params, state)
-    parts = {}
-    for name, layer in model.layers:
-        path = f"{above}{name}"
-        with named(name):
-            if type(layer) is Sequential:
-                parts |= _in_order(layer, params[name], state[name], f"{path}/")
-            else:
-                parts[path] = fold_batch_norm(layer, params[name], state[name])
-    return parts
+def _leaf_layers(model: Layer) -> Iterator[Layer]:
+    if isinstance(model, Composite):
+        for child in model.children().values():
+            yield from _leaf_layers(child)
+    else:
+        yield model
 
 
-def _rebuilt(model: Sequential, parts: dict[str, Part], above: str = "") -> Part:
-    """Puts what is left of the layers in a row back into the Sequentials they came from."""
-    kept = {}
-    for name, layer in model.layers:
-        path = f"{above}{name}"
-        if type(layer) is Sequential:
-            kept[name] = _rebuilt(layer, parts, f"{path}/")
-        elif path in parts:
-            kept[name] = parts[path]
-    return _joined(type(model), kept)
+def _leaves(layer: Layer, params: Params, state: State, path: str) -> Iterator[tuple[str, _Part]]:
+    """Yields the layers within a model that are not composites, with their parameters and their state, by path."""
+    if not isinstance(layer, Composite):
+        for what, tree, names in zip(("parameters", "state"), (params, state), _names(layer), strict=True):
+            check_names(f"{type(layer).__name__} {what}", tree, names)
+        yield path, (layer, params, state)
+        return
+    inner_params, inner_state = layer.parts("parameters", params), layer.parts("state", state)
+    for name, child in layer.children().items():
+        with layer.naming(name):
+            yield from _leaves(child, inner_params[name], inner_state[name], path_of_child(layer, path, name))
 
 
-def _joined(make: Callable[..., Layer], parts: dict[str, Part]) -> Part:
+@lru_cache(maxsize=1024)
+def _names(layer: Layer) -> tuple[Params, State]:
+    return jax.eval_shape(layer.init, jax.random.key(0))
+
+
+def _rebuilt(
+    layer: Layer, params: Params, state: State, path: str, folded: Mapping[str, _Part], gone: Collection[str]
+) -> _Part:
+    if not isinstance(layer, Composite):
+        return folded.get(path, (layer, params, state))
+    inner_params, inner_state = layer.parts("parameters", params), layer.parts("state", state)
+    children = layer.children()
+    for name, child in children.items():
+        if path_of_child(layer, path, name) in gone and not isinstance(child, Composite):
+            layer = layer.without(name)
+    parts = {
+        name: _rebuilt(
+            children[name], inner_params[name], inner_state[name], path_of_child(layer, path, name), folded, gone
+        )
+        if child is children[name]
+        else (child, {}, {})
+        for name, child in layer.children().items()
+    }
     return (
-        make(**{name: layer for name, (layer, _, _) in parts.items()}),
-        {name: params for name, (_, params, _) in parts.items()},
-        {name: state for name, (_, _, state) in parts.items()},
+        layer.with_children({name: part[0] for name, part in parts.items()}),
+        layer.joined({name: part[1] for name, part in parts.items()}),
+        layer.joined({name: part[2] for name, part in parts.items()}),
     )
 
 
-def _check_names(model: AuxiliaryHeads | Sequential, params: Params, state: State) -> None:
-    check_names(f"{type(model).__name__} parameters", params, model.names)
-    check_names(f"{type(model).__name__} state", state, model.names)
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    with ExitStack() as stack:
+        for name in path.split("/"):
+            stack.enter_context(named(name))
+        yield
 
 
-def _folded(part: Part, norm_part: Part) -> Part:
+def _folded(part: _Part, norm_part: _Part) -> _Part:
     """Folds a batch norm into the convolution before it."""
     layer, params, state = part
     norm, norm_params, norm_state = norm_part

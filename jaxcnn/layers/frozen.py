@@ -1,159 +1,113 @@
-"""Layers that do not learn: their parameters are state, so that no gradient and no optimizer knows of them."""
+"""Layers that do not learn."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
+from jax import lax
 
-from jaxcnn.layers.containers import Container, Part
-from jaxcnn.layers.parameters import check_names
+from jaxcnn.layers.composite import Composite, Run, layer_paths, path_of_child
 from jaxcnn.types import Layer, Params, State
-from jaxcnn.values import Value
 
 # A longer list than this would push the message itself off the screen.
 _LISTED = 20
 
 
 @dataclass(frozen=True, repr=False)
-class Frozen(Value):
+class Frozen(Composite):
     """A layer as it is after training: its parameters and its statistics stay, and nothing in it is dropped.
 
-    Its parameters are held as state, under the same names beside the running moments. So `jax.grad` does not
-    differentiate them, an optimizer holds no moments for them, and a training step has no backward pass through the
-    frozen layers that stand before all others. Those after a layer that learns pass its gradient on. `freeze` makes it
-    of a layer within a trained model, `unfreeze` undoes it.
+    Parameters and state are those of the layer. It computes what the layer does with `train=False`, and its parameters
+    have the gradient zero, so a training step has no backward pass through the frozen layers that stand before all
+    others; those after a layer that learns pass its gradient on. An optimizer must not change its parameters: see
+    `trainable`, which `jaxcnn.training.make_train_step` asks. `freeze` makes it of layers within a model, `unfreeze`
+    undoes it.
 
     Attributes:
-      layer: any layer or whole model whose parameters and state have no leaf name in common.
+      layer: any layer or whole model.
     """
+
+    inlined: ClassVar[str] = "layer"
 
     layer: Layer
 
-    def init(self, key: jax.Array) -> tuple[Params, State]:
-        """Draws the layer's parameters and state; all of them are state here."""
-        _, params, state = _frozen(self.layer, *self.layer.init(key))
-        return params, state
+    def forward(self, run: Run, x: Any) -> Any:
+        """Applies the layer to one image."""
+        return run.layer(x)
 
-    def apply(
-        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
-    ) -> tuple[jax.Array, State]:
-        """Applies the layer to one image as in evaluation, whatever `train` says; the state stays as it is."""
-        del train, key
-        _, inner_params, inner_state = _thawed(self, params, state)
-        y, _ = self.layer.apply(inner_params, inner_state, x, train=False)
-        return y, state
+    def _apply(self, params: Params, state: State, x: Any, *, train: bool, **options: Any) -> tuple[Any, State]:
+        return super()._apply(lax.stop_gradient(params), state, x, **{**options, "train": False, "key": None})
 
 
-def freeze(model: Layer, params: Params, state: State, pattern: str) -> tuple[Any, Params, State]:
+def freeze(model: Layer, pattern: str) -> Any:
     """Freezes the layers whose path matches a regular expression.
 
-        model, params, state = freeze(model, params, state, "stem|stage[12]")
-        model, params, state = freeze(model, params, state, "(?!head).*")  # all but the head
+        model = freeze(model, "stem|stage[12]")
+        model = freeze(model, "(?!head).*")  # all but the head
 
-    A layer within a layer that matches is frozen with it. The new model is trained like any other, and computes what
-    the old one does with `train=False` in its frozen part. Nothing is copied: the arrays only move from the parameters
-    to the state.
+    A layer within a layer that matches is frozen with it. The new model takes the same parameters and the same state.
+    It is trained like any other, and computes what the old one does with `train=False` in its frozen part.
 
     Args:
-      model: a whole model, or a container.
-      params: its parameters.
-      state: its state.
+      model: a whole model, or another layer made of layers.
       pattern: regular expression; it must match the whole path of a layer, such as "stage1/block0/conv1".
 
     Returns:
-      The new model, with each such layer in a `Frozen`, its parameters and its state.
+      The new model, with each such layer in a `Frozen`.
 
     Raises:
-      ValueError: no layer matches, or parameters or state are not those of the model.
+      ValueError: no layer matches.
     """
-    matches: dict[str, bool] = {}
-
-    def within(path: str, layer: Layer, params: Params, state: State) -> Part:
-        if path:
-            matches[path] = re.fullmatch(pattern, path) is not None
-            if matches[path]:
-                return _frozen(*unfreeze(layer, params, state))
-        return _mapped(layer, params, state, lambda name, *part: within("/".join(filter(None, (path, name))), *part))
-
-    frozen = within("", model, params, state)
-    if not any(matches.values()):
-        listed = ", ".join([*list(matches)[:_LISTED], *(["..."] if len(matches) > _LISTED else [])])
+    paths = list(layer_paths(model))
+    if not any(re.fullmatch(pattern, path) for path in paths):
+        listed = ", ".join([*paths[:_LISTED], *(["..."] if len(paths) > _LISTED else [])])
         raise ValueError(f"freeze expects a pattern that matches the path of a layer, got {pattern!r}; paths: {listed}")
-    return frozen
+    return _freeze(model, re.compile(pattern), "")
 
 
-def unfreeze(model: Layer, params: Params, state: State) -> tuple[Any, Params, State]:
-    """Undoes every `Frozen` in a model: moves what it holds as state back to the parameters.
-
-        model, params, state = unfreeze(model, params, state)
+def unfreeze(model: Layer) -> Any:
+    """Undoes every `Frozen` in a model.
 
     Args:
       model: a layer or a whole model.
-      params: its parameters.
-      state: its state.
 
     Returns:
-      The model without `Frozen`, its parameters and its state; what nothing was frozen in comes back as it is.
-
-    Raises:
-      ValueError: parameters or state are not those of the model.
+      The model without `Frozen`, for the same parameters and the same state.
     """
     if isinstance(model, Frozen):
-        return unfreeze(*_thawed(model, params, state))
-    return _mapped(model, params, state, lambda name, *part: unfreeze(*part))
+        return unfreeze(model.layer)
+    if not isinstance(model, Composite):
+        return model
+    return model.with_children({name: unfreeze(child) for name, child in model.children().items()})
 
 
-def _mapped(layer: Layer, params: Params, state: State, change: Callable[..., Part]) -> Part:
-    return layer.map_parts(params, state, change) if isinstance(layer, Container) else (layer, params, state)
+def trainable(model: Layer, params: Params) -> Any:
+    """Tells which parameters are trained: those outside of every `Frozen`.
+
+    Args:
+      model: a layer or a whole model.
+      params: its parameters, or a tree of that structure.
+
+    Returns:
+      A tree like `params` of bools, for `optax.masked` and `optax.partition`.
+
+    Raises:
+      ValueError: the parameters are not those of the model.
+    """
+    if isinstance(model, Frozen) or not isinstance(model, Composite):
+        return jax.tree.map(lambda _: not isinstance(model, Frozen), params)
+    parts = model.parts("parameters", params)
+    return model.joined({name: trainable(child, parts[name]) for name, child in model.children().items()})
 
 
-def _frozen(layer: Layer, params: Params, state: State) -> Part:
-    return Frozen(layer), _nesting(params), _merged(params, state)
-
-
-def _thawed(frozen: Frozen, params: Params, state: State) -> Part:
-    if jax.tree.leaves(params):
-        raise ValueError(
-            "Frozen expects no parameters, since its own are state, got "
-            f"{len(jax.tree.leaves(params))} of them; was the model made by freeze, with its parameters and state?"
-        )
-    like_params, like_state = _structure(frozen.layer)
-    _check_nesting(state, _merged(like_params, like_state))
-    return frozen.layer, _chosen(state, like_params), _chosen(state, like_state)
-
-
-@lru_cache(maxsize=1024)
-def _structure(layer: Layer) -> tuple[Params, State]:
-    return jax.eval_shape(layer.init, jax.random.key(0))
-
-
-def _nesting(tree: dict) -> dict:
-    """The dicts of a tree without its leaves."""
-    return {name: _nesting(inner) for name, inner in tree.items() if isinstance(inner, dict)}
-
-
-def _merged(params: dict, state: dict) -> dict:
-    """Puts the leaves of two trees of the same nesting into one."""
-    merged = {**params, **state}
-    for name in params.keys() & state.keys():
-        if not isinstance(params[name], dict) or not isinstance(state[name], dict):
-            raise ValueError(
-                f"Frozen expects a layer whose parameters and state have no leaf name in common, got {name!r} in both"
-            )
-        merged[name] = _merged(params[name], state[name])
-    return merged
-
-
-def _chosen(tree: dict, like: dict) -> dict:
-    """Takes the leaves out of a tree that another one has."""
-    return {name: _chosen(tree[name], inner) if isinstance(inner, dict) else tree[name] for name, inner in like.items()}
-
-
-def _check_nesting(state: dict, like: dict) -> None:
-    check_names("Frozen state", state, like)
-    for name, inner in like.items():
-        if isinstance(inner, dict):
-            _check_nesting(state[name], inner)
+def _freeze(layer: Layer, pattern: re.Pattern, path: str) -> Layer:
+    if not isinstance(layer, Composite) or isinstance(layer, Frozen):
+        return layer
+    children = {}
+    for name, child in layer.children().items():
+        inner = path_of_child(layer, path, name)
+        # An inlined child has no path of its own.
+        matches = name != layer.inlined and pattern.fullmatch(inner)
+        children[name] = Frozen(unfreeze(child)) if matches else _freeze(child, pattern, inner)
+    return layer.with_children(children)

@@ -147,19 +147,19 @@ def test_the_gradient_of_a_feature_is_that_of_the_layers_before_it():
         # Pixels times taps times channels: 6 x 5 pixels everywhere.
         (["stem"], 30 * 27 * 4),
         (["mixed/narrow"], 30 * (27 * 4 + 4 * 2)),
-        (["mixed/wide/shortcut"], 30 * (27 * 4 + 4 * 6)),
-        (["mixed/wide/conv"], 30 * (27 * 4 + 36 * 6)),
+        (["mixed/wide/shortcut"], 30 * (27 * 4 + 4 * 2 + 36 * 6 + 4 * 6)),
+        (["mixed/wide/conv"], 30 * (27 * 4 + 4 * 2 + 36 * 6)),
         (["mixed/wide/norm", "mixed/narrow/conv"], 30 * (27 * 4 + 36 * 6 + 4 * 2)),
         (["mixed"], 30 * (27 * 4 + 4 * 2 + 36 * 6 + 4 * 6)),
         (["stem", "gate/pool"], 30 * (27 * 4 + 4 * 2 + 36 * 6 + 4 * 6)),
         (["gate/dense"], 30 * (27 * 4 + 4 * 2 + 36 * 6 + 4 * 6) + 64),
     ],
 )
-def test_nothing_behind_the_last_feature_is_computed(at, work):
+def test_nothing_after_the_last_feature_is_computed(at, work):
     assert count_multiply_adds(lambda x: features(MODEL, PARAMS, STATE, x, at=at), IMAGES[0]) == work
 
 
-def test_layers_behind_the_last_feature_need_not_take_the_image():
+def test_layers_after_the_last_feature_need_not_take_the_image():
     larger = jax.ShapeDtypeStruct((9, 9, 3), jnp.float32)
     with pytest.raises(ValueError, match="dense expects 240 features"):
         jax.eval_shape(lambda x: MODEL.apply(PARAMS, STATE, x, train=False), larger)
@@ -168,28 +168,27 @@ def test_layers_behind_the_last_feature_need_not_take_the_image():
 
 
 def test_features_of_a_frozen_model_are_those_of_the_model(expected):
-    found = features(*freeze(MODEL, PARAMS, STATE, "stem|mixed"), IMAGES[0], at=["mixed/wide/norm", "gate"])
+    found = features(freeze(MODEL, "stem|mixed"), PARAMS, STATE, IMAGES[0], at=["mixed/wide/norm", "gate"])
     for path in found:
         assert_close(found[path], expected[path])
 
 
 @pytest.mark.parametrize(
-    ("at", "message", "place"),
+    ("at", "message"),
     [
-        (["stages"], r"begin with a layer among \('stem', 'mixed', 'gate', .*\), got 'stages'", None),
-        (["stem", "mixed/narow"], r"a layer among \('narrow', 'wide'\), got 'narow'", "in layer 'mixed'"),
-        (["mixed/wide/bn"], r"among \('conv', 'norm', 'shortcut'\), got 'bn'", "in layer 'mixed/wide'"),
-        (["gate/fc/bias"], r"among \('pool', 'dense', 'drop'\), got 'fc/bias'", "in layer 'gate'"),
-        (["stem/kernel"], r"ends at Conv\(3, 4\), which holds no layers, got 'kernel'", "in layer 'stem'"),
-        (["stem", "mixed/"], "paths of names with '/' between them, got 'mixed/'", None),
-        ([""], "paths of names with '/' between them, got ''", None),
-        ([], "expects at least one path, got none", None),
+        (["stages"], r"one of the layers \('stem', 'mixed', 'gate', .*\), got 'stages'"),
+        (["stem", "mixed/narow"], r"one of the layers \('narrow', 'wide'\), got 'narow', in the path 'mixed/narow'"),
+        (["mixed/wide/bn"], r"of the layers \('conv', 'norm', 'shortcut'\), got 'bn', in the path 'mixed/wide/bn'"),
+        (["gate/fc/bias"], r"of the layers \('pool', 'dense', 'drop'\), got 'fc', in the path 'gate/fc/bias'"),
+        (["stem/kernel"], r"path that ends at 'stem', which holds no layers, got 'stem/kernel'"),
+        (["stem", "mixed/"], "paths of names with '/' between them, got 'mixed/'"),
+        ([""], "paths of names with '/' between them, got ''"),
+        ([], "expects at least one path, got none"),
     ],
 )
-def test_names_that_are_not_there_are_refused_with_those_that_are(at, message, place):
-    with pytest.raises(ValueError, match=message) as caught:
+def test_names_that_are_not_there_are_refused_with_those_that_are(at, message):
+    with pytest.raises(ValueError, match=message):
         features(MODEL, PARAMS, STATE, IMAGES[0], at=at)
-    assert getattr(caught.value, "__notes__", []) == ([] if place is None else [place])
 
 
 def test_a_string_is_no_list_of_paths():

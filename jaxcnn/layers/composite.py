@@ -1,0 +1,535 @@
+"""The base of layers made of layers: it alone passes on parameters, state, keys, names and error notes."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from inspect import signature
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
+
+import jax
+
+from jaxcnn.layers.drawing import split_key
+from jaxcnn.layers.function import identity
+from jaxcnn.layers.parameters import check_names
+from jaxcnn.types import Layer, Params, State
+from jaxcnn.values import Value, call
+
+LAYER_NOTE = "in layer "
+"""Prefix of the error note that names the layer; its path follows in quotes."""
+
+# Keys that a forward draws for itself are counted from here, far from those of its children.
+_OWN_KEYS = 1 << 31
+
+
+class Around(Protocol):
+    """A function that is called around each layer within a model; see `apply_around`."""
+
+    def __call__(
+        self,
+        path: str,
+        layer: Layer,
+        apply: Callable[[Params, State, Any], tuple[Any, State]],
+        params: Params,
+        state: State,
+        x: Any,
+    ) -> tuple[Any, State]:
+        """Returns the layer's result and new state, usually those of `apply(params, state, x)`."""
+        ...
+
+
+class Composite(Value):
+    """A layer made of layers, whose computation is plain Python.
+
+        @dataclass(frozen=True, repr=False)
+        class Block(Composite):
+            conv1: Conv
+            norm1: BatchNorm
+            shortcut: Layer = identity
+
+            def forward(self, run, x):
+                return jax.nn.relu(run.norm1(run.conv1(x)) + run.shortcut(x))
+
+        block = Block(Conv(64, 64), BatchNorm(64))
+
+    The fields that are layers are its children: parameters and state are dicts of their names. A subclass with other
+    children overrides `children` and `with_children`.
+
+    Attributes:
+      inlined: name of a child whose parameters and state are not nested under its name: their names stand beside those
+        of the other children. None for most classes.
+    """
+
+    inlined: ClassVar[str | None] = None
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # pyright: ignore[reportArgumentType]
+            value = getattr(self, field.name)
+            if isinstance(value, list | dict) or (isinstance(value, tuple) and any(map(_is_layer, value))):
+                raise TypeError(
+                    f"{type(self).__name__} expects fields that are layers or hashable options, got {field.name}="
+                    f"{value!r}; put several layers into a Sequential, and apply each by run.{field.name}"
+                )
+        children = self.children()
+        if self.inlined is not None and self.inlined not in children:
+            check_child(self.inlined, getattr(self, self.inlined))
+        for name, child in children.items():
+            check_child(name, child)
+        if repeated := {name for name in self.names if self.names.count(name) > 1}:
+            raise ValueError(
+                f"{type(self).__name__} expects children of different names, got {min(repeated)!r} twice: "
+                f"{self.inlined!r} has a layer with the name of another child"
+            )
+
+    def __repr__(self) -> str:
+        return call(type(self).__name__, self._arguments())
+
+    def children(self) -> Mapping[str, Layer]:
+        """Returns the layers directly within this one, by name: the fields that are layers."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # pyright: ignore[reportArgumentType]
+        return {name: value for name, value in fields.items() if _is_layer(value)}
+
+    def with_children(self, children: Mapping[str, Layer]) -> Self:
+        """Returns a copy with other children.
+
+        Args:
+          children: the new layers, by the names of `children()`.
+
+        Returns:
+          The new layer; this one is unchanged.
+        """
+        return dataclasses.replace(self, **children)  # pyright: ignore[reportArgumentType]
+
+    def without(self, name: str) -> Self:
+        """Returns a copy in which a child does nothing: it is the layer `identity`, or it is gone."""
+        return self.with_children({**self.children(), name: identity})
+
+    def forward(self, run: "Run", x: Any) -> Any:
+        """Computes the layer on one image.
+
+        Args:
+          run: applies the children: `run.conv1(x)` or `run["conv1"](x)`. `run.train` tells whether this is training,
+            and `run.key()` returns a random key.
+          x: the input.
+
+        Returns:
+          The result.
+        """
+        raise NotImplementedError(f"{type(self).__name__} expects a method forward(self, run, x)")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the layers directly within this one, as they begin the paths of parameters."""
+        names: list[str] = []
+        for name, child in self.children().items():
+            if name != self.inlined:
+                names.append(name)
+            elif isinstance(child, Composite):
+                names.extend(child.names)
+        return tuple(names)
+
+    def __getitem__(self, path: str) -> Layer:
+        """Returns a layer by name, or by a path such as "stage1/block0"."""
+        first, _, rest = path.partition("/")
+        children = self.children()
+        if first not in self.names:
+            raise KeyError(f"expected one of the layers {self.names}, got {first!r}")
+        layer = children[self.inlined][first] if first not in children else children[first]  # pyright: ignore
+        if rest and not isinstance(layer, Composite):
+            raise KeyError(f"expected a path that ends at {first!r}, which holds no layers, got {path!r}")
+        return layer[rest] if rest else layer  # pyright: ignore[reportIndexIssue]
+
+    def replace(self, layers: Mapping[str, Layer] | None = None, /, **named: Layer) -> Self:
+        """Returns a copy with some layers replaced, at any depth.
+
+            model.replace(head=Dense(512, 10))
+            model.replace({"stage4/block0/shortcut": identity})
+
+        Args:
+          layers: the new layers, by path.
+          **named: the new layers, by name.
+
+        Returns:
+          The new layer; this one is unchanged.
+
+        Raises:
+          ValueError: a path is unknown, or lies within another one.
+          TypeError: a value is not a layer.
+        """
+        layers = {**(layers or {}), **named}
+        if unknown := [path for path in layers if path.partition("/")[0] not in self.names]:
+            raise ValueError(f"replace expects names among {self.names}, got {', '.join(map(repr, unknown))}")
+        children = dict(self.children())
+        inner: dict[str, dict[str, Layer]] = {}
+        for path, layer in layers.items():
+            first, _, rest = path.partition("/")
+            if first not in children:
+                first, rest = self.inlined, path
+            if rest and not isinstance(children[first], Composite):
+                raise ValueError(f"replace expects a path that ends at {first!r}, which holds no layers, got {path!r}")
+            if rest:
+                inner.setdefault(first, {})[rest] = layer
+            else:
+                check_child(first, layer)
+                children[first] = layer
+        for first, within in inner.items():
+            if first in layers:
+                raise ValueError(f"replace expects paths apart from each other, got {first!r} and a path within it")
+            children[first] = children[first].replace(within)  # pyright: ignore[reportAttributeAccessIssue]
+        return self.with_children(children)
+
+    def init(self, key: jax.Array) -> tuple[Params, State]:
+        """Draws parameters and state of all children, under their names."""
+        children = self.children()
+        keys = [key] if self._hands_on_its_key() else split_key(key, len(children))
+        parts = {}
+        for (name, child), child_key in zip(children.items(), keys, strict=True):
+            with self.naming(name):
+                parts[name] = child.init(child_key)
+        params, state = (self.joined({name: part[i] for name, part in parts.items()}) for i in (0, 1))
+        return params, state
+
+    def apply(
+        self, params: Params, state: State, x: Any, *, train: bool, key: jax.Array | None = None
+    ) -> tuple[Any, State]:
+        """Computes `forward` on one image."""
+        return self._apply(params, state, x, train=train, key=key, inside=None)
+
+    def parts(self, what: str, tree: dict) -> dict[str, Any]:
+        """Deals a tree of parameters or state out to the children.
+
+        Args:
+          what: "parameters" or "state", for the message.
+          tree: the tree of this layer.
+
+        Returns:
+          The tree of each child, by the names of `children()`.
+
+        Raises:
+          ValueError: the names of the tree are not those of this layer.
+        """
+        names = [name for name in self.children() if name != self.inlined]
+        if self.inlined is None:
+            check_names(f"{type(self).__name__} {what}", tree, names)
+            return tree
+        if not isinstance(tree, dict) or not set(names) <= set(tree):
+            got = tuple(tree) if isinstance(tree, dict) else type(tree).__name__
+            raise ValueError(
+                f"{type(self).__name__} {what}: expected a dict with the names {tuple(names)}, got {got}; "
+                "was it made by this layer's init?"
+            )
+        inlined = {name: value for name, value in tree.items() if name not in names}
+        return {name: inlined if name == self.inlined else tree[name] for name in self.children()}
+
+    def joined(self, parts: Mapping[str, Any]) -> dict[str, Any]:
+        """Puts the trees of the children into one; the inverse of `parts`."""
+        tree = {}
+        for name, part in parts.items():
+            tree.update(part if name == self.inlined else {name: part})
+        return tree
+
+    def _apply(
+        self, params: Params, state: State, x: Any, *, train: bool, key: jax.Array | None, inside: "_Inside | None"
+    ) -> tuple[Any, State]:
+        run = Run(self, params, state, train=train, key=key, inside=inside)
+        y = self.forward(run, x)
+        return y, run._new_state()
+
+    def _hands_on_its_key(self) -> bool:
+        return self.inlined is not None and len(self.children()) == 1
+
+    def naming(self, name: str) -> AbstractContextManager[None]:
+        """Returns a context that names a child for profilers and in the notes of errors, unless it is inlined."""
+        return nullcontext() if name == self.inlined else named(name)
+
+
+class _Inside(NamedTuple):
+    """How the layers within a model are applied.
+
+    Attributes:
+      around: called around each of them.
+      asked: paths of layers that are computed even if evaluation does not need them.
+      path: path of the composite that is applied now.
+    """
+
+    around: Around
+    asked: frozenset[str]
+    path: str
+
+
+class Run:
+    """Applies the children of a composite to one image: `run.name(x)` or `run["name"](x)`.
+
+    A child that is applied several times shares its parameters, hands its state on from call to call and draws other
+    random numbers in each. Names of attributes, such as "train", need the brackets.
+
+    Attributes:
+      train: whether this is training; see `jaxcnn.types.Layer.apply`.
+    """
+
+    def __init__(
+        self,
+        composite: Composite,
+        params: Params,
+        state: State,
+        *,
+        train: bool,
+        key: jax.Array | None,
+        inside: _Inside | None,
+    ) -> None:
+        self.train = train
+        self._composite, self._children, self._inside = composite, composite.children(), inside
+        self._params, self._state = composite.parts("parameters", params), dict(composite.parts("state", state))
+        self._key = key if train else None
+        self._keys = dict(zip(self._children, self._split(), strict=True))
+        self._calls = dict.fromkeys(self._children, 0)
+        self._drawn = 0
+
+    def __getattr__(self, name: str) -> Callable[[Any], Any]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self[name]
+
+    def __getitem__(self, name: str) -> Callable[[Any], Any]:
+        """Returns the function of `x` that applies a child."""
+        if name not in self._children:
+            raise AttributeError(
+                f"{type(self._composite).__name__} expects one of its layers {tuple(self._children)}, got {name!r}"
+            )
+        return functools.partial(self._call, name)
+
+    def key(self) -> jax.Array:
+        """Returns a fresh random key for the forward itself.
+
+        Raises:
+          ValueError: `apply` got no key, or this is not training.
+        """
+        if self._key is None:
+            raise ValueError(
+                f"{type(self._composite).__name__} draws random numbers and expects a key in training, got "
+                + ("none; pass key= to apply" if self.train else "train=False; ask run.train first")
+            )
+        self._drawn += 1
+        return jax.random.fold_in(self._key, _OWN_KEYS + self._drawn)
+
+    def is_asked_for(self, name: str) -> bool:
+        """Tells whether a child's result is asked for by name, as by `features`; then it is computed in evaluation."""
+        if self._inside is None:
+            return False
+        path = _join(self._inside.path, name)
+        return any(asked == path or asked.startswith(f"{path}/") for asked in self._inside.asked)
+
+    def _split(self) -> list[jax.Array | None]:
+        if self._key is None or not self._children:
+            return [None] * len(self._children)
+        if self._composite._hands_on_its_key():
+            return [self._key]
+        return list(jax.random.split(self._key, len(self._children)))
+
+    def _call(self, name: str, x: Any) -> Any:
+        key = self._keys[name]
+        if self._calls[name] and key is not None:
+            key = self.key()
+        self._calls[name] += 1
+        with self._composite.naming(name):
+            y, self._state[name] = self._applied(name, x, key)
+        return y
+
+    def _applied(self, name: str, x: Any, key: jax.Array | None) -> tuple[Any, State]:
+        layer, params, state = self._children[name], self._params[name], self._state[name]
+        if self._inside is None:
+            return layer.apply(params, state, x, train=self.train, key=key)
+        around, asked, path = self._inside
+        is_inlined = name == self._composite.inlined
+        if not is_inlined:
+            path = _join(path, name if self._calls[name] == 1 else f"{name}#{self._calls[name]}")
+        if not is_open(layer):
+            apply = functools.partial(layer.apply, train=self.train, key=key)
+        else:
+            inside = _Inside(around, asked, path)
+            apply = functools.partial(layer._apply, train=self.train, key=key, inside=inside)  # pyright: ignore[reportAttributeAccessIssue]
+            if is_inlined:
+                return apply(params, state, x)
+        return around(path, layer, apply, params, state, x)
+
+    def _new_state(self) -> State:
+        if self.train and (missing := [name for name, calls in self._calls.items() if calls == 0]):
+            raise ValueError(
+                f"{type(self._composite).__name__} expects forward to apply every layer in training, got no call of "
+                f"{', '.join(map(repr, missing))}; apply it, as run.{missing[0]}(x), or remove the field"
+            )
+        return self._composite.joined(self._state)
+
+
+def apply_around(
+    model: Layer,
+    params: Params,
+    state: State,
+    x: Any,
+    around: Around,
+    *,
+    train: bool,
+    key: jax.Array | None = None,
+    asked: frozenset[str] = frozenset(),
+) -> tuple[Any, State]:
+    """Applies a model to one image, with a function called around each layer within it.
+
+    `around(path, layer, apply, params, state, x)` returns the result and the state of a layer. It may record, change or
+    replace what `apply(params, state, x)` returns. It is called for the layers within composites, the composites among
+    them, but not for the model itself. The path of the second call of a layer ends in "#2". An inlined composite has
+    no path, and an inlined layer that is not a composite has that of its composite.
+
+    Args:
+      model: a layer or a whole model; without layers inside, this is `model.apply`.
+      params: its parameters.
+      state: its state.
+      x: the input.
+      around: the function.
+      train: see `jaxcnn.types.Layer.apply`.
+      key: see `jaxcnn.types.Layer.apply`.
+      asked: paths of layers to compute even if evaluation does not need them, such as auxiliary heads.
+
+    Returns:
+      The result and the new state.
+    """
+    if not is_open(model):
+        return model.apply(params, state, x, train=train, key=key)
+    return model._apply(params, state, x, train=train, key=key, inside=_Inside(around, asked, ""))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def apply_with_hook(
+    model: Layer,
+    params: Params,
+    state: State,
+    x: Any,
+    hook: Callable[[str, Layer, Any], Any],
+    *,
+    train: bool = False,
+    key: jax.Array | None = None,
+) -> tuple[Any, State]:
+    """Applies a model to one image, and a function to the result of each layer within it.
+
+        def without_channel_7(path, layer, y):
+            return y.at[..., 7].set(0) if path == "stage2/block0/conv1" else y
+
+        logits, _ = apply_with_hook(model, params, state, image, without_channel_7)
+
+    Args:
+      model: a layer or a whole model.
+      params: its parameters.
+      state: its state.
+      x: the input.
+      hook: from a layer's path, the layer and its result to the result that the model goes on with. The path of the
+        second call of a layer ends in "#2".
+      train: see `jaxcnn.types.Layer.apply`.
+      key: see `jaxcnn.types.Layer.apply`.
+
+    Returns:
+      The result and the new state.
+    """
+
+    def around(path: str, layer: Layer, apply: Any, params: Params, state: State, x: Any) -> tuple[Any, State]:
+        y, state = apply(params, state, x)
+        return hook(path, layer, y), state
+
+    return apply_around(model, params, state, x, around, train=train, key=key)
+
+
+def is_open(layer: Layer) -> bool:
+    """Tells whether the layers within a layer can be seen: it is a composite with the `apply` of its base."""
+    return isinstance(layer, Composite) and type(layer).apply is Composite.apply
+
+
+def path_of_child(composite: Composite, path: str, name: str) -> str:
+    """Returns the path of a child: that of the composite itself if the child is inlined.
+
+    Args:
+      composite: a layer made of layers.
+      path: its path; empty for a whole model.
+      name: name of the child.
+
+    Returns:
+      The path, with "/" between names.
+    """
+    return path if name == composite.inlined else _join(path, name)
+
+
+def layer_paths(layer: Layer, path: str = "") -> Iterator[str]:
+    """Yields the paths of all layers within a layer, each before those within it.
+
+    Args:
+      layer: a layer or a whole model.
+      path: its own path; empty for a whole model.
+
+    Yields:
+      Paths, such as "stage1/block0/conv1".
+    """
+    if isinstance(layer, Composite):
+        for name, child in layer.children().items():
+            inner = path_of_child(layer, path, name)
+            if name != layer.inlined:
+                yield inner
+            yield from layer_paths(child, inner)
+
+
+def layer_names(layer: Layer) -> tuple[str, ...]:
+    """Names the layers directly within a layer; none if it is not a composite."""
+    return layer.names if isinstance(layer, Composite) else ()
+
+
+def check_child(name: str, layer: Any) -> None:
+    """Refuses what cannot be a child of a composite.
+
+    Args:
+      name: its name.
+      layer: the child.
+
+    Raises:
+      ValueError: the name is empty or contains "/" or "#".
+      TypeError: it is not a layer.
+    """
+    if "/" in name or "#" in name or not name:
+        raise ValueError(f"expected a layer name without '/' and '#', which separate the parts of a path, got {name!r}")
+    if not _is_layer(layer) or not _takes_train(layer):
+        raise TypeError(
+            f"expected {name!r} to be a layer, with init(key) and apply(params, state, x, *, train, key=None), "
+            f"got {layer!r}; wrap a function in Function, a linen module in jaxcnn.interop.flax.from_linen"
+        )
+
+
+def _is_layer(value: Any) -> bool:
+    return not isinstance(value, type) and isinstance(value, Layer)
+
+
+def _takes_train(layer: Layer) -> bool:
+    return "train" in _parameter_names(getattr(layer.apply, "__func__", layer.apply))
+
+
+@functools.lru_cache(maxsize=256)
+def _parameter_names(function: Callable) -> frozenset[str]:
+    """Names the parameters of a function. Cached, because a deep model has thousands of layers of a few classes."""
+    return frozenset(signature(function).parameters)
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}/{name}" if path else name
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Names a layer for profilers, and in the notes of errors.
+
+    Args:
+      name: name of the layer that runs in the `with` block.
+    """
+    try:
+        with jax.named_scope(name):
+            yield
+    except Exception as error:
+        notes = getattr(error, "__notes__", [])
+        inner = next((i for i, note in enumerate(notes) if note.startswith(LAYER_NOTE)), None)
+        if inner is None:
+            error.add_note(f"{LAYER_NOTE}'{name}'")
+        else:
+            notes[inner] = f"{LAYER_NOTE}'{name}/{notes[inner].removeprefix(LAYER_NOTE)[1:]}"
+        raise
