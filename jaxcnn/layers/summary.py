@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from jaxcnn.layers.arithmetic import Row, arithmetic
 from jaxcnn.layers.function import Function
+from jaxcnn.layers.measures import Row, arithmetic
 from jaxcnn.types import Layer, Shape
 from jaxcnn.values import describe
 

@@ -26,19 +26,20 @@ def count_multiply_adds(function: Callable[..., Any], *args: Any) -> int:
     return work_of(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def work_of(jaxpr: core.Jaxpr) -> int:
+def work_of(jaxpr: core.Jaxpr, leave_out: Callable[[core.JaxprEqn], bool] = lambda equation: False) -> int:
     """Counts the multiply-adds of a traced program; see `count_multiply_adds`.
 
     Args:
       jaxpr: the program.
+      leave_out: tells which equations do not count.
 
     Returns:
       The number of multiply-adds.
     """
-    return sum(_work(equation) for equation in jaxpr.eqns)
+    return sum(_work(equation, leave_out) for equation in jaxpr.eqns if not leave_out(equation))
 
 
-def _work(equation: core.JaxprEqn) -> int:
+def _work(equation: core.JaxprEqn, leave_out: Callable[[core.JaxprEqn], bool]) -> int:
     name, params = equation.primitive.name, equation.params
     shapes = [variable.aval.shape for variable in (*equation.invars, *equation.outvars)]  # pyright: ignore[reportAttributeAccessIssue]
     if name in ("jaxcnn_convolve", "jaxcnn_input_gradient", "jaxcnn_kernel_gradient"):
@@ -59,9 +60,9 @@ def _work(equation: core.JaxprEqn) -> int:
         (contracted, _), _ = params["dimension_numbers"]
         return prod(shapes[-1]) * prod(shapes[0][axis] for axis in contracted)
     if name == "cond":
-        return max(work_of(branch.jaxpr) for branch in params["branches"])
+        return max(work_of(branch.jaxpr, leave_out) for branch in params["branches"])
     inner = sum(
-        work_of(value.jaxpr if isinstance(value, core.ClosedJaxpr) else value)
+        work_of(value.jaxpr if isinstance(value, core.ClosedJaxpr) else value, leave_out)
         for value in jax.tree.leaves(list(params.values()), is_leaf=_is_program)
         if _is_program(value)
     )
