@@ -468,7 +468,9 @@ class _Run:
 
     def _announce(self, display: Display) -> None:
         splits, options = self.experiment.splits, self.options
-        learning = count_parameters(self.experiment.phases[0].model)
+        params, _ = jax.eval_shape(self.experiment.model.init, jax.random.key(0))
+        learns = jax.tree.leaves(trainable(self.experiment.phases[0].model, params))
+        learning = sum(leaf.size for leaf, one in zip(jax.tree.leaves(params), learns, strict=True) if one)
         frozen = "" if options.freeze is None else f" ({learning:,} trained at first)"
         parameters = f"{count_parameters(self.experiment.model):,} parameters{frozen}"
         display.note(

@@ -222,7 +222,8 @@ def freeze_layers(pattern: str | None, model: Model) -> Model:
 def cut_in_two(model: Model) -> tuple[Model, Model]:
     """Splits a model after its leading frozen layers and functions.
 
-    Both halves take the parameters and the state of the whole model, and skip the layers of the other half. An auxiliary head in the frozen half is not used: no layer before it is trained.
+    Both halves take the parameters and the state of the whole model, and skip the layers of the other half. An
+    auxiliary head in the frozen half is not used: no layer before it is trained.
 
     Args:
       model: a model with frozen layers.
