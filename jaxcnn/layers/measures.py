@@ -4,7 +4,8 @@ They hold for layers and functions of one's own: nothing is registered. Nothing 
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -56,7 +57,8 @@ def arithmetic(layer: Layer, input_shape: Any) -> list[Row]:
     Raises:
       TypeError, ValueError: the shapes do not fit together; a note names the layer.
     """
-    return list(_rows(layer, _as_shape(input_shape)))
+    with _plain_notes():
+        return list(_rows(layer, _as_shape(input_shape)))
 
 
 def receptive_field(layer: Layer | Callable[[Any], Any], input_shape: Any) -> Any:
@@ -75,7 +77,8 @@ def receptive_field(layer: Layer | Callable[[Any], Any], input_shape: Any) -> An
       TypeError, ValueError: the shapes do not fit together.
     """
     function, arguments = _call(layer, _as_shape(input_shape))
-    return receptive_fields(function, *arguments)
+    with _plain_notes():
+        return receptive_fields(function, *arguments)
 
 
 def multiply_adds(layer: Layer | Callable[[Any], Any], input_shape: Any) -> int:
@@ -94,7 +97,8 @@ def multiply_adds(layer: Layer | Callable[[Any], Any], input_shape: Any) -> int:
       TypeError, ValueError: the shapes do not fit together.
     """
     function, arguments = _call(layer, _as_shape(input_shape))
-    return count_multiply_adds(function, *arguments)
+    with _plain_notes():
+        return count_multiply_adds(function, *arguments)
 
 
 def output_shape(layer: Layer | Callable[[Any], Any], input_shape: Any) -> Any:
@@ -110,7 +114,8 @@ def output_shape(layer: Layer | Callable[[Any], Any], input_shape: Any) -> Any:
     Raises:
       TypeError, ValueError: the shape does not fit the layer; a note names the layer within a model.
     """
-    return _output_shape(layer, _as_shape(input_shape))
+    with _plain_notes():
+        return _output_shape(layer, _as_shape(input_shape))
 
 
 def count_parameters(layer: Layer) -> int:
@@ -123,6 +128,16 @@ def count_parameters(layer: Layer) -> int:
       The number of parameters, without running moments, which are state.
     """
     return trees.count(structure(layer)[0])
+
+
+@contextmanager
+def _plain_notes() -> Iterator[None]:
+    """Leaves out the note on traceback filtering that JAX adds to an error within a trace."""
+    try:
+        yield
+    except Exception as error:
+        error.__notes__ = [note for note in getattr(error, "__notes__", []) if not note.startswith("----")]
+        raise
 
 
 @functools.lru_cache(maxsize=4096)
@@ -154,6 +169,8 @@ def _rows(layer: Layer, input_shape: Any) -> tuple[Row, ...]:
     if heads:
         with_heads = _rows_of(dataflow(layer, image, composites=True, asked=heads), image)
         rows = [row._replace(training_only=row.path not in computed) for row in with_heads]
+        if rows and rows[-1].training_only:
+            rows.append(Row("", layer, output_shape(layer, input_shape), 0, 0, receptive_field(layer, input_shape)))
     return tuple(rows)
 
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from math import prod
+from math import floor, prod
+from typing import Any
 
 import numpy as np
 
@@ -242,26 +243,25 @@ def fitted(places: np.ndarray, used: np.ndarray, size: int, weights: np.ndarray)
     outputs = len(places)
     first = np.where(used, places, _NOTHING).min(1)
     last = np.where(used, places, -_NOTHING).max(1)
-    low, high = outputs // 4, outputs - 1 - outputs // 4
-    steps = [Fraction(size, outputs)]
-    if outputs > 1 and size > 1:
-        steps.append(Fraction(size - 1, outputs - 1))
-    if low < high:
-        centres = (places * weights).sum(1) / np.where(weights.sum(1) == 0, 1, weights.sum(1))
-        slope = Fraction((centres[high] - centres[low]) / (high - low)).limit_denominator(10_000)
-        steps += [slope] if slope else []
+    centres = (places * weights).sum(1) / np.where(weights.sum(1) == 0, 1, weights.sum(1))
+    quarter = outputs // 4
+    steps = [Fraction(size, outputs), Fraction(size - 1, max(outputs - 1, 1))]
+    for low, high in ((quarter, outputs - 1 - quarter), (0, outputs - 1)):
+        if low < high:
+            slope = (centres[high] - centres[low]) / (high - low)
+            steps.append(Fraction(slope).limit_denominator(10_000))
 
-    def ends(step: Fraction, kept: slice | np.ndarray) -> tuple[int, int]:
-        index = np.arange(outputs)[kept] * step.numerator
-        return int((first[kept] * step.denominator - index).min()), int((last[kept] * step.denominator - index).max())
+    def extent(step: Fraction, kept: Any) -> tuple[Fraction, np.ndarray]:
+        """Returns how far the kept outputs reach, and which outputs reach less than a pixel beyond them."""
+        index = np.arange(outputs) * step.numerator
+        starts, ends = first * step.denominator - index, last * step.denominator - index
+        start, end = int(starts[kept].min()), int(ends[kept].max())
+        follows = (starts > start - step.denominator) & (ends < end + step.denominator)
+        return Fraction(end - start, step.denominator), follows
 
-    def extent(step: Fraction) -> Fraction:
-        start, end = ends(step, slice(low, high + 1))
-        return Fraction(end - start, step.denominator)
+    def misfit(step: Fraction) -> tuple[int, int, int]:
+        inside, follows = extent(step, slice(quarter, outputs - quarter))
+        return floor(inside), -int(follows.sum()), floor(extent(step, follows)[0])
 
-    step = min(steps, key=extent)
-    start, end = ends(step, slice(low, high + 1))
-    index = np.arange(outputs) * step.numerator
-    regular = first * step.denominator - index > start - step.denominator
-    regular &= last * step.denominator - index < end + step.denominator
-    return step, regular
+    step = min((step for step in steps if step), key=misfit)
+    return step, extent(step, slice(quarter, outputs - quarter))[1]

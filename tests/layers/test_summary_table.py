@@ -85,8 +85,6 @@ def test_functions_are_listed_by_their_own_names():
 
 
 def test_shapes_that_do_not_fit_are_refused_where_they_do_not():
-    with pytest.raises(
-        ValueError, match=r"Conv expects one image of shape \(height, width, 3\), got \(8, 8, 1\)"
-    ) as caught:
+    with pytest.raises(ValueError, match=r"conv expects an image of 3 channels .*, got 1") as caught:
         summary(MODEL, (8, 8, 1))
     assert caught.value.__notes__ == ["in layer 'stem'"]
