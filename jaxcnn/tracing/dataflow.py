@@ -84,6 +84,8 @@ def _results(equation: core.JaxprEqn, values: list[Value], observe: Observe | No
     if all(value.seen is None for value in values):
         return [Value(None, constant) for constant in _computed(equation, values)]
     shapes = [variable.aval.shape for variable in equation.outvars]  # pyright: ignore[reportAttributeAccessIssue]
+    if all(prod(shape) == 0 for shape in shapes):
+        return [Value() for _ in shapes]
     seen = RULES.get(name, mixed)(_operands(equation, values), equation.params, shapes)
     # An array without elements depends on nothing.
     return [

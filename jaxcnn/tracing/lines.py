@@ -115,7 +115,7 @@ class Line:
             inner = places - beyond
             return self.first[inner] + beyond * pixels // period, self.last[inner] - (-beyond * pixels // period)
         # Entries repeat after a period, moved by a number of pixels.
-        periods = np.sign(beyond) * -(-abs(beyond) // period)
+        periods = (np.sign(beyond) * ((abs(beyond) + period - 1) // period)).astype(int)
         inner = places - periods * period
         return self.first[inner] + periods * pixels, self.last[inner] + periods * pixels
 

@@ -218,15 +218,13 @@ def _pad(operands: Operands, params: dict[str, Any], shapes: Sequence[Shape]) ->
     seen = operands.seen[0]
     for axis, (low, high, interior) in enumerate(params["padding_config"]):
         if low or high or interior:
-            seen = _window(
-                seen, axis, operands.shapes[0][axis], axis, shapes[0][axis], pad=int(low), spread=int(interior) + 1
-            )
+            window = {"pad": int(low), "spread": int(interior) + 1}
+            seen = _window(seen, axis, operands.shapes[0][axis], shapes[0][axis], **window)
     return union([seen, together(operands.seen[1])], shapes[0])
 
 
-def _window(
-    seen: Seen,
-    axis: int,
+def _windowed(
+    line: Line,
     length: int,
     to: int,
     outputs: int,
@@ -236,13 +234,12 @@ def _window(
     pad: int = 0,
     dilation: int = 1,
     spread: int = 1,
-) -> Seen:
-    """Reads the taps of a sliding window along an axis.
+) -> Line:
+    """Reads the taps of a sliding window along the axis of a line.
 
     Args:
-      seen: of the array.
-      axis: axis of the array.
-      length: its length.
+      line: of the array.
+      length: of its axis.
       to: axis of the result.
       outputs: its length, the number of windows.
       taps: of the window.
@@ -252,12 +249,19 @@ def _window(
       spread: distance between neighbouring entries, whose gaps are constant.
 
     Returns:
-      What the windows see.
+      The line of the windows.
     """
+    line = line.unfolded(length)
+    if line.axis is None or (outputs, taps, stride, pad, spread) == (length, 1, 1, 0, 1):
+        return line if line.axis is None else line.along(to)
     places = np.arange(outputs)[:, None] * stride + np.arange(taps)[None, :] * dilation - pad
     used = places % spread == 0 if spread > 1 else None
-    read = _read(seen, axis, length, places // spread, used, Fraction(stride, spread))
-    return _each(read, lambda line: line.along(to) if line.axis == axis else line)
+    return line.read(places // spread, used, Fraction(stride, spread)).along(to)
+
+
+def _window(seen: Seen, axis: int, length: int, outputs: int, **window: int) -> Seen:
+    """Reads the taps of a sliding window along an axis; see `_windowed`."""
+    return _each(seen, lambda line: _windowed(line, length, axis, outputs, **window) if line.axis == axis else line)
 
 
 @_rule("reduce_window", "reduce_window_max", "reduce_window_min", "reduce_window_sum")
@@ -275,8 +279,7 @@ def _reduce_window(operands: Operands, params: dict[str, Any], shapes: Sequence[
                 "dilation": params["window_dilation"][axis],
                 "spread": params["base_dilation"][axis],
             }
-            if shape[axis] != shapes[0][axis] or taps > 1:
-                seen = _window(seen, axis, shape[axis], axis, shapes[0][axis], **options)
+            seen = _window(seen, axis, shape[axis], shapes[0][axis], **options)
         results.append(seen)
     return [union(results, shapes[0])] * len(shapes)
 
@@ -288,8 +291,9 @@ def _convolution(operands: Operands, params: dict[str, Any], shapes: Sequence[Sh
     inputs, outputs = layout.lhs_spec, layout.out_spec
     lines = []
     for line in operands.seen[0] or ():
-        if line.axis in inputs[2:]:
-            k = inputs[2:].index(line.axis)
+        axis = line.axis
+        if axis is not None and axis in inputs[2:]:
+            k = inputs[2:].index(axis)
             options = {
                 "taps": kernel[layout.rhs_spec[2 + k]],
                 "stride": params["window_strides"][k],
@@ -298,8 +302,8 @@ def _convolution(operands: Operands, params: dict[str, Any], shapes: Sequence[Sh
                 "spread": params["lhs_dilation"][k],
             }
             to = outputs[2 + k]
-            (line, _) = _window((line, line), line.axis, image[line.axis], to, shapes[0][to], **options) or (line, line)
-        elif line.axis == inputs[0] and params["batch_group_count"] == 1:
+            line = _windowed(line, image[axis], to, shapes[0][to], **options)
+        elif axis == inputs[0] and params["batch_group_count"] == 1:
             line = line.along(outputs[0])
         else:
             line = line.together
@@ -318,8 +322,7 @@ def _convolve(operands: Operands, params: dict[str, Any], shapes: Sequence[Shape
             "pad": geometry.padding[axis - 1][0],
             "dilation": geometry.dilation[axis - 1],
         }
-        if tuple(options.values()) != (1, 1, 0, 1):
-            seen = _window(seen, axis, operands.shapes[0][axis], axis, shapes[0][axis], **options)
+        seen = _window(seen, axis, operands.shapes[0][axis], shapes[0][axis], **options)
     return union([seen, together(operands.seen[1])], shapes[0])
 
 
@@ -333,7 +336,6 @@ def _transposed_convolution(operands: Operands, params: dict[str, Any], shapes: 
             seen,
             axis,
             operands.shapes[0][axis],
-            axis,
             shapes[0][axis],
             taps=taps,
             pad=dilation * (taps - 1) - geometry.padding[axis - 1][0],
@@ -346,72 +348,80 @@ def _transposed_convolution(operands: Operands, params: dict[str, Any], shapes: 
 @_rule("jaxcnn_resample")
 def _resample(operands: Operands, params: dict[str, Any], shapes: Sequence[Shape]) -> Seen:
     axis, table = params["axis"], params["table"]
-    return _by_table(operands.seen[0], axis, operands.shapes[0][axis], axis, table.places, table.weights)
 
-
-def _by_table(seen: Seen, axis: int, length: int, to: int, places: np.ndarray, weights: np.ndarray) -> Seen:
-    """Reads places along an axis that a table lists, shape (outputs, taps), those of weight zero excepted."""
-    used = weights != 0
-    step, follows = fitted(places, used, length, weights)
-    read = _read(seen, axis, length, places, used, step)
-
-    def limited(line: Line) -> Line:
+    def resample(line: Line) -> Line:
         if line.axis != axis:
             return line
-        low, high = line.regular
-        regular = low + np.flatnonzero(follows[low:high])
-        ends = (int(regular[0]), int(regular[-1]) + 1) if regular.size else (0, line.count)
-        return Line(line.size, to, 1, line.first, line.last, line.stride, ends)
+        return _by_table(line, operands.shapes[0][axis], axis, table.places, table.weights)
 
-    return _each(read, limited)
+    return _each(operands.seen[0], resample)
+
+
+def _by_table(line: Line, length: int, to: int, places: np.ndarray, weights: np.ndarray) -> Line:
+    """Reads places that a table lists, shape (outputs, taps), along the axis of a line; weights of zero do not count.
+
+    Args:
+      line: of the array.
+      length: of its axis.
+      to: axis of the result.
+      places: places along the axis.
+      weights: their weights.
+
+    Returns:
+      The line of the outputs.
+    """
+    line = line.unfolded(length)
+    if line.axis is None:
+        return line
+    used = weights != 0
+    step, follows = fitted(places, used, length, weights)
+    read = line.read(places, used, step)
+    low, high = read.regular
+    regular = low + np.flatnonzero(follows[low:high])
+    ends = (int(regular[0]), int(regular[-1]) + 1) if regular.size else (0, read.count)
+    return Line(line.size, to, 1, read.first, read.last, read.stride, ends)
 
 
 @_rule("gather")
 def _gather(operands: Operands, params: dict[str, Any], shapes: Sequence[Shape]) -> Seen:
     """Follows constant indices along one axis, as those of `jnp.take`."""
-    numbers, shape, sizes = params["dimension_numbers"], operands.shapes[0], params["slice_sizes"]
-    indices = operands.known(1) if len(numbers.start_index_map) == 1 else None
-    offsets = list(numbers.offset_dims)
-    axes = [axis for axis in range(len(shape)) if axis not in numbers.collapsed_slice_dims]
-    if indices is None or numbers.operand_batching_dims or operands.seen[1] is not None:
+    numbers, shape, offsets = params["dimension_numbers"], operands.shapes[0], params["dimension_numbers"].offset_dims
+    gathered = numbers.start_index_map
+    indices = operands.known(1) if len(gathered) == 1 and numbers.collapsed_slice_dims == gathered else None
+    others = [axis for axis in range(len(shape)) if axis not in gathered]
+    if indices is None or any(params["slice_sizes"][axis] != shape[axis] for axis in others):
         return mixed(operands, params, shapes)[0]
-    (axis,) = numbers.start_index_map
-    if numbers.collapsed_slice_dims != (axis,) or any(sizes[i] != shape[i] for i in axes):
-        return mixed(operands, params, shapes)[0]
-    batch = [i for i in range(len(shapes[0])) if i not in offsets]
+    (axis,) = gathered
+    batch = [to for to in range(len(shapes[0])) if to not in offsets]
+    # Of several axes of indices, the line keeps the first.
     places = indices[..., 0].reshape(indices.shape[0] if batch else 1, -1).clip(0, shape[axis] - 1)
-    seen = operands.seen[0]
-    along = _each(seen, lambda line: line if line.axis == axis else line.along(None)) if batch else None
-    moved = _moved(seen, dict(zip(axes, offsets, strict=True)))
-    if seen is None or moved is None:
-        return None
-    read = _by_table(along, axis, shape[axis], batch[0], places, np.ones_like(places)) if batch else None
-    vertical, horizontal = (
-        moved[i] if seen[i].axis != axis else (read[i] if read else _at(seen[i], places, shape[axis])) for i in (0, 1)
-    )
-    return vertical, horizontal
 
+    def gather(line: Line) -> Line:
+        if line.axis is None:
+            return line
+        if line.axis != axis:
+            return line.along(offsets[others.index(line.axis)])
+        read = _by_table(line, shape[axis], batch[0] if batch else axis, places, np.ones_like(places))
+        return read if batch else read.together
 
-def _at(line: Line, places: np.ndarray, length: int) -> Line:
-    """Reads one element of an axis."""
-    line = line.unfolded(length)
-    return line if line.axis is None else line.read(places, None, Fraction(1)).together
+    return _each(operands.seen[0], gather)
 
 
 @_rule("concatenate")
 def _concatenate(operands: Operands, params: dict[str, Any], shapes: Sequence[Shape]) -> Seen:
-    axis = params["dimension"]
+    axis: int = params["dimension"]
     if all(seen is None or axis not in (seen[0].axis, seen[1].axis) for seen in operands.seen):
         return union(operands.seen, shapes[0])
     lengths = [shape[axis] for shape in operands.shapes]
-    some = [seen for seen in operands.seen if seen is not None]
-    vertical, horizontal = (
-        _concatenated(axis, [None if seen is None else seen[i] for seen in operands.seen], lengths)
-        if any(seen[i].axis == axis for seen in some)
-        else joined([seen[i] for seen in some], shapes[0])
-        for i in (0, 1)
-    )
-    return vertical, horizontal
+
+    def concatenate(lines: list[Line | None]) -> Line:
+        some = [line for line in lines if line is not None]
+        if any(line.axis == axis for line in some):
+            return _concatenated(axis, lines, lengths)
+        return joined(some, shapes[0])
+
+    vertical = concatenate([seen and seen[0] for seen in operands.seen])
+    return vertical, concatenate([seen and seen[1] for seen in operands.seen])
 
 
 def _concatenated(axis: int, lines: list[Line | None], lengths: list[int]) -> Line:
