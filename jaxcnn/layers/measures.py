@@ -210,13 +210,14 @@ def _as_shape(shape: Any) -> Any:
     return tuple(shape) if isinstance(shape, list) else shape
 
 
-def _is_shape(value: Any) -> bool:
+def is_shape(value: Any) -> bool:
+    """Tells whether a value is one shape, rather than a tree of shapes."""
     return isinstance(value, tuple) and all(isinstance(size, int) for size in value)
 
 
 def _arrays(shape: Any) -> Any:
     """Describes float32 arrays of a shape, or of a tree of shapes."""
-    return jax.tree.map(lambda one: jax.ShapeDtypeStruct(one, jnp.float32), shape, is_leaf=_is_shape)
+    return jax.tree.map(lambda one: jax.ShapeDtypeStruct(one, jnp.float32), shape, is_leaf=is_shape)
 
 
 def _shapes(arrays: Any) -> Any:
