@@ -1,4 +1,4 @@
-"""What a network does: receptive fields and work by tracing and by gradients; figures are in `inspection.figures`."""
+"""What a network does: receptive fields and work by tracing, receptive fields by gradients."""
 
 from jaxcnn.inspection.gradients import gradient_support
 from jaxcnn.tracing import ReceptiveField, Span, count_multiply_adds, receptive_fields
