@@ -1,7 +1,7 @@
 """`jaxcnn evaluate`."""
 
-from jaxcnn import data, training
-from jaxcnn.cli import trained
+from jaxcnn import training
+from jaxcnn.cli import pairs, trained
 from jaxcnn.cli.errors import CommandError
 from jaxcnn.cli.options import Evaluate
 from jaxcnn.cli.terminal import say
@@ -22,16 +22,17 @@ def evaluate(options: Evaluate) -> int:
     if options.batch_size < 1:
         raise CommandError(f"--batch-size expects a number at least 1, got {options.batch_size}")
     run = trained.load(options.run)
-    dataset: data.Dataset = getattr(run.splits, options.split)
+    dataset: pairs.Dataset = getattr(run.splits, options.split)
     metrics = training.evaluate(
-        training.make_eval_step(run.model, dtype=run.dtype),
+        training.make_eval_step(run.model, precision=run.dtype),
         run.params,
         run.state,
-        data.eval_batches(dataset, options.batch_size),
+        pairs.eval_batches(dataset, options.batch_size),
         count=len(dataset.labels),
     )
+    accuracy = metrics["accuracy"]
     say(
-        f"epoch {run.epoch}, {options.split}: accuracy {metrics.accuracy():.2%} "
-        f"({int(metrics.correct)} of {int(metrics.examples)}), loss {metrics.mean_loss():.4f}"
+        f"epoch {run.epoch}, {options.split}: accuracy {accuracy.value:.2%} "
+        f"({int(accuracy.total)} of {int(accuracy.weight)}), loss {metrics['loss'].value:.4f}"
     )
     return 0

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from jaxcnn import data
-from jaxcnn.cli import train
+from jaxcnn.cli import pairs, train
 from jaxcnn.cli.options import Train
 from jaxcnn.cli.run_folder import RunFolder
 from jaxcnn.layers import AuxiliaryHeads, Conv, Dense, Function, GlobalAvgPool, Sequential
 from jaxcnn.models import mlp
 from jaxcnn.models.catalog import CATALOG, Entry
-from jaxcnn.training import Metrics
+from jaxcnn.types import Mean
 
 
 def test_the_defaults_are_lenet5_on_digits_with_augmentation():
@@ -94,7 +94,7 @@ def test_it_learns(finished):
     ],
 )
 def test_the_best_epoch_is_chosen_on_the_validation_set(jaxcnn, words, saved, monkeypatch, tmp_path, measured, best):
-    planned = iter(Metrics(60 * loss, correct, 60) for correct, loss in measured)
+    planned = iter({"loss": Mean(60 * loss, 60), "accuracy": Mean(correct, 60)} for correct, loss in measured)
     monkeypatch.setattr(train, "evaluate", lambda *arguments, **options: next(planned))
     # A constant learning rate, so that a shorter run is the beginning of a longer one.
     options = ["--augment", "none", "--schedule", "constant", "--warmup-epochs", 0]
@@ -107,7 +107,7 @@ def test_the_best_epoch_is_chosen_on_the_validation_set(jaxcnn, words, saved, mo
         loss,
     )
     # What is kept, and tested, is that epoch and no other.
-    planned = iter(Metrics(60.0, 30, 60) for _ in measured)
+    planned = iter({"loss": Mean(60.0, 60), "accuracy": Mean(30, 60)} for _ in measured)
     monkeypatch.setattr(train, "evaluate", lambda *arguments, **options: next(planned))
     assert jaxcnn(*words(tmp_path / "short", "--epochs", best, *options)).status == 0
     kept, last = saved(tmp_path / "run").leaves, saved(tmp_path / "short").leaves
@@ -122,20 +122,20 @@ def other_test_split(monkeypatch):
     """Exchanges the test split for noise that a function may be told to watch."""
 
     def exchange(watch):
-        original = data.split
+        original = pairs.splits
 
-        class Watched(data.Dataset):
+        class Watched(pairs.Dataset):
             @property
             def images(self):
                 watch()
                 return self[0]
 
-        def split(dataset, **options):
-            splits = original(dataset, **options)
-            noise = np.random.default_rng(0).uniform(size=splits.test.images.shape).astype(np.float32)
-            return splits._replace(test=Watched(noise, splits.test.labels[::-1], splits.test.class_names))
+        def splits(parts):
+            read = original(parts)
+            noise = np.random.default_rng(0).uniform(size=read.test.images.shape).astype(np.float32)
+            return read._replace(test=Watched(noise, read.test.labels[::-1], read.test.class_names))
 
-        monkeypatch.setattr(data, "split", split)
+        monkeypatch.setattr(pairs, "splits", splits)
 
     return exchange
 
@@ -172,7 +172,7 @@ def test_label_smoothing_belongs_to_the_training_loss_only(jaxcnn, words, npz, t
     options = ["--epochs", 1, "--batch-size", 180, "--warmup-epochs", 1, "--augment", "none", "--label-smoothing", 0.3]
     assert jaxcnn(*words(tmp_path / "run", *options)).status == 0
     params, _ = mlp(10, image_size=8).init(jax.random.split(jax.random.key(0))[0])
-    splits = data.split(data.load_npz(npz), seed=0)
+    splits = pairs.splits(data.split(data.load_npz(npz), seed=0))
 
     def log_probabilities(images):
         y = images.reshape(len(images), -1)
@@ -326,8 +326,8 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint_to_go_on_from(
     run, original = tmp_path / "run", data.Batches.__getitem__
 
     def planted(batches, step):
-        images, labels = original(batches, step)
-        return (images * np.float32("nan") if step == 12 else images), labels
+        batch = original(batches, step)
+        return batch | {"image": batch["image"] * np.float32("nan") if step == 12 else batch["image"]}
 
     options = RunFolder(finished).config["command"][2:]
     with monkeypatch.context() as patch:

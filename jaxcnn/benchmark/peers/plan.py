@@ -17,7 +17,7 @@ from jax.extend import core
 from jaxcnn import ops
 from jaxcnn.benchmark.program import Untranslatable
 from jaxcnn.layers import Function
-from jaxcnn.layers.dataflow import called_path, dataflow
+from jaxcnn.layers.dataflow import called_path, dataflow, structure
 from jaxcnn.ops.lowering.plain import PLAIN_RULES
 from jaxcnn.types import Layer, Shape
 
@@ -360,7 +360,7 @@ def _free(equations: Sequence[core.JaxprEqn]) -> tuple[core.Var, ...]:
 @functools.lru_cache(maxsize=4096)
 def _sizes(layer: Layer) -> tuple[int, int]:
     """Returns the numbers of arrays in the parameters and in the state of a layer."""
-    params, state = jax.eval_shape(layer.init, jax.random.key(0))
+    params, state = structure(layer)
     return len(jax.tree.leaves(params)), len(jax.tree.leaves(state))
 
 

@@ -17,8 +17,7 @@ from torch import nn
 from torch._dynamo.exc import TorchDynamoException
 from torch.fx import Graph, GraphModule, Node
 
-from jaxcnn import layers, ops
-from jaxcnn.benchmark import environment
+from jaxcnn import environment, layers, ops
 from jaxcnn.benchmark.peers.common import (
     IDENTITY,
     channels_of,

@@ -1,0 +1,87 @@
+"""What a measurement depends on besides the model: versions, processor, commit."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Self
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Lists the versions of Python and of packages.
+
+    Args:
+      *packages: names of distributions, such as "jax".
+
+    Returns:
+      The versions by name, "python" first; "not installed" for a package that is not.
+    """
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def usable_cores() -> int:
+    """Counts the CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class OtherWork:
+    """How many CPU cores other programs keep busy meanwhile: a context manager that ends with `cores`.
+
+    Attributes:
+      cores: their mean number from entering to leaving, without what this process and its ended children used; None
+        where the system does not tell (it has no /proc/stat).
+    """
+
+    cores: float | None = None
+
+    def __enter__(self) -> Self:
+        self._started, self._before = time.monotonic(), _others_seconds()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        after, elapsed = _others_seconds(), time.monotonic() - self._started
+        if after is not None and self._before is not None and elapsed > 0:
+            self.cores = max(after - self._before, 0.0) / elapsed
+
+
+def _others_seconds() -> float | None:
+    """Returns the CPU seconds that all programs but this one and its ended children have used since the start."""
+    try:
+        counts = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    except OSError:
+        return None
+    user, nice, system, _, _, interrupts, soft_interrupts, stolen = (int(count) for count in counts[:8])
+    busy = (user + nice + system + interrupts + soft_interrupts + stolen) / os.sysconf("SC_CLK_TCK")
+    return busy - sum(os.times()[:4])
+
+
+def processor() -> str:
+    """Names the CPU, as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def commit() -> str | None:
+    """Names the commit of the library if it is a git checkout, with "+changes" if files differ from it."""
+    git = ["git", "-C", str(Path(sys.modules["jaxcnn"].__file__ or "").parent)]
+    try:
+        name, changes = (
+            subprocess.run([*git, *words], capture_output=True, text=True, check=True).stdout.strip()
+            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "."))
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return name + ("+changes" if changes else "")
