@@ -56,7 +56,7 @@ def make_train_step(apply: Apply) -> Callable[[Any, jax.Array, jax.Array], tuple
                 optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels).mean()
                 for logits in jax.tree.leaves(results)
             ]
-            return sum(losses) / len(losses), new_state
+            return jnp.mean(jnp.stack(losses)), new_state
 
         (loss, new_state), gradients = jax.value_and_grad(mean_loss, has_aux=True)(params)
         updates, opt_state = optimizer.update(gradients, opt_state, params)

@@ -42,8 +42,11 @@ class Spec:
 
     @property
     def output_shape(self) -> Shape:
-        """Shape of the model's result for one image; its last axis are the classes."""
-        return output_shape(self.model, self.image_shape)
+        """Shape of the model's result for one image in evaluation; its last axis are the classes."""
+        shape = output_shape(self.model, self.image_shape)
+        if not isinstance(shape, tuple) or not shape or not all(isinstance(size, int) for size in shape):
+            raise ValueError(f"the benchmark expects a model whose result is one array of logits, got {shape}")
+        return shape
 
     def to_json(self) -> str:
         """Writes the spec as one line."""

@@ -27,7 +27,8 @@ from jaxcnn.interop.files.torch_file import read_torch, write_torch
 from jaxcnn.interop.preprocessing import Preprocessing, timm_preprocessing
 from jaxcnn.interop.records import RECORDS, torchvision_files
 from jaxcnn.interop.records.record import Origin, Record
-from jaxcnn.layers import Conv, identity
+from jaxcnn.layers import Conv, Dense, identity
+from jaxcnn.layers.composite import layer_paths
 from jaxcnn.models import catalog
 from jaxcnn.text import printable
 from jaxcnn.types import Layer, Params, State
@@ -373,15 +374,8 @@ def _build(record: Record, given: Mapping[str, Tensor]) -> Any:
 
 
 def _first(model: Any) -> tuple[str, Any]:
-    """Finds the first layer of a model with a kernel, by descending into first layers."""
-    path = []
-    while (inner := getattr(model, "layers", None)) or hasattr(model, "body"):
-        if inner:
-            name, model = inner[0]
-            path.append(name)
-        else:
-            model = model.body
-    return "/".join(path), model
+    """Finds the first layer of a model with a kernel."""
+    return next((path, model[path]) for path in layer_paths(model) if isinstance(model[path], Conv | Dense))
 
 
 def _preprocessing(record: Record, model: Any, source: _Source) -> Preprocessing | None:

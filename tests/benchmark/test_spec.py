@@ -1,5 +1,6 @@
 import jax
 import pytest
+from user_blocks import pyramid
 
 from jaxcnn.benchmark.program import draw_batch
 from jaxcnn.benchmark.spec import Spec
@@ -29,6 +30,11 @@ def test_the_batch_has_a_label_for_each_logit_vector():
     assert (images.shape, images.dtype) == ((200, 32, 32, 1), "float32")
     assert (labels.shape, labels.dtype, labels.min(), labels.max()) == ((200,), "int32", 0, 6)
     assert draw_batch(Spec("flax", Sequential(conv=Conv(1, 2, 3, 2)), (8, 6, 1), 3))[1].shape == (3, 4, 3)
+
+
+def test_a_model_whose_result_is_a_dict_is_refused():
+    with pytest.raises(ValueError, match="expects a model whose result is one array of logits, got"):
+        draw_batch(Spec("flax", pyramid(), (6, 5, 4), 2))
 
 
 def test_every_contestant_draws_the_same_batch():

@@ -10,7 +10,7 @@ from jaxcnn.layers import Dense
 
 FAKE = """
 from jaxcnn.benchmark import worker
-from jaxcnn.benchmark.program import Unavailable
+from jaxcnn.benchmark.program import Unavailable, Untranslatable
 
 class Program:
     parameters = 10
@@ -59,6 +59,7 @@ def test_a_worker_gets_ready_and_runs_rounds():
 
 def test_a_worker_says_why_it_cannot():
     assert talk('raise Unavailable("no compiler")')[0] == [{"missing": "no compiler"}]
+    assert talk('raise Untranslatable("no counterpart")')[0] == [{"missing": "no counterpart"}]
     answers, errors = talk('raise ValueError("no such shape")')
     assert answers == [{"failed": "ValueError: no such shape"}]
     assert "Traceback" in errors

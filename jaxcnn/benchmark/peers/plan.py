@@ -18,7 +18,7 @@ from jaxcnn import ops
 from jaxcnn.benchmark.program import Untranslatable
 from jaxcnn.layers import Function
 from jaxcnn.layers.dataflow import called_path, dataflow, structure
-from jaxcnn.ops.lowering.plain import PLAIN_RULES
+from jaxcnn.ops.lowering import PLAIN_RULES
 from jaxcnn.types import Layer, Shape
 
 ELEMENTWISE = frozenset(
@@ -282,7 +282,7 @@ def _called(equation: core.JaxprEqn) -> core.ClosedJaxpr | None:
     """Returns the program of the function that an equation calls; None for a layer or an activation."""
     if called_path(equation) is not None or _activation([equation])[0] is not None:
         return None
-    inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+    inner: Any = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
     return inner if isinstance(inner, core.ClosedJaxpr) else core.ClosedJaxpr(inner, ())
 
 

@@ -120,7 +120,7 @@ def build(plan: Plan, image_shape: Shape) -> tuple[keras.Model, int]:
     def do(step: Step, operands: Sequence[Any]) -> Sequence[Any]:
         if isinstance(step.does, Call):
             return [functions[step.does.path](operands[0])]
-        return Between(step, operands)([one for one in operands if _is_symbolic(one)])
+        return Between(step.does, step.outputs, operands)([one for one in operands if _is_symbolic(one)])
 
     images = keras.Input(image_shape, dtype=plan.image.aval.dtype.name)
     model = keras.Model(images, plan.run(images, None, do))
@@ -145,23 +145,24 @@ class Between(keras.layers.Layer):
     """An activation or an operation between layers, computed by JAX, which is Keras's backend.
 
     Args:
-      step: the step.
+      does: the activation or operation.
+      outputs: variables of its results.
       operands: its operands, symbolic tensors and constants.
     """
 
-    def __init__(self, step: Step, operands: Sequence[Any]) -> None:
+    def __init__(self, does: Any, outputs: Sequence[Any], operands: Sequence[Any]) -> None:
         super().__init__(autocast=False)
-        self.step, self.operands = step, operands
+        self.does, self.outputs, self.operands = does, outputs, operands
 
     def call(self, tensors: Sequence[Any]) -> list[Any]:
         """Computes the results from the tensors among the operands."""
         rest = iter(tensors)
         given = [next(rest) if _is_symbolic(one) else one for one in self.operands]
-        return list(operate_on_batch(self.step.does, given))
+        return list(operate_on_batch(self.does, given))
 
     def compute_output_spec(self, tensors: Sequence[Any]) -> list[Any]:
         """Returns the shapes of the results, as traced."""
-        return [keras.KerasTensor((None, *one.aval.shape), one.aval.dtype.name) for one in self.step.outputs]
+        return [keras.KerasTensor((None, *one.aval.shape), one.aval.dtype.name) for one in self.outputs]
 
 
 def _is_symbolic(operand: Any) -> bool:

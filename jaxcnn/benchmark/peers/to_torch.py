@@ -142,7 +142,7 @@ class TorchProgram:
         with self._autocast():
             # With auxiliary heads there are several results for one label: all of them count alike.
             results = jax.tree.leaves(self._model(self._images))
-            loss = sum(F.cross_entropy(logits, self._labels) for logits in results) / len(results)
+            loss = torch.stack([F.cross_entropy(logits, self._labels) for logits in results]).mean()
         loss.backward()
         self._optimizer.step()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from jaxcnn.interop.records.record import Rules
-from jaxcnn.layers import Residual
+from jaxcnn.layers.composite import layer_names
 from jaxcnn.types import Layer
 from jaxcnn.values import Value
 
@@ -56,7 +56,6 @@ def _layout(build: Callable[..., Any]) -> _Layout:
     blocks: dict[str, tuple[int, tuple[str, ...]]] = {}
     for stage in stages:
         for name in model[stage].names:
-            block = model[stage][name]
-            layers: Any = block.body if isinstance(block, Residual) else block
-            blocks[f"{stage}/{name}"] = len(blocks), layers.names
+            # A shortcut comes last, so it does not count.
+            blocks[f"{stage}/{name}"] = len(blocks), layer_names(model[stage][name])
     return _Layout(len(stages), blocks)
