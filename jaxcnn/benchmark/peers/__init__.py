@@ -1,7 +1,9 @@
 """The contestants: jaxcnn itself and the libraries it is compared with.
 
-Each peer's module translates a layer value into the peer's own modules, by a `functools.singledispatch` over the kinds
-of layers: a layer of your own joins in by registering its translation.
+A model is traced once (`plan.make_plan`): its layers in order of use, and the operations between them. Each peer's
+module translates a layer into the peer's own module, by a `functools.singledispatch` over the kinds of layers. A layer
+made of layers, such as a `Composite` of your own, needs no translation; another layer of your own joins in by
+registering one.
 """
 
 import importlib

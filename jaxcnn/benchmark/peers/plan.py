@@ -21,50 +21,12 @@ from jaxcnn.layers.dataflow import called_path, dataflow, structure
 from jaxcnn.ops.lowering import PLAIN_RULES
 from jaxcnn.types import Layer, Shape
 
-ELEMENTWISE = frozenset(
-    {
-        "abs",
-        "add",
-        "and",
-        "ceil",
-        "clamp",
-        "convert_element_type",
-        "copy",
-        "cos",
-        "div",
-        "eq",
-        "erf",
-        "exp",
-        "expm1",
-        "floor",
-        "ge",
-        "gt",
-        "integer_pow",
-        "is_finite",
-        "le",
-        "log",
-        "log1p",
-        "logistic",
-        "lt",
-        "max",
-        "min",
-        "mul",
-        "ne",
-        "neg",
-        "not",
-        "or",
-        "pow",
-        "rsqrt",
-        "select_n",
-        "sign",
-        "sin",
-        "sqrt",
-        "square",
-        "stop_gradient",
-        "sub",
-        "tanh",
-    }
-)
+ELEMENTWISE = frozenset({
+    "abs", "add", "and", "ceil", "clamp", "convert_element_type", "copy", "cos", "div", "eq", "erf", "exp", "expm1",
+    "floor", "ge", "gt", "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max", "min", "mul",
+    "ne", "neg", "not", "or", "pow", "rsqrt", "select_n", "sign", "sin", "sqrt", "square", "stop_gradient", "sub",
+    "tanh",
+})  # fmt: skip
 """Names of primitives whose result does not depend on the order of axes."""
 
 _CALLS = frozenset({"jit", "pjit", "closed_call"})

@@ -279,49 +279,9 @@ def _(layer: layers.LayerScale, shape: Shape, key: jax.Array) -> eqx.Module:
 
 
 @translate.register
-def _(layer: layers.MaxPool, shape: Shape, key: jax.Array) -> eqx.Module:
-    return eqx.nn.MaxPool2d(*undilated_window("equinox", layer, shape))
-
-
-@translate.register
-def _(layer: layers.AvgPool, shape: Shape, key: jax.Array) -> eqx.Module:
-    return eqx.nn.AvgPool2d(*plain_average("equinox", layer, shape))
-
-
-@translate.register
 def _(layer: layers.AdaptiveAvgPool, shape: Shape, key: jax.Array) -> eqx.Module:
     window = equal_windows("equinox", layer, shape)
     return eqx.nn.AvgPool2d(window, window)
-
-
-@translate.register
-def _(layer: AuxiliaryPool, shape: Shape, key: jax.Array) -> eqx.Module:
-    return translate(layer.on(shape), shape, key)
-
-
-@translate.register
-def _(layer: layers.GlobalAvgPool, shape: Shape, key: jax.Array) -> eqx.Module:
-    return eqx.nn.Lambda(partial(jnp.mean, axis=(1, 2)))
-
-
-@translate.register
-def _(layer: layers.GlobalMaxPool, shape: Shape, key: jax.Array) -> eqx.Module:
-    return eqx.nn.Lambda(partial(jnp.max, axis=(1, 2)))
-
-
-@translate.register
-def _(layer: layers.Flatten, shape: Shape, key: jax.Array) -> eqx.Module:
-    return eqx.nn.Lambda(jnp.ravel)
-
-
-@translate.register
-def _(layer: layers.Dropout, shape: Shape, key: jax.Array) -> eqx.Module:
-    return eqx.nn.Dropout(layer.rate)
-
-
-@translate.register
-def _(layer: layers.DropPath, shape: Shape, key: jax.Array) -> eqx.Module:
-    return DropPath(eqx.nn.Dropout(layer.rate))
 
 
 @translate.register
@@ -329,9 +289,18 @@ def _(layer: ZeroPadShortcut, shape: Shape, key: jax.Array) -> eqx.Module:
     return eqx.nn.Lambda(partial(_zero_pad, strides=layer.strides, channels=layer.out_channels - layer.in_channels))
 
 
-@translate.register
-def _(layer: layers.Function, shape: Shape, key: jax.Array) -> eqx.Module:
-    return pointwise("equinox", layer, _FUNCTIONS)
+for _kind, _translation in {
+    layers.MaxPool: lambda layer, shape, key: eqx.nn.MaxPool2d(*undilated_window("equinox", layer, shape)),
+    layers.AvgPool: lambda layer, shape, key: eqx.nn.AvgPool2d(*plain_average("equinox", layer, shape)),
+    AuxiliaryPool: lambda layer, shape, key: translate(layer.on(shape), shape, key),
+    layers.GlobalAvgPool: lambda layer, shape, key: eqx.nn.Lambda(partial(jnp.mean, axis=(1, 2))),
+    layers.GlobalMaxPool: lambda layer, shape, key: eqx.nn.Lambda(partial(jnp.max, axis=(1, 2))),
+    layers.Flatten: lambda layer, shape, key: eqx.nn.Lambda(jnp.ravel),
+    layers.Dropout: lambda layer, shape, key: eqx.nn.Dropout(layer.rate),
+    layers.DropPath: lambda layer, shape, key: DropPath(eqx.nn.Dropout(layer.rate)),
+    layers.Function: lambda layer, shape, key: pointwise("equinox", layer, _FUNCTIONS),
+}.items():
+    translate.register(_kind, _translation)
 
 
 def _shuffle(x: jax.Array, groups: int) -> jax.Array:

@@ -258,11 +258,6 @@ def _(layer: layers.ConvTranspose, shape: Shape, dtype: Any) -> nn.Module:
 
 
 @translate.register
-def _(layer: layers.Dense, shape: Shape, dtype: Any) -> nn.Module:
-    return Always(nn.Dense(layer.out_features, layer.use_bias, dtype=dtype))
-
-
-@translate.register
 def _(layer: layers.BatchNorm, shape: Shape, dtype: Any) -> nn.Module:
     norm = nn.BatchNorm(
         momentum=layer.decay,
@@ -289,11 +284,6 @@ def _(layer: layers.GroupNorm, shape: Shape, dtype: Any) -> nn.Module:
 
 
 @translate.register
-def _(layer: layers.LayerScale, shape: Shape, dtype: Any) -> nn.Module:
-    return LayerScale(layer.channels, layer.init_value, dtype)
-
-
-@translate.register
 def _(layer: layers.MaxPool, shape: Shape, dtype: Any) -> nn.Module:
     window, strides, sides = undilated_window("flax", layer, shape)
     return Always(_pool(nn.max_pool, window, strides, sides))
@@ -312,31 +302,6 @@ def _(layer: layers.AdaptiveAvgPool, shape: Shape, dtype: Any) -> nn.Module:
 
 
 @translate.register
-def _(layer: AuxiliaryPool, shape: Shape, dtype: Any) -> nn.Module:
-    return translate(layer.on(shape), shape, dtype)
-
-
-@translate.register
-def _(layer: layers.GlobalAvgPool, shape: Shape, dtype: Any) -> nn.Module:
-    return Always(partial(jnp.mean, axis=(1, 2)))
-
-
-@translate.register
-def _(layer: layers.GlobalMaxPool, shape: Shape, dtype: Any) -> nn.Module:
-    return Always(partial(jnp.max, axis=(1, 2)))
-
-
-@translate.register
-def _(layer: layers.Flatten, shape: Shape, dtype: Any) -> nn.Module:
-    return Always(_flatten)
-
-
-@translate.register
-def _(layer: layers.Dropout, shape: Shape, dtype: Any) -> nn.Module:
-    return Dropout(nn.Dropout(layer.rate))
-
-
-@translate.register
 def _(layer: layers.DropPath, shape: Shape, dtype: Any) -> nn.Module:
     # One draw for each image, broadcast over all its axes.
     return Dropout(nn.Dropout(layer.rate, broadcast_dims=tuple(range(1, len(shape) + 1))))
@@ -351,6 +316,18 @@ def _(layer: ZeroPadShortcut, shape: Shape, dtype: Any) -> nn.Module:
 def _(layer: layers.Function, shape: Shape, dtype: Any) -> nn.Module:
     # flax's own function: jaxcnn's is optimized.
     return Always(partial(jax.nn.gelu, approximate=False) if layer.function is ops.gelu else jax.vmap(layer))
+
+
+for _kind, _translation in {
+    layers.Dense: lambda layer, shape, dtype: Always(nn.Dense(layer.out_features, layer.use_bias, dtype=dtype)),
+    layers.LayerScale: lambda layer, shape, dtype: LayerScale(layer.channels, layer.init_value, dtype),
+    AuxiliaryPool: lambda layer, shape, dtype: translate(layer.on(shape), shape, dtype),
+    layers.GlobalAvgPool: lambda layer, shape, dtype: Always(partial(jnp.mean, axis=(1, 2))),
+    layers.GlobalMaxPool: lambda layer, shape, dtype: Always(partial(jnp.max, axis=(1, 2))),
+    layers.Flatten: lambda layer, shape, dtype: Always(_flatten),
+    layers.Dropout: lambda layer, shape, dtype: Dropout(nn.Dropout(layer.rate)),
+}.items():
+    translate.register(_kind, _translation)
 
 
 def _pool(pool: Callable[..., jax.Array], window: Any, strides: Any, sides: Any) -> Callable[..., jax.Array]:

@@ -237,11 +237,6 @@ def _(layer: layers.ConvTranspose, shape: Shape, name: str) -> Callable[[Any], A
 
 
 @translate.register
-def _(layer: layers.Dense, shape: Shape, name: str) -> Callable[[Any], Any]:
-    return keras.layers.Dense(layer.out_features, use_bias=layer.use_bias, name=name)
-
-
-@translate.register
 def _(layer: layers.BatchNorm, shape: Shape, name: str) -> Callable[[Any], Any]:
     return keras.layers.BatchNormalization(
         momentum=layer.decay, epsilon=layer.epsilon, center=layer.use_bias, scale=layer.use_scale, name=name
@@ -264,11 +259,6 @@ def _(layer: layers.GroupNorm, shape: Shape, name: str) -> Callable[[Any], Any]:
 
 
 @translate.register
-def _(layer: layers.LayerScale, shape: Shape, name: str) -> Callable[[Any], Any]:
-    return LayerScale(layer.channels, layer.init_value, name=name)
-
-
-@translate.register
 def _(layer: layers.MaxPool, shape: Shape, name: str) -> Callable[[Any], Any]:
     window, strides, sides = undilated_window("keras", layer, shape)
     pool = keras.layers.MaxPooling2D(window, strides)
@@ -287,31 +277,6 @@ def _(layer: layers.AdaptiveAvgPool, shape: Shape, name: str) -> Callable[[Any],
 
 
 @translate.register
-def _(layer: AuxiliaryPool, shape: Shape, name: str) -> Callable[[Any], Any]:
-    return translate(layer.on(shape), shape, name)
-
-
-@translate.register
-def _(layer: layers.GlobalAvgPool, shape: Shape, name: str) -> Callable[[Any], Any]:
-    return keras.layers.GlobalAveragePooling2D()
-
-
-@translate.register
-def _(layer: layers.GlobalMaxPool, shape: Shape, name: str) -> Callable[[Any], Any]:
-    return keras.layers.GlobalMaxPooling2D()
-
-
-@translate.register
-def _(layer: layers.Flatten, shape: Shape, name: str) -> Callable[[Any], Any]:
-    return keras.layers.Flatten()
-
-
-@translate.register
-def _(layer: layers.Dropout, shape: Shape, name: str) -> Callable[[Any], Any]:
-    return keras.layers.Dropout(layer.rate)
-
-
-@translate.register
 def _(layer: layers.DropPath, shape: Shape, name: str) -> Callable[[Any], Any]:
     return keras.layers.Dropout(layer.rate, noise_shape=(None, *(1 for _ in shape)))
 
@@ -322,9 +287,17 @@ def _(layer: ZeroPadShortcut, shape: Shape, name: str) -> Callable[[Any], Any]:
     return lambda x: keras.ops.pad(x[:, :: layer.strides, :: layer.strides], sides)
 
 
-@translate.register
-def _(layer: layers.Function, shape: Shape, name: str) -> Callable[[Any], Any]:
-    return pointwise("keras", layer, _FUNCTIONS)
+for _kind, _translation in {
+    layers.Dense: lambda layer, shape, name: keras.layers.Dense(layer.out_features, use_bias=layer.use_bias, name=name),
+    layers.LayerScale: lambda layer, shape, name: LayerScale(layer.channels, layer.init_value, name=name),
+    AuxiliaryPool: lambda layer, shape, name: translate(layer.on(shape), shape, name),
+    layers.GlobalAvgPool: lambda layer, shape, name: keras.layers.GlobalAveragePooling2D(),
+    layers.GlobalMaxPool: lambda layer, shape, name: keras.layers.GlobalMaxPooling2D(),
+    layers.Flatten: lambda layer, shape, name: keras.layers.Flatten(),
+    layers.Dropout: lambda layer, shape, name: keras.layers.Dropout(layer.rate),
+    layers.Function: lambda layer, shape, name: pointwise("keras", layer, _FUNCTIONS),
+}.items():
+    translate.register(_kind, _translation)
 
 
 def _padding(layer: layers.Conv, shape: Shape) -> tuple[Callable[[Any], Any], str]:

@@ -390,11 +390,6 @@ def _(layer: layers.GroupNorm, shape: Shape) -> nn.Module:
 
 
 @translate.register
-def _(layer: layers.LayerScale, shape: Shape) -> nn.Module:
-    return LayerScale(shape, layer.init_value)
-
-
-@translate.register
 def _(layer: layers.MaxPool, shape: Shape) -> nn.Module:
     window, strides, sides = declared_sides(layer, shape)
     dilation = taps_apart(layer)
@@ -423,64 +418,22 @@ def _(layer: layers.Pad, shape: Shape) -> nn.Module:
     return nn.ConstantPad2d(_from_last(pad_sides(layer.padding)), value)
 
 
-@translate.register
-def _(layer: layers.AdaptiveAvgPool, shape: Shape) -> nn.Module:
-    return nn.AdaptiveAvgPool2d(layer.output_shape)
-
-
-@translate.register
-def _(layer: layers.AdaptiveMaxPool, shape: Shape) -> nn.Module:
-    return nn.AdaptiveMaxPool2d(layer.output_shape)
-
-
-@translate.register
-def _(layer: layers.PixelShuffle, shape: Shape) -> nn.Module:
-    return nn.PixelShuffle(layer.factor)
-
-
-@translate.register
-def _(layer: layers.PixelUnshuffle, shape: Shape) -> nn.Module:
-    return nn.PixelUnshuffle(layer.factor)
-
-
-@translate.register
-def _(layer: AuxiliaryPool, shape: Shape) -> nn.Module:
-    return translate(layer.on(shape), shape)
-
-
-@translate.register
-def _(layer: layers.GlobalAvgPool, shape: Shape) -> nn.Module:
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-
-@translate.register
-def _(layer: layers.GlobalMaxPool, shape: Shape) -> nn.Module:
-    return nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())
-
-
-@translate.register
-def _(layer: layers.Flatten, shape: Shape) -> nn.Module:
-    return nn.Flatten()
-
-
-@translate.register
-def _(layer: layers.Dropout, shape: Shape) -> nn.Module:
-    return nn.Dropout(layer.rate)
-
-
-@translate.register
-def _(layer: layers.DropPath, shape: Shape) -> nn.Module:
-    return DropPath(layer.rate)
-
-
-@translate.register
-def _(layer: ZeroPadShortcut, shape: Shape) -> nn.Module:
-    return ZeroPad(layer.strides, layer.out_channels - layer.in_channels)
-
-
-@translate.register
-def _(layer: layers.Function, shape: Shape) -> nn.Module:
-    return pointwise("torch", layer, _FUNCTIONS)
+for _kind, _translation in {
+    layers.LayerScale: lambda layer, shape: LayerScale(shape, layer.init_value),
+    layers.AdaptiveAvgPool: lambda layer, shape: nn.AdaptiveAvgPool2d(layer.output_shape),
+    layers.AdaptiveMaxPool: lambda layer, shape: nn.AdaptiveMaxPool2d(layer.output_shape),
+    layers.PixelShuffle: lambda layer, shape: nn.PixelShuffle(layer.factor),
+    layers.PixelUnshuffle: lambda layer, shape: nn.PixelUnshuffle(layer.factor),
+    AuxiliaryPool: lambda layer, shape: translate(layer.on(shape), shape),
+    layers.GlobalAvgPool: lambda layer, shape: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    layers.GlobalMaxPool: lambda layer, shape: nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten()),
+    layers.Flatten: lambda layer, shape: nn.Flatten(),
+    layers.Dropout: lambda layer, shape: nn.Dropout(layer.rate),
+    layers.DropPath: lambda layer, shape: DropPath(layer.rate),
+    ZeroPadShortcut: lambda layer, shape: ZeroPad(layer.strides, layer.out_channels - layer.in_channels),
+    layers.Function: lambda layer, shape: pointwise("torch", layer, _FUNCTIONS),
+}.items():
+    translate.register(_kind, _translation)
 
 
 def _affine(layer: layers.BatchNorm | layers.LayerNorm | layers.GroupNorm) -> bool:

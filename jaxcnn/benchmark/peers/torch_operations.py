@@ -145,44 +145,27 @@ def _after_batch(axes: Sequence[int]) -> tuple[int, ...]:
     return tuple(axis + 1 for axis in axes)
 
 
+_OF_PYTHON = ("add", "eq", "ge", "gt", "le", "lt", "mul", "ne", "neg", "pow", "sub")
+_OF_TORCH = (
+    "abs", "ceil", "cos", "erf", "exp", "expm1", "floor", "log", "log1p", "rsqrt", "sign", "sin", "sqrt", "square",
+    "tanh",
+)  # fmt: skip
+"""Elementwise operations that have the same name there."""
+
 _ELEMENTWISE: Mapping[str, Callable[..., Any]] = {
-    "abs": torch.abs,
-    "add": operator.add,
-    "ceil": torch.ceil,
+    **{name: getattr(operator, name) for name in _OF_PYTHON},
+    **{name: getattr(torch, name) for name in _OF_TORCH},
     "clamp": _clamp,
     "convert_element_type": torch.Tensor.to,
     "copy": _same,
-    "cos": torch.cos,
     "div": operator.truediv,
-    "eq": operator.eq,
-    "erf": torch.erf,
-    "exp": torch.exp,
-    "expm1": torch.expm1,
-    "floor": torch.floor,
-    "ge": operator.ge,
-    "gt": operator.gt,
     "integer_pow": torch.pow,
     "is_finite": torch.isfinite,
-    "le": operator.le,
-    "log": torch.log,
-    "log1p": torch.log1p,
     "logistic": torch.sigmoid,
-    "lt": operator.lt,
     "max": _max,
     "min": _min,
-    "mul": operator.mul,
-    "ne": operator.ne,
-    "neg": operator.neg,
-    "pow": torch.pow,
-    "rsqrt": torch.rsqrt,
     "select_n": _select,
-    "sign": torch.sign,
-    "sin": torch.sin,
-    "sqrt": torch.sqrt,
-    "square": torch.square,
     "stop_gradient": torch.Tensor.detach,
-    "sub": operator.sub,
-    "tanh": torch.tanh,
 }
 
 _FRACTIONS = frozenset({"div", "integer_pow", "pow"})
