@@ -28,7 +28,7 @@ from jaxcnn.cli.run_folder import RunFolder, option_values, versions_differ
 from jaxcnn.cli.terminal import errors_escaped, say, shown
 from jaxcnn.inspection import figures
 from jaxcnn.layers import count_parameters, output_shape, trainable
-from jaxcnn.models.catalog import CATALOG, Model
+from jaxcnn.models.catalog import Model
 from jaxcnn.training import (
     Fitted,
     Metrics,
@@ -390,7 +390,7 @@ class _Run:
             phase.optimizer,
             loss=functools.partial(
                 auxiliary_loss,
-                weight=CATALOG[self.options.model].auxiliary_weight,
+                weight=0.3,
                 loss=functools.partial(cross_entropy, label_smoothing=self.options.label_smoothing),
             ),
             augment=names.choose("augmentation", self.options.augment, names.AUGMENTATIONS),
