@@ -202,7 +202,10 @@ def mobilenet_v2(
 
         return block
 
-    rows = [(block_of(row[0]), row[2], rounded_channels(row[1] * width), row[3]) for row in _V2_STAGES]
+    rows = [
+        (block_of(expansion), blocks, rounded_channels(out * width), strides)
+        for expansion, out, blocks, strides in _V2_STAGES
+    ]
     features = rounded_channels(1280 * max(width, 1.0))
     return Sequential(
         stem=stem,
