@@ -53,13 +53,12 @@ import optax
 from matplotlib.figure import Figure
 from reports import write_report
 
-from jaxcnn import data
-from jaxcnn.benchmark import environment
-from jaxcnn.layers import Sequential, freeze, unfreeze
+from jaxcnn import data, environment, plots
+from jaxcnn.layers import Sequential, freeze, trainable
 from jaxcnn.models import small_cnn
 from jaxcnn.training import evaluate, make_eval_step, make_train_state, make_train_step, scale_by_name
 from jaxcnn.training.step import TrainStep
-from jaxcnn.types import Params, State
+from jaxcnn.types import Example, Params, State
 
 SEEDS, TRIAL_SEEDS = range(5), (100, 101)
 EXAMPLES_PER_CLASS, TRIAL_EXAMPLES = (1, 2, 5, 10, 20), (1, 5, 20)
@@ -135,7 +134,7 @@ def transfer(
       seed: draws the examples, their order and the fresh parameters.
 
     Returns:
-      Parameters and state after the last step, with nothing frozen.
+      Parameters and state after the last step.
     """
     few = data.few(task.splits.train, examples, seed=seed)
     params, state = MODEL.init(jax.random.key(1000 + seed))
@@ -143,12 +142,12 @@ def transfer(
         return fit(MODEL, params, state, few, rates[way], budget, seed)
     pattern = FROZEN[way]
     params = {name: task.params[name] if re.fullmatch(pattern, name) else params[name] for name in params}
-    frozen = freeze(MODEL, params, task.state, pattern)
+    frozen = freeze(MODEL, pattern)
     if way != "unfrozen":
-        return unfreeze(frozen[0], *fit(*frozen, few, rates[way], budget, seed))[1:]
+        return fit(frozen, params, task.state, few, rates[way], budget, seed)
     steps = budget // 2
-    thawed = unfreeze(frozen[0], *fit(*frozen, few, rates["new dense layers"], steps, seed))
-    return fit(*thawed, few, rates[way], budget - steps, seed, convolutions_factor=0.1)
+    params, state = fit(frozen, params, task.state, few, rates["new dense layers"], steps, seed)
+    return fit(MODEL, params, state, few, rates[way], budget - steps, seed, convolutions_factor=0.1)
 
 
 def fit(
@@ -184,9 +183,13 @@ def fit(
     dataset = dataset._replace(
         images=np.concatenate([dataset.images] * copies), labels=np.concatenate([dataset.labels] * copies)
     )
-    batches, train_state = data.Batches(dataset, batch_size, seed=seed), make_train_state(params, state, optimizer)
+    batches, train_state = (
+        data.Batches(dataset, batch_size, seed=seed),
+        make_train_state(params, state, optimizer, trainable=trainable(model, params)),
+    )
     for i in range(steps):
-        train_state, _ = step(train_state, *batches[i], jax.random.key(seed))
+        images, labels = batches[i]
+        train_state, _ = step(train_state, {"image": images, "label": labels}, jax.random.key(seed))
     return train_state.params, train_state.state
 
 
@@ -208,7 +211,11 @@ def make_step(
     optimizer = optax.adam(optax.cosine_decay_schedule(rate, steps))
     if convolutions_factor is not None:
         optimizer = optax.chain(optimizer, scale_by_name({"(dense|head)/.*": 1.0, CONVOLUTIONS: convolutions_factor}))
-    return make_train_step(model, optimizer, augment=AUGMENT), optimizer
+
+    def augment(key: jax.Array, example: Example) -> dict[str, Any]:
+        return {**example, "image": AUGMENT(key, example["image"])}
+
+    return make_train_step(model, optimizer, augment=augment), optimizer
 
 
 def accuracy(params: Params, state: State, dataset: data.Dataset) -> float:
@@ -222,8 +229,11 @@ def accuracy(params: Params, state: State, dataset: data.Dataset) -> float:
     Returns:
       The share of correct predictions, in [0, 1].
     """
-    batches = data.eval_batches(dataset, 128)
-    return evaluate(EVAL_STEP, params, state, batches, count=len(dataset.labels)).accuracy()
+    batches = (
+        {"image": images, "label": labels, "weight": mask} for images, labels, mask in data.eval_batches(dataset, 128)
+    )
+    sums = evaluate(EVAL_STEP, params, state, batches, count=len(dataset.labels))
+    return float(sums["accuracy"].value)
 
 
 def choose_rates(budget: int, tasks: dict[int, Task]) -> dict[str, float]:
@@ -299,7 +309,7 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
     panels[0].set_ylabel("accuracy on test images, %")
     panels[-1].legend(loc="lower right", frameon=False, title=f"mean and standard deviation, {len(SEEDS)} seeds")
     figure.suptitle("Digits 5 to 9 after pretraining on 0 to 4", x=0.01, ha="left", fontsize=13, color="#222222")
-    figure.savefig(path)
+    plots.save(figure, path)
 
 
 def main() -> None:

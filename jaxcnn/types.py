@@ -84,8 +84,25 @@ class Mean(NamedTuple):
         return np.divide(total, weight, out=np.full(total.shape, np.nan), where=weight != 0)[()]
 
 
+class Objective(NamedTuple):
+    """The figure of a task that chooses the best of several epochs.
+
+    Attributes:
+      figure: its name among those of `Task.report`.
+      larger_is_better: whether the largest or the smallest is the best.
+    """
+
+    figure: str
+    larger_is_better: bool
+
+
 class Task(Protocol):
     """What a model is trained for: a loss, metrics and the meaning of its outputs. A hashable value."""
+
+    @property
+    def objective(self) -> Objective:
+        """The figure that chooses the best epoch."""
+        ...
 
     def loss(self, outputs: Any, batch: Example) -> Mean:
         """Computes the loss of a batch.
@@ -106,4 +123,8 @@ class Task(Protocol):
 
     def decode(self, outputs: Any) -> Any:
         """Turns the outputs for a batch into predictions, such as probabilities of classes or a mask of classes."""
+        ...
+
+    def report(self, sums: dict[str, Mean]) -> dict[str, float]:
+        """Turns metrics that are summed over any number of batches into figures by name, one number each."""
         ...

@@ -170,3 +170,25 @@ def test_count_adds_up_the_sizes():
     assert trees.count({"a": jnp.zeros((2, 3)), "b": [jnp.zeros(4), jnp.zeros(())]}) == 6 + 4 + 1
     assert trees.count({"a": jax.ShapeDtypeStruct((5, 7), jnp.float32)}) == 35
     assert trees.count({}) == trees.count({"relu": {}}) == 0
+
+
+def test_a_partition_is_merged_to_the_tree_again():
+    tree = {"a": {"x": 1, "y": 2}, "b": {}, "c": 3}
+    mask = {"a": {"x": True, "y": False}, "b": {}, "c": True}
+    chosen, others = trees.partition(tree, mask)
+    assert (chosen, others) == (
+        {"a": {"x": 1, "y": None}, "b": {}, "c": 3},
+        {"a": {"x": None, "y": 2}, "b": {}, "c": None},
+    )
+    assert trees.merge(chosen, others) == trees.merge(others, chosen) == tree
+    assert list(trees.named_leaves(chosen)) == ["a/x", "c"]
+
+
+def test_differences_are_named_leaf_by_leaf():
+    expected = {"a/kernel": (3, 3), "a/bias": (3,), "b/scale": (1,)}
+    assert trees.differences(expected, dict(reversed(expected.items()))) == []
+    assert trees.differences(expected, {"a/kernel": (5, 5), "old": (2,), "b/scale": (1,)}) == [
+        "missing 'a/bias'",
+        "unexpected 'old'",
+        "'a/kernel' is (5, 5), expected (3, 3)",
+    ]

@@ -85,8 +85,9 @@ class BarDisplay:
     def step(self, step: int, epoch: int, metrics: Metrics, rate: float) -> None:
         """Moves the bar."""
         fields: dict[str, Any] = {"epoch": epoch, "rate": f"{rate:,.0f} img/s" if rate else ""}
-        if metrics.examples:
-            fields["training"] = f"loss {metrics.mean_loss():.3f} train {metrics.accuracy():.1%}"
+        if metrics.sums:
+            figures = metrics.figures()
+            fields["training"] = f"loss {figures['loss']:.3f} train {figures['accuracy']:.1%}"
         self._progress.update(self._task, completed=step, **fields)
 
     def epoch(self, row: dict[str, Any], best: bool) -> None:

@@ -5,6 +5,7 @@ from jaxcnn.cli import trained
 from jaxcnn.cli.errors import CommandError
 from jaxcnn.cli.options import Evaluate
 from jaxcnn.cli.terminal import say
+from jaxcnn.cli.train import dict_batches
 
 
 def evaluate(options: Evaluate) -> int:
@@ -24,14 +25,15 @@ def evaluate(options: Evaluate) -> int:
     run = trained.load(options.run)
     dataset: data.Dataset = getattr(run.splits, options.split)
     metrics = training.evaluate(
-        training.make_eval_step(run.model, dtype=run.dtype),
+        training.make_eval_step(run.model, precision=run.dtype),
         run.params,
         run.state,
-        data.eval_batches(dataset, options.batch_size),
+        dict_batches(dataset, options.batch_size),
         count=len(dataset.labels),
     )
+    accuracy = metrics["accuracy"]
     say(
-        f"epoch {run.epoch}, {options.split}: accuracy {metrics.accuracy():.2%} "
-        f"({int(metrics.correct)} of {int(metrics.examples)}), loss {metrics.mean_loss():.4f}"
+        f"epoch {run.epoch}, {options.split}: accuracy {accuracy.value:.2%} "
+        f"({int(accuracy.total)} of {int(accuracy.weight)}), loss {metrics['loss'].value:.4f}"
     )
     return 0

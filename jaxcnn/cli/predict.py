@@ -55,11 +55,10 @@ def predict(options: Predict) -> int:
 def _print_predictions(run: trained.Trained, images: list[tuple[Path, np.ndarray]], options: Predict) -> None:
     pixels = np.stack([image for _, image in images])
     logits = training.predict(
-        training.make_predict_step(run.model, dtype=run.dtype),
+        training.make_predict_step(run.model, precision=run.dtype),
         run.params,
         run.state,
-        1 - pixels if options.invert else pixels,
-        batch_size=min(len(pixels), 64),
+        training.image_batches(1 - pixels if options.invert else pixels, min(len(pixels), 64)),
     )
     class_names = [shown(name) for name in run.splits.train.class_names]
     files = [shown(path) for path, _ in images]

@@ -19,35 +19,37 @@ import numpy as np
 import optax
 import tyro
 
-from jaxcnn import data, trees
+from jaxcnn import data, plots, trees
 from jaxcnn.cli import names, transfer
 from jaxcnn.cli.display import Display, Stopwatch, make_display
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Train
 from jaxcnn.cli.run_folder import RunFolder, option_values, versions_differ
 from jaxcnn.cli.terminal import errors_escaped, say, shown
-from jaxcnn.inspection import figures
 from jaxcnn.layers import count_parameters, output_shape, trainable
 from jaxcnn.models.catalog import Model
+from jaxcnn.tasks import Classification
 from jaxcnn.training import (
     Fitted,
     Metrics,
     NonFiniteLossError,
     Progress,
     TrainState,
-    auxiliary_loss,
-    cross_entropy,
     evaluate,
     fit,
+    image_batches,
     init_train_state,
     make_eval_step,
+    make_optimizer,
     make_predict_step,
+    make_schedule,
     make_train_state,
     make_train_step,
     predict,
 )
 from jaxcnn.training.checkpoint import CheckpointError, Checkpoints, Restored
-from jaxcnn.types import Params, State
+from jaxcnn.training.optimizers import OPTIMIZERS
+from jaxcnn.types import Mean, Params, State
 
 EVAL_BATCH_SIZE = 256
 
@@ -78,6 +80,7 @@ class Phase(NamedTuple):
     Attributes:
       frozen: the frozen layers; see `transfer.freeze_layers`.
       model: the model, with these layers frozen.
+      trainable: which parameters are trained, a tree of bools.
       first_epoch: number of finished epochs at its start.
       last_epoch: number of finished epochs at its end.
       schedule: learning rate by step, counted from the start of the phase.
@@ -86,6 +89,7 @@ class Phase(NamedTuple):
 
     frozen: str | None
     model: Model
+    trainable: Any
     first_epoch: int
     last_epoch: int
     schedule: optax.Schedule
@@ -157,24 +161,23 @@ def _phases(options: Train, model: Model, steps_per_epoch: int) -> tuple[Phase, 
     factors = transfer.learning_rate_factors(options, structure[0])
 
     def phase(pattern: str | None, first_epoch: int, last_epoch: int, learning_rate: float) -> Phase:
-        schedule = names.build_schedule(
+        schedule = make_schedule(
             options.schedule,
             learning_rate,
-            round(options.warmup_epochs * steps_per_epoch),
-            (last_epoch - first_epoch) * steps_per_epoch,
+            warmup_steps=round(options.warmup_epochs * steps_per_epoch),
+            total_steps=(last_epoch - first_epoch) * steps_per_epoch,
         )
         frozen = transfer.freeze_layers(pattern, model)
         learns = trainable(frozen, structure[0])
         params = {name: None for name, one in trees.named_leaves(learns).items() if one}
-        optimizer = names.build_optimizer(
+        optimizer = make_optimizer(
             options.optimizer,
             schedule,
             weight_decay=options.weight_decay,
             clip_norm=options.clip_norm,
             factors=transfer.those_that_learn(factors, params),
         )
-        optimizer = optax.partition({True: optimizer, False: optax.set_to_zero()}, learns)
-        return Phase(pattern, frozen, first_epoch, last_epoch, schedule, optimizer)
+        return Phase(pattern, frozen, learns, first_epoch, last_epoch, schedule, optimizer)
 
     end = options.unfreeze_epoch
     first = phase(options.freeze, 0, end or options.epochs, options.learning_rate)
@@ -330,7 +333,7 @@ class _Run:
 
     def _begin(self, phase: Phase, params: Params, state: State, step: int) -> TrainState:
         """Makes the initial train state of a phase."""
-        return make_train_state(params, state, phase.optimizer, step=step)
+        return make_train_state(params, state, phase.optimizer, step=step, trainable=phase.trainable)
 
     def _fit(self, train_state: TrainState, metrics: Metrics) -> Fitted:
         try:
@@ -355,7 +358,7 @@ class _Run:
             fitted = fit(
                 train_state,
                 self.train_step,
-                self.batches,
+                _DictBatches(self.batches),
                 _keys(self.options)[1],
                 epochs=phase.last_epoch,
                 on_step=[self._on_step],
@@ -375,28 +378,27 @@ class _Run:
         model, dtype = phase.model, self.experiment.dtype
         if self.options.cache_features and phase.frozen is not None:
             backbone, model = transfer.cut_in_two(model)
-            predict_step = make_predict_step(backbone, dtype=dtype)
+            predict_step = make_predict_step(backbone, precision=dtype)
 
             def cached(dataset: data.Dataset) -> data.Dataset:
                 size = min(EVAL_BATCH_SIZE, len(dataset.labels))
-                images = predict(predict_step, train_state.params, train_state.state, dataset.images, batch_size=size)
+                batches = image_batches(dataset.images, size)
+                images = predict(predict_step, train_state.params, train_state.state, batches)
                 return dataset._replace(images=images)
 
             self.batches = dataclasses.replace(self.batches, dataset=cached(self.batches.dataset))
             self.validation = cached(self.validation)
             self.display.note(f"features of the frozen layers: {'x'.join(map(str, self.validation.images.shape[1:]))}")
+        augment = names.choose("augmentation", self.options.augment, names.AUGMENTATIONS)
         self.train_step = make_train_step(
             model,
             phase.optimizer,
-            loss=functools.partial(
-                auxiliary_loss,
-                weight=0.3,
-                loss=functools.partial(cross_entropy, label_smoothing=self.options.label_smoothing),
-            ),
-            augment=names.choose("augmentation", self.options.augment, names.AUGMENTATIONS),
-            dtype=dtype,
+            Classification(label_smoothing=self.options.label_smoothing),
+            augment=None if augment is None else functools.partial(_augmented, augment),
+            precision=dtype,
+            trainable=phase.trainable,
         )
-        self.eval_step = make_eval_step(model, dtype=dtype)
+        self.eval_step = make_eval_step(model, precision=dtype)
 
     def _on_step(self, progress: Progress) -> bool:
         self.rate = self.stopwatch.step()
@@ -406,7 +408,7 @@ class _Run:
     def _on_epoch(self, progress: Progress) -> bool:
         params, state = progress.train_state.params, progress.train_state.state
         measured = self._evaluate(params, state, self.validation)
-        accuracy, loss = measured.accuracy(), measured.mean_loss()
+        accuracy, loss = float(measured["accuracy"].value), float(measured["loss"].value)
         if not math.isfinite(loss):
             raise NonFiniteLossError(progress.step, loss)
         improved = (accuracy, -loss) > (self.best.accuracy, -self.best.loss)
@@ -416,8 +418,8 @@ class _Run:
         row = {
             "epoch": progress.epoch,
             "step": progress.step,
-            "train_loss": progress.metrics.mean_loss(),
-            "train_accuracy": progress.metrics.accuracy(),
+            "train_loss": progress.metrics.mean_loss,
+            "train_accuracy": progress.metrics.figures()["accuracy"],
             "validation_loss": loss,
             "validation_accuracy": accuracy,
             "learning_rate": float(jnp.asarray(self.phase.schedule(progress.step - 1 - self._first_step))),
@@ -435,9 +437,9 @@ class _Run:
     def _first_step(self) -> int:
         return self.phase.first_epoch * self.experiment.batches.steps_per_epoch
 
-    def _evaluate(self, params: Any, state: Any, dataset: data.Dataset) -> Metrics:
+    def _evaluate(self, params: Any, state: Any, dataset: data.Dataset) -> dict[str, Mean]:
         size = min(EVAL_BATCH_SIZE, len(dataset.labels))
-        return evaluate(self.eval_step, params, state, data.eval_batches(dataset, size), count=len(dataset.labels))
+        return evaluate(self.eval_step, params, state, dict_batches(dataset, size), count=len(dataset.labels))
 
     def _save(self, train_state: TrainState, metrics: Metrics) -> None:
         step = int(train_state.step)
@@ -445,7 +447,7 @@ class _Run:
         if step == self.saved_step:
             return
         meta = {
-            "metrics": metrics._asdict(),
+            "metrics": metrics.as_json(),
             "best": {"epoch": self.best.epoch, "accuracy": self.best.accuracy, "loss": self.best.loss},
         }
         with reported(ValueError, CheckpointError):
@@ -464,7 +466,7 @@ class _Run:
         for difference in versions_differ(self.folder):
             say(f"note: {difference}; the last digits may differ from those of a run without a stop")
         say(f"resuming after step {restored.step}")
-        return restored.tree["train_state"], Metrics(**restored.meta["metrics"])
+        return restored.tree["train_state"], Metrics.from_json(restored.meta["metrics"])
 
     def _announce(self, display: Display) -> None:
         splits, options = self.experiment.splits, self.options
@@ -487,11 +489,10 @@ class _Run:
     def _finish(self) -> None:
         test = self.experiment.splits.test
         logits = predict(
-            make_predict_step(self.experiment.model, dtype=self.experiment.dtype),
+            make_predict_step(self.experiment.model, precision=self.experiment.dtype),
             self.best.params,
             self.best.state,
-            test.images,
-            batch_size=min(EVAL_BATCH_SIZE, len(test.labels)),
+            image_batches(test.images, min(EVAL_BATCH_SIZE, len(test.labels))),
         )
         predictions = logits.argmax(1)
         probabilities = np.asarray(jax.nn.softmax(logits))
@@ -506,19 +507,55 @@ class _Run:
         }
         self.folder.write_result(result)
         self._draw_curves()
-        figures.plot_confusion(test.labels, predictions, test.class_names, self.folder.path / "confusion.png")
+        subtitle = f"{self.options.model} on {Path(self.options.data).name}, test set"
+        confusion = plots.confusion(test.labels, predictions, test.class_names, subtitle=subtitle)
+        plots.save(confusion, self.folder.path / "confusion.png")
         # Images that are neither grey nor RGB are drawn as the mean of their channels.
         drawn = test.images if test.images.shape[3] in (1, 3) else test.images.mean(axis=3, keepdims=True)
-        figures.plot_mistakes(
-            drawn, test.labels, predictions, probabilities, test.class_names, self.folder.path / "mistakes.png"
-        )
+        mistakes = plots.mistakes(drawn, test.labels, predictions, probabilities, test.class_names, subtitle=subtitle)
+        plots.save(mistakes, self.folder.path / "mistakes.png")
         _print_result(self.folder.path, result)
 
     def _draw_curves(self) -> None:
         if not self.rows:
             return
         note = None if self.options.augment == "none" else "augmented images, before each step's update"
-        figures.plot_curves(self.rows, self.folder.path / "curves.png", best_epoch=self.best.epoch, train_note=note)
+        subtitle = f"{self.options.model} on {Path(self.options.data).name}, seed {self.options.seed}"
+        curves = plots.curves(self.rows, best_epoch=self.best.epoch, train_note=note, subtitle=subtitle)
+        plots.save(curves, self.folder.path / "curves.png")
+
+
+@dataclasses.dataclass(frozen=True)
+class _DictBatches:
+    """Batches by step, as examples."""
+
+    batches: data.Batches
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.batches.steps_per_epoch
+
+    def __getitem__(self, step: int) -> dict[str, Any]:
+        images, labels = self.batches[step]
+        return {"image": images, "label": labels}
+
+
+def dict_batches(dataset: data.Dataset, size: int) -> Iterator[dict[str, Any]]:
+    """Yields every example once, in batches of equal size.
+
+    Args:
+      dataset: the examples.
+      size: examples in a batch.
+
+    Returns:
+      An iterator over batches with "image", "label" and "weight", which is 0 for padding.
+    """
+    for images, labels, mask in data.eval_batches(dataset, size):
+        yield {"image": images, "label": labels, "weight": mask}
+
+
+def _augmented(augment: Any, key: jax.Array, example: Any) -> dict[str, Any]:
+    return {**example, "image": augment(key, example["image"])}
 
 
 @contextmanager
@@ -543,7 +580,7 @@ def _interruptible(interrupt: Any) -> Iterator[None]:
 
 def _check(options: Train) -> None:
     """Refuses invalid options, before anything is created."""
-    names.choose("optimizer", options.optimizer, names.OPTIMIZERS)
+    names.choose("optimizer", options.optimizer, OPTIMIZERS)
     names.choose("augmentation", options.augment, names.AUGMENTATIONS)
     for name, valid, expected in (
         ("epochs", options.epochs >= 1, "at least 1"),

@@ -1,4 +1,4 @@
-"""What a network does: work counted by tracing, receptive fields by gradients; figures are in `inspection.figures`."""
+"""What a network does: work counted by tracing, receptive fields by gradients."""
 
 from jaxcnn.inspection.counting import count_multiply_adds
 from jaxcnn.inspection.receptive_field import gradient_support

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from jaxcnn.layers.arithmetic import Row, arithmetic
 from jaxcnn.layers.function import Function
+from jaxcnn.tables import Table
 from jaxcnn.types import Layer, Shape
 from jaxcnn.values import describe
 
@@ -67,20 +68,20 @@ class Summary:
             totals.append(("auxiliary heads, in training only", "", "", *heads, ""))
         return totals
 
+    def text(self, width: int | None = None) -> str:
+        """Formats the table for a terminal; see `jaxcnn.tables.Table.text`.
+
+        Args:
+          width: width of the terminal in characters; None for no limit.
+
+        Returns:
+          The lines, each with the path of its layer.
+        """
+        table = Table(self.HEADINGS, self.cells(), self.totals(), left=(0, 1), counts=(3, 4), spare=(5, 1, 2, 4, 3))
+        return table.text(width)
+
     def __str__(self) -> str:
-        totals = self.totals()
-        table = [self.HEADINGS, *self.cells(), *totals]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if column < 2 else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in table
-        ]
-        rule = "-" * max(map(len, lines))
-        body = len(lines) - len(totals)
-        return "\n".join([lines[0], rule, *lines[1:body], rule, *lines[body:]])
+        return self.text()
 
 
 def summary(layer: Layer, input_shape: Shape) -> Summary:

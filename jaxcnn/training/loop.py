@@ -1,17 +1,21 @@
 """The loops around the compiled steps: no files, no printing."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import jax
 import numpy as np
 
-from jaxcnn.training.metrics import Metrics
-from jaxcnn.training.step import TrainState, TrainStep
-from jaxcnn.types import Params, State
+from jaxcnn.training.metrics import Metrics, add_sums
+from jaxcnn.training.prefetch import ahead
+from jaxcnn.training.step import TrainStep
+from jaxcnn.training.train_state import TrainState
+from jaxcnn.types import Example, Mean, Params, State
 
 
+@runtime_checkable
 class TrainingBatches(Protocol):
     """Endless training data by step, such as `jaxcnn.data.Batches`."""
 
@@ -20,8 +24,8 @@ class TrainingBatches(Protocol):
         """Number of batches in an epoch."""
         ...
 
-    def __getitem__(self, step: int) -> tuple[Any, Any]:
-        """Images and labels of a step, a pure function of the step."""
+    def __getitem__(self, step: int) -> Example:
+        """The batch of a step, a pure function of the step."""
         ...
 
 
@@ -49,11 +53,13 @@ class Fitted(NamedTuple):
       train_state: the train state after the last step.
       metrics: sums over the unfinished epoch; zeros after a whole epoch.
       stopped: whether a callback stopped training before the last epoch was done.
+      history: a dict for each finished epoch: "epoch", "step" and the figures of its metrics, such as "loss".
     """
 
     train_state: TrainState
     metrics: Metrics
     stopped: bool
+    history: list[dict[str, float]]
 
 
 Callback = Callable[[Progress], bool | None]
@@ -83,115 +89,182 @@ class NonFiniteLossError(ArithmeticError):
 def fit(
     train_state: TrainState,
     train_step: TrainStep,
-    batches: TrainingBatches,
+    batches: TrainingBatches | Iterable[Example],
     key: jax.Array,
     *,
     epochs: int,
     on_step: Sequence[Callback] = (),
     on_epoch: Sequence[Callback] = (),
     metrics: Metrics | None = None,
+    prefetch: int = 2,
 ) -> Fitted:
-    """Trains from the step of the train state until a number of epochs is done.
+    """Trains for a number of epochs.
 
-    The metrics of each step are checked while the device computes the next step, so that the device does not wait. A
-    non-finite gradient stops training only if it makes a parameter non-finite: `optax.zero_nans` or `apply_if_finite`
-    can skip it. `Metrics.gradient_norm` shows it in both cases.
+    A thread prepares the next batches. The metrics of each step come to the host in one transfer, while the device
+    computes the next step, so that the device does not wait. A non-finite gradient stops training only if it makes a
+    parameter non-finite: `optax.zero_nans` or `apply_if_finite` can skip it. `Metrics.gradient_norm` shows it in both
+    cases.
 
     Args:
-      train_state: the train state to start from; its step selects the next batch. It is donated.
+      train_state: the train state to start from. It is donated.
       train_step: as `make_train_step` returns it.
-      batches: training data by step.
+      batches: training data by step (`TrainingBatches`), where the step of the train state selects the next batch, so
+        that a resumed training continues within an epoch; or any iterable of batches, of which one pass is an epoch.
       key: typed random key of the whole run; the step is folded into it.
-      epochs: total number of epochs, counted from step 0.
+      epochs: total number of epochs: of data by step counted from step 0, of an iterable those of this call.
       on_step: called after each step.
       on_epoch: called after each epoch, after the check that its last loss and train state are finite.
       metrics: sums of the unfinished epoch, if training was stopped within one.
+      prefetch: greatest number of batches that wait; 0 for no thread. See `jaxcnn.training.prefetch.ahead`.
 
     Returns:
-      The train state, and the metrics to continue with.
+      The train state, the metrics to continue with, and the history.
 
     Raises:
       NonFiniteLossError: a loss, parameter or running moment became NaN or infinite.
+      ValueError: an iterable yields no batch in an epoch.
     """
-    metrics = metrics or Metrics()
+    metrics, history = metrics or Metrics(), []
     pending: tuple[int, Metrics] | None = None
     step, stopped = int(train_state.step), False
-    while step < epochs * batches.steps_per_epoch and not stopped:
-        images, labels = batches[step]
-        train_state, step_metrics = train_step(train_state, images, labels, key)
-        metrics = _counted(metrics, pending)
-        step, pending = step + 1, (step + 1, step_metrics)
-        epoch = (step - 1) // batches.steps_per_epoch + 1
-        stopped = _any(on_step, Progress(step, epoch, train_state, metrics))
-        if step % batches.steps_per_epoch == 0:
-            metrics, pending = _counted(metrics, pending), None
-            stopped = _any(on_epoch, Progress(step, epoch, train_state, metrics)) or stopped
-            metrics = Metrics()
-    return Fitted(train_state, _counted(metrics, pending), stopped and step < epochs * batches.steps_per_epoch)
+    with closing(ahead(_batches_of_epochs(batches, step, epochs), prefetch)) as items:
+        for epoch, is_last, batch in items:
+            train_state, step_metrics = train_step(train_state, batch, key)
+            metrics = _counted(metrics, pending)
+            step, pending = step + 1, (step + 1, step_metrics)
+            stopped = _any(on_step, Progress(step, epoch, train_state, metrics))
+            if is_last:
+                metrics, pending = _counted(metrics, pending), None
+                history.append({"epoch": epoch, "step": step, **metrics.figures()})
+                stopped = _any(on_epoch, Progress(step, epoch, train_state, metrics)) or stopped
+                metrics = Metrics()
+            if stopped:
+                stopped = not (is_last and epoch == epochs)
+                break
+    return Fitted(train_state, _counted(metrics, pending), stopped, history)
 
 
 def evaluate(
-    eval_step: Callable[[Params, State, Any, Any, Any], Metrics],
+    eval_step: Callable[[Params, State, Any], dict[str, Mean]],
     params: Params,
     state: State,
-    batches: Iterable[tuple[Any, Any, Any]],
+    batches: Iterable[Example],
     *,
-    count: int,
-) -> Metrics:
+    count: int | None = None,
+    prefetch: int = 2,
+) -> dict[str, Mean]:
     """Evaluates a model on every example exactly once.
 
     Args:
       eval_step: as `make_eval_step` returns it.
       params: the model's parameters.
       state: the model's state.
-      batches: images, labels and mask, such as `jaxcnn.data.eval_batches` yields.
-      count: total number of examples.
+      batches: the examples, such as `jaxcnn.data.eval_batches` yields; those of weight 0 do not count.
+      count: total number of examples, which is checked; None for no check.
+      prefetch: greatest number of batches that wait; 0 for no thread.
 
     Returns:
-      The sums over all examples, as Python numbers.
+      The loss under "loss" and the metrics, summed over all examples, in NumPy; `Task.report` makes figures of them.
 
     Raises:
-      ValueError: the batches do not hold `count` examples.
+      ValueError: the batches do not hold `count` examples, or none.
     """
-    total = Metrics()
-    for images, labels, mask in batches:
-        total = total.plus(eval_step(params, state, images, labels, mask))
-    if total.examples != count:
-        raise ValueError(f"evaluate expected batches of {count} examples in all, got {total.examples}")
-    return total
+    total: dict[str, Mean] = {}
+    pending, seen = None, 0
+    with closing(ahead(batches, prefetch)) as items:
+        for batch in items:
+            sums = eval_step(params, state, batch)
+            # The sums of the batch before, so that the device computes meanwhile.
+            total, pending = total if pending is None else add_sums(total, jax.device_get(pending)), sums
+            seen += _count(batch)
+    if pending is None or count not in (None, seen):
+        raise ValueError(f"evaluate expected batches of {count or 'some'} examples in all, got {seen}")
+    return add_sums(total, jax.device_get(pending))
 
 
 def predict(
-    predict_step: Callable[[Params, State, Any], jax.Array],
+    predict_step: Callable[[Params, State, Any], Any],
     params: Params,
     state: State,
-    images: np.ndarray,
+    batches: Iterable[Example],
     *,
-    batch_size: int,
-) -> np.ndarray:
-    """Computes the logits of many images, batch by batch, with one compiled program.
+    prefetch: int = 2,
+) -> Any:
+    """Computes the outputs for many images.
 
     Args:
       predict_step: as `make_predict_step` returns it.
       params: the model's parameters.
       state: the model's state.
-      images: shape (n, height, width, channels).
-      batch_size: number of images in a batch; the last one is padded with zeros.
+      batches: examples with "image", such as `image_batches` yields; those of weight 0 are left out.
+      prefetch: greatest number of batches that wait; 0 for no thread.
 
     Returns:
-      Shape (n, num_classes), in the dtype of the step's outputs.
+      What the step returns, for all examples in order, as NumPy arrays.
+
+    Raises:
+      ValueError: there is no batch.
+    """
+    results = []
+    with closing(ahead(batches, prefetch)) as items:
+        for batch in items:
+            outputs = jax.device_get(predict_step(params, state, batch["image"]))
+            weight = batch.get("weight")
+            results.append(outputs if weight is None else _rows(outputs, np.asarray(weight) != 0))
+    if not results:
+        raise ValueError("predict expects batches of images, got none")
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
+
+
+def image_batches(images: np.ndarray, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+    """Yields images in batches of equal size, so that one compiled program handles all of them.
+
+    Args:
+      images: shape (n, height, width, channels), at least one.
+      batch_size: number of images in a batch, at least 1; the last one is padded with zeros of weight 0.
+
+    Returns:
+      An iterator over batches with "image" and "weight".
 
     Raises:
       ValueError: there are no images, or the batch size is not positive.
     """
     if len(images) == 0 or batch_size < 1:
-        raise ValueError(f"predict expects images and a positive batch_size, got {images.shape} and {batch_size}")
-    results = []
-    for first in range(0, len(images), batch_size):
-        batch = images[first : first + batch_size]
-        padding = ((0, batch_size - len(batch)), *[(0, 0)] * (images.ndim - 1))
-        results.append(np.asarray(predict_step(params, state, np.pad(batch, padding)))[: len(batch)])
-    return np.concatenate(results)
+        raise ValueError(f"image_batches expects images and a positive batch_size, got {images.shape} and {batch_size}")
+    return (_padded(images[first : first + batch_size], batch_size) for first in range(0, len(images), batch_size))
+
+
+def _padded(images: np.ndarray, size: int) -> dict[str, np.ndarray]:
+    padding = ((0, size - len(images)), *[(0, 0)] * (images.ndim - 1))
+    return {"image": np.pad(images, padding), "weight": (np.arange(size) < len(images)).astype(np.float32)}
+
+
+class _Item(NamedTuple):
+    """A batch, with its epoch, from 1, and whether it is the last one of the epoch."""
+
+    epoch: int
+    is_last: bool
+    batch: Example
+
+
+def _batches_of_epochs(batches: TrainingBatches | Iterable[Example], first_step: int, epochs: int) -> Iterator[_Item]:
+    if isinstance(batches, TrainingBatches):
+        length = batches.steps_per_epoch
+        for step in range(first_step, epochs * length):
+            yield _Item(step // length + 1, (step + 1) % length == 0, batches[step])
+        return
+    for epoch in range(1, epochs + 1):
+        iterator = iter(cast(Iterable[Example], batches))
+        current = next(iterator, None)
+        if current is None:
+            raise ValueError(
+                f"fit expects batches in every epoch, got none in epoch {epoch}; give a list, or an object whose "
+                "iteration begins anew, instead of a generator"
+            )
+        for following in iterator:
+            yield _Item(epoch, False, current)
+            current = following
+        yield _Item(epoch, True, current)
 
 
 def _counted(metrics: Metrics, pending: tuple[int, Metrics] | None) -> Metrics:
@@ -199,12 +272,24 @@ def _counted(metrics: Metrics, pending: tuple[int, Metrics] | None) -> Metrics:
     if pending is None:
         return metrics
     step, step_metrics = pending
-    mean, non_finite = step_metrics.mean_loss(), int(step_metrics.non_finite)
-    if non_finite or not math.isfinite(mean):
-        raise NonFiniteLossError(step, mean, non_finite)
+    step_metrics = jax.device_get(step_metrics)
+    # The sum, not the mean: a batch may have no weight, which says nothing against the model.
+    finite = math.isfinite(step_metrics.sums["loss"].total)
+    if step_metrics.non_finite or not finite:
+        raise NonFiniteLossError(step, step_metrics.mean_loss, int(step_metrics.non_finite))
     return metrics.plus(step_metrics)
 
 
 def _any(callbacks: Sequence[Callback], progress: Progress) -> bool:
     """Calls all callbacks, and returns whether any of them stops training."""
     return any([bool(callback(progress)) for callback in callbacks])
+
+
+def _count(batch: Example) -> int:
+    """Counts the examples of a batch whose weight is not 0."""
+    weight = batch.get("weight")
+    return len(batch["image"]) if weight is None else int(np.count_nonzero(np.asarray(weight)))
+
+
+def _rows(outputs: Any, which: np.ndarray) -> Any:
+    return jax.tree.map(lambda array: array[which], outputs)

@@ -1,69 +1,85 @@
-"""Metrics as sums and counts, which add up exactly for batches of any size."""
+"""What a training step measures: sums that add up exactly, and checks that do not."""
 
-from typing import NamedTuple
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+
+from jaxcnn.tasks import figures
+from jaxcnn.types import Mean
 
 
 class Metrics(NamedTuple):
-    """Sums over examples and checks of training steps: device arrays for a batch, Python numbers for an epoch.
+    """The metrics of one training step, as device arrays, or of several, as numbers on the host.
 
     Attributes:
-      loss: sum of the losses.
-      correct: number of examples whose largest logit is that of their label.
-      examples: number of examples.
+      sums: the loss under "loss" and the metrics of the task, as means.
       gradient_norm: Euclidean norm of the gradient of the mean loss; the maximum over several steps, NaN if any is NaN.
-        0 in evaluation.
-      non_finite: number of parameters and running moments (arrays) that are non-finite after a training step. 0 in
-        evaluation.
+      non_finite: number of parameters and running moments (arrays) that are non-finite after a training step.
     """
 
-    loss: jax.Array | float = 0.0
-    correct: jax.Array | int = 0
-    examples: jax.Array | int = 0
-    gradient_norm: jax.Array | float = 0.0
-    non_finite: jax.Array | int = 0
+    sums: Mapping[str, Mean] = {}
+    gradient_norm: Any = 0.0
+    non_finite: Any = 0
 
     def plus(self, other: "Metrics") -> "Metrics":
-        """Adds the metrics of other examples; waits for the device and returns Python numbers."""
+        """Adds the metrics of other examples in float64; waits for the device if they are there."""
         return Metrics(
-            float(self.loss) + float(other.loss),
-            int(self.correct) + int(other.correct),
-            int(self.examples) + int(other.examples),
+            add_sums(self.sums, other.sums),
             # Unlike Python's `max`, NumPy's keeps NaN.
             float(np.maximum(self.gradient_norm, other.gradient_norm)),
             int(self.non_finite) + int(other.non_finite),
         )
 
+    @property
     def mean_loss(self) -> float:
         """The mean loss; NaN without examples."""
-        return float(self.loss) / int(self.examples) if self.examples else float("nan")
+        return float(self.sums["loss"].value) if "loss" in self.sums else math.nan
 
-    def accuracy(self) -> float:
-        """The fraction of correct examples, in [0, 1]; NaN without examples."""
-        return int(self.correct) / int(self.examples) if self.examples else float("nan")
+    def figures(self) -> dict[str, float]:
+        """Returns one number for each mean; see `jaxcnn.tasks.figures`."""
+        return figures(self.sums)
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the metrics as JSON values, to store them with a checkpoint; `from_json` reads them."""
+        return {
+            "sums": {
+                name: [np.asarray(part, np.float64).tolist() for part in mean] for name, mean in self.sums.items()
+            },
+            "gradient_norm": float(self.gradient_norm),
+            "non_finite": int(self.non_finite),
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """Reads what `as_json` returned."""
+        sums = {name: Mean(*(_float64(part) for part in parts)) for name, parts in stored["sums"].items()}
+        return cls(sums, stored["gradient_norm"], stored["non_finite"])
 
 
-def batch_metrics(losses: jax.Array, logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> Metrics:
-    """Computes the metrics of a batch.
-
-    If several logits are largest, the first of them is the prediction.
+def add_sums(one: Mapping[str, Mean], other: Mapping[str, Mean]) -> dict[str, Mean]:
+    """Adds metrics in float64 on the host.
 
     Args:
-      losses: shape (batch,).
-      logits: shape (batch, num_classes); or (batch, heads, num_classes), where only the first head, the main one,
-        counts.
-      labels: shape (batch,), integers.
-      mask: shape (batch,), bools: whether an example counts; all if None.
+      one: metrics by name; those of no example may be empty.
+      other: metrics of other examples.
 
     Returns:
-      The sums, as arrays on the device: loss in the dtype of `losses`, correct and examples int32.
+      The sums of both.
+
+    Raises:
+      ValueError: the names differ.
     """
-    mask = jnp.ones(labels.shape, bool) if mask is None else mask
-    main = logits[:, 0] if logits.ndim == 3 else logits
-    correct = (jnp.argmax(main, axis=1).astype(jnp.int32) == labels.astype(jnp.int32)) & mask
-    return Metrics(
-        jnp.sum(jnp.where(mask, losses, 0)), jnp.sum(correct, dtype=jnp.int32), jnp.sum(mask, dtype=jnp.int32)
-    )
+    if one and one.keys() != other.keys():
+        raise ValueError(f"expected metrics of the same names, got {sorted(one)} and {sorted(other)}")
+    return {
+        name: Mean(
+            *(_float64(a) + _float64(b) for a, b in zip(one.get(name, (0.0, 0.0)), mean, strict=True)),
+        )
+        for name, mean in other.items()
+    }
+
+
+def _float64(number: Any) -> Any:
+    return np.asarray(number, np.float64)[()]

@@ -1,6 +1,8 @@
 """The compiled steps of training, evaluation and prediction."""
 
+import functools
 import inspect
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -9,198 +11,156 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec
 
-from jaxcnn.compiler import TopLevelJit
+from jaxcnn import trees
 from jaxcnn.layers import batched
 from jaxcnn.meshes import spec_of, with_automatic_axes
 from jaxcnn.ops.check import at_least_float32, check_floating
-from jaxcnn.training.losses import cross_entropy
-from jaxcnn.training.metrics import Metrics, batch_metrics
-from jaxcnn.types import Layer, Params, State
+from jaxcnn.tasks import Classification
+from jaxcnn.training.metrics import Metrics
+from jaxcnn.training.micro_batches import sum_over
+from jaxcnn.training.mixing import Mix
+from jaxcnn.training.precision import Precision, as_precision
+from jaxcnn.training.train_state import Average, TrainState, check_optimizer, trainable_mask, with_fixed_types
+from jaxcnn.types import Augment, Example, Layer, Mean, Params, State, Task
 
-Loss = Callable[[jax.Array, jax.Array], jax.Array]
-"""From logits (batch, num_classes) and labels (batch,) to losses (batch,).
-
-A model with auxiliary heads gives logits (batch, heads, num_classes) in training: see `auxiliary_loss`.
-"""
-
-Augment = Callable[[jax.Array, jax.Array], jax.Array]
-"""From a typed random key and one image to an image of the same shape and dtype."""
-
-
-class TrainState(NamedTuple):
-    """All that training changes; `init_train_state` and `make_train_state` make one.
-
-    Attributes:
-      step: number of steps done, int32.
-      params: the model's parameters.
-      state: the model's state, such as running moments.
-      opt_state: the optimizer's state.
-    """
-
-    step: jax.Array
-    params: Params
-    state: State
-    opt_state: Any
+# What the steps are for unless said.
+_CLASSIFICATION = Classification()
 
 
 class TrainStep(Protocol):
     """One step of training; what `make_train_step` returns."""
 
-    def __call__(self, train_state: TrainState, images: Any, labels: Any, key: jax.Array) -> tuple[TrainState, Metrics]:
+    def __call__(self, train_state: TrainState, batch: Any, key: jax.Array) -> tuple[TrainState, Metrics]:
         """Returns the new train state and the metrics of the batch; the old train state is donated."""
         ...
-
-
-def init_train_state(model: Layer, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState:
-    """Draws fresh parameters and makes the optimizer's first state.
-
-    Args:
-      model: a layer that gives logits.
-      optimizer: any Optax optimizer.
-      key: typed random key, consumed.
-
-    Returns:
-      The train state at step 0.
-
-    Raises:
-      TypeError: `optimizer` is no optimizer, or `key` no key.
-    """
-    if not isinstance(key, jax.Array):
-        raise TypeError(f"init_train_state expects a key, such as jax.random.key(0), got {key!r}")
-    _check_optimizer(optimizer)
-    params, state = model.init(key)
-    return _first_train_state(params, state, optimizer, step=0)
-
-
-def make_train_state(
-    params: Params, state: State, optimizer: optax.GradientTransformation, *, step: int = 0
-) -> TrainState:
-    """Makes the train state of parameters that are there, with a fresh state of the optimizer.
-
-    Args:
-      params: trained or read parameters; they are copied, since a train step takes over its train state.
-      state: the state that belongs to them; it is copied too.
-      optimizer: any Optax optimizer.
-      step: number of steps done, at least 0.
-
-    Returns:
-      The train state.
-
-    Raises:
-      ValueError: the step is negative.
-      TypeError: `optimizer` is no optimizer.
-    """
-    _check_optimizer(optimizer)
-    if step < 0:
-        raise ValueError(f"make_train_state expects a step of at least 0, got {step}")
-    # jnp.array copies, arrays of NumPy too.
-    params, state = jax.tree.map(jnp.array, (params, state))
-    return _first_train_state(params, state, optimizer, step=step)
-
-
-def _check_optimizer(optimizer: Any) -> None:
-    if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
-        raise TypeError(f"expected an optimizer of Optax, such as optax.adam(1e-3), got {optimizer!r}")
-
-
-def _first_train_state(
-    params: Params, state: State, optimizer: optax.GradientTransformation, *, step: int
-) -> TrainState:
-    # Some optimizers keep the very arrays of the parameters, which cannot be donated twice.
-    opt_state = jax.tree.map(lambda leaf: jax.device_put(leaf, may_alias=False), optimizer.init(params))
-    return TrainState(jnp.asarray(step, jnp.int32), params, state, _with_fixed_types(opt_state))
-
-
-def _with_fixed_types(tree: Any) -> Any:
-    """Drops JAX's weak types: a weak leaf would change its type in the first step, or in a checkpoint."""
-    return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), tree)
 
 
 def make_train_step(
     model: Layer,
     optimizer: optax.GradientTransformation,
+    task: Task = _CLASSIFICATION,
     *,
-    loss: Loss = cross_entropy,
     augment: Augment | None = None,
-    dtype: Any = jnp.float32,
-    compiler_options: Mapping[str, Any] | None = None,
+    mix: Mix | None = None,
+    precision: Any = "float32",
+    micro_batches: int = 1,
+    ema: float | None = None,
+    auxiliary_weight: float = 0.3,
+    trainable: Any = None,
+    compiler_options: dict[str, Any] | None = None,
 ) -> TrainStep:
     """Makes the compiled training step: augment, forward, backward, update.
 
-    `train_state, metrics = train_step(train_state, images, labels, key)`. The old train state is donated: its buffers
-    are used again, so it must not be read afterwards. Randomness is drawn from the key folded with the step, so that
-    the same key serves the whole run and a resumed run draws the same numbers.
+    `train_state, metrics = train_step(train_state, {"image": images, "label": labels}, key)`. The old train state is
+    donated: its buffers are used again, so it must not be read afterwards. Randomness is drawn from the key folded with
+    the step, so that the same key serves the whole run and a resumed run draws the same numbers.
+
+    What is minimised is the quotient of the task's loss and weight over the whole batch, whatever devices and
+    micro-batches it is split over. A batch whose weight is 0 has the gradient 0.
 
     Optimizers that ask for more than gradients (`optax.GradientTransformationExtraArgs`) are given, by keyword, the
     mean loss of the batch (`value`), its gradient (`grad`), the mean loss as a function of parameters (`value_fn`, also
     called `obj_fn`), and the gradient as a function of parameters and a number that it ignores (`grad_fn`). All are of
     the same augmented images and random numbers.
 
-    On a mesh of devices, split the images and labels along the batch and put the train state where it is to stay; the
-    new one is laid out as the old one. The axes of the mesh may be automatic or explicit.
+    On a mesh of devices, split the arrays of the batch along their first axis and put the train state where it is to
+    stay; the new one is laid out as the old one. The axes of the mesh may be automatic or explicit.
 
     Args:
-      model: a layer that gives logits.
-      optimizer: any Optax optimizer.
-      loss: losses of a batch from logits (float32, or float64 if `dtype` is) and labels; their mean is minimised.
-      augment: changes one image at random, or None.
-      dtype: dtype of the computation, such as `jnp.bfloat16`; parameters and moments keep theirs. The loss is float32,
-        or float64 if `dtype` is.
-      compiler_options: XLA's options for this program; None for those of `jaxcnn.compiler_options()`.
+      model: a layer whose outputs the task understands.
+      optimizer: any Optax optimizer; it sees the trained parameters alone.
+      task: loss and metrics; `Classification()` unless given.
+      augment: changes one example at random, or None.
+      mix: changes the augmented batch at random, such as `Mixup`, or None.
+      precision: a `Precision`, or the name of the dtype of the computation, such as "bfloat16"; parameters and moments
+        keep theirs. The loss is float32, or float64 if the computation is.
+      micro_batches: number of equal parts of the batch that are computed one after the other, so that only one of them
+        needs memory; their gradients are added. The result is that of the whole batch to rounding, except for layers
+        that draw random numbers, which draw others, and for batch norm: it normalises by the moments of a micro-batch
+        and updates its running moments with each of them.
+      ema: decay of moving averages of parameters and state, in [0, 1), or None; it needs a train state made with
+        `ema=True`. The first steps decay by (1 + step) / (10 + step), if that is less, so that the averages forget the
+        start.
+      auxiliary_weight: weight of each auxiliary head's loss, at least 0, for models with `AuxiliaryHeads`: 0.3 for
+        GoogLeNet (Szegedy et al. 2015, section 5), 0.4 for Inception v3 (torchvision's and the authors' code).
+      trainable: a tree like the parameters of bools, True for parameters to train; None to train those outside of
+        frozen layers. The others have no gradient and no optimizer state, and stay. Give `make_train_state` the same.
+      compiler_options: XLA's options, as for `jax.jit`, which refuses them within another transformed function.
 
     Returns:
-      A function of train state, images (batch, height, width, channels) of floating point, labels (batch,) and a typed
-      key, that gives the new train state and the metrics of the batch: summed losses, correct and examples, before the
-      update and on the augmented images; the norm of the gradient; and how many arrays of parameters and moments hold
-      NaN or infinity after the update. It raises a TypeError for images that are not floating point, such as uint8, and
-      a ValueError for a train state that an earlier step has taken over.
+      A function of train state, batch and a typed key. The batch holds "image" (batch, height, width, channels) of
+      floating point, and what the task needs. It gives the new train state and the metrics of the batch, before the
+      update and on the augmented images: the means of loss and task, the latter of the main head alone; the norm of the
+      gradient; and how many arrays of parameters and moments hold NaN or infinity after the update. It raises a
+      TypeError for images that are not floating point, such as uint8, and a ValueError for a train state that an
+      earlier step has taken over.
+
+    Raises:
+      TypeError: `optimizer` is no optimizer.
+      ValueError: an option is out of range.
     """
-    _check_optimizer(optimizer)
-    forward = batched(model)
+    check_optimizer(optimizer)
+    _check_options(micro_batches, ema, auxiliary_weight)
+    forward = _Forward(model, task, as_precision(precision), float(auxiliary_weight))
     extra_args = _extra_args(optimizer)
 
-    def compute(
-        train_state: TrainState, images: jax.Array, labels: jax.Array, key: jax.Array
-    ) -> tuple[TrainState, Metrics]:
-        augment_key, model_key = jax.random.split(jax.random.fold_in(key, train_state.step))
+    def compute(train_state: TrainState, batch: Example, key: jax.Array) -> tuple[TrainState, Metrics]:
+        augment_key, model_key, mix_key = jax.random.split(jax.random.fold_in(key, train_state.step), 3)
         if augment is not None:
-            images = jax.vmap(augment)(jax.random.split(augment_key, images.shape[0]), images)
-        images = images.astype(dtype)
+            batch = jax.vmap(augment)(jax.random.split(augment_key, batch["image"].shape[0]), batch)
+        if mix is not None:
+            batch = mix(mix_key, batch)
+        mask = trainable_mask(model, train_state.params, trainable)
+        trained, frozen = trees.partition(train_state.params, mask)
+        _check_opt_state(optimizer, train_state, trained)
+        sum_parts = functools.partial(
+            sum_over, count=micro_batches, state=train_state.state, batch=batch, key=model_key
+        )
 
-        def mean_loss(params: Params):
-            logits, state = forward(params, train_state.state, images, train=True, key=model_key)
-            logits = logits.astype(at_least_float32(logits.dtype))
-            losses = loss(logits, labels)
-            return jnp.mean(losses), (state, batch_metrics(losses, logits, labels))
+        def sums_of(params: Params, *part: Any) -> tuple[dict[str, Mean], State]:
+            return forward.sums(trees.merge(params, frozen), *part)
+
+        def value_and_gradient(params: Params) -> tuple[jax.Array, Params, dict[str, Mean], State]:
+            (sums, gradients), state = sum_parts(functools.partial(_differentiated, sums_of, params))
+            loss = sums["loss"]
+            gradients = jax.tree.map(lambda g, p: _quotient(g, loss.weight).astype(p.dtype), gradients, params)
+            return _quotient(*loss), gradients, sums, state
 
         # Optax's line searches insist that their `value_fn` takes all the arguments that are not theirs.
         def value_fn(params: Params, obj_fn: Any = None, grad_fn: Any = None) -> jax.Array:
-            return mean_loss(params)[0]
+            part = functools.partial(sums_of, params)
+            # Recomputed in a backward pass: else the activations of all micro-batches would need memory at once.
+            sums, _ = sum_parts(part if micro_batches == 1 else jax.checkpoint(part))
+            return _quotient(*sums["loss"])
 
         def grad_fn(params: Params, number: Any = None) -> Params:
-            return jax.grad(value_fn)(params)
+            return value_and_gradient(params)[1]
 
-        (value, (state, metrics)), gradients = jax.value_and_grad(mean_loss, has_aux=True)(train_state.params)
+        value, gradients, sums, state = value_and_gradient(trained)
         known = {"value": value, "grad": gradients, "value_fn": value_fn, "obj_fn": value_fn, "grad_fn": grad_fn}
         updates, opt_state = optimizer.update(
             gradients,
             train_state.opt_state,
-            train_state.params,
+            trained,
             **{name: argument for name, argument in known.items() if extra_args is None or name in extra_args},
         )
-        params: Any = optax.apply_updates(train_state.params, updates)
-        metrics = metrics._replace(gradient_norm=_norm(gradients), non_finite=_count_non_finite((params, state)))
-        return TrainState(train_state.step + 1, params, state, _with_fixed_types(opt_state)), metrics
+        params = trees.merge(optax.apply_updates(trained, updates), frozen)
+        average = None if ema is None else _averaged(train_state, Average(params, state), ema)
+        metrics = Metrics(sums, _norm(gradients), _count_non_finite((params, state)))
+        return TrainState(train_state.step + 1, params, state, with_fixed_types(opt_state), average), metrics
 
-    def train_step(
-        train_state: TrainState, images: jax.Array, labels: jax.Array, key: jax.Array
-    ) -> tuple[TrainState, Metrics]:
-        check_floating("train_step", images)
+    def train_step(train_state: TrainState, batch: Example, key: jax.Array) -> tuple[TrainState, Metrics]:
+        check_batch("train_step", batch)
+        if (ema is None) != (train_state.ema is None):
+            raise ValueError(
+                f"train_step with ema={ema} expects a train state "
+                + ("without moving averages, got one with them" if ema is None else "with moving averages, got none")
+                + f"; make it with ema={ema is not None}"
+            )
         return with_automatic_axes(
             compute,
             train_state,
-            images,
-            labels,
+            dict(batch),
             key,
             out_specs=lambda: (jax.tree.map(spec_of, train_state), PartitionSpec()),
         )
@@ -208,12 +168,109 @@ def make_train_step(
     return _DonatingJit(train_step, compiler_options=compiler_options, donate_argnums=0)
 
 
-class _DonatingJit(TopLevelJit):
+class _Forward(NamedTuple):
+    """A model's forward pass in training, and the sums of its task."""
+
+    model: Layer
+    task: Task
+    precision: Precision
+    auxiliary_weight: float
+
+    def sums(self, params: Params, state: State, batch: Example, key: jax.Array) -> tuple[dict[str, Mean], State]:
+        """Computes the loss, with that of auxiliary heads, and the metrics of a batch, and the new state."""
+        images = self.precision.cast_images(batch["image"])
+        outputs, state = batched(self.model)(params, state, images, train=True, key=key)
+        outputs = self.precision.cast_outputs(outputs)
+        main, others = outputs, []
+        if isinstance(outputs, Mapping) and "main" in outputs:
+            main, others = outputs["main"], [other for name, other in outputs.items() if name != "main"]
+        loss = self.task.loss(main, batch)
+        added = (self.auxiliary_weight * self.task.loss(other, batch).total for other in others)
+        loss = Mean(functools.reduce(operator.add, added, loss.total), loss.weight)
+        return {"loss": loss, **self.task.metrics(main, batch)}, state
+
+
+def _differentiated(sums_of: Any, params: Params, *part: Any) -> tuple[tuple[dict[str, Mean], Params], State]:
+    """Computes the sums of a micro-batch and the gradient of its summed losses, in float32 at least."""
+
+    def total(params: Params) -> tuple[jax.Array, tuple[dict[str, Mean], State]]:
+        sums, state = sums_of(params, *part)
+        return sums["loss"].total, (sums, state)
+
+    (_, (sums, state)), gradients = jax.value_and_grad(total, has_aux=True)(params)
+    return (sums, jax.tree.map(lambda g: g.astype(at_least_float32(g.dtype)), gradients)), state
+
+
+def _quotient(total: jax.Array, weight: jax.Array) -> jax.Array:
+    """Divides by a weight; 0 / 0 is 0, and its gradient too."""
+    return total / jnp.where(weight == 0, jnp.ones_like(weight), weight).astype(total.dtype)
+
+
+def _averaged(train_state: TrainState, new: Average, decay: float) -> Average:
+    step = train_state.step.astype(jnp.float32)
+    rest = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+
+    def average(old: jax.Array, new: jax.Array) -> jax.Array:
+        # In this form, what does not change has itself as its average, to the bit.
+        return old + rest.astype(old.dtype) * (new - old) if jnp.issubdtype(old.dtype, jnp.floating) else new
+
+    return jax.tree.map(average, train_state.ema, new)
+
+
+def check_batch(step: str, batch: Any) -> None:
+    """Refuses batches without images of floating point.
+
+    Args:
+      step: name of the calling step, for the message.
+      batch: expected a mapping with "image".
+
+    Raises:
+      TypeError: the batch is no mapping, or the images are not floating point.
+      ValueError: there is no "image", or the arrays are not of one length.
+    """
+    if not isinstance(batch, Mapping):
+        raise TypeError(
+            f'{step} expects a batch as a dict, such as {{"image": images, "label": labels}}, '
+            f"got {type(batch).__name__}"
+        )
+    if "image" not in batch:
+        raise ValueError(f"{step} expects a batch with 'image', got {sorted(batch)}")
+    check_floating(step, batch["image"])
+    lengths = {name: jnp.shape(array)[:1] for name, array in batch.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"{step} expects arrays of one length in a batch, got {lengths}")
+
+
+def _check_opt_state(optimizer: optax.GradientTransformation, train_state: TrainState, trained: Params) -> None:
+    expected = jax.tree.structure(jax.eval_shape(optimizer.init, trained))
+    if jax.tree.structure(train_state.opt_state) != expected:
+        raise ValueError(
+            "train_step expects the optimizer's state of the trained parameters, got another; make it with the same "
+            "optimizer: make_train_state(params, state, optimizer, trainable=jaxcnn.layers.trainable(model, params))"
+        )
+
+
+def _check_options(micro_batches: int, ema: float | None, auxiliary_weight: float) -> None:
+    for name, given, valid, expected in (
+        ("micro_batches", micro_batches, micro_batches >= 1, "of at least 1"),
+        ("ema", ema, ema is None or 0 <= ema < 1, "in [0, 1), or None"),
+        ("auxiliary_weight", auxiliary_weight, 0 <= auxiliary_weight < float("inf"), "of at least 0, and finite"),
+    ):
+        if not valid:
+            raise ValueError(f"make_train_step expects {name} {expected}, got {given!r}")
+
+
+class _DonatingJit:
     """A compiled training step that says what to do with a train state that is gone."""
+
+    def __init__(self, function: Callable[..., Any], **options: Any) -> None:
+        functools.update_wrapper(self, function)
+        jitted = jax.jit(function, **options)
+        self._jitted, self.trace, self.lower = jitted, jitted.trace, jitted.lower
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super().__call__(*args, **kwargs)
+            return self._jitted(*args, **kwargs)
         except (RuntimeError, ValueError) as error:
             # Checked after an error only, to cost nothing otherwise.
             gone = any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves((args, kwargs)))
@@ -255,58 +312,64 @@ def _floating_leaves(tree: Any) -> list[jax.Array]:
 
 def make_eval_step(
     model: Layer,
+    task: Task = _CLASSIFICATION,
     *,
-    loss: Loss = cross_entropy,
-    dtype: Any = jnp.float32,
-    compiler_options: Mapping[str, Any] | None = None,
-) -> Callable[[Params, State, Any, Any, Any], Metrics]:
+    precision: Any = "float32",
+    compiler_options: dict[str, Any] | None = None,
+) -> Callable[[Params, State, Any], dict[str, Mean]]:
     """Makes the compiled evaluation step.
 
     Args:
-      model: a layer that gives logits.
-      loss: losses of a batch from logits (float32, or float64 if `dtype` is) and labels.
-      dtype: dtype of the computation.
-      compiler_options: XLA's options for this program; None for those of `jaxcnn.compiler_options()`.
+      model: a layer whose outputs the task understands.
+      task: loss and metrics; `Classification()` unless given.
+      precision: a `Precision`, or the name of the dtype of the computation.
+      compiler_options: XLA's options, as for `jax.jit`, which refuses them within another transformed function.
 
     Returns:
-      A function of params, state, images (batch, height, width, channels) of floating point, labels (batch,) and mask
-      (batch,) that returns the metrics of the examples whose mask is true. It raises a TypeError for images that are
-      not floating point, such as uint8.
+      A function of params, state and batch that returns the loss under "loss" and the metrics of the task, as sums over
+      the examples. Examples whose "weight" is 0 do not count. It raises a TypeError for images that are not floating
+      point, such as uint8.
     """
-    forward = batched(model)
+    precision, forward = as_precision(precision), batched(model)
 
-    def compute(params: Params, state: State, images: jax.Array, labels: jax.Array, mask: jax.Array) -> Metrics:
-        logits, _ = forward(params, state, images.astype(dtype), train=False)
-        logits = logits.astype(at_least_float32(logits.dtype))
-        return batch_metrics(loss(logits, labels), logits, labels, mask)
+    def compute(params: Params, state: State, batch: Example) -> dict[str, Mean]:
+        outputs, _ = forward(params, state, precision.cast_images(batch["image"]), train=False)
+        outputs = precision.cast_outputs(outputs)
+        return {"loss": task.loss(outputs, batch), **task.metrics(outputs, batch)}
 
-    def eval_step(params: Params, state: State, images: jax.Array, labels: jax.Array, mask: jax.Array) -> Metrics:
-        check_floating("eval_step", images)
-        return with_automatic_axes(compute, params, state, images, labels, mask, out_specs=PartitionSpec)
+    def eval_step(params: Params, state: State, batch: Example) -> dict[str, Mean]:
+        check_batch("eval_step", batch)
+        return with_automatic_axes(compute, params, state, dict(batch), out_specs=PartitionSpec)
 
-    return TopLevelJit(eval_step, compiler_options=compiler_options)
+    return jax.jit(eval_step, compiler_options=compiler_options)
 
 
 def make_predict_step(
-    model: Layer, *, dtype: Any = jnp.float32, compiler_options: Mapping[str, Any] | None = None
-) -> Callable[[Params, State, Any], jax.Array]:
+    model: Layer,
+    task: Task | None = None,
+    *,
+    precision: Any = "float32",
+    compiler_options: dict[str, Any] | None = None,
+) -> Callable[[Params, State, Any], Any]:
     """Makes the compiled forward pass.
 
     Args:
       model: any layer.
-      dtype: dtype of the computation.
-      compiler_options: XLA's options for this program; None for those of `jaxcnn.compiler_options()`.
+      task: decodes the outputs, for example to probabilities; None returns them as they are.
+      precision: a `Precision`, or the name of the dtype of the computation.
+      compiler_options: XLA's options, as for `jax.jit`, which refuses them within another transformed function.
 
     Returns:
-      A function of params, state and images (batch, height, width, channels) of floating point that returns the results
-      in float32, or in float64 if `dtype` is. It raises a TypeError for images that are not floating point, such as
-      uint8.
+      A function of params, state and images (batch, height, width, channels) of floating point that returns the outputs
+      or predictions, with the batch as their first axis; outputs in float32, or in float64 if the computation is. It
+      raises a TypeError for images that are not floating point, such as uint8.
     """
-    forward = batched(model)
+    precision, forward = as_precision(precision), batched(model)
 
-    def predict_step(params: Params, state: State, images: jax.Array) -> jax.Array:
+    def predict_step(params: Params, state: State, images: jax.Array) -> Any:
         check_floating("predict_step", images)
-        results, _ = forward(params, state, images.astype(dtype), train=False)
-        return results.astype(at_least_float32(results.dtype))
+        outputs, _ = forward(params, state, precision.cast_images(images), train=False)
+        outputs = precision.cast_outputs(outputs)
+        return outputs if task is None else task.decode(outputs)
 
-    return TopLevelJit(predict_step, compiler_options=compiler_options)
+    return jax.jit(predict_step, compiler_options=compiler_options)

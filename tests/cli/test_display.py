@@ -14,6 +14,7 @@ import pytest
 from jaxcnn.cli import display
 from jaxcnn.cli.display import BarDisplay, LineDisplay, Stopwatch, make_display
 from jaxcnn.training import Metrics
+from jaxcnn.types import Mean
 
 ROW = {
     "epoch": 3,
@@ -57,6 +58,10 @@ BAR = re.compile(
 )
 
 
+def measured(loss, correct):
+    return Metrics({"loss": Mean(loss, 64), "accuracy": Mean(correct, 64)})
+
+
 def test_a_terminal_gets_a_bar_and_anything_else_lines(open_terminal, monkeypatch):
     open_terminal()
     assert isinstance(make_display(3, 5, 0), BarDisplay)
@@ -67,9 +72,9 @@ def test_a_terminal_gets_a_bar_and_anything_else_lines(open_terminal, monkeypatc
 def test_the_bar_shows_epoch_loss_accuracies_images_per_second_and_time_left(open_terminal):
     terminal = open_terminal()
     with BarDisplay(4, 5, 0) as bar:
-        bar.step(11, 3, Metrics(30.0, 48, 64), 9876.5)
+        bar.step(11, 3, measured(30.0, 48), 9876.5)
         bar.epoch(ROW, best=False)
-        bar.step(20, 4, Metrics(32.0, 48, 64), 9876.5)
+        bar.step(20, 4, measured(32.0, 48), 9876.5)
     last = lines(terminal.getvalue())[-1]
     found = BAR.search(last)
     assert found, last
@@ -88,7 +93,7 @@ def test_the_bar_never_exceeds_the_terminal_and_gives_the_cursor_back(open_termi
     terminal = open_terminal()
     with BarDisplay(400, 50, 0) as bar:
         bar.note("a line that is longer than the terminal " * 4)
-        bar.step(50, 100, Metrics(6400.0, 64, 64), 1_234_567.0)
+        bar.step(50, 100, measured(6400.0, 64), 1_234_567.0)
         bar.epoch({**ROW, "validation_accuracy": 1.0}, best=True)
     assert max(map(len, lines(terminal.getvalue()))) <= 80
     assert terminal.getvalue().count("\x1b[?25l") == terminal.getvalue().count("\x1b[?25h") == 1

@@ -12,7 +12,7 @@ from jaxcnn.cli.run_folder import RunFolder
 from jaxcnn.layers import AuxiliaryHeads, Conv, Dense, Function, GlobalAvgPool, Sequential
 from jaxcnn.models import mlp
 from jaxcnn.models.catalog import CATALOG, Entry
-from jaxcnn.training import Metrics
+from jaxcnn.types import Mean
 
 
 def test_the_defaults_are_lenet5_on_digits_with_augmentation():
@@ -94,7 +94,7 @@ def test_it_learns(finished):
     ],
 )
 def test_the_best_epoch_is_chosen_on_the_validation_set(jaxcnn, words, saved, monkeypatch, tmp_path, measured, best):
-    planned = iter(Metrics(60 * loss, correct, 60) for correct, loss in measured)
+    planned = iter({"loss": Mean(60 * loss, 60), "accuracy": Mean(correct, 60)} for correct, loss in measured)
     monkeypatch.setattr(train, "evaluate", lambda *arguments, **options: next(planned))
     # A constant learning rate, so that a shorter run is the beginning of a longer one.
     options = ["--augment", "none", "--schedule", "constant", "--warmup-epochs", 0]
@@ -107,7 +107,7 @@ def test_the_best_epoch_is_chosen_on_the_validation_set(jaxcnn, words, saved, mo
         loss,
     )
     # What is kept, and tested, is that epoch and no other.
-    planned = iter(Metrics(60.0, 30, 60) for _ in measured)
+    planned = iter({"loss": Mean(60.0, 60), "accuracy": Mean(30, 60)} for _ in measured)
     monkeypatch.setattr(train, "evaluate", lambda *arguments, **options: next(planned))
     assert jaxcnn(*words(tmp_path / "short", "--epochs", best, *options)).status == 0
     kept, last = saved(tmp_path / "run").leaves, saved(tmp_path / "short").leaves

@@ -535,7 +535,7 @@ def test_a_residual_of_different_shapes_is_refused(formula):
         formula(Residual(Conv(3, 4)), (8, 8, 3))
 
 
-def test_a_gate_has_a_row_behind_those_of_its_body():
+def test_a_gate_has_a_row_after_those_of_its_body():
     gate = Gate(Sequential(conv=Conv(4, 1, 5, padding=((0, 4), (2, 2))), sigmoid=Function(jax.nn.sigmoid)))
     rows = arithmetic(Sequential(stem=Conv(3, 4, 3, 2), gate=gate), (16, 16, 3))
     assert [

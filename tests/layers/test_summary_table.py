@@ -37,9 +37,20 @@ head            Dense                    10         650            640          
 ---------------------------------------------------------------------------------------
 total                                    10      39,434      9,880,192"""
 
+ROWS = [line.split()[0] for line in TABLE.splitlines()[2:-2]]
+
 
 def test_the_table_lists_the_layers_and_their_sums():
     assert str(summary(MODEL, (32, 32, 3))) == TABLE
+
+
+def test_a_narrow_table_keeps_the_paths():
+    table = summary(MODEL, (32, 32, 3))
+    assert table.text(200) == TABLE
+    for width in (20, 40, 60):
+        lines = table.text(width).splitlines()
+        assert [row.path for row in table.rows] == [line.split()[0] for line in lines if line.split()[0] in ROWS]
+        assert max(len(line) for line in lines if not line.startswith(("total:", "columns hidden"))) <= width
 
 
 def test_totals_are_numbers_too():

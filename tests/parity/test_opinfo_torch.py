@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from jaxcnn import ops
-from jaxcnn.training import cross_entropy
+from jaxcnn.tasks import cross_entropy
 
 torch = pytest.importorskip("torch")
 

@@ -20,6 +20,7 @@ from jaxcnn.layers import (
     Sequential,
     freeze,
     multiply_adds,
+    trainable,
     unfreeze,
 )
 from jaxcnn.training import make_train_state, make_train_step
@@ -33,29 +34,30 @@ MODEL = Sequential(
     head=Dense(4, 3),
 )
 BACKBONE = "(?!head).*"
-BATCH, SHAPE = 6, (6, 6, 3)
-IMAGES = np.random.default_rng(0).normal(size=(BATCH, *SHAPE)).astype(np.float32)
-LABELS = np.arange(BATCH) % 3
+SIZE, SHAPE = 6, (6, 6, 3)
+IMAGES = np.random.default_rng(0).normal(size=(SIZE, *SHAPE)).astype(np.float32)
+BATCH = {"image": IMAGES, "label": np.arange(SIZE) % 3}
 OPTIMIZER = optax.sgd(0.1, momentum=0.9)
 KEY = jax.random.key(1)
 
 
 def start(pattern=BACKBONE, optimizer=OPTIMIZER):
-    model, params, state = freeze(MODEL, *MODEL.init(jax.random.key(0)), pattern)
-    return model, make_train_state(params, state, optimizer)
+    model = freeze(MODEL, pattern)
+    params, state = MODEL.init(jax.random.key(0))
+    return model, make_train_state(params, state, optimizer, trainable=trainable(model, params))
 
 
 def work(layer_name, shape):
-    return BATCH * multiply_adds(MODEL[layer_name], shape)
+    return SIZE * multiply_adds(MODEL[layer_name], shape)
 
 
-FORWARD = BATCH * multiply_adds(MODEL, SHAPE)
+FORWARD = SIZE * multiply_adds(MODEL, SHAPE)
 HEAD = work("head", (4,))
 WHOLE = 3 * FORWARD - work("stem", SHAPE)
 
 
 def step_work(model, train_state):
-    return count_multiply_adds(make_train_step(model, OPTIMIZER), train_state, IMAGES, LABELS, KEY)
+    return count_multiply_adds(make_train_step(model, OPTIMIZER), train_state, BATCH, KEY)
 
 
 def test_a_step_with_a_frozen_backbone_has_no_backward_pass_through_it():
@@ -76,7 +78,7 @@ def test_the_compiled_step_does_less_than_half_of_the_work(monkeypatch):
     monkeypatch.setenv("JAXCNN_NATIVE", "0")
 
     def compiled(model, train_state):
-        return make_train_step(model, OPTIMIZER).lower(train_state, IMAGES, LABELS, KEY).compile()
+        return make_train_step(model, OPTIMIZER).lower(train_state, BATCH, KEY).compile()
 
     params, state = MODEL.init(jax.random.key(0))
     frozen, whole = compiled(*start()), compiled(MODEL, make_train_state(params, state, OPTIMIZER))
@@ -88,8 +90,8 @@ def test_frozen_parameters_and_statistics_stay_to_the_bit_and_the_head_learns():
     before = trees.named_leaves(jax.tree.map(np.array, (train_state.params, train_state.state)))
     step, losses = make_train_step(model, OPTIMIZER), []
     for _ in range(5):
-        train_state, metrics = step(train_state, IMAGES, LABELS, KEY)
-        losses.append(metrics.mean_loss())
+        train_state, metrics = step(train_state, BATCH, KEY)
+        losses.append(metrics.mean_loss)
     assert losses == sorted(losses, reverse=True)
     for name, leaf in trees.named_leaves((train_state.params, train_state.state)).items():
         assert np.array_equal(leaf, before[name]) != name.startswith("0/head"), name
@@ -106,9 +108,9 @@ def test_the_optimizer_holds_no_moments_for_frozen_parameters():
 
 def test_unfrozen_it_goes_on_with_all_its_parameters():
     model, train_state = start()
-    model, params, state = unfreeze(model, train_state.params, train_state.state)
+    model, params = unfreeze(model), train_state.params
     assert model == MODEL
-    train_state = make_train_state(params, state, OPTIMIZER, step=5)
+    train_state = make_train_state(params, train_state.state, OPTIMIZER, step=5)
     assert int(train_state.step) == 5
     assert step_work(model, train_state) == WHOLE
     assert len(jax.tree.leaves(train_state.opt_state)) == len(jax.tree.leaves(params))
@@ -120,7 +122,7 @@ def test_a_train_state_of_given_parameters_leaves_them_to_their_owner():
     given = model.init(jax.random.key(0))
     host = jax.tree.map(np.array, given)
     for params, state in (given, host):
-        new, _ = step(make_train_state(params, state, OPTIMIZER, step=7), IMAGES, LABELS, KEY)
+        new, _ = step(make_train_state(params, state, OPTIMIZER, step=7), BATCH, KEY)
         assert int(new.step) == 8
         # Neither donated nor written to.
         jax.tree.map(np.testing.assert_array_equal, (params, state), host)

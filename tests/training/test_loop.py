@@ -1,5 +1,8 @@
 import functools
+import json
 import math
+import threading
+import time
 from typing import NamedTuple
 
 import jax
@@ -8,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxcnn.data import Batches, Dataset, Step, eval_batches, shift
+from jaxcnn.data import Batches, Dataset, eval_batches, shift
 from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, Flatten, Function, Sequential
 from jaxcnn.training import (
     Metrics,
@@ -17,12 +20,15 @@ from jaxcnn.training import (
     TrainState,
     evaluate,
     fit,
+    image_batches,
     init_train_state,
     make_eval_step,
     make_predict_step,
     make_train_step,
     predict,
 )
+from jaxcnn.training.prefetch import ahead
+from jaxcnn.types import Mean
 
 MODEL = Sequential(
     conv=Conv(1, 3),
@@ -47,16 +53,22 @@ class Numbered(NamedTuple):
     steps_per_epoch: int
 
     def __getitem__(self, step):
-        return step, step
+        return {"image": step}
+
+
+def sums(loss, correct, examples):
+    """The metrics of some examples, as the loop adds them up."""
+    return Metrics({"loss": Mean(loss, examples), "accuracy": Mean(correct, examples)})
 
 
 def fake_step(losses=None):
     """A training step on the host: step k has the loss `losses[k]` (k if not given) and counts k + 1 examples."""
 
-    def train_step(train_state, images, labels, key):
-        assert int(train_state.step) == images == labels
-        loss = float(images) if losses is None else losses[images]
-        return train_state._replace(step=train_state.step + 1), Metrics(loss, 1, images + 1)
+    def train_step(train_state, batch, key):
+        step = batch["image"]
+        assert int(train_state.step) == step
+        loss = float(step) if losses is None else losses[step]
+        return train_state._replace(step=train_state.step + 1), sums(loss, 1, step + 1)
 
     return train_step
 
@@ -81,15 +93,15 @@ def test_goes_through_the_steps_in_order_and_numbers_epochs_from_1():
 
 
 def test_the_metrics_of_an_epoch_are_the_sums_of_its_steps_and_of_no_other():
-    sums = []
-    fake_fit(2, on_epoch=[lambda progress: sums.append(progress.metrics)])
-    assert sums == [Metrics(0.0 + 1 + 2 + 3, 4, 1 + 2 + 3 + 4), Metrics(4.0 + 5 + 6 + 7, 4, 5 + 6 + 7 + 8)]
+    rows = []
+    fake_fit(2, on_epoch=[lambda progress: rows.append(progress.metrics)])
+    assert rows == [sums(0.0 + 1 + 2 + 3, 4, 1 + 2 + 3 + 4), sums(4.0 + 5 + 6 + 7, 4, 5 + 6 + 7 + 8)]
 
 
 def test_after_a_step_the_metrics_lack_that_step_which_may_still_be_computed():
-    sums = []
-    fake_fit(2, on_step=[lambda progress: sums.append(progress.metrics.loss)])
-    assert sums == [0.0, 0.0, 0.0 + 1, 0.0 + 1 + 2, 0.0, 4.0, 4.0 + 5, 4.0 + 5 + 6]
+    losses = []
+    fake_fit(2, on_step=[lambda progress: losses.append(dict(progress.metrics.sums).get("loss", Mean(None, 0)).total)])
+    assert losses == [None, 0.0, 0.0 + 1, 0.0 + 1 + 2, None, 4.0, 4.0 + 5, 4.0 + 5 + 6]
 
 
 @pytest.mark.parametrize("stop", range(1, 8))
@@ -105,7 +117,8 @@ def test_a_callback_stops_after_its_step_with_the_sums_of_the_unfinished_epoch(s
     assert int(fitted.train_state.step) == stop
     assert fitted.stopped
     unfinished = range(4 * (stop // 4), stop)
-    assert fitted.metrics == Metrics(float(sum(unfinished)), len(unfinished), sum(k + 1 for k in unfinished))
+    expected = sums(float(sum(unfinished)), len(unfinished), sum(k + 1 for k in unfinished))
+    assert fitted.metrics == (expected if unfinished else Metrics())
 
 
 def test_an_epoch_that_a_step_callback_stops_at_its_end_is_still_reported():
@@ -142,10 +155,11 @@ def test_with_all_epochs_done_there_is_nothing_to_do(first):
 
 
 def test_a_resumed_epoch_adds_to_the_sums_it_had():
-    sums = []
+    rows = []
     stopped = fake_fit(2, on_step=[lambda progress: progress.step == 6])
-    fake_fit(2, first=6, metrics=stopped.metrics, on_epoch=[lambda progress: sums.append(progress.metrics)])
-    assert sums == [Metrics(4.0 + 5 + 6 + 7, 4, 5 + 6 + 7 + 8)]
+    stored = Metrics.from_json(json.loads(json.dumps(stopped.metrics.as_json())))
+    fake_fit(2, first=6, metrics=stored, on_epoch=[lambda progress: rows.append(progress.metrics)])
+    assert rows == [sums(4.0 + 5 + 6 + 7, 4, 5 + 6 + 7 + 8)]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -173,8 +187,9 @@ def test_a_loss_that_is_not_finite_is_found_when_a_callback_stops_right_after_it
 def test_a_train_state_that_is_not_finite_stops_and_names_the_step_though_all_losses_are(bad):
     epochs = []
 
-    def train_step(train_state, images, labels, key):
-        return train_state._replace(step=train_state.step + 1), Metrics(1.0, 1, 1, math.nan, 7 * (images == bad - 1))
+    def train_step(train_state, batch, key):
+        measured = sums(1.0, 1, 1)._replace(gradient_norm=math.nan, non_finite=7 * (batch["image"] == bad - 1))
+        return train_state._replace(step=train_state.step + 1), measured
 
     with pytest.raises(
         NonFiniteLossError,
@@ -193,10 +208,30 @@ def test_a_train_state_that_is_not_finite_stops_and_names_the_step_though_all_lo
     assert epochs == []  # before anything is kept of the epoch
 
 
+class Examples(NamedTuple):
+    """Batches of the data as examples."""
+
+    seed: int = 0
+
+    @property
+    def steps_per_epoch(self):
+        return 4
+
+    def __getitem__(self, step):
+        images, labels = Batches(some_data(), 5, seed=self.seed)[step]
+        return {"image": images, "label": labels}
+
+
+def examples(dataset, size):
+    """All examples once, in batches of equal size."""
+    for images, labels, mask in eval_batches(dataset, size):
+        yield {"image": images, "label": labels, "weight": mask}
+
+
 class Planted(NamedTuple):
     """Batches with one NaN pixel at one step."""
 
-    batches: Batches
+    batches: Examples
     step: int
 
     @property
@@ -204,16 +239,20 @@ class Planted(NamedTuple):
         return self.batches.steps_per_epoch
 
     def __getitem__(self, step):
-        images, labels = self.batches[step]
+        batch = self.batches[step]
         if step == self.step:
-            images[0, 1, 1, 0] = np.nan  # where no shift by one pixel loses it
-        return images, labels
+            batch["image"][0, 1, 1, 0] = np.nan  # where no shift by one pixel loses it
+        return batch
 
 
 @functools.cache
 def compiled():
     optimizer = optax.sgd(optax.linear_schedule(0.1, 0.0, 20), momentum=0.9)
-    return optimizer, make_train_step(MODEL, optimizer, augment=Step(shift, max_shift=1))
+
+    def augment(key, example):
+        return {**example, "image": shift(key, example["image"], 1)}
+
+    return optimizer, make_train_step(MODEL, optimizer, augment=augment)
 
 
 def start():
@@ -222,7 +261,7 @@ def start():
 
 @pytest.mark.parametrize("bad", [0, 2, 3, 5, 7])
 def test_one_bad_pixel_stops_the_training_at_its_step(bad):
-    batches = Planted(Batches(some_data(), 5, seed=0), bad)
+    batches = Planted(Examples(), bad)
     with pytest.raises(NonFiniteLossError, match=rf"got nan at step {bad + 1};"):
         fit(start(), compiled()[1], batches, jax.random.key(1), epochs=2)
 
@@ -242,13 +281,13 @@ def test_a_gradient_that_is_not_finite_stops_unless_the_optimizer_leaves_it_out(
     optimizer = optax.chain(optax.zero_nans(), optax.sgd(0.1)) if repaired else optax.sgd(0.1)
     train_state = init_train_state(SILENT, optimizer, jax.random.key(0))
     train_state.params["dense"]["bias"] = train_state.params["dense"]["bias"] + 10
-    sums = []
-    options = {"epochs": 1, "on_epoch": [lambda progress: sums.append(progress.metrics)]}
-    arguments = train_state, make_train_step(SILENT, optimizer), Batches(some_data(), 5, seed=0), jax.random.key(1)
+    rows = []
+    options = {"epochs": 1, "on_epoch": [lambda progress: rows.append(progress.metrics)]}
+    arguments = train_state, make_train_step(SILENT, optimizer), Examples(), jax.random.key(1)
     if repaired:
         fit(*arguments, **options)
-        assert math.isfinite(sums[0].loss)
-        assert math.isnan(sums[0].gradient_norm)
+        assert math.isfinite(rows[0].mean_loss)
+        assert math.isnan(rows[0].gradient_norm)
     else:
         with pytest.raises(NonFiniteLossError, match="got NaN or infinity in 2 arrays after step 1;"):
             fit(*arguments, **options)
@@ -257,7 +296,7 @@ def test_a_gradient_that_is_not_finite_stops_unless_the_optimizer_leaves_it_out(
 def test_an_update_that_overflows_is_found_at_its_step():
     optimizer = optax.sgd(lambda count: jnp.where(count < 3, 0.1, jnp.inf))
     train_state = init_train_state(LINEAR, optimizer, jax.random.key(0))
-    arguments = make_train_step(LINEAR, optimizer), Batches(some_data(), 5, seed=0), jax.random.key(1)
+    arguments = make_train_step(LINEAR, optimizer), Examples(), jax.random.key(1)
     with pytest.raises(NonFiniteLossError, match="got NaN or infinity in 2 arrays after step 4;"):
         fit(train_state, *arguments, epochs=1)
 
@@ -267,8 +306,8 @@ def test_a_label_out_of_range_stops_and_the_message_says_so():
         steps_per_epoch: int = 4
 
         def __getitem__(self, step):
-            images, labels = Batches(some_data(), 5, seed=0)[step]
-            return images, np.where((step == 2) & (np.arange(5) == 1), 3, labels)
+            batch = Examples()[step]
+            return {**batch, "label": np.where((step == 2) & (np.arange(5) == 1), 3, batch["label"])}
 
     optimizer, train_step = optax.sgd(0.1), make_train_step(LINEAR, optax.sgd(0.1))
     with pytest.raises(NonFiniteLossError, match=r"got nan at step 3; .* the labels in \[0, num_classes\)"):
@@ -289,7 +328,7 @@ def raw(tree):
 def uninterrupted():
     """Three epochs of four steps: the bytes at the end and the metrics of each epoch."""
     rows = []
-    batches = Batches(some_data(), 5, seed=4)
+    batches = Examples(4)
     fitted = fit(
         start(), compiled()[1], batches, jax.random.key(1), epochs=3, on_epoch=[lambda p: rows.append(p.metrics)]
     )
@@ -301,19 +340,17 @@ def test_stopped_and_resumed_is_byte_for_byte_the_same_as_never_stopped(uninterr
     rows = []
     options = {"epochs": 3, "on_epoch": [lambda p: rows.append(p.metrics)]}
     train_step, key = compiled()[1], jax.random.key(1)
-    first = fit(
-        start(), train_step, Batches(some_data(), 5, seed=4), key, on_step=[lambda p: p.step == stop], **options
-    )
+    first = fit(start(), train_step, Examples(4), key, on_step=[lambda p: p.step == stop], **options)
     # A new process has nothing but the numbers.
     train_state = jax.tree.map(lambda leaf: jnp.array(np.array(leaf)), first.train_state)
-    second = fit(train_state, train_step, Batches(some_data(), 5, seed=4), key, metrics=first.metrics, **options)
+    second = fit(train_state, train_step, Examples(4), key, metrics=first.metrics, **options)
     assert (raw(second.train_state), rows) == uninterrupted
 
 
 @pytest.mark.parametrize("changed", ["key", "seed of the batches"])
 def test_key_and_batches_do_matter(uninterrupted, changed):
     seed, key = (5, 1) if changed == "seed of the batches" else (4, 2)
-    fitted = fit(start(), compiled()[1], Batches(some_data(), 5, seed=seed), jax.random.key(key), epochs=3)
+    fitted = fit(start(), compiled()[1], Examples(seed), jax.random.key(key), epochs=3)
     assert raw(fitted.train_state) != uninterrupted[0]
 
 
@@ -323,7 +360,7 @@ def test_callbacks_see_a_train_state_that_is_there_to_be_copied():
     def keep(progress: Progress):
         copies.append(jax.tree.map(jnp.copy, progress.train_state))
 
-    fit(start(), compiled()[1], Batches(some_data(), 5, seed=4), jax.random.key(1), epochs=1, on_step=[keep])
+    fit(start(), compiled()[1], Examples(4), jax.random.key(1), epochs=1, on_step=[keep])
     assert [int(train_state.step) for train_state in copies] == [1, 2, 3, 4]
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(copies))
 
@@ -337,22 +374,21 @@ def linear_logits(params, images):
 def test_evaluate_counts_every_example_once_whatever_the_batch(batch_size):
     data = some_data()
     params, state = LINEAR.init(jax.random.key(0))
-    total = evaluate(make_eval_step(LINEAR), params, state, eval_batches(data, batch_size), count=23)
+    total = evaluate(make_eval_step(LINEAR), params, state, examples(data, batch_size), count=23)
     logits = linear_logits(params, data.images)
     losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(23), data.labels]
-    assert total.examples == 23
-    assert total.correct == np.sum(logits.argmax(1) == data.labels)
-    assert total.loss == pytest.approx(losses.sum(), rel=1e-6)
-    assert total[3:] == (0.0, 0)
-    assert [type(value) for value in total] == [float, int, int, float, int]
+    assert total["loss"].weight == 23
+    assert total["accuracy"] == Mean(np.sum(logits.argmax(1) == data.labels), 23)
+    assert total["loss"].total == pytest.approx(losses.sum(), rel=1e-6)
+    assert {type(number) for mean in total.values() for number in mean} == {np.float64}
 
 
-@pytest.mark.parametrize(("count", "given"), [(23, 20), (23, 0), (22, 23)])
+@pytest.mark.parametrize(("count", "given"), [(23, 20), (23, 0), (22, 23), (None, 0)])
 def test_evaluate_refuses_batches_of_another_number_of_examples(count, given):
     params, state = LINEAR.init(jax.random.key(0))
-    batches = list(eval_batches(some_data(), 5))
+    batches = list(examples(some_data(), 5))
     batches = {20: batches[:-1], 0: [], 23: batches}[given]
-    with pytest.raises(ValueError, match=rf"expected batches of {count} examples in all, got {given}$"):
+    with pytest.raises(ValueError, match=rf"expected batches of {count or 'some'} examples in all, got {given}$"):
         evaluate(make_eval_step(LINEAR), params, state, batches, count=count)
 
 
@@ -360,7 +396,7 @@ def test_evaluate_refuses_batches_of_another_number_of_examples(count, given):
 def test_predict_gives_the_logits_of_every_image_in_order(batch_size):
     data = some_data()
     params, state = LINEAR.init(jax.random.key(0))
-    logits = predict(make_predict_step(LINEAR), params, state, data.images, batch_size=batch_size)
+    logits = predict(make_predict_step(LINEAR), params, state, image_batches(data.images, batch_size))
     assert (logits.shape, logits.dtype) == ((23, 3), np.float32)
     np.testing.assert_allclose(logits, linear_logits(params, data.images), rtol=1e-4, atol=1e-5)
 
@@ -374,16 +410,147 @@ def test_predict_compiles_one_program_for_all_batches():
 
     model = Sequential(record=Function(record), **dict(LINEAR.layers))
     params, state = model.init(jax.random.key(0))
-    predict(make_predict_step(model), params, state, some_data().images, batch_size=5)
+    predict(make_predict_step(model), params, state, image_batches(some_data().images, 5))
     assert shapes == [(4, 4, 1)]
 
 
+def test_predict_takes_trees_of_outputs_and_batches_without_weights():
+    def predict_step(params, state, images):
+        return {"sum": images.sum((1, 2, 3)), "first": images[:, 0, 0]}
+
+    images = some_data().images
+    results = predict(predict_step, {}, {}, [{"image": images[:10]}, {"image": images[10:]}])
+    np.testing.assert_allclose(results["sum"], images.sum((1, 2, 3)), rtol=1e-5)
+    np.testing.assert_array_equal(results["first"], images[:, 0, 0])
+    with pytest.raises(ValueError, match="predict expects batches of images, got none"):
+        predict(predict_step, {}, {}, [])
+
+
 @pytest.mark.parametrize(("images", "batch_size"), [(0, 5), (3, 0), (3, -1)])
-def test_predict_refuses_nothing_and_empty_batches(images, batch_size):
-    params, state = LINEAR.init(jax.random.key(0))
+def test_batches_of_nothing_and_empty_batches_are_refused(images, batch_size):
     with pytest.raises(
         ValueError, match=rf"expects images and a positive batch_size, got \({images}, 4, 4, 1\) and {batch_size}"
     ):
-        predict(
-            make_predict_step(LINEAR), params, state, np.zeros((images, 4, 4, 1), np.float32), batch_size=batch_size
-        )
+        image_batches(np.zeros((images, 4, 4, 1), np.float32), batch_size)
+
+
+def test_the_history_has_a_row_for_each_finished_epoch():
+    fitted = fake_fit(3, on_step=[lambda progress: progress.step == 9])
+    assert fitted.history == [
+        {"epoch": 1, "step": 4, "loss": 6 / 10, "accuracy": 4 / 10},
+        {"epoch": 2, "step": 8, "loss": 22 / 26, "accuracy": 4 / 26},
+    ]
+
+
+class Again(NamedTuple):
+    """Batches that can be gone through again and again, but not by step."""
+
+    first: int
+    count: int
+
+    def __iter__(self):
+        return ({"image": 0} for _ in range(self.first, self.first + self.count))
+
+
+@pytest.mark.parametrize("kind", [list, Again])
+def test_one_pass_through_an_iterable_is_an_epoch(kind):
+    batches = [{"image": k} for k in range(3)] if kind is list else Again(0, 3)
+    epochs, seen = [], []
+
+    def train_step(train_state, batch, key):
+        seen.append(batch["image"])
+        return train_state._replace(step=train_state.step + 1), sums(1.0, 1, 1)
+
+    fitted = fit(
+        TrainState(np.int32(7), {}, {}, ()),
+        train_step,
+        batches,
+        jax.random.key(0),
+        epochs=2,
+        on_epoch=[lambda progress: epochs.append((progress.step, progress.epoch, progress.metrics))],
+    )
+    assert seen == ([0, 1, 2] if kind is list else [0, 0, 0]) * 2
+    assert epochs == [(10, 1, sums(3.0, 3, 3)), (13, 2, sums(3.0, 3, 3))]
+    assert [row["epoch"] for row in fitted.history] == [1, 2]
+    assert not fitted.stopped
+
+
+@pytest.mark.parametrize("batches", [[], ({"image": k} for k in range(3))])
+def test_an_epoch_without_batches_is_refused(batches):
+    def train_step(train_state, batch, key):
+        return train_state._replace(step=train_state.step + 1), sums(1.0, 1, 1)
+
+    with pytest.raises(ValueError, match=r"in every epoch, got none in epoch [12]; give a list"):
+        fit(TrainState(np.int32(0), {}, {}, ()), train_step, batches, jax.random.key(0), epochs=2)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 5])
+def test_what_is_prepared_ahead_comes_in_order_and_not_further_ahead_than_asked(size):
+    made, main = [], threading.get_ident()
+
+    def items():
+        for number in range(20):
+            made.append((number, threading.get_ident()))
+            yield number
+
+    iterator = ahead(items(), size)
+    for number in range(20):
+        assert next(iterator) == number
+        assert len(made) <= number + 1 + size + 1
+    assert next(iterator, None) is None
+    assert all((thread == main) == (size == 0) for _, thread in made)
+
+
+def test_an_exception_in_the_thread_comes_where_its_item_would():
+    def items():
+        yield 1
+        raise KeyError("broken")
+
+    iterator = ahead(items(), 2)
+    assert next(iterator) == 1
+    with pytest.raises(KeyError, match="broken"):
+        next(iterator)
+    assert next(iterator, None) is None
+
+
+def test_a_training_that_ends_early_leaves_no_thread():
+    before = threading.active_count()
+    fake_fit(100, on_step=[lambda progress: progress.step == 3])
+    with pytest.raises(NonFiniteLossError):
+        fake_fit(100, losses=[math.nan] * 400)
+    assert threading.active_count() == before
+
+
+def test_the_thread_works_while_the_step_does():
+    """Preparing and computing 50 ms each overlap: ten of both take little more than half of their sum."""
+
+    class Slow(NamedTuple):
+        steps_per_epoch: int = 10
+
+        def __getitem__(self, step):
+            time.sleep(0.05)
+            return {"image": step}
+
+    def train_step(train_state, batch, key):
+        time.sleep(0.05)
+        return train_state._replace(step=train_state.step + 1), sums(1.0, 1, 1)
+
+    seconds = {}
+    for prefetch in (0, 2):
+        started = time.perf_counter()
+        fit(TrainState(np.int32(0), {}, {}, ()), train_step, Slow(), jax.random.key(0), epochs=1, prefetch=prefetch)
+        seconds[prefetch] = time.perf_counter() - started
+    assert seconds[2] < 0.8 * seconds[0]
+
+
+def test_the_metrics_of_a_step_come_in_one_transfer(monkeypatch):
+    transfers = []
+
+    def device_get(tree):
+        transfers.append(tree)
+        return original(tree)
+
+    original = jax.device_get
+    monkeypatch.setattr(jax, "device_get", device_get)
+    fit(start(), compiled()[1], Examples(4), jax.random.key(1), epochs=1)
+    assert [type(tree) for tree in transfers if isinstance(tree, tuple)] == [Metrics] * 4

@@ -18,7 +18,7 @@ from jaxcnn import batched
 from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, Flatten, Function, MaxPool, Sequential
 from jaxcnn.training import init_train_state, make_eval_step, make_predict_step, make_train_step
 
-kind, shape, entered, placed = json.loads(sys.argv[1])
+kind, shape, entered, placed, micro_batches = json.loads(sys.argv[1])
 assert jax.device_count() == 8
 mesh = jax.make_mesh(tuple(shape), ("data", "model")[: len(shape)], axis_types=(AxisType[kind],) * len(shape))
 model = Sequential(
@@ -29,22 +29,24 @@ random = np.random.default_rng(0)
 images, labels = random.normal(size=(4, 16, 4, 4, 2)).astype(np.float32), random.integers(0, 3, (4, 16))
 labels = labels.astype(np.int32)
 
-def noise(key, image):
-    return image + 0.1 * jax.random.normal(key, image.shape)
+def noise(key, example):
+    image = example["image"]
+    return {**example, "image": image + 0.1 * jax.random.normal(key, image.shape)}
 
 optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1, momentum=0.9))
-train_step = make_train_step(model, optimizer, augment=noise)
+train_step = make_train_step(model, optimizer, augment=noise, micro_batches=micro_batches, ema=0.9)
 eval_step, predict_step = make_eval_step(model), make_predict_step(model)
 apply = jax.jit(batched(model), static_argnames="train")
 
 def run(lay_out, split):
-    train_state = lay_out(init_train_state(model, optimizer, jax.random.key(0)))
+    train_state = lay_out(init_train_state(model, optimizer, jax.random.key(0), ema=True))
     metrics = []
     for x, y in zip(images, labels):
-        train_state, measured = train_step(train_state, split(x), split(y), jax.random.key(1))
+        train_state, measured = train_step(train_state, {"image": split(x), "label": split(y)}, jax.random.key(1))
         metrics.append(measured)
     variables = train_state.params, train_state.state
-    evaluated = eval_step(*variables, split(images[0]), split(labels[0]), split(np.ones(16, bool)))
+    batch = {"image": images[0], "label": labels[0], "weight": np.ones(16, bool)}
+    evaluated = eval_step(*variables, {name: split(array) for name, array in batch.items()})
     predicted = predict_step(*variables, split(images[0]))
     outputs, state = apply(*variables, split(images[0]), train=True, key=jax.random.key(2))
     return train_state, metrics, evaluated, predicted, outputs, state
@@ -61,14 +63,16 @@ for leaf in jax.tree.leaves(actual[0]):
 assert actual[3].sharding.shard_shape((16, 3)) == actual[4].sharding.shard_shape((16, 3)) == (16 // shape[0], 3)
 """
 
-# Kind of the axes; the mesh; whether it is entered by jax.set_mesh; whether the train state is put on it beforehand.
-DEFAULT = ("Explicit", (8,), True, True)
+# Kind of the axes; the mesh; whether it is entered by jax.set_mesh; whether the train state is put on it beforehand;
+# the number of micro-batches.
+DEFAULT = ("Explicit", (8,), True, True, 2)
 SLOW = [
-    ("Explicit", (8,), False, True),
-    ("Explicit", (8,), False, False),
-    ("Explicit", (4, 2), True, False),
-    ("Auto", (8,), False, True),
-    ("Auto", (4, 2), True, False),
+    ("Explicit", (8,), True, True, 1),
+    ("Explicit", (8,), False, True, 1),
+    ("Explicit", (8,), False, False, 1),
+    ("Explicit", (4, 2), True, False, 2),
+    ("Auto", (8,), False, True, 2),
+    ("Auto", (4, 2), True, False, 1),
 ]
 
 

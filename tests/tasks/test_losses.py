@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn.training import auxiliary_loss, cross_entropy
+from jaxcnn.tasks import cross_entropy, soft_targets
 from jaxcnn.values import Partial
 
 
@@ -57,10 +57,10 @@ def test_half_precision_logits_are_summed_in_float32(smoothing):
 
 
 @pytest.mark.parametrize(
-    ("logits_shape", "labels_shape"), [((5,), ()), ((2, 3, 4), (2, 3)), ((2, 3), (3,)), ((2, 3), (2, 1))]
+    ("logits_shape", "labels_shape"), [((2, 3, 4), (2,)), ((2, 3), (3,)), ((2, 3), (2, 1)), ((2, 3), (2, 3, 3))]
 )
 def test_refuses_shapes_that_do_not_fit(logits_shape, labels_shape):
-    with pytest.raises(ValueError, match=r"expects logits \(batch, num_classes\) and labels \(batch,\), got \("):
+    with pytest.raises(ValueError, match=r"expects logits \(..., num_classes\), and labels \(...\) or .*, got \("):
         cross_entropy(jnp.zeros(logits_shape), jnp.zeros(labels_shape, jnp.int32))
 
 
@@ -73,7 +73,7 @@ def test_refuses_a_smoothing_that_is_no_share(smoothing):
 ROADS = {
     "labels": cross_entropy,
     "smoothed labels": Partial(cross_entropy, label_smoothing=0.1),
-    "auxiliary heads": Partial(auxiliary_loss, weight=0.3),
+    "weights of classes": Partial(cross_entropy, class_weights=(1.0, 2.0, 0.5, 1.0, 3.0)),
 }
 
 
@@ -82,8 +82,6 @@ ROADS = {
 def test_a_label_out_of_range_makes_its_own_loss_and_gradient_nan_and_no_other(road, label):
     labels = jnp.asarray(LABELS).at[2].set(label)
     logits = jnp.asarray(some_logits())
-    if road == "auxiliary heads":
-        logits = jnp.stack([logits, logits[::-1]], axis=1)
     losses = jax.jit(ROADS[road])(logits, labels)
     np.testing.assert_array_equal(np.isnan(losses), np.arange(7) == 2)
     gradient = jax.jit(jax.grad(lambda logits: jnp.sum(ROADS[road](logits, labels))))(logits)
@@ -109,36 +107,35 @@ def test_float64_logits_keep_their_digits(smoothing):
     np.testing.assert_allclose(losses, reference(logits, LABELS, smoothing), rtol=1e-14)
 
 
-def test_auxiliary_heads_count_by_their_weight():
-    logits = np.stack([some_logits(), some_logits()[::-1], 2 * some_logits()], axis=1)
-    smoothed = Partial(cross_entropy, label_smoothing=0.1)
-    losses = auxiliary_loss(jnp.asarray(logits), jnp.asarray(LABELS), weight=0.3, loss=smoothed)
-    main, first, second = (reference(logits[:, i], LABELS, 0.1) for i in range(3))
-    assert losses.dtype == jnp.float32
-    np.testing.assert_allclose(losses, main + 0.3 * first + 0.3 * second, rtol=1e-5)
+def test_pixels_are_labels_too():
+    logits = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
+    labels = np.random.default_rng(1).integers(0, 5, (2, 3, 4))
+    losses = cross_entropy(jnp.asarray(logits), jnp.asarray(labels, jnp.uint8), label_smoothing=0.2)
+    expected = reference(logits.reshape(-1, 5), labels.reshape(-1), 0.2)
+    np.testing.assert_allclose(losses, expected.reshape(2, 3, 4), rtol=1e-5)
 
 
-def test_the_main_head_alone_has_its_own_loss():
-    losses = auxiliary_loss(jnp.asarray(some_logits()), jnp.asarray(LABELS), weight=0.3)
-    np.testing.assert_allclose(losses, reference(some_logits(), LABELS, 0.0), rtol=1e-5)
-    losses = auxiliary_loss(jnp.asarray(some_logits())[:, None], jnp.asarray(LABELS), weight=0.3)
-    np.testing.assert_allclose(losses, reference(some_logits(), LABELS, 0.0), rtol=1e-5)
+def test_shares_of_one_class_are_its_label():
+    shares = soft_targets(jnp.asarray(LABELS), 5)
+    np.testing.assert_array_equal(shares, np.eye(5)[LABELS])
+    for options in ({}, {"label_smoothing": 0.1}, {"class_weights": (1.0, 2.0, 0.5, 1.0, 3.0)}):
+        np.testing.assert_allclose(
+            cross_entropy(jnp.asarray(some_logits()), shares, **options),
+            cross_entropy(jnp.asarray(some_logits()), jnp.asarray(LABELS), **options),
+            rtol=1e-5,
+        )
 
 
-def test_cross_entropy_of_several_heads_says_what_to_use():
-    with pytest.raises(
-        ValueError, match=r"got \(7, 2, 5\) and \(7,\); for a model with auxiliary heads use auxiliary_loss"
-    ):
-        cross_entropy(jnp.zeros((7, 2, 5)), jnp.asarray(LABELS))
+def test_shares_of_a_label_out_of_range_are_nan():
+    shares = soft_targets(jnp.array([0, 3, -1, 2]), 3)
+    np.testing.assert_array_equal(np.isnan(shares).all(1), [False, True, True, False])
 
 
-@pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
-def test_refuses_a_weight_that_is_none(weight):
-    with pytest.raises(ValueError, match=f"auxiliary_loss expects a finite weight of at least 0, got {weight}"):
-        auxiliary_loss(jnp.zeros((2, 2, 3)), jnp.zeros(2, jnp.int32), weight=weight)
+def test_labels_of_small_integers_may_have_more_classes_than_they_can_count():
+    labels = jnp.array([3, 255], jnp.uint8)
+    np.testing.assert_allclose(cross_entropy(jnp.zeros((2, 1000)), labels), np.log(1000), rtol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(3,), (2, 2, 2, 3)])
-def test_refuses_logits_of_other_axes(shape):
-    with pytest.raises(ValueError, match=r"auxiliary_loss expects logits \(batch, heads, num_classes\), or .*, got \("):
-        auxiliary_loss(jnp.zeros(shape), jnp.zeros(2, jnp.int32), weight=0.3)
+def test_refuses_weights_of_other_classes():
+    with pytest.raises(ValueError, match="expects class_weights for 5 classes, got 2 numbers"):
+        cross_entropy(jnp.asarray(some_logits()), jnp.asarray(LABELS), class_weights=(1.0, 2.0))

@@ -1,0 +1,167 @@
+"""Classification of whole images: one label for an image, or several."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxcnn.ops.check import at_least_float32
+from jaxcnn.tasks.examples import take, weighted
+from jaxcnn.tasks.figures import figures
+from jaxcnn.tasks.losses import as_weights, check_smoothing, check_weights, cross_entropy
+from jaxcnn.types import Example, Mean, Objective
+from jaxcnn.values import Value
+
+
+@dataclass(frozen=True, repr=False)
+class Classification(Value):
+    """One label for each image, by softmax cross-entropy.
+
+    `batch["label"]` is (batch,) of integers in [0, num_classes), or (batch, num_classes) of floating point: the share
+    of each class, as mixup makes them. Outputs are logits (batch, num_classes).
+
+    The loss of an example weighs as much as the class of its label: `class_weights[label]`, and with shares their mean,
+    so that shares of one class alone give what the label gives. `torch.nn.functional.cross_entropy` does the same for
+    labels; for shares it divides by the number of examples.
+
+    Attributes:
+      label_smoothing: weight of the uniform distribution in the target, in [0, 1).
+      class_weights: weight of each class, at least 0, or None for 1.
+    """
+
+    label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_smoothing("Classification", self.label_smoothing)
+        check_weights("Classification", "class_weights", self.class_weights)
+
+    @property
+    def objective(self) -> Objective:
+        """The largest accuracy."""
+        return Objective("accuracy", larger_is_better=True)
+
+    def loss(self, outputs: jax.Array, batch: Example) -> Mean:
+        """Computes the cross-entropy; see `jaxcnn.types.Task.loss`."""
+        labels = take("Classification", batch, "label")
+        losses = cross_entropy(outputs, labels, label_smoothing=self.label_smoothing, class_weights=self.class_weights)
+        if self.class_weights is None:
+            return weighted(losses, 1, batch)
+        each = as_weights("Classification", self.class_weights, outputs).astype(losses.dtype)
+        if labels.ndim == 1:
+            return weighted(losses, each.at[labels].get(mode="fill", fill_value=0), batch)
+        return weighted(losses, labels.astype(losses.dtype) @ each, batch)
+
+    def metrics(self, outputs: jax.Array, batch: Example) -> dict[str, Mean]:
+        """Counts examples whose largest logit is that of their label, and whose label is among the five largest.
+
+        If several logits are equal, the first of them counts as larger. The label of shares is the largest of them.
+
+        Args:
+          outputs: logits (batch, num_classes).
+          batch: the examples.
+
+        Returns:
+          "accuracy", and "top5_accuracy" if there are more than 5 classes.
+        """
+        labels = take("Classification", batch, "label")
+        labels = (jnp.argmax(labels, 1) if labels.ndim == 2 else labels).astype(jnp.int32)
+        outputs = jax.lax.stop_gradient(outputs)
+
+        def among_largest(count: int) -> Mean:
+            _, largest = jax.lax.top_k(outputs, count)
+            hits = jnp.any(largest.astype(jnp.int32) == labels[:, None], axis=1)
+            return weighted(hits.astype(at_least_float32(outputs.dtype)), 1, batch)
+
+        accuracy = {"accuracy": among_largest(1)}
+        return accuracy | {"top5_accuracy": among_largest(5)} if outputs.shape[1] > 5 else accuracy
+
+    def decode(self, outputs: jax.Array) -> jax.Array:
+        """Returns the probabilities of the classes, shape (batch, num_classes)."""
+        return jax.nn.softmax(outputs)
+
+    def report(self, sums: dict[str, Mean]) -> dict[str, float]:
+        """Returns a number for each metric; see `jaxcnn.tasks.figures`."""
+        return figures(sums)
+
+
+@dataclass(frozen=True, repr=False)
+class MultiLabel(Value):
+    """Any number of labels for each image, by sigmoid cross-entropy of each class.
+
+    `batch["label"]` is (batch, num_classes) with 1 for the classes that are there and 0 for the others, of any dtype;
+    shares between 0 and 1 are accepted. Outputs are logits (batch, num_classes). A label outside [0, 1] has the loss
+    NaN. The loss of an example is the mean over its classes.
+
+    Attributes:
+      positive_weights: factor of the loss of each class where it is there, at least 0, or None for 1
+        (`pos_weight` of torch).
+      threshold: least probability of a class that is predicted, in (0, 1).
+    """
+
+    positive_weights: tuple[float, ...] | None = None
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_weights("MultiLabel", "positive_weights", self.positive_weights)
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"MultiLabel expects a threshold in (0, 1), got {self.threshold!r}")
+
+    @property
+    def objective(self) -> Objective:
+        """The largest F1 score, averaged over the classes."""
+        return Objective("mean_f1", larger_is_better=True)
+
+    def loss(self, outputs: jax.Array, batch: Example) -> Mean:
+        """Computes the sigmoid cross-entropy; see `jaxcnn.types.Task.loss`."""
+        labels = self._labels(outputs, batch)
+        losses = optax.sigmoid_binary_cross_entropy(outputs, labels)
+        if self.positive_weights is not None:
+            factors = as_weights("MultiLabel", self.positive_weights, outputs) - 1
+            losses = losses + factors * labels * jax.nn.softplus(-outputs)
+        in_range = (labels >= 0) & (labels <= 1)
+        # Multiply rather than select: `where` would give zero gradient and hide the bad label.
+        losses = losses * jnp.where(in_range, jnp.ones((), losses.dtype), jnp.full((), jnp.nan, losses.dtype))
+        return weighted(jnp.mean(losses, axis=1), 1, batch)
+
+    def metrics(self, outputs: jax.Array, batch: Example) -> dict[str, Mean]:
+        """Counts right and wrong classes.
+
+        Args:
+          outputs: logits (batch, num_classes).
+          batch: the examples.
+
+        Returns:
+          "precision", "recall" and "f1", one mean for each class; and "subset_accuracy", the share of the examples
+          with no wrong class.
+        """
+        there = self._labels(outputs, batch) >= 0.5
+        predicted = self.decode(jax.lax.stop_gradient(outputs)) >= self.threshold
+
+        def number(which: jax.Array) -> jax.Array:
+            return which.astype(at_least_float32(outputs.dtype))
+
+        right, relevant, chosen = number(there & predicted), number(there), number(predicted)
+        return {
+            "precision": weighted(right, chosen, batch),
+            "recall": weighted(right, relevant, batch),
+            "f1": weighted(2 * right, relevant + chosen, batch),
+            "subset_accuracy": weighted(number(jnp.all(there == predicted, axis=1)), 1, batch),
+        }
+
+    def decode(self, outputs: jax.Array) -> jax.Array:
+        """Returns the probability of each class, shape (batch, num_classes)."""
+        return jax.nn.sigmoid(outputs)
+
+    def report(self, sums: dict[str, Mean]) -> dict[str, float]:
+        """Returns a number for each metric; see `jaxcnn.tasks.figures`."""
+        return figures(sums)
+
+    def _labels(self, outputs: jax.Array, batch: Example) -> jax.Array:
+        labels = take("MultiLabel", batch, "label")
+        if labels.shape != outputs.shape:
+            raise ValueError(
+                f"MultiLabel expects logits and labels (batch, num_classes), got {outputs.shape} and {labels.shape}"
+            )
+        return labels.astype(outputs.dtype)

@@ -1,0 +1,32 @@
+"""Figures to print and to compare, from sums of metrics."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from jaxcnn.types import Mean
+
+
+def figures(sums: Mapping[str, Mean]) -> dict[str, float]:
+    """Turns sums into one number for each metric.
+
+    Args:
+      sums: metrics by name, summed over any number of batches.
+
+    Returns:
+      A metric that is one mean under its own name. Several means, such as one for each class, as their average over
+      those with a weight above 0, under the name with the prefix "mean_". NaN where nothing has a weight.
+    """
+    result = {}
+    for name, mean in sums.items():
+        values = np.asarray(mean.value)
+        if values.ndim == 0:
+            result[name] = float(values)
+        else:
+            occurring = values[~_weightless(mean)]
+            result[f"mean_{name}"] = float(occurring.mean()) if occurring.size else float("nan")
+    return result
+
+
+def _weightless(mean: Mean) -> np.ndarray:
+    return np.asarray(mean.weight) == 0

@@ -1,0 +1,69 @@
+"""Prepares batches ahead of their use, in a thread."""
+
+import threading
+from collections.abc import Generator, Iterable, Iterator
+from queue import SimpleQueue
+from typing import Any, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+
+class _Done(NamedTuple):
+    """Ends the items of a thread: with an exception, or at their end."""
+
+    error: BaseException | None
+
+
+def ahead(items: Iterable[T], size: int) -> Generator[T, None, None]:
+    """Yields items that a thread prepares ahead, in their order.
+
+    An exception in the thread is raised where its item would be. Closing the iterator, also by leaving a
+    `contextlib.closing`, waits for the item that is being prepared, and ends the thread.
+
+    The thread does not see settings of JAX that hold for one thread, such as `with jax.enable_x64(True)`. For items
+    that depend on them, take a size of 0.
+
+    Args:
+      items: what to prepare; its iteration is the work.
+      size: greatest number of items that wait; 0 uses no thread.
+
+    Yields:
+      The items.
+    """
+    if size == 0:
+        yield from items
+        return
+    ready: SimpleQueue[Any] = SimpleQueue()
+    room, stop = threading.Semaphore(size), threading.Event()
+
+    def prepare() -> None:
+        try:
+            for item in _while_wanted(items, room, stop):
+                ready.put(item)
+            ready.put(_Done(None))
+        except BaseException as error:
+            ready.put(_Done(error))
+
+    thread = threading.Thread(target=prepare, name="jaxcnn batches", daemon=True)
+    thread.start()
+    try:
+        while not isinstance(item := ready.get(), _Done):
+            room.release()
+            yield item
+        if item.error is not None:
+            raise item.error
+    finally:
+        stop.set()
+        room.release()
+        thread.join()
+
+
+def _while_wanted(items: Iterable[T], room: threading.Semaphore, stop: threading.Event) -> Iterator[T]:
+    """Yields items one by one, each only when there is room for it; ends when stopped."""
+    iterator = iter(items)
+    while room.acquire() and not stop.is_set():
+        try:
+            item = next(iterator)
+        except StopIteration:
+            return
+        yield item
