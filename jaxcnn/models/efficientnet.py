@@ -107,91 +107,59 @@ class EfficientOptions(Options, total=False):
 
 
 def efficientnet_b0(
-    num_classes: int = 1000,
-    *,
-    dropout_rate: float = 0.2,
-    norm: Norm = BatchNorm,
-    **options: Unpack[EfficientOptions],
+    num_classes: int = 1000, *, norm: Norm = BatchNorm, dropout_rate: float = 0.2, **options: Unpack[EfficientOptions]
 ) -> Sequential:
     """Builds EfficientNet-B0 for 224 pixels; 5,288,548 parameters. See `efficientnet_v1`."""
-    return efficientnet_v1(1.0, 1.0, num_classes, dropout_rate=dropout_rate, norm=norm, **options)
+    return efficientnet_v1(1.0, 1.0, num_classes, norm=norm, dropout_rate=dropout_rate, **options)
 
 
 def efficientnet_b1(
-    num_classes: int = 1000,
-    *,
-    dropout_rate: float = 0.2,
-    norm: Norm = BatchNorm,
-    **options: Unpack[EfficientOptions],
+    num_classes: int = 1000, *, norm: Norm = BatchNorm, dropout_rate: float = 0.2, **options: Unpack[EfficientOptions]
 ) -> Sequential:
     """Builds EfficientNet-B1 for 240 pixels; 7,794,184 parameters. See `efficientnet_v1`."""
-    return efficientnet_v1(1.0, 1.1, num_classes, dropout_rate=dropout_rate, norm=norm, **options)
+    return efficientnet_v1(1.0, 1.1, num_classes, norm=norm, dropout_rate=dropout_rate, **options)
 
 
 def efficientnet_b2(
-    num_classes: int = 1000,
-    *,
-    dropout_rate: float = 0.3,
-    norm: Norm = BatchNorm,
-    **options: Unpack[EfficientOptions],
+    num_classes: int = 1000, *, norm: Norm = BatchNorm, dropout_rate: float = 0.3, **options: Unpack[EfficientOptions]
 ) -> Sequential:
     """Builds EfficientNet-B2 for 260 pixels; 9,109,994 parameters. See `efficientnet_v1`."""
-    return efficientnet_v1(1.1, 1.2, num_classes, dropout_rate=dropout_rate, norm=norm, **options)
+    return efficientnet_v1(1.1, 1.2, num_classes, norm=norm, dropout_rate=dropout_rate, **options)
 
 
 def efficientnet_b3(
-    num_classes: int = 1000,
-    *,
-    dropout_rate: float = 0.3,
-    norm: Norm = BatchNorm,
-    **options: Unpack[EfficientOptions],
+    num_classes: int = 1000, *, norm: Norm = BatchNorm, dropout_rate: float = 0.3, **options: Unpack[EfficientOptions]
 ) -> Sequential:
     """Builds EfficientNet-B3 for 300 pixels; 12,233,232 parameters. See `efficientnet_v1`."""
-    return efficientnet_v1(1.2, 1.4, num_classes, dropout_rate=dropout_rate, norm=norm, **options)
+    return efficientnet_v1(1.2, 1.4, num_classes, norm=norm, dropout_rate=dropout_rate, **options)
 
 
 def efficientnet_b4(
-    num_classes: int = 1000,
-    *,
-    dropout_rate: float = 0.4,
-    norm: Norm = BatchNorm,
-    **options: Unpack[EfficientOptions],
+    num_classes: int = 1000, *, norm: Norm = BatchNorm, dropout_rate: float = 0.4, **options: Unpack[EfficientOptions]
 ) -> Sequential:
     """Builds EfficientNet-B4 for 380 pixels; 19,341,616 parameters. See `efficientnet_v1`."""
-    return efficientnet_v1(1.4, 1.8, num_classes, dropout_rate=dropout_rate, norm=norm, **options)
+    return efficientnet_v1(1.4, 1.8, num_classes, norm=norm, dropout_rate=dropout_rate, **options)
 
 
 def efficientnet_b5(
-    num_classes: int = 1000,
-    *,
-    dropout_rate: float = 0.4,
-    norm: Norm = _slow_norm,
-    **options: Unpack[EfficientOptions],
+    num_classes: int = 1000, *, norm: Norm = _slow_norm, dropout_rate: float = 0.4, **options: Unpack[EfficientOptions]
 ) -> Sequential:
     """Builds EfficientNet-B5 for 456 pixels; 30,389,784 parameters. See `efficientnet_v1`."""
-    return efficientnet_v1(1.6, 2.2, num_classes, dropout_rate=dropout_rate, norm=norm, **options)
+    return efficientnet_v1(1.6, 2.2, num_classes, norm=norm, dropout_rate=dropout_rate, **options)
 
 
 def efficientnet_b6(
-    num_classes: int = 1000,
-    *,
-    dropout_rate: float = 0.5,
-    norm: Norm = _slow_norm,
-    **options: Unpack[EfficientOptions],
+    num_classes: int = 1000, *, norm: Norm = _slow_norm, dropout_rate: float = 0.5, **options: Unpack[EfficientOptions]
 ) -> Sequential:
     """Builds EfficientNet-B6 for 528 pixels; 43,040,704 parameters. See `efficientnet_v1`."""
-    return efficientnet_v1(1.8, 2.6, num_classes, dropout_rate=dropout_rate, norm=norm, **options)
+    return efficientnet_v1(1.8, 2.6, num_classes, norm=norm, dropout_rate=dropout_rate, **options)
 
 
 def efficientnet_b7(
-    num_classes: int = 1000,
-    *,
-    dropout_rate: float = 0.5,
-    norm: Norm = _slow_norm,
-    **options: Unpack[EfficientOptions],
+    num_classes: int = 1000, *, norm: Norm = _slow_norm, dropout_rate: float = 0.5, **options: Unpack[EfficientOptions]
 ) -> Sequential:
     """Builds EfficientNet-B7 for 600 pixels; 66,347,960 parameters. See `efficientnet_v1`."""
-    return efficientnet_v1(2.0, 3.1, num_classes, dropout_rate=dropout_rate, norm=norm, **options)
+    return efficientnet_v1(2.0, 3.1, num_classes, norm=norm, dropout_rate=dropout_rate, **options)
 
 
 def efficientnet_v2_s(
@@ -201,7 +169,7 @@ def efficientnet_v2_s(
 
     The rates are those of the last and largest images in training (Tan & Le 2021, table 6 and section 5.1).
     """
-    return efficientnet(_V2_S, 24, 1280, num_classes, dropout_rate=dropout_rate, norm=norm, **options)
+    return efficientnet(_V2_S, 24, 1280, num_classes, norm=norm, dropout_rate=dropout_rate, **options)
 
 
 def efficientnet_v2_m(
@@ -211,7 +179,7 @@ def efficientnet_v2_m(
 
     The rates are those of the last and largest images in training (Tan & Le 2021, table 6 and section 5.1).
     """
-    return efficientnet(_V2_M, 24, 1280, num_classes, dropout_rate=dropout_rate, norm=norm, **options)
+    return efficientnet(_V2_M, 24, 1280, num_classes, norm=norm, dropout_rate=dropout_rate, **options)
 
 
 def efficientnet_v2_l(
@@ -221,7 +189,7 @@ def efficientnet_v2_l(
 
     The rates are those of the last and largest images in training (Tan & Le 2021, table 6 and section 5.1).
     """
-    return efficientnet(_V2_L, 32, 1280, num_classes, dropout_rate=dropout_rate, norm=norm, **options)
+    return efficientnet(_V2_L, 32, 1280, num_classes, norm=norm, dropout_rate=dropout_rate, **options)
 
 
 def efficientnet_v1(
