@@ -195,16 +195,11 @@ def test_a_residual_block_starts_as_its_shortcut_with_any_norm_that_has_a_scale(
             resnet(basic_block, (1, 1), norm=without, zero_init_residual=True)
 
 
-def test_a_skipped_block_of_a_resnet_is_its_shortcut():
-    block = basic_block(4, 4, drop_path=0.5, norm=WHOLE)
-    assert block.body.names == ("conv1", "norm1", "relu", "conv2", "norm2", "drop_path")
-    assert basic_block(4, 4).body.names == block.body.names[:-1]
-    params, state = block.init(jax.random.key(0))
-    x = jax.random.normal(jax.random.key(1), (6, 6, 4))
-    keys = jax.random.split(jax.random.key(2), 40)
-    y, _ = jax.vmap(lambda key: block.apply(params, state, x, train=True, key=key))(keys)
-    skipped = jnp.all(y == jax.nn.relu(x), axis=(1, 2, 3))
-    assert 8 <= jnp.sum(skipped) <= 32
+def test_a_block_of_a_resnet_ends_with_drop_path_where_it_has_a_rate():
+    for build, names in ((basic_block, ("relu", "conv2", "norm2")), (bottleneck_block, ("relu2", "conv3", "norm3"))):
+        assert build(8, 8, drop_path=0.5).body.names[-4:] == (*names, "drop_path")
+        assert build(8, 8, drop_path=0.5).body["drop_path"] == DropPath(0.5)
+        assert build(8, 8).body.names[-3:] == names
 
 
 def test_rates_are_equally_spaced():
