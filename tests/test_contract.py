@@ -580,11 +580,20 @@ def test_every_layer_is_under_test():
     assert all(isinstance(build(), kind) for kind, cases in LAYERS.items() for _, build in cases)
 
 
+def options_of(function):
+    """Lists the names of a function's parameters, and those of the TypedDict that annotates its **options."""
+    names = set()
+    for name, parameter in inspect.signature(function).parameters.items():
+        unpacked = parameter.kind is inspect.Parameter.VAR_KEYWORD
+        names |= set(parameter.annotation.__args__[0].__annotations__) if unpacked else {name}
+    return names
+
+
 def test_every_model_is_in_the_catalog():
     takes_depth = {"cifar_resnet", "wide_resnet"}
     assert {name.removesuffix("_cifar") for name in catalog.CATALOG} == set(models.__all__) - takes_depth
     for name, entry in catalog.CATALOG.items():
         function = getattr(models, name.removesuffix("_cifar"))
         assert entry.build == (Partial(function, stem="cifar") if name.endswith("_cifar") else function)
-        assert set(entry.takes) == {"in_channels", "image_size"} & set(inspect.signature(function).parameters)
+        assert set(entry.takes) == {"in_channels", "image_size"} & options_of(function)
     assert set(catalog.CATALOG) >= DEEP | LARGER

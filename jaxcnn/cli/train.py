@@ -26,7 +26,7 @@ from jaxcnn.cli.options import Train
 from jaxcnn.cli.run_folder import RunFolder, option_values, versions_differ
 from jaxcnn.cli.terminal import errors_escaped, say, shown
 from jaxcnn.layers import count_parameters, output_shape, trainable
-from jaxcnn.models.catalog import CATALOG, Model
+from jaxcnn.models.catalog import Model
 from jaxcnn.tasks import Classification
 from jaxcnn.training import (
     Fitted,
@@ -396,7 +396,6 @@ class _Run:
             Classification(label_smoothing=self.options.label_smoothing),
             augment=augment,
             precision=dtype,
-            auxiliary_weight=CATALOG[self.options.model].auxiliary_weight,
             trainable=phase.trainable,
         )
         self.eval_step = make_eval_step(model, precision=dtype)

@@ -14,7 +14,7 @@ Resizing without antialias, which Pillow does not have, uses `jaxcnn.ops.resize`
 import dataclasses
 import functools
 import math
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, Self, TypeAlias, cast
 
 import jax
 import numpy as np
@@ -121,6 +121,28 @@ class Preprocessing(Value):
         if self.scale == 1:
             values /= np.float32(255)
         return (values - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+
+    def with_channels(self, channels: Literal[1, 3]) -> Self:
+        """Returns the preprocessing of grey or colour images for which the model has been converted.
+
+        Mean, standard deviation and fill are the averages over the channels, as in timm (`timm.data.loader`).
+
+        Args:
+          channels: number of channels of the images.
+
+        Returns:
+          The preprocessing; the same one if it is made for so many channels.
+        """
+        if channels == len(self.mean):
+            return self
+        average = {name: sum(getattr(self, name)) / len(self.mean) for name in ("fill", "mean", "std")}
+        return dataclasses.replace(
+            self,
+            channel_order="RGB",
+            fill=(round(average["fill"]),) * channels,
+            mean=(average["mean"],) * channels,
+            std=(average["std"],) * channels,
+        )
 
     def _resize(self, pixels: np.ndarray) -> np.ndarray:
         height, width = self._resized_shape(*pixels.shape[:2])

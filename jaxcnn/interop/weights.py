@@ -7,6 +7,7 @@
 Neither torch nor TensorFlow is needed. The records of `jaxcnn.interop.records` describe the sources.
 """
 
+import dataclasses
 import os
 import re
 from collections import Counter
@@ -14,6 +15,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+
+from jaxcnn import trees
 from jaxcnn.interop import conversion
 from jaxcnn.interop.files import paths
 from jaxcnn.interop.files.config import TimmConfig, read_timm_config
@@ -29,6 +34,7 @@ from jaxcnn.interop.records import RECORDS, torchvision_files
 from jaxcnn.interop.records.record import Origin, Record
 from jaxcnn.layers import Conv, Dense, identity
 from jaxcnn.layers.composite import layer_paths
+from jaxcnn.layers.parameters import check_positive
 from jaxcnn.models import catalog
 from jaxcnn.text import printable
 from jaxcnn.types import Layer, Params, State
@@ -71,7 +77,12 @@ class _Source(NamedTuple):
 
 
 def load_weights(
-    model_name: str, source: str | Path, *, architecture: str | None = None, entry: str | None = None
+    model_name: str,
+    source: str | Path,
+    *,
+    architecture: str | None = None,
+    entry: str | None = None,
+    in_channels: int | None = None,
 ) -> Weights:
     """Loads published weights, and builds the variant of the model that they were trained with.
 
@@ -79,6 +90,10 @@ def load_weights(
     head of the model is the identity. Every array of the file is used once and every leaf of the model is filled once;
     otherwise an error lists the differences. The prefixes `module.`, `_orig_mod.` and `model.` of torch's wrappers are
     removed.
+
+    With `in_channels`, the first convolution is converted to images of another number of channels, as in timm
+    (Wightman, `timm.models._manipulate.adapt_input_conv`): for one channel its kernel is summed over the channels of
+    the file; for others it is repeated along them, cut off, and scaled by the ratio of the numbers of channels.
 
     Files without config.json cannot reveal differences in activation or pooling: timm's `resnetaa50`, `resnetblur50`
     and `resnetblur18` are loaded as ResNets, `efficientnetv2_s`, `_m` and `_l` as `tf_efficientnetv2`. Load a folder
@@ -94,22 +109,26 @@ def load_weights(
       architecture: library and architecture, such as "timm/tf_efficientnet_b0". Needed if several variants have the
         same names and shapes and the file does not identify its variant.
       entry: entry to load from a torch checkpoint with several state dicts, such as "state_dict_ema".
+      in_channels: channels of the images that the result is for; None for those of the file.
 
     Returns:
       Model, parameters, state and preprocessing. Numbers are float32; float64 arrays stay float64 if JAX has it
       enabled. The preprocessing is None if unknown, as for files written by `save_safetensors`, and without config.json
-      for models whose images do not have 3 channels.
+      for models whose images do not have 3 channels. With `in_channels` 1 or 3, that of a file with the other number
+      has the average mean and standard deviation of the channels, as in timm; with others it is None.
 
     Raises:
       KeyError: `model_name` is unknown.
       FileNotFoundError: the file, folder or repository does not exist.
       FileError: the file is damaged, has another format, or does not match the model in names or shapes. It is a
         ValueError.
-      ValueError: `source` is invalid, `architecture` is not one of the model, or `entry` is given for a file without
-        entries.
+      ValueError: `source` is invalid, `architecture` is not one of the model, `entry` is given for a file without
+        entries, `in_channels` is not positive, or the model does not start with a convolution.
     """
     if model_name not in catalog.CATALOG:
         raise KeyError(f"expected the name of a model of the catalog, got {model_name!r}")
+    if in_channels is not None:
+        check_positive("load_weights", "in_channels", in_channels)
     opened = _open(source, entry)
     record, model = _choose(model_name, opened, architecture)
     with reading(opened.path):
@@ -119,7 +138,8 @@ def load_weights(
                 f"{printable(opened.path)}; build that one and use load_safetensors(path, model)"
             )
         params, state = _read(record, model, conversion.usable(record, opened.tensors), opened.path)
-        return Weights(model, params, state, _preprocessing(record, model, opened))
+        weights = Weights(model, params, state, _preprocessing(record, model, opened))
+    return weights if in_channels is None else _with_channels(weights, model_name, in_channels)
 
 
 def save_torch(path: str | Path, model: Any, params: Params, state: State, *, architecture: str) -> None:
@@ -374,8 +394,33 @@ def _build(record: Record, given: Mapping[str, Tensor]) -> Any:
 
 
 def _first(model: Any) -> tuple[str, Any]:
-    """Finds the first layer of a model with a kernel."""
+    """Finds the first layer of a model of the catalog with a kernel, which reads the image."""
     return next((path, model[path]) for path in layer_paths(model) if isinstance(model[path], Conv | Dense))
+
+
+def _with_channels(weights: Weights, model_name: str, in_channels: int) -> Weights:
+    """Converts the first convolution and the preprocessing to images of another number of channels."""
+    model, params, state, preprocessing = weights
+    path, layer = _first(model)
+    if not isinstance(layer, Conv):
+        raise ValueError(f"in_channels expects a model that starts with a convolution, got {model_name}")
+    if layer.in_channels == in_channels:
+        return weights
+    flat, name = trees.flatten(params), f"{path}/kernel"
+    params = trees.unflatten({**flat, name: jax.device_put(_adapted(np.asarray(flat[name]), in_channels))})
+    model = model.replace({path: dataclasses.replace(layer, in_channels=in_channels)})
+    if preprocessing is not None:
+        preprocessing = preprocessing.with_channels(in_channels) if in_channels in (1, 3) else None
+    return Weights(model, params, state, preprocessing)
+
+
+def _adapted(kernel: np.ndarray, in_channels: int) -> np.ndarray:
+    """Converts a kernel (height, width, channels, out_channels) to another number of channels, as timm does."""
+    if in_channels == 1:
+        return kernel.sum(axis=2, keepdims=True)
+    channels = kernel.shape[2]
+    repeated = kernel[:, :, np.arange(in_channels) % channels]
+    return repeated * kernel.dtype.type(channels / in_channels)
 
 
 def _preprocessing(record: Record, model: Any, source: _Source) -> Preprocessing | None:

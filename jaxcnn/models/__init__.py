@@ -1,4 +1,8 @@
-"""Models: functions that return a layer value. Each ends in a `head` that can be replaced."""
+"""Models: functions that return a layer value. Each ends in a `head` that can be replaced.
+
+Their options have the same names in all families, see `jaxcnn.models.blocks.Options`: `resnet50(10, in_channels=1,
+norm=Partial(GroupNorm, num_groups=32), activation=Function(jax.nn.silu), drop_path=0.1)`.
+"""
 
 from jaxcnn.models.alexnet import alexnet
 from jaxcnn.models.convnext import convnext_base, convnext_large, convnext_small, convnext_tiny

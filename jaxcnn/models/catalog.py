@@ -41,7 +41,6 @@ class Entry(NamedTuple):
       takes: which of the options "in_channels" and "image_size" the function has; without them the model takes no other
         image than its own.
       min_size: smallest height and width of an image that the model takes, in pixels.
-      auxiliary_weight: weight of the loss of each auxiliary head in training; 0 where the model has none.
     """
 
     build: Callable[..., Model]
@@ -49,7 +48,6 @@ class Entry(NamedTuple):
     num_classes: int
     takes: tuple[str, ...]
     min_size: int = 1
-    auxiliary_weight: float = 0.0
 
 
 _FLAT = ("in_channels", "image_size")
@@ -72,8 +70,8 @@ CATALOG: dict[str, Entry] = {
     "vgg19_bn": Entry(vgg.vgg19_bn, _IMAGENET, 1000, _ANY_SIZE, 32),
     "squeezenet1_0": Entry(squeezenet.squeezenet1_0, _IMAGENET, 1000, _ANY_SIZE, 21),
     "squeezenet1_1": Entry(squeezenet.squeezenet1_1, _IMAGENET, 1000, _ANY_SIZE, 17),
-    "googlenet": Entry(googlenet, _IMAGENET, 1000, _ANY_SIZE, 15, 0.3),
-    "inception_v3": Entry(inception.inception_v3, (299, 299, 3), 1000, _ANY_SIZE, 75, 0.4),
+    "googlenet": Entry(googlenet, _IMAGENET, 1000, _ANY_SIZE, 15),
+    "inception_v3": Entry(inception.inception_v3, (299, 299, 3), 1000, _ANY_SIZE, 75),
     "resnet18": Entry(resnet.resnet18, _IMAGENET, 1000, _ANY_SIZE),
     "resnet34": Entry(resnet.resnet34, _IMAGENET, 1000, _ANY_SIZE),
     "resnet50": Entry(resnet.resnet50, _IMAGENET, 1000, _ANY_SIZE),

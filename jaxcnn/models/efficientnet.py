@@ -5,20 +5,25 @@ Source: Tan & Le, "EfficientNet: rethinking model scaling for convolutional neur
 models, which differ between the variants.
 """
 
+import functools
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import jax
 
 from jaxcnn.layers import BatchNorm, Dense, Dropout, Function, GlobalAvgPool, Initializer, Residual, Sequential
-from jaxcnn.models.inverted_residual import (
+from jaxcnn.models.blocks import (
     Norm,
+    Options,
     PaddingRule,
+    build_stages,
     check_padding,
     conv_norm,
     inverted_residual,
     residual_where_the_shape_stays,
     rounded_channels,
+    sigmoid,
+    silu,
     squeeze_excite,
 )
 from jaxcnn.ops.check import check_rate
@@ -88,175 +93,113 @@ _V2_L = (
 )
 """EfficientNetV2-L, likewise."""
 
-_silu, _sigmoid = Function(jax.nn.silu), Function(jax.nn.sigmoid)
-
 # A uniform distribution up to 1 / sqrt(num_classes), as in the papers' code.
 _head_init = Initializer(jax.nn.initializers.variance_scaling, scale=1 / 3, mode="fan_out", distribution="uniform")
 _slow_norm = Partial(BatchNorm, decay=0.99, epsilon=1e-3)
 _v2_norm = Partial(BatchNorm, epsilon=1e-3)
 
 
+class EfficientOptions(Options, total=False):
+    """Options of `efficientnet` that have the same defaults in all variants."""
+
+    drop_path: float
+    padding: PaddingRule
+
+
 def efficientnet_b0(
-    num_classes: int = 1000,
-    *,
-    in_channels: int = 3,
-    dropout_rate: float = 0.2,
-    drop_path_rate: float = 0.2,
-    norm: Norm = BatchNorm,
-    padding: PaddingRule = "symmetric",
+    num_classes: int = 1000, *, norm: Norm = BatchNorm, dropout_rate: float = 0.2, **options: Unpack[EfficientOptions]
 ) -> Sequential:
     """Builds EfficientNet-B0 for 224 pixels; 5,288,548 parameters. See `efficientnet_v1`."""
-    return efficientnet_v1(1.0, 1.0, num_classes, in_channels, dropout_rate, drop_path_rate, norm, padding)
+    return efficientnet_v1(1.0, 1.0, num_classes, norm=norm, dropout_rate=dropout_rate, **options)
 
 
 def efficientnet_b1(
-    num_classes: int = 1000,
-    *,
-    in_channels: int = 3,
-    dropout_rate: float = 0.2,
-    drop_path_rate: float = 0.2,
-    norm: Norm = BatchNorm,
-    padding: PaddingRule = "symmetric",
+    num_classes: int = 1000, *, norm: Norm = BatchNorm, dropout_rate: float = 0.2, **options: Unpack[EfficientOptions]
 ) -> Sequential:
     """Builds EfficientNet-B1 for 240 pixels; 7,794,184 parameters. See `efficientnet_v1`."""
-    return efficientnet_v1(1.0, 1.1, num_classes, in_channels, dropout_rate, drop_path_rate, norm, padding)
+    return efficientnet_v1(1.0, 1.1, num_classes, norm=norm, dropout_rate=dropout_rate, **options)
 
 
 def efficientnet_b2(
-    num_classes: int = 1000,
-    *,
-    in_channels: int = 3,
-    dropout_rate: float = 0.3,
-    drop_path_rate: float = 0.2,
-    norm: Norm = BatchNorm,
-    padding: PaddingRule = "symmetric",
+    num_classes: int = 1000, *, norm: Norm = BatchNorm, dropout_rate: float = 0.3, **options: Unpack[EfficientOptions]
 ) -> Sequential:
     """Builds EfficientNet-B2 for 260 pixels; 9,109,994 parameters. See `efficientnet_v1`."""
-    return efficientnet_v1(1.1, 1.2, num_classes, in_channels, dropout_rate, drop_path_rate, norm, padding)
+    return efficientnet_v1(1.1, 1.2, num_classes, norm=norm, dropout_rate=dropout_rate, **options)
 
 
 def efficientnet_b3(
-    num_classes: int = 1000,
-    *,
-    in_channels: int = 3,
-    dropout_rate: float = 0.3,
-    drop_path_rate: float = 0.2,
-    norm: Norm = BatchNorm,
-    padding: PaddingRule = "symmetric",
+    num_classes: int = 1000, *, norm: Norm = BatchNorm, dropout_rate: float = 0.3, **options: Unpack[EfficientOptions]
 ) -> Sequential:
     """Builds EfficientNet-B3 for 300 pixels; 12,233,232 parameters. See `efficientnet_v1`."""
-    return efficientnet_v1(1.2, 1.4, num_classes, in_channels, dropout_rate, drop_path_rate, norm, padding)
+    return efficientnet_v1(1.2, 1.4, num_classes, norm=norm, dropout_rate=dropout_rate, **options)
 
 
 def efficientnet_b4(
-    num_classes: int = 1000,
-    *,
-    in_channels: int = 3,
-    dropout_rate: float = 0.4,
-    drop_path_rate: float = 0.2,
-    norm: Norm = BatchNorm,
-    padding: PaddingRule = "symmetric",
+    num_classes: int = 1000, *, norm: Norm = BatchNorm, dropout_rate: float = 0.4, **options: Unpack[EfficientOptions]
 ) -> Sequential:
     """Builds EfficientNet-B4 for 380 pixels; 19,341,616 parameters. See `efficientnet_v1`."""
-    return efficientnet_v1(1.4, 1.8, num_classes, in_channels, dropout_rate, drop_path_rate, norm, padding)
+    return efficientnet_v1(1.4, 1.8, num_classes, norm=norm, dropout_rate=dropout_rate, **options)
 
 
 def efficientnet_b5(
-    num_classes: int = 1000,
-    *,
-    in_channels: int = 3,
-    dropout_rate: float = 0.4,
-    drop_path_rate: float = 0.2,
-    norm: Norm = _slow_norm,
-    padding: PaddingRule = "symmetric",
+    num_classes: int = 1000, *, norm: Norm = _slow_norm, dropout_rate: float = 0.4, **options: Unpack[EfficientOptions]
 ) -> Sequential:
     """Builds EfficientNet-B5 for 456 pixels; 30,389,784 parameters. See `efficientnet_v1`."""
-    return efficientnet_v1(1.6, 2.2, num_classes, in_channels, dropout_rate, drop_path_rate, norm, padding)
+    return efficientnet_v1(1.6, 2.2, num_classes, norm=norm, dropout_rate=dropout_rate, **options)
 
 
 def efficientnet_b6(
-    num_classes: int = 1000,
-    *,
-    in_channels: int = 3,
-    dropout_rate: float = 0.5,
-    drop_path_rate: float = 0.2,
-    norm: Norm = _slow_norm,
-    padding: PaddingRule = "symmetric",
+    num_classes: int = 1000, *, norm: Norm = _slow_norm, dropout_rate: float = 0.5, **options: Unpack[EfficientOptions]
 ) -> Sequential:
     """Builds EfficientNet-B6 for 528 pixels; 43,040,704 parameters. See `efficientnet_v1`."""
-    return efficientnet_v1(1.8, 2.6, num_classes, in_channels, dropout_rate, drop_path_rate, norm, padding)
+    return efficientnet_v1(1.8, 2.6, num_classes, norm=norm, dropout_rate=dropout_rate, **options)
 
 
 def efficientnet_b7(
-    num_classes: int = 1000,
-    *,
-    in_channels: int = 3,
-    dropout_rate: float = 0.5,
-    drop_path_rate: float = 0.2,
-    norm: Norm = _slow_norm,
-    padding: PaddingRule = "symmetric",
+    num_classes: int = 1000, *, norm: Norm = _slow_norm, dropout_rate: float = 0.5, **options: Unpack[EfficientOptions]
 ) -> Sequential:
     """Builds EfficientNet-B7 for 600 pixels; 66,347,960 parameters. See `efficientnet_v1`."""
-    return efficientnet_v1(2.0, 3.1, num_classes, in_channels, dropout_rate, drop_path_rate, norm, padding)
+    return efficientnet_v1(2.0, 3.1, num_classes, norm=norm, dropout_rate=dropout_rate, **options)
 
 
 def efficientnet_v2_s(
-    num_classes: int = 1000,
-    *,
-    in_channels: int = 3,
-    dropout_rate: float = 0.3,
-    drop_path_rate: float = 0.2,
-    norm: Norm = _v2_norm,
-    padding: PaddingRule = "symmetric",
+    num_classes: int = 1000, *, dropout_rate: float = 0.3, norm: Norm = _v2_norm, **options: Unpack[EfficientOptions]
 ) -> Sequential:
     """Builds EfficientNetV2-S for 384 pixels; 21,458,488 parameters. See `efficientnet`.
 
     The rates are those of the last and largest images in training (Tan & Le 2021, table 6 and section 5.1).
     """
-    return efficientnet(_V2_S, 24, 1280, num_classes, in_channels, dropout_rate, drop_path_rate, norm, padding)
+    return efficientnet(_V2_S, 24, 1280, num_classes, norm=norm, dropout_rate=dropout_rate, **options)
 
 
 def efficientnet_v2_m(
-    num_classes: int = 1000,
-    *,
-    in_channels: int = 3,
-    dropout_rate: float = 0.4,
-    drop_path_rate: float = 0.2,
-    norm: Norm = _v2_norm,
-    padding: PaddingRule = "symmetric",
+    num_classes: int = 1000, *, dropout_rate: float = 0.4, norm: Norm = _v2_norm, **options: Unpack[EfficientOptions]
 ) -> Sequential:
     """Builds EfficientNetV2-M for 480 pixels; 54,139,356 parameters. See `efficientnet`.
 
     The rates are those of the last and largest images in training (Tan & Le 2021, table 6 and section 5.1).
     """
-    return efficientnet(_V2_M, 24, 1280, num_classes, in_channels, dropout_rate, drop_path_rate, norm, padding)
+    return efficientnet(_V2_M, 24, 1280, num_classes, norm=norm, dropout_rate=dropout_rate, **options)
 
 
 def efficientnet_v2_l(
-    num_classes: int = 1000,
-    *,
-    in_channels: int = 3,
-    dropout_rate: float = 0.5,
-    drop_path_rate: float = 0.2,
-    norm: Norm = _v2_norm,
-    padding: PaddingRule = "symmetric",
+    num_classes: int = 1000, *, dropout_rate: float = 0.5, norm: Norm = _v2_norm, **options: Unpack[EfficientOptions]
 ) -> Sequential:
     """Builds EfficientNetV2-L for 480 pixels; 118,515,272 parameters. See `efficientnet`.
 
     The rates are those of the last and largest images in training (Tan & Le 2021, table 6 and section 5.1).
     """
-    return efficientnet(_V2_L, 32, 1280, num_classes, in_channels, dropout_rate, drop_path_rate, norm, padding)
+    return efficientnet(_V2_L, 32, 1280, num_classes, norm=norm, dropout_rate=dropout_rate, **options)
 
 
 def efficientnet_v1(
     width: float,
     depth: float,
-    num_classes: int,
-    in_channels: int,
-    dropout_rate: float,
-    drop_path_rate: float,
+    num_classes: int = 1000,
+    *,
     norm: Norm = BatchNorm,
-    padding: PaddingRule = "symmetric",
+    dropout_rate: float = 0.2,
+    **options: Unpack[EfficientOptions],
 ) -> Sequential:
     """Builds an EfficientNet scaled up from B0 (Tan & Le 2019, section 3.3 and table 1).
 
@@ -266,11 +209,9 @@ def efficientnet_v1(
       width: multiplies all numbers of channels, which are then rounded to multiples of 8.
       depth: multiplies the number of blocks in each stage, which is then rounded up.
       num_classes: number of logits.
-      in_channels: channels of the image.
-      dropout_rate: probability of dropping a feature before the head, in [0, 1).
-      drop_path_rate: see `efficientnet`.
       norm: makes the normalisation of so many channels.
-      padding: "symmetric" as torchvision pads, or "same" as TensorFlow and Keras do.
+      dropout_rate: probability of dropping a feature before the head, in [0, 1).
+      **options: see `efficientnet`.
 
     Returns:
       The model, see `efficientnet`.
@@ -285,20 +226,20 @@ def efficientnet_v1(
         for stage in _B0
     )
     stem_channels, features = rounded_channels(32 * width), rounded_channels(1280 * width)
-    return efficientnet(
-        stages, stem_channels, features, num_classes, in_channels, dropout_rate, drop_path_rate, norm, padding
-    )
+    return efficientnet(stages, stem_channels, features, num_classes, norm=norm, dropout_rate=dropout_rate, **options)
 
 
 def efficientnet(
     stages: tuple[Stage, ...],
     stem_channels: int,
     features: int,
-    num_classes: int,
-    in_channels: int,
-    dropout_rate: float,
-    drop_path_rate: float,
+    num_classes: int = 1000,
+    *,
+    in_channels: int = 3,
     norm: Norm = BatchNorm,
+    activation: Function = silu,
+    dropout_rate: float = 0.2,
+    drop_path: float = 0.2,
     padding: PaddingRule = "symmetric",
 ) -> Sequential:
     """Builds an EfficientNet of either version from its table.
@@ -309,10 +250,11 @@ def efficientnet(
       features: channels after the last one.
       num_classes: number of logits.
       in_channels: channels of the image.
-      dropout_rate: probability of dropping a feature before the head, in [0, 1).
-      drop_path_rate: in [0, 1); of n blocks, block i, counted from 0, is skipped in training with a probability of
-        i / n times this, if it is a residual one (Huang et al. 2016, section 3, as in the papers' code).
       norm: makes the normalisation of so many channels.
+      activation: the nonlinearity.
+      dropout_rate: probability of dropping a feature before the head, in [0, 1).
+      drop_path: in [0, 1); of n blocks, block i, counted from 0, is skipped in training with a probability of
+        i / n times this, if it is a residual one (Huang et al. 2016, section 3, as in the papers' code).
       padding: "symmetric" as torchvision pads, or "same" as TensorFlow and Keras do.
 
     Returns:
@@ -322,30 +264,28 @@ def efficientnet(
     Raises:
       ValueError: the padding is unknown, or a rate is outside [0, 1).
     """
-    check_rate("efficientnet", drop_path_rate)
+    check_rate("efficientnet", drop_path)
     check_padding("efficientnet", padding)
-    stem = conv_norm(in_channels, stem_channels, 3, 2, activation=_silu, norm=norm, padding=padding)
-    channels, seen, total, built = stem_channels, 0, sum(stage.blocks for stage in stages), {}
-    for i, stage in enumerate(stages):
-        layers = {}
-        for j in range(stage.blocks):
-            block = fused_block if stage.fused else mbconv_block
-            layers[f"block{j}"] = block(
-                channels,
-                stage.out_channels,
-                stage.strides if j == 0 else 1,
+    options = {"norm": norm, "activation": activation, "padding": padding}
+    rows = [
+        (
+            functools.partial(
+                fused_block if stage.fused else mbconv_block,
                 expansion=stage.expansion,
                 kernel_size=stage.kernel_size,
-                drop_path_rate=drop_path_rate * seen / total,
-                norm=norm,
-                padding=padding,
-            )
-            channels, seen = stage.out_channels, seen + 1
-        built[f"stage{i + 1}"] = Sequential(**layers)
+                **options,
+            ),
+            stage.blocks,
+            stage.out_channels,
+            stage.strides,
+        )
+        for stage in stages
+    ]
+    total = sum(stage.blocks for stage in stages)
     return Sequential(
-        stem=stem,
-        **built,
-        last=conv_norm(channels, features, activation=_silu, norm=norm),
+        stem=conv_norm(in_channels, stem_channels, 3, 2, norm=norm, padding=padding, activation=activation),
+        **build_stages(stem_channels, rows, [drop_path * i / total for i in range(total)]),
+        last=conv_norm(stages[-1].out_channels, features, norm=norm, activation=activation),
         pool=GlobalAvgPool(),
         dropout=Dropout(dropout_rate),
         head=Dense(features, num_classes, kernel_init=_head_init),
@@ -359,11 +299,12 @@ def mbconv_block(
     *,
     expansion: int = 6,
     kernel_size: int = 3,
-    drop_path_rate: float = 0.0,
     norm: Norm = BatchNorm,
+    activation: Function = silu,
+    drop_path: float = 0.0,
     padding: PaddingRule = "symmetric",
 ) -> Residual | Sequential:
-    """Builds an inverted residual with SiLU and a squeeze-and-excitation to a quarter of its input's channels (MBConv).
+    """Builds an inverted residual with a squeeze-and-excitation to a quarter of its input's channels (MBConv).
 
     Args:
       in_channels: channels of the input.
@@ -371,8 +312,9 @@ def mbconv_block(
       strides: strides of the depthwise convolution.
       expansion: how many times the channels of the input the depthwise convolution has; at 1 there is no first one.
       kernel_size: height and width of the depthwise kernel, in taps; odd.
-      drop_path_rate: probability of skipping a residual block in training, in [0, 1).
       norm: makes the normalisation after each convolution.
+      activation: the nonlinearity.
+      drop_path: probability of skipping a residual block in training, in [0, 1).
       padding: what pads the images.
 
     Returns:
@@ -385,10 +327,10 @@ def mbconv_block(
         hidden,
         out_channels,
         strides,
-        activation=_silu,
+        activation=activation,
         kernel_size=kernel_size,
-        gate=squeeze_excite(hidden, max(1, in_channels // 4), activation=_silu, gate=_sigmoid),
-        drop_path_rate=drop_path_rate,
+        gate=squeeze_excite(hidden, max(1, in_channels // 4), activation=activation, gate=sigmoid),
+        drop_path=drop_path,
         norm=norm,
         padding=padding,
     )
@@ -401,8 +343,9 @@ def fused_block(
     *,
     expansion: int = 4,
     kernel_size: int = 3,
-    drop_path_rate: float = 0.0,
     norm: Norm = BatchNorm,
+    activation: Function = silu,
+    drop_path: float = 0.0,
     padding: PaddingRule = "symmetric",
 ) -> Residual | Sequential:
     """Builds a whole convolution to more channels and a linear 1x1 one back to few (Fused-MBConv).
@@ -413,8 +356,9 @@ def fused_block(
       strides: strides of the first convolution.
       expansion: how many times the channels of the input it has; at 1 there is no other one, and it is not linear.
       kernel_size: height and width of its kernel, in taps; odd.
-      drop_path_rate: probability of skipping a residual block in training, in [0, 1).
       norm: makes the normalisation after each convolution.
+      activation: the nonlinearity.
+      drop_path: probability of skipping a residual block in training, in [0, 1).
       padding: what pads the images.
 
     Returns:
@@ -427,13 +371,13 @@ def fused_block(
         out_channels if expansion == 1 else hidden,
         kernel_size,
         strides,
-        activation=_silu,
         norm=norm,
         padding=padding,
+        activation=activation,
     )
     layers = (
         {"project": whole}
         if expansion == 1
         else {"expand": whole, "project": conv_norm(hidden, out_channels, norm=norm)}
     )
-    return residual_where_the_shape_stays(layers, in_channels, out_channels, strides, drop_path_rate)
+    return residual_where_the_shape_stays(layers, in_channels, out_channels, strides, drop_path)

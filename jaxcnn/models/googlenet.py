@@ -6,6 +6,8 @@ Source: Szegedy, Liu, Jia, Sermanet, Reed, Anguelov, Erhan, Vanhoucke & Rabinovi
 convolutions where the paper has 5x5 ones.
 """
 
+import functools
+
 import jax
 
 from jaxcnn.layers import (
@@ -13,7 +15,6 @@ from jaxcnn.layers import (
     AuxiliaryHeads,
     BatchNorm,
     Concat,
-    Conv,
     Dense,
     Dropout,
     Flatten,
@@ -23,29 +24,35 @@ from jaxcnn.layers import (
     MaxPool,
     Sequential,
 )
+from jaxcnn.models.blocks import Norm, conv_norm, relu
 from jaxcnn.types import Layer
+from jaxcnn.values import Partial
 
+_batch_norm = Partial(BatchNorm, epsilon=1e-3)
 _init = Initializer(jax.nn.initializers.normal, stddev=0.01)
-_relu = Function(jax.nn.relu)
 
 
 def googlenet(
     num_classes: int = 1000,
     *,
     in_channels: int = 3,
+    norm: Norm = _batch_norm,
+    activation: Function = relu,
     aux_heads: bool = True,
     dropout_rate: float = 0.4,
     aux_dropout_rate: float = 0.7,
 ) -> Sequential | AuxiliaryHeads:
     """Builds GoogLeNet (Szegedy et al. 2015, table 1 and section 5); 13,004,888 parameters, 6,624,904 of them in use.
 
-    In training it gives a dict of the logits of three heads, "main" and two auxiliary ones; in evaluation the logits of
-    the main head. Train it with `make_train_step(auxiliary_weight=0.3)` (section 5). The paper leaves the
-    initialisation open: here kernels are normal with a standard deviation of 0.01, as in torchvision.
+    In training it gives a dict of the logits of three heads, "main", "aux1" and "aux2"; in evaluation the logits of the
+    main head alone. Train it with `make_train_step(..., auxiliary_weight=0.3)`, the weight of section 5. The paper
+    leaves the initialisation open: here kernels are normal with a standard deviation of 0.01, as in torchvision.
 
     Args:
       num_classes: number of logits.
       in_channels: channels of the image.
+      norm: makes the normalisation of so many channels.
+      activation: the nonlinearity.
       aux_heads: whether there are the two auxiliary heads, aux1 and aux2.
       dropout_rate: probability of dropping a feature before the head, in [0, 1) (table 1).
       aux_dropout_rate: probability of dropping a feature in the auxiliary heads, in [0, 1) (section 5).
@@ -59,30 +66,33 @@ def googlenet(
     """
 
     def auxiliary(name: str, channels: int) -> dict[str, Layer]:
-        return {name: auxiliary_head(channels, num_classes, aux_dropout_rate)} if aux_heads else {}
+        head = auxiliary_head(channels, num_classes, aux_dropout_rate, norm=norm, activation=activation)
+        return {name: head} if aux_heads else {}
 
+    make = functools.partial(conv_norm, norm=norm, kernel_init=_init, relu=activation)
+    module = functools.partial(inception_module, norm=norm, activation=activation)
     stem = Sequential(
-        conv1=_conv_norm(in_channels, 64, 7, 2),
+        conv1=make(in_channels, 64, 7, 2),
         pool1=MaxPool(3, strides=2, ceil_mode=True),
-        conv2=_conv_norm(64, 64),
-        conv3=_conv_norm(64, 192, 3),
+        conv2=make(64, 64),
+        conv3=make(64, 192, 3),
         pool2=MaxPool(3, strides=2, ceil_mode=True),
     )
     layers: dict[str, Layer] = {
         "stem": stem,
-        "inception3a": inception_module(192, 64, 96, 128, 16, 32, 32),
-        "inception3b": inception_module(256, 128, 128, 192, 32, 96, 64),
+        "inception3a": module(192, 64, 96, 128, 16, 32, 32),
+        "inception3b": module(256, 128, 128, 192, 32, 96, 64),
         "pool3": MaxPool(3, strides=2, ceil_mode=True),
-        "inception4a": inception_module(480, 192, 96, 208, 16, 48, 64),
+        "inception4a": module(480, 192, 96, 208, 16, 48, 64),
         **auxiliary("aux1", 512),
-        "inception4b": inception_module(512, 160, 112, 224, 24, 64, 64),
-        "inception4c": inception_module(512, 128, 128, 256, 24, 64, 64),
-        "inception4d": inception_module(512, 112, 144, 288, 32, 64, 64),
+        "inception4b": module(512, 160, 112, 224, 24, 64, 64),
+        "inception4c": module(512, 128, 128, 256, 24, 64, 64),
+        "inception4d": module(512, 112, 144, 288, 32, 64, 64),
         **auxiliary("aux2", 528),
-        "inception4e": inception_module(528, 256, 160, 320, 32, 128, 128),
+        "inception4e": module(528, 256, 160, 320, 32, 128, 128),
         "pool4": MaxPool(2, ceil_mode=True),
-        "inception5a": inception_module(832, 256, 160, 320, 32, 128, 128),
-        "inception5b": inception_module(832, 384, 192, 384, 48, 128, 128),
+        "inception5a": module(832, 256, 160, 320, 32, 128, 128),
+        "inception5b": module(832, 384, 192, 384, 48, 128, 128),
         "pool": GlobalAvgPool(),
         "dropout": Dropout(dropout_rate),
         "head": Dense(1024, num_classes, kernel_init=_init),
@@ -98,6 +108,9 @@ def inception_module(
     reduce5x5: int,
     conv5x5: int,
     pool: int,
+    *,
+    norm: Norm = _batch_norm,
+    activation: Function = relu,
 ) -> Concat:
     """Builds the inception module with dimension reductions (Szegedy et al. 2015, figure 2b).
 
@@ -109,25 +122,37 @@ def inception_module(
       reduce5x5: channels of the 1x1 convolution before the last one.
       conv5x5: channels of that one, which is 3x3 here, as in the published weights, though 5x5 in the paper.
       pool: channels of the 1x1 convolution after the max pooling.
+      norm: makes the normalisation of so many channels.
+      activation: the nonlinearity.
 
     Returns:
       The module, with branches branch1x1, branch3x3, branch5x5 and branch_pool.
     """
+    make = functools.partial(conv_norm, norm=norm, kernel_init=_init, relu=activation)
     return Concat(
-        branch1x1=_conv_norm(in_channels, conv1x1),
-        branch3x3=Sequential(reduce=_conv_norm(in_channels, reduce3x3), conv=_conv_norm(reduce3x3, conv3x3, 3)),
-        branch5x5=Sequential(reduce=_conv_norm(in_channels, reduce5x5), conv=_conv_norm(reduce5x5, conv5x5, 3)),
-        branch_pool=Sequential(pool=MaxPool(3, strides=1, padding=1), project=_conv_norm(in_channels, pool)),
+        branch1x1=make(in_channels, conv1x1),
+        branch3x3=Sequential(reduce=make(in_channels, reduce3x3), conv=make(reduce3x3, conv3x3, 3)),
+        branch5x5=Sequential(reduce=make(in_channels, reduce5x5), conv=make(reduce5x5, conv5x5, 3)),
+        branch_pool=Sequential(pool=MaxPool(3, strides=1, padding=1), project=make(in_channels, pool)),
     )
 
 
-def auxiliary_head(in_channels: int, num_classes: int, dropout_rate: float) -> Sequential:
+def auxiliary_head(
+    in_channels: int,
+    num_classes: int,
+    dropout_rate: float,
+    *,
+    norm: Norm = _batch_norm,
+    activation: Function = relu,
+) -> Sequential:
     """Builds a classifier of a map half-way (Szegedy et al. 2015, section 5).
 
     Args:
       in_channels: channels of the map.
       num_classes: number of logits.
       dropout_rate: probability of dropping a feature, in [0, 1).
+      norm: makes the normalisation of so many channels.
+      activation: the nonlinearity.
 
     Returns:
       The head, with layers pool, conv, flatten, dense, relu, dropout and head. A map of any size is pooled to 4x4,
@@ -135,23 +160,10 @@ def auxiliary_head(in_channels: int, num_classes: int, dropout_rate: float) -> S
     """
     return Sequential(
         pool=AdaptiveAvgPool(4),
-        conv=_conv_norm(in_channels, 128),
+        conv=conv_norm(in_channels, 128, norm=norm, kernel_init=_init, relu=activation),
         flatten=Flatten(),
         dense=Dense(4 * 4 * 128, 1024, kernel_init=_init),
-        relu=_relu,
+        relu=activation,
         dropout=Dropout(dropout_rate),
         head=Dense(1024, num_classes, kernel_init=_init),
     )
-
-
-def _conv_norm(in_channels: int, out_channels: int, kernel_size: int = 1, strides: int = 1) -> Sequential:
-    conv = Conv(
-        in_channels,
-        out_channels,
-        kernel_size,
-        strides,
-        padding=kernel_size // 2,
-        use_bias=False,
-        kernel_init=_init,
-    )
-    return Sequential(conv=conv, norm=BatchNorm(out_channels, epsilon=1e-3), relu=_relu)

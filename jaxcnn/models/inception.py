@@ -5,7 +5,6 @@ the numbers of channels, which the paper leaves open, are those of its published
 mixed5b is the paper's first one at 35x35.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +16,6 @@ from jaxcnn.layers import (
     AvgPool,
     BatchNorm,
     Concat,
-    Conv,
     Dense,
     Dropout,
     Function,
@@ -27,40 +25,39 @@ from jaxcnn.layers import (
     Sequential,
 )
 from jaxcnn.layers.stateless import Stateless
-from jaxcnn.ops.check import Size, as_pair
+from jaxcnn.models.blocks import Norm, PaddingRule, check_padding, conv_norm, relu
+from jaxcnn.ops.check import Size
 from jaxcnn.types import Layer, Params, Shape, State
 from jaxcnn.values import Partial, Value
 
-Norm = Callable[[int], Layer]
-"""From a number of channels to the layer that normalises them."""
-
 _batch_norm = Partial(BatchNorm, epsilon=1e-3)
 _init = Initializer(jax.nn.initializers.normal, stddev=0.1)
-_relu = Function(jax.nn.relu)
 
 
 def inception_v3(
     num_classes: int = 1000,
     *,
     in_channels: int = 3,
+    norm: Norm = _batch_norm,
+    activation: Function = relu,
     aux_heads: bool = True,
     dropout_rate: float = 0.5,
-    norm: Norm = _batch_norm,
-    padding: Literal["symmetric", "same"] = "symmetric",
+    padding: PaddingRule = "symmetric",
 ) -> Sequential | AuxiliaryHeads:
     """Builds Inception v3 (Szegedy et al. 2016, section 6 and table 1); 27,161,264 parameters, 23,834,568 in use.
 
-    In training it gives a dict of the logits of two heads, "main" and an auxiliary one; in evaluation the logits of the
-    main head. Train it with `make_train_step(auxiliary_weight=0.4)` and a label smoothing of 0.1 (section 7).
-    The paper leaves initialisation, dropout and that weight open: they are torchvision's. Kernels are normal with a
-    standard deviation of 0.1, and in the auxiliary head of 0.01 (its second convolution) and 0.001 (its last layer).
+    In training it gives a dict of the logits of two heads, "main" and "aux"; in evaluation the logits of the main head
+    alone. Train it with `make_train_step(..., auxiliary_weight=0.4)` and label smoothing of 0.1 (section 7). The paper
+    leaves initialisation, dropout and that weight open: they are torchvision's. Kernels are normal with a standard
+    deviation of 0.1, and in the auxiliary head of 0.01 (its second convolution) and 0.001 (its last layer).
 
     Args:
       num_classes: number of logits.
       in_channels: channels of the image.
+      norm: makes the normalisation of so many channels.
+      activation: the nonlinearity.
       aux_heads: whether there is the auxiliary head, aux (section 4).
       dropout_rate: probability of dropping a feature before the head, in [0, 1).
-      norm: makes the normalisation of so many channels.
       padding: "symmetric": average pooling in the modules counts the padded pixels as zeros, as torch's. "same": it
         leaves them out, as TensorFlow's and Keras'. All else is equal in both.
 
@@ -71,9 +68,8 @@ def inception_v3(
     Raises:
       ValueError: the padding is unknown, or the rate is outside [0, 1).
     """
-    if padding not in ("symmetric", "same"):
-        raise ValueError(f"padding expects 'symmetric' or 'same', got {padding!r}")
-    make = _Maker(norm, AvgPool(3, strides=1, padding=1, count_include_pad=padding == "symmetric"))
+    check_padding("inception_v3", padding)
+    make = _Maker(norm, activation, AvgPool(3, strides=1, padding=1, count_include_pad=padding == "symmetric"))
     stem = Sequential(
         conv1=make.conv(in_channels, 32, 3, 2, "VALID"),
         conv2=make.conv(32, 32, 3, 1, "VALID"),
@@ -106,14 +102,16 @@ def inception_v3(
 
 @dataclass(frozen=True)
 class _Maker:
-    """Builds the modules with a normalisation and an average pooling.
+    """Builds the modules with a normalisation, an activation and an average pooling.
 
     Attributes:
       norm: makes the normalisation of so many channels.
+      activation: the nonlinearity.
       average: the pooling before a 1x1 convolution; it keeps the size.
     """
 
     norm: Norm
+    activation: Function
     average: AvgPool
 
     def conv(
@@ -122,21 +120,20 @@ class _Maker:
         out_channels: int,
         kernel_size: Size = 1,
         strides: int = 1,
-        padding: Literal["VALID"] | None = None,
+        padding: Literal["symmetric", "VALID"] = "symmetric",
         kernel_init: Initializer = _init,
     ) -> Sequential:
-        """Builds a convolution with its normalisation and ReLU; padded to keep the size, unless "VALID"."""
-        height, width = as_pair("kernel_size", kernel_size)
-        conv = Conv(
+        """Builds a convolution with its normalisation and activation."""
+        return conv_norm(
             in_channels,
             out_channels,
             kernel_size,
             strides,
-            padding=padding or ((height // 2, height // 2), (width // 2, width // 2)),
-            use_bias=False,
+            norm=self.norm,
+            padding=padding,
             kernel_init=kernel_init,
+            relu=self.activation,
         )
-        return Sequential(conv=conv, norm=self.norm(out_channels), relu=_relu)
 
     def module_a(self, in_channels: int, pool: int) -> Concat:
         """Builds the module at 35x35, with two 3x3 convolutions for a 5x5 one (figure 5)."""

@@ -14,6 +14,7 @@ import numpy as np
 from jaxcnn import ops
 from jaxcnn.layers import Conv, Dense, Flatten, Function, Initializer, MaxPool, Sequential, output_shape
 from jaxcnn.layers.parameters import check_names
+from jaxcnn.models.blocks import relu
 from jaxcnn.ops.check import Size, as_pair, at_least_float32
 from jaxcnn.ops.wide import add_bias, scale_channels
 from jaxcnn.types import Params, Shape, State
@@ -42,7 +43,9 @@ C3_TABLE = (
 """The maps of S2 that each map of C3 sees (table I of the paper)."""
 
 
-def lenet5(num_classes: int = 10, *, in_channels: int = 1, image_size: Size = 32) -> Sequential:
+def lenet5(
+    num_classes: int = 10, *, in_channels: int = 1, activation: Function = relu, image_size: Size = 32
+) -> Sequential:
     """Builds LeNet-5 in its modern form: ReLU, max pooling, a dense head.
 
     On 32x32x1: maps of 28x28x6, 14x14x6, 10x10x16, 5x5x16, then 120, 84 and 10; 61,706 parameters.
@@ -50,18 +53,18 @@ def lenet5(num_classes: int = 10, *, in_channels: int = 1, image_size: Size = 32
     Args:
       num_classes: number of logits.
       in_channels: channels of the image.
+      activation: the nonlinearity.
       image_size: (height, width) of the image, in pixels, at least 16.
 
     Returns:
       The model; its head is a `Dense(84, num_classes)`.
     """
-    relu = Function(jax.nn.relu)
     maps = {
         "conv1": Conv(in_channels, 6, 5, padding="VALID", kernel_init=_HE_NORMAL),
-        "relu1": relu,
+        "relu1": activation,
         "pool1": MaxPool(2),
         "conv2": Conv(6, 16, 5, padding="VALID", kernel_init=_HE_NORMAL),
-        "relu2": relu,
+        "relu2": activation,
         "pool2": MaxPool(2),
         "flatten": Flatten(),
     }
@@ -69,9 +72,9 @@ def lenet5(num_classes: int = 10, *, in_channels: int = 1, image_size: Size = 32
     return Sequential(
         **maps,
         dense1=Dense(width, 120, kernel_init=_HE_NORMAL),
-        relu3=relu,
+        relu3=activation,
         dense2=Dense(120, 84, kernel_init=_HE_NORMAL),
-        relu4=relu,
+        relu4=activation,
         head=Dense(84, num_classes),
     )
 

@@ -5,20 +5,25 @@ networks for mobile vision applications", 2017; Sandler, Howard, Zhu, Zhmoginov 
 and linear bottlenecks", 2018; Howard et al., "Searching for MobileNetV3", 2019.
 """
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import NamedTuple, TypedDict, Unpack
 
 import jax
 
 from jaxcnn.layers import BatchNorm, Dense, Dropout, Function, Gate, GlobalAvgPool, Initializer, Sequential
-from jaxcnn.models.inverted_residual import (
+from jaxcnn.models.blocks import (
     Norm,
     PaddingRule,
+    build_stages,
     check_padding,
     conv_norm,
     inverted_residual,
+    relu,
     rounded_channels,
     squeeze_excite,
 )
+from jaxcnn.types import Layer
 from jaxcnn.values import Partial
 
 _V1_STAGES = ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 6, 2), (1024, 2, 2))
@@ -56,13 +61,13 @@ class V3Block(NamedTuple):
     strides: int
 
 
-_relu, _relu6, _hard_swish = Function(jax.nn.relu), Function(jax.nn.relu6), Function(jax.nn.hard_swish)
+_relu6, _hard_swish = Function(jax.nn.relu6), Function(jax.nn.hard_swish)
 _hard_sigmoid = Function(jax.nn.hard_sigmoid)
 
 _V3_LARGE = (
-    (V3Block(3, 16, 16, False, _relu, 1),),
-    (V3Block(3, 64, 24, False, _relu, 2), V3Block(3, 72, 24, False, _relu, 1)),
-    (V3Block(5, 72, 40, True, _relu, 2), V3Block(5, 120, 40, True, _relu, 1), V3Block(5, 120, 40, True, _relu, 1)),
+    (V3Block(3, 16, 16, False, relu, 1),),
+    (V3Block(3, 64, 24, False, relu, 2), V3Block(3, 72, 24, False, relu, 1)),
+    (V3Block(5, 72, 40, True, relu, 2), V3Block(5, 120, 40, True, relu, 1), V3Block(5, 120, 40, True, relu, 1)),
     (
         V3Block(3, 240, 80, False, _hard_swish, 2),
         V3Block(3, 200, 80, False, _hard_swish, 1),
@@ -79,8 +84,8 @@ _V3_LARGE = (
 """The stages, each of one number of output channels (Howard et al. 2019, table 1)."""
 
 _V3_SMALL = (
-    (V3Block(3, 16, 16, True, _relu, 2),),
-    (V3Block(3, 72, 24, False, _relu, 2), V3Block(3, 88, 24, False, _relu, 1)),
+    (V3Block(3, 16, 16, True, relu, 2),),
+    (V3Block(3, 72, 24, False, relu, 2), V3Block(3, 88, 24, False, relu, 1)),
     (
         V3Block(5, 96, 40, True, _hard_swish, 2),
         V3Block(5, 240, 40, True, _hard_swish, 1),
@@ -100,8 +105,24 @@ _v1_norm = Partial(BatchNorm, decay=0.99, epsilon=1e-3, unbiased=False)
 _v3_norm = Partial(BatchNorm, decay=0.99, epsilon=1e-3)
 
 
+class MobileNetV3Options(TypedDict, total=False):
+    """Options of `mobilenet_v3`."""
+
+    in_channels: int
+    norm: Norm
+    width: float
+    dropout_rate: float
+    padding: PaddingRule
+
+
 def mobilenet_v1(
-    num_classes: int = 1000, *, in_channels: int = 3, width: float = 1.0, dropout_rate: float = 0.001
+    num_classes: int = 1000,
+    *,
+    in_channels: int = 3,
+    norm: Norm = _v1_norm,
+    activation: Function = _relu6,
+    width: float = 1.0,
+    dropout_rate: float = 0.001,
 ) -> Sequential:
     """Builds MobileNet (Howard et al. 2017, table 1) in the form of Keras; 4,231,976 parameters at width 1.
 
@@ -111,6 +132,8 @@ def mobilenet_v1(
     Args:
       num_classes: number of logits.
       in_channels: channels of the image.
+      norm: makes the normalisation of so many channels.
+      activation: the nonlinearity.
       width: multiplies all numbers of channels, which are then rounded down (section 3.3); above 0.
       dropout_rate: probability of dropping a feature before the head, in [0, 1); the paper wants little regularization
         (section 3.2).
@@ -124,19 +147,15 @@ def mobilenet_v1(
     """
     _check_width("mobilenet_v1", width)
     channels = int(32 * width)
-    stem, stages = conv_norm(in_channels, channels, 3, 2, activation=_relu6, norm=_v1_norm, padding="same"), {}
-    for i, (out, blocks, strides) in enumerate(_V1_STAGES):
-        layers = {}
-        for j in range(blocks):
-            layers[f"block{j}"] = depthwise_separable(channels, int(out * width), strides if j == 0 else 1)
-            channels = int(out * width)
-        stages[f"stage{i + 1}"] = Sequential(**layers)
+    block = functools.partial(depthwise_separable, norm=norm, activation=activation)
+    rows = [(block, blocks, int(out * width), strides) for out, blocks, strides in _V1_STAGES]
+    features = rows[-1][2]
     return Sequential(
-        stem=stem,
-        **stages,
+        stem=conv_norm(in_channels, channels, 3, 2, norm=norm, padding="same", activation=activation),
+        **build_stages(channels, rows),
         pool=GlobalAvgPool(),
         dropout=Dropout(dropout_rate),
-        head=Dense(channels, num_classes, kernel_init=_head_init),
+        head=Dense(features, num_classes, kernel_init=_head_init),
     )
 
 
@@ -144,9 +163,10 @@ def mobilenet_v2(
     num_classes: int = 1000,
     *,
     in_channels: int = 3,
+    norm: Norm = BatchNorm,
+    activation: Function = _relu6,
     width: float = 1.0,
     dropout_rate: float = 0.2,
-    norm: Norm = BatchNorm,
     padding: PaddingRule = "symmetric",
 ) -> Sequential:
     """Builds MobileNetV2 (Sandler et al. 2018, table 2); 3,504,872 parameters at width 1.
@@ -154,10 +174,11 @@ def mobilenet_v2(
     Args:
       num_classes: number of logits.
       in_channels: channels of the image.
+      norm: makes the normalisation of so many channels.
+      activation: the nonlinearity.
       width: multiplies all numbers of channels, which are then rounded to multiples of 8; above 0. The last
         convolution keeps its 1,280 channels below 1.
       dropout_rate: probability of dropping a feature before the head, in [0, 1).
-      norm: makes the normalisation of so many channels.
       padding: "symmetric" as torchvision pads, or "same" as TensorFlow and Keras do.
 
     Returns:
@@ -170,81 +191,67 @@ def mobilenet_v2(
     _check_width("mobilenet_v2", width)
     check_padding("mobilenet_v2", padding)
     channels = rounded_channels(32 * width)
-    stem, stages = conv_norm(in_channels, channels, 3, 2, activation=_relu6, norm=norm, padding=padding), {}
-    for i, (expansion, out, blocks, strides) in enumerate(_V2_STAGES):
-        layers = {}
-        for j in range(blocks):
-            out_channels = rounded_channels(out * width)
-            layers[f"block{j}"] = inverted_residual(
-                channels,
-                expansion * channels,
-                out_channels,
-                strides if j == 0 else 1,
-                activation=_relu6,
-                norm=norm,
-                padding=padding,
+    stem = conv_norm(in_channels, channels, 3, 2, norm=norm, padding=padding, activation=activation)
+
+    def block_of(expansion: int) -> Callable[[int, int, int], Layer]:
+        def block(in_channels: int, out_channels: int, strides: int) -> Layer:
+            hidden = expansion * in_channels
+            return inverted_residual(
+                in_channels, hidden, out_channels, strides, activation=activation, norm=norm, padding=padding
             )
-            channels = out_channels
-        stages[f"stage{i + 1}"] = Sequential(**layers)
+
+        return block
+
+    rows = [
+        (block_of(expansion), blocks, rounded_channels(out * width), strides)
+        for expansion, out, blocks, strides in _V2_STAGES
+    ]
     features = rounded_channels(1280 * max(width, 1.0))
     return Sequential(
         stem=stem,
-        **stages,
-        last=conv_norm(channels, features, activation=_relu6, norm=norm),
+        **build_stages(channels, rows),
+        last=conv_norm(rows[-1][2], features, norm=norm, activation=activation),
         pool=GlobalAvgPool(),
         dropout=Dropout(dropout_rate),
         head=Dense(features, num_classes, kernel_init=_head_init),
     )
 
 
-def mobilenet_v3_large(
-    num_classes: int = 1000,
-    *,
-    in_channels: int = 3,
-    width: float = 1.0,
-    dropout_rate: float = 0.2,
-    norm: Norm = _v3_norm,
-    padding: PaddingRule = "symmetric",
-) -> Sequential:
+def mobilenet_v3_large(num_classes: int = 1000, **options: Unpack[MobileNetV3Options]) -> Sequential:
     """Builds MobileNetV3-Large; 5,483,032 parameters at width 1. See `mobilenet_v3`."""
-    return mobilenet_v3(_V3_LARGE, 1280, num_classes, in_channels, width, dropout_rate, norm, padding)
+    return mobilenet_v3(_V3_LARGE, 1280, num_classes, **options)
 
 
-def mobilenet_v3_small(
-    num_classes: int = 1000,
-    *,
-    in_channels: int = 3,
-    width: float = 1.0,
-    dropout_rate: float = 0.2,
-    norm: Norm = _v3_norm,
-    padding: PaddingRule = "symmetric",
-) -> Sequential:
+def mobilenet_v3_small(num_classes: int = 1000, **options: Unpack[MobileNetV3Options]) -> Sequential:
     """Builds MobileNetV3-Small; 2,542,856 parameters at width 1. See `mobilenet_v3`."""
-    return mobilenet_v3(_V3_SMALL, 1024, num_classes, in_channels, width, dropout_rate, norm, padding)
+    return mobilenet_v3(_V3_SMALL, 1024, num_classes, **options)
 
 
 def mobilenet_v3(
     stages: tuple[tuple[V3Block, ...], ...],
     features: int,
-    num_classes: int,
-    in_channels: int,
-    width: float,
-    dropout_rate: float,
+    num_classes: int = 1000,
+    *,
+    in_channels: int = 3,
     norm: Norm = _v3_norm,
+    width: float = 1.0,
+    dropout_rate: float = 0.2,
     padding: PaddingRule = "symmetric",
 ) -> Sequential:
     """Builds a MobileNetV3 (Howard et al. 2019, tables 1 and 2).
+
+    It has no option `activation`, because the tables name that of each block.
 
     Args:
       stages: the blocks of each stage.
       features: size of the dense layer before the head.
       num_classes: number of logits.
       in_channels: channels of the image.
+      norm: makes the normalisation of so many channels; batch norms have an epsilon of 0.001 and a decay of 0.99, as
+        the paper's and torchvision's.
       width: multiplies all numbers of channels and `features`, which are then rounded to multiples of 8, as torchvision
         does; above 0.
       dropout_rate: probability of dropping a feature before the head, in [0, 1).
-      norm: makes the normalisation of so many channels; batch norms have an epsilon of 0.001 and a decay of 0.99, as
-        the paper's and torchvision's.
       padding: "symmetric" as torchvision pads, or "same" as TensorFlow and Keras do.
 
     Returns:
@@ -257,7 +264,7 @@ def mobilenet_v3(
     _check_width("mobilenet_v3", width)
     check_padding("mobilenet_v3", padding)
     channels = rounded_channels(16 * width)
-    stem, built = conv_norm(in_channels, channels, 3, 2, activation=_hard_swish, norm=norm, padding=padding), {}
+    stem, built = conv_norm(in_channels, channels, 3, 2, norm=norm, padding=padding, activation=_hard_swish), {}
     for i, rows in enumerate(stages):
         layers = {}
         for j, row in enumerate(rows):
@@ -279,7 +286,7 @@ def mobilenet_v3(
     return Sequential(
         stem=stem,
         **built,
-        last=conv_norm(channels, 6 * channels, activation=_hard_swish, norm=norm),
+        last=conv_norm(channels, 6 * channels, norm=norm, activation=_hard_swish),
         pool=GlobalAvgPool(),
         dense=Dense(6 * channels, features, kernel_init=_head_init),
         hard_swish=_hard_swish,
@@ -288,13 +295,22 @@ def mobilenet_v3(
     )
 
 
-def depthwise_separable(in_channels: int, out_channels: int, strides: int = 1) -> Sequential:
+def depthwise_separable(
+    in_channels: int,
+    out_channels: int,
+    strides: int = 1,
+    *,
+    norm: Norm = _v1_norm,
+    activation: Function = _relu6,
+) -> Sequential:
     """Builds the block of MobileNet: a 3x3 depthwise convolution and a 1x1 one (Howard et al. 2017, figure 3, right).
 
     Args:
       in_channels: channels of the input.
       out_channels: channels of the output.
       strides: strides of the depthwise convolution; above 1 it is padded with one pixel at the bottom and on the right.
+      norm: makes the normalisation of so many channels.
+      activation: the nonlinearity.
 
     Returns:
       The block, with layers depthwise and pointwise.
@@ -306,12 +322,12 @@ def depthwise_separable(in_channels: int, out_channels: int, strides: int = 1) -
             in_channels,
             3,
             strides,
+            norm=norm,
             groups=in_channels,
-            activation=_relu6,
-            norm=_v1_norm,
             padding=padding,
+            activation=activation,
         ),
-        pointwise=conv_norm(in_channels, out_channels, activation=_relu6, norm=_v1_norm),
+        pointwise=conv_norm(in_channels, out_channels, norm=norm, activation=activation),
     )
 
 
@@ -324,7 +340,7 @@ def v3_squeeze_excite(channels: int) -> Gate:
     Returns:
       The gate, see `squeeze_excite`.
     """
-    return squeeze_excite(channels, rounded_channels(channels // 4), activation=_relu, gate=_hard_sigmoid)
+    return squeeze_excite(channels, rounded_channels(channels // 4), activation=relu, gate=_hard_sigmoid)
 
 
 def _check_width(model: str, width: float) -> None:

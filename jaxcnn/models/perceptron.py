@@ -5,19 +5,26 @@ from math import prod
 import jax
 
 from jaxcnn.layers import Dense, Flatten, Function, Initializer, Sequential
+from jaxcnn.models.blocks import relu
 from jaxcnn.ops.check import Size, as_pair
 
 _HE_NORMAL = Initializer(jax.nn.initializers.he_normal)
 
 
 def mlp(
-    num_classes: int = 10, *, in_channels: int = 1, image_size: Size = 32, hidden: tuple[int, ...] = (256, 128)
+    num_classes: int = 10,
+    *,
+    in_channels: int = 1,
+    activation: Function = relu,
+    image_size: Size = 32,
+    hidden: tuple[int, ...] = (256, 128),
 ) -> Sequential:
-    """Builds a multi-layer perceptron on the pixels of an image, with ReLU between its layers.
+    """Builds a multi-layer perceptron on the pixels of an image, with an activation between its layers.
 
     Args:
       num_classes: number of logits.
       in_channels: channels of the image.
+      activation: the nonlinearity.
       image_size: (height, width) of the image, in pixels.
       hidden: widths of the hidden layers; none is a linear classifier.
 
@@ -28,5 +35,5 @@ def mlp(
     layers = {}
     for i, (width_in, width_out) in enumerate(zip(widths, hidden, strict=False), start=1):
         layers[f"dense{i}"] = Dense(width_in, width_out, kernel_init=_HE_NORMAL)
-        layers[f"relu{i}"] = Function(jax.nn.relu)
+        layers[f"relu{i}"] = activation
     return Sequential(flatten=Flatten(), **layers, head=Dense(widths[-1], num_classes))

@@ -6,28 +6,26 @@ and each width is made a multiple of its groups' as in torchvision, so that publ
 
 from collections.abc import Callable
 from math import log
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import jax
 
-from jaxcnn.layers import (
-    BatchNorm,
-    Conv,
-    Dense,
-    Function,
-    GlobalAvgPool,
-    Initializer,
-    Residual,
-    Sequential,
-    identity,
+from jaxcnn.layers import BatchNorm, Dense, Function, GlobalAvgPool, Initializer, Residual, Sequential, identity
+from jaxcnn.models.blocks import (
+    Norm,
+    NormOptions,
+    build_stages,
+    conv,
+    conv_norm,
+    relu,
+    rounded_channels,
+    sigmoid,
+    squeeze_excite,
 )
-from jaxcnn.layers.initializers import he_normal_fan_out
-from jaxcnn.models.inverted_residual import rounded_channels, squeeze_excite
 from jaxcnn.types import Layer
 
 _STEM_CHANNELS = 32
 
-_relu, _sigmoid = Function(jax.nn.relu), Function(jax.nn.sigmoid)
 _head_init = Initializer(jax.nn.initializers.normal, stddev=0.01)
 
 
@@ -82,82 +80,84 @@ RULES = {
 """The published networks (figures 16 and 17; slope and step with the decimals that the paper's code has)."""
 
 
-def regnet_x_400mf(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+def regnet_x_400mf(num_classes: int = 1000, **options: Unpack[NormOptions]) -> Sequential:
     """Builds RegNetX-400MF: 32 to 400 channels; 5,495,976 parameters. See `regnet`."""
-    return regnet(RULES["x_400mf"], num_classes, in_channels, squeeze=False)
+    return regnet(RULES["x_400mf"], num_classes, squeeze=False, **options)
 
 
-def regnet_x_800mf(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+def regnet_x_800mf(num_classes: int = 1000, **options: Unpack[NormOptions]) -> Sequential:
     """Builds RegNetX-800MF: 64 to 672 channels; 7,259,656 parameters. See `regnet`."""
-    return regnet(RULES["x_800mf"], num_classes, in_channels, squeeze=False)
+    return regnet(RULES["x_800mf"], num_classes, squeeze=False, **options)
 
 
-def regnet_x_1_6gf(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+def regnet_x_1_6gf(num_classes: int = 1000, **options: Unpack[NormOptions]) -> Sequential:
     """Builds RegNetX-1.6GF: 72 to 912 channels; 9,190,136 parameters. See `regnet`."""
-    return regnet(RULES["x_1_6gf"], num_classes, in_channels, squeeze=False)
+    return regnet(RULES["x_1_6gf"], num_classes, squeeze=False, **options)
 
 
-def regnet_x_3_2gf(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+def regnet_x_3_2gf(num_classes: int = 1000, **options: Unpack[NormOptions]) -> Sequential:
     """Builds RegNetX-3.2GF: 96 to 1,008 channels; 15,296,552 parameters. See `regnet`."""
-    return regnet(RULES["x_3_2gf"], num_classes, in_channels, squeeze=False)
+    return regnet(RULES["x_3_2gf"], num_classes, squeeze=False, **options)
 
 
-def regnet_x_8gf(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+def regnet_x_8gf(num_classes: int = 1000, **options: Unpack[NormOptions]) -> Sequential:
     """Builds RegNetX-8GF: 80 to 1,920 channels; 39,572,648 parameters. See `regnet`."""
-    return regnet(RULES["x_8gf"], num_classes, in_channels, squeeze=False)
+    return regnet(RULES["x_8gf"], num_classes, squeeze=False, **options)
 
 
-def regnet_x_16gf(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+def regnet_x_16gf(num_classes: int = 1000, **options: Unpack[NormOptions]) -> Sequential:
     """Builds RegNetX-16GF: 256 to 2,048 channels; 54,278,536 parameters. See `regnet`."""
-    return regnet(RULES["x_16gf"], num_classes, in_channels, squeeze=False)
+    return regnet(RULES["x_16gf"], num_classes, squeeze=False, **options)
 
 
-def regnet_x_32gf(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+def regnet_x_32gf(num_classes: int = 1000, **options: Unpack[NormOptions]) -> Sequential:
     """Builds RegNetX-32GF: 336 to 2,520 channels; 107,811,560 parameters. See `regnet`."""
-    return regnet(RULES["x_32gf"], num_classes, in_channels, squeeze=False)
+    return regnet(RULES["x_32gf"], num_classes, squeeze=False, **options)
 
 
-def regnet_y_400mf(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+def regnet_y_400mf(num_classes: int = 1000, **options: Unpack[NormOptions]) -> Sequential:
     """Builds RegNetY-400MF: 48 to 440 channels; 4,344,144 parameters. See `regnet`."""
-    return regnet(RULES["y_400mf"], num_classes, in_channels, squeeze=True)
+    return regnet(RULES["y_400mf"], num_classes, squeeze=True, **options)
 
 
-def regnet_y_800mf(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+def regnet_y_800mf(num_classes: int = 1000, **options: Unpack[NormOptions]) -> Sequential:
     """Builds RegNetY-800MF: 64 to 784 channels; 6,432,512 parameters. See `regnet`."""
-    return regnet(RULES["y_800mf"], num_classes, in_channels, squeeze=True)
+    return regnet(RULES["y_800mf"], num_classes, squeeze=True, **options)
 
 
-def regnet_y_1_6gf(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+def regnet_y_1_6gf(num_classes: int = 1000, **options: Unpack[NormOptions]) -> Sequential:
     """Builds RegNetY-1.6GF: 48 to 888 channels; 11,202,430 parameters. See `regnet`."""
-    return regnet(RULES["y_1_6gf"], num_classes, in_channels, squeeze=True)
+    return regnet(RULES["y_1_6gf"], num_classes, squeeze=True, **options)
 
 
-def regnet_y_3_2gf(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+def regnet_y_3_2gf(num_classes: int = 1000, **options: Unpack[NormOptions]) -> Sequential:
     """Builds RegNetY-3.2GF: 72 to 1,512 channels; 19,436,338 parameters. See `regnet`."""
-    return regnet(RULES["y_3_2gf"], num_classes, in_channels, squeeze=True)
+    return regnet(RULES["y_3_2gf"], num_classes, squeeze=True, **options)
 
 
-def regnet_y_8gf(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+def regnet_y_8gf(num_classes: int = 1000, **options: Unpack[NormOptions]) -> Sequential:
     """Builds RegNetY-8GF: 224 to 2,016 channels; 39,381,472 parameters. See `regnet`."""
-    return regnet(RULES["y_8gf"], num_classes, in_channels, squeeze=True)
+    return regnet(RULES["y_8gf"], num_classes, squeeze=True, **options)
 
 
-def regnet_y_16gf(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+def regnet_y_16gf(num_classes: int = 1000, **options: Unpack[NormOptions]) -> Sequential:
     """Builds RegNetY-16GF: 224 to 3,024 channels; 83,590,140 parameters. See `regnet`."""
-    return regnet(RULES["y_16gf"], num_classes, in_channels, squeeze=True)
+    return regnet(RULES["y_16gf"], num_classes, squeeze=True, **options)
 
 
-def regnet_y_32gf(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+def regnet_y_32gf(num_classes: int = 1000, **options: Unpack[NormOptions]) -> Sequential:
     """Builds RegNetY-32GF: 232 to 3,712 channels; 145,046,770 parameters. See `regnet`."""
-    return regnet(RULES["y_32gf"], num_classes, in_channels, squeeze=True)
+    return regnet(RULES["y_32gf"], num_classes, squeeze=True, **options)
 
 
 def regnet(
     rule: LinearRule,
-    num_classes: int,
-    in_channels: int,
+    num_classes: int = 1000,
     *,
     squeeze: bool,
+    in_channels: int = 3,
+    norm: Norm = BatchNorm,
+    activation: Function = relu,
     multiple: Callable[[float, int], int] = rounded_channels,
 ) -> Sequential:
     """Builds a RegNet (Radosavovic et al. 2020, section 3.2 and figure 3).
@@ -169,8 +169,10 @@ def regnet(
     Args:
       rule: what the widths follow from.
       num_classes: number of logits.
-      in_channels: channels of the image.
       squeeze: whether each block has a squeeze-and-excitation: RegNetY rather than RegNetX (section 5).
+      in_channels: channels of the image.
+      norm: makes the normalisation of so many channels.
+      activation: the nonlinearity.
       multiple: see `stages`.
 
     Returns:
@@ -180,21 +182,22 @@ def regnet(
     Raises:
       ValueError: the rule makes no sense.
     """
-    stem = Sequential(conv=_conv(in_channels, _STEM_CHANNELS, 3, 2), norm=BatchNorm(_STEM_CHANNELS), relu=_relu)
-    built, channels = {}, _STEM_CHANNELS
-    for i, stage in enumerate(stages(rule, multiple)):
-        blocks = {}
-        for j in range(stage.blocks):
+
+    def block_of(groups: int) -> Callable[[int, int, int], Residual]:
+        def block(in_channels: int, out_channels: int, strides: int) -> Residual:
             # A quarter of the channels that come into the block (section 5), not of those that are squeezed.
-            squeezed = round(channels / 4) if squeeze else 0
-            blocks[f"block{j}"] = regnet_block(channels, stage.channels, 1 if j else 2, stage.groups, squeezed)
-            channels = stage.channels
-        built[f"stage{i + 1}"] = Sequential(**blocks)
+            squeezed = round(in_channels / 4) if squeeze else 0
+            return regnet_block(in_channels, out_channels, strides, groups, squeezed, norm=norm, activation=activation)
+
+        return block
+
+    sizes = stages(rule, multiple)
+    rows = [(block_of(stage.groups), stage.blocks, stage.channels, 2) for stage in sizes]
     return Sequential(
-        stem=stem,
-        **built,
+        stem=conv_norm(in_channels, _STEM_CHANNELS, 3, 2, norm=norm, relu=activation),
+        **build_stages(_STEM_CHANNELS, rows),
         pool=GlobalAvgPool(),
-        head=Dense(channels, num_classes, kernel_init=_head_init),
+        head=Dense(sizes[-1].channels, num_classes, kernel_init=_head_init),
     )
 
 
@@ -250,7 +253,16 @@ def nearest_multiple(width: float, divisor: int) -> int:
     return max(1, round(width / divisor)) * divisor
 
 
-def regnet_block(in_channels: int, out_channels: int, strides: int, groups: int, squeezed: int = 0) -> Residual:
+def regnet_block(
+    in_channels: int,
+    out_channels: int,
+    strides: int,
+    groups: int,
+    squeezed: int = 0,
+    *,
+    norm: Norm = BatchNorm,
+    activation: Function = relu,
+) -> Residual:
     """Builds a 1x1, a grouped 3x3 and a 1x1 convolution of one width, and a way around them (figures 3c and 4).
 
     Args:
@@ -259,36 +271,24 @@ def regnet_block(in_channels: int, out_channels: int, strides: int, groups: int,
       strides: strides of the 3x3 convolution and of the shortcut.
       groups: number of channel groups of the 3x3 convolution.
       squeezed: size of the hidden layer of the squeeze-and-excitation after the 3x3 convolution; at 0 there is none.
+      norm: makes the normalisation of so many channels.
+      activation: the nonlinearity.
 
     Returns:
       The block, with layers conv1, norm1, relu1, conv2, norm2, relu2, squeeze_excite, conv3, norm3 and shortcut.
     """
     layers: dict[str, Layer] = {
-        "conv1": _conv(in_channels, out_channels),
-        "norm1": BatchNorm(out_channels),
-        "relu1": _relu,
-        "conv2": _conv(out_channels, out_channels, 3, strides, groups),
-        "norm2": BatchNorm(out_channels),
-        "relu2": _relu,
+        "conv1": conv(in_channels, out_channels),
+        "norm1": norm(out_channels),
+        "relu1": activation,
+        "conv2": conv(out_channels, out_channels, 3, strides, groups=groups),
+        "norm2": norm(out_channels),
+        "relu2": activation,
     }
     if squeezed:
-        layers["squeeze_excite"] = squeeze_excite(out_channels, squeezed, activation=_relu, gate=_sigmoid)
-    layers |= {"conv3": _conv(out_channels, out_channels), "norm3": BatchNorm(out_channels)}
+        layers["squeeze_excite"] = squeeze_excite(out_channels, squeezed, activation=activation, gate=sigmoid)
+    layers |= {"conv3": conv(out_channels, out_channels), "norm3": norm(out_channels)}
     shortcut = identity
     if strides != 1 or in_channels != out_channels:
-        conv = _conv(in_channels, out_channels, strides=strides)
-        shortcut = Sequential(conv=conv, norm=BatchNorm(out_channels))
-    return Residual(Sequential(**layers), shortcut, _relu)
-
-
-def _conv(in_channels: int, out_channels: int, kernel_size: int = 1, strides: int = 1, groups: int = 1) -> Conv:
-    return Conv(
-        in_channels,
-        out_channels,
-        kernel_size,
-        strides,
-        padding=kernel_size // 2,
-        groups=groups,
-        use_bias=False,
-        kernel_init=he_normal_fan_out,
-    )
+        shortcut = conv_norm(in_channels, out_channels, 1, strides, norm=norm)
+    return Residual(Sequential(**layers), shortcut, activation)

@@ -5,11 +5,11 @@ networks", 2016. ResNet v2 is in Keras' form, so that its weights fit: strides a
 zeros around the first max pooling count.
 """
 
-import jax
+import functools
+from typing import Unpack
 
 from jaxcnn.layers import (
     BatchNorm,
-    Conv,
     Dense,
     Dropout,
     Function,
@@ -20,34 +20,40 @@ from jaxcnn.layers import (
     Sequential,
     identity,
 )
-from jaxcnn.layers.initializers import he_normal_fan_out
 from jaxcnn.layers.parameters import check_positive
+from jaxcnn.models.blocks import Norm, NormDropoutOptions, NormOptions, build_stages, conv, relu
+from jaxcnn.models.resnet import keras_norm
 from jaxcnn.types import Layer
 
-_relu = Function(jax.nn.relu)
 
-
-def resnet50_v2(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+def resnet50_v2(num_classes: int = 1000, **options: Unpack[NormOptions]) -> Sequential:
     """Builds ResNet-50 v2: 3, 4, 6 and 3 blocks; 25,568,360 parameters. See `resnet_v2`."""
-    return resnet_v2((3, 4, 6, 3), num_classes, in_channels)
+    return resnet_v2((3, 4, 6, 3), num_classes, **options)
 
 
-def resnet101_v2(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+def resnet101_v2(num_classes: int = 1000, **options: Unpack[NormOptions]) -> Sequential:
     """Builds ResNet-101 v2: 3, 4, 23 and 3 blocks; 44,577,896 parameters. See `resnet_v2`."""
-    return resnet_v2((3, 4, 23, 3), num_classes, in_channels)
+    return resnet_v2((3, 4, 23, 3), num_classes, **options)
 
 
-def resnet152_v2(num_classes: int = 1000, *, in_channels: int = 3) -> Sequential:
+def resnet152_v2(num_classes: int = 1000, **options: Unpack[NormOptions]) -> Sequential:
     """Builds ResNet-152 v2: 3, 8, 36 and 3 blocks; 60,236,904 parameters. See `resnet_v2`."""
-    return resnet_v2((3, 8, 36, 3), num_classes, in_channels)
+    return resnet_v2((3, 8, 36, 3), num_classes, **options)
 
 
-def wrn_28_10(num_classes: int = 10, *, in_channels: int = 3, dropout_rate: float = 0.0) -> Sequential:
+def wrn_28_10(num_classes: int = 10, **options: Unpack[NormDropoutOptions]) -> Sequential:
     """Builds WRN-28-10: 28 layers, ten times as wide as ResNet-20; 36,479,194 parameters. See `wide_resnet`."""
-    return wide_resnet(28, 10, num_classes, in_channels=in_channels, dropout_rate=dropout_rate)
+    return wide_resnet(28, 10, num_classes, **options)
 
 
-def resnet_v2(stage_sizes: tuple[int, ...], num_classes: int, in_channels: int) -> Sequential:
+def resnet_v2(
+    stage_sizes: tuple[int, ...],
+    num_classes: int = 1000,
+    *,
+    in_channels: int = 3,
+    norm: Norm = keras_norm,
+    activation: Function = relu,
+) -> Sequential:
     """Builds a residual network of bottlenecks with batch norm and ReLU first (He et al. 2016, figure 4e, table 3).
 
     Batch norms have an epsilon of 1.001e-5, a decay of 0.99 and running variances divided by n, as Keras'.
@@ -56,34 +62,44 @@ def resnet_v2(stage_sizes: tuple[int, ...], num_classes: int, in_channels: int) 
       stage_sizes: number of blocks in each stage.
       num_classes: number of logits.
       in_channels: channels of the image.
+      norm: makes the normalisation of so many channels.
+      activation: the nonlinearity.
 
     Returns:
       The model: stem, stage1 to stage4, norm, relu, pool, head; parameters are named like
       `stage1/block1/conv1/kernel`, those of a stage's first block like `stage1/block0/residual/conv1/kernel`.
     """
-    stem = Sequential(conv=_conv(in_channels, 64, 7, 2, use_bias=True), pad=Pad(1), pool=MaxPool(3, strides=2))
+    stem = Sequential(conv=conv(in_channels, 64, 7, 2, use_bias=True), pad=Pad(1), pool=MaxPool(3, strides=2))
     stages, channels = {}, 64
     for i, blocks in enumerate(stage_sizes):
         width = 64 * 2**i
-        layers: dict[str, Layer] = {"block0": _first_bottleneck(channels, width)}
+        layers: dict[str, Layer] = {"block0": _first_bottleneck(channels, width, norm, activation)}
         channels = 4 * width
         for j in range(1, blocks):
             strides = 2 if j == blocks - 1 and i < len(stage_sizes) - 1 else 1
-            body = Sequential(norm0=_keras_norm(channels), relu0=_relu, **_bottleneck(channels, width, strides))
+            convolutions = _bottleneck(channels, width, strides, norm, activation)
+            body = Sequential(norm0=norm(channels), relu0=activation, **convolutions)
             layers[f"block{j}"] = Residual(body, identity if strides == 1 else MaxPool(1, strides=strides))
         stages[f"stage{i + 1}"] = Sequential(**layers)
     return Sequential(
         stem=stem,
         **stages,
-        norm=_keras_norm(channels),
-        relu=_relu,
+        norm=norm(channels),
+        relu=activation,
         pool=GlobalAvgPool(),
         head=Dense(channels, num_classes),
     )
 
 
 def wide_resnet(
-    depth: int, width: int, num_classes: int = 10, *, in_channels: int = 3, dropout_rate: float = 0.0
+    depth: int,
+    width: int,
+    num_classes: int = 10,
+    *,
+    in_channels: int = 3,
+    norm: Norm = BatchNorm,
+    activation: Function = relu,
+    dropout_rate: float = 0.0,
 ) -> Sequential:
     """Builds a wide residual network for images of some 32 pixels (Zagoruyko & Komodakis 2016, table 1).
 
@@ -92,6 +108,8 @@ def wide_resnet(
       width: how many times the 16, 32 and 64 channels of the stages.
       num_classes: number of logits.
       in_channels: channels of the image.
+      norm: makes the normalisation of so many channels.
+      activation: the nonlinearity.
       dropout_rate: probability of dropping a value between the convolutions of a block, in [0, 1): 0 or 0.3 in section
         3.4, which draws for each value.
 
@@ -104,68 +122,49 @@ def wide_resnet(
     check_positive("wide_resnet", "width", width)
     if depth < 10 or (depth - 4) % 6:
         raise ValueError(f"wide_resnet expects a depth of 6 n + 4 layers, such as 16 or 28, got {depth}")
-    stages, channels = {}, 16
-    for i in range(3):
-        layers, out_channels = {}, 16 * 2**i * width
-        for j in range((depth - 4) // 6):
-            strides = 2 if i > 0 and j == 0 else 1
-            layers[f"block{j}"] = _wide_block(channels, out_channels, strides, dropout_rate)
-            channels = out_channels
-        stages[f"stage{i + 1}"] = Sequential(**layers)
+    block = functools.partial(_wide_block, norm=norm, activation=activation, dropout_rate=dropout_rate)
+    blocks = (depth - 4) // 6
+    rows = [(block, blocks, 16 * width, 1), (block, blocks, 32 * width, 2), (block, blocks, 64 * width, 2)]
     return Sequential(
-        stem=_conv(in_channels, 16, 3),
-        **stages,
-        norm=BatchNorm(channels),
-        relu=_relu,
+        stem=conv(in_channels, 16, 3),
+        **build_stages(16, rows),
+        norm=norm(64 * width),
+        relu=activation,
         pool=GlobalAvgPool(),
-        head=Dense(channels, num_classes),
+        head=Dense(64 * width, num_classes),
     )
 
 
-def _first_bottleneck(in_channels: int, width: int) -> Sequential:
-    """Builds the first block of a stage, whose projection also reads what the first batch norm and ReLU give."""
-    projection = Sequential(conv=_conv(in_channels, 4 * width, 1, use_bias=True))
-    body = Sequential(**_bottleneck(in_channels, width, 1))
-    return Sequential(norm=_keras_norm(in_channels), relu=_relu, residual=Residual(body, projection))
+def _first_bottleneck(in_channels: int, width: int, norm: Norm, activation: Function) -> Sequential:
+    """Builds the first block of a stage, whose projection also reads what the first norm and activation give."""
+    projection = Sequential(conv=conv(in_channels, 4 * width, 1, use_bias=True))
+    body = Sequential(**_bottleneck(in_channels, width, 1, norm, activation))
+    return Sequential(norm=norm(in_channels), relu=activation, residual=Residual(body, projection))
 
 
-def _bottleneck(in_channels: int, width: int, strides: int) -> dict[str, Layer]:
+def _bottleneck(in_channels: int, width: int, strides: int, norm: Norm, activation: Function) -> dict[str, Layer]:
     return {
-        "conv1": _conv(in_channels, width, 1),
-        "norm1": _keras_norm(width),
-        "relu1": _relu,
-        "conv2": _conv(width, width, 3, strides),
-        "norm2": _keras_norm(width),
-        "relu2": _relu,
-        "conv3": _conv(width, 4 * width, 1, use_bias=True),
+        "conv1": conv(in_channels, width, 1),
+        "norm1": norm(width),
+        "relu1": activation,
+        "conv2": conv(width, width, 3, strides),
+        "norm2": norm(width),
+        "relu2": activation,
+        "conv3": conv(width, 4 * width, 1, use_bias=True),
     }
 
 
-def _wide_block(in_channels: int, out_channels: int, strides: int, dropout_rate: float) -> Layer:
+def _wide_block(
+    in_channels: int, out_channels: int, strides: int, *, norm: Norm, activation: Function, dropout_rate: float
+) -> Layer:
     layers: dict[str, Layer] = {
-        "conv1": _conv(in_channels, out_channels, 3, strides),
-        "norm2": BatchNorm(out_channels),
-        "relu2": _relu,
+        "conv1": conv(in_channels, out_channels, 3, strides),
+        "norm2": norm(out_channels),
+        "relu2": activation,
         "dropout": Dropout(dropout_rate),
-        "conv2": _conv(out_channels, out_channels, 3),
+        "conv2": conv(out_channels, out_channels, 3),
     }
     if in_channels == out_channels:
-        return Residual(Sequential(norm1=BatchNorm(in_channels), relu1=_relu, **layers))
-    residual = Residual(Sequential(**layers), Sequential(conv=_conv(in_channels, out_channels, 1, strides)))
-    return Sequential(norm1=BatchNorm(in_channels), relu1=_relu, residual=residual)
-
-
-def _conv(in_channels: int, out_channels: int, kernel_size: int, strides: int = 1, *, use_bias: bool = False) -> Conv:
-    return Conv(
-        in_channels,
-        out_channels,
-        kernel_size,
-        strides,
-        padding=kernel_size // 2,
-        use_bias=use_bias,
-        kernel_init=he_normal_fan_out,
-    )
-
-
-def _keras_norm(channels: int) -> BatchNorm:
-    return BatchNorm(channels, decay=0.99, epsilon=1.001e-5, unbiased=False)
+        return Residual(Sequential(norm1=norm(in_channels), relu1=activation, **layers))
+    residual = Residual(Sequential(**layers), Sequential(conv=conv(in_channels, out_channels, 1, strides)))
+    return Sequential(norm1=norm(in_channels), relu1=activation, residual=residual)

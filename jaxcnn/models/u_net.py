@@ -6,25 +6,23 @@ there, convolutions are padded, so that the map of logits is as large as the ima
 
 import jax
 
-from jaxcnn.layers import (
-    BatchNorm,
-    Concat,
-    Conv,
-    ConvTranspose,
-    Function,
-    Initializer,
-    MaxPool,
-    Sequential,
-    identity,
-)
+from jaxcnn.layers import BatchNorm, Concat, Conv, ConvTranspose, Function, Initializer, MaxPool, Sequential, identity
 from jaxcnn.layers.parameters import check_positive
+from jaxcnn.models.blocks import Norm, conv, relu
 from jaxcnn.ops.check import check_image
 
 _he_normal = Initializer(jax.nn.initializers.he_normal)
-_relu = Function(jax.nn.relu)
 
 
-def unet(num_classes: int = 2, *, in_channels: int = 3, width: int = 64, depth: int = 4) -> Sequential:
+def unet(
+    num_classes: int = 2,
+    *,
+    in_channels: int = 3,
+    norm: Norm = BatchNorm,
+    activation: Function = relu,
+    width: int = 64,
+    depth: int = 4,
+) -> Sequential:
     """Builds a U-Net (Ronneberger et al. 2015, figure 1); 31,037,698 parameters.
 
     Each level below the first has half the height and width of the one above, and twice its channels.
@@ -32,6 +30,8 @@ def unet(num_classes: int = 2, *, in_channels: int = 3, width: int = 64, depth: 
     Args:
       num_classes: number of logits of each pixel.
       in_channels: channels of the image.
+      norm: makes the normalisation of so many channels.
+      activation: the nonlinearity.
       width: channels of the first level.
       depth: number of levels below the first. The image's height and width are multiples of 2**depth.
 
@@ -45,15 +45,26 @@ def unet(num_classes: int = 2, *, in_channels: int = 3, width: int = 64, depth: 
     """
     check_positive("unet", "width", width)
     check_positive("unet", "depth", depth)
-    level = _convolutions(width * 2 ** (depth - 1), width * 2**depth)
+
+    def convolutions(in_channels: int, out_channels: int) -> Sequential:
+        return Sequential(
+            conv1=conv(in_channels, out_channels, 3, kernel_init=_he_normal),
+            norm1=norm(out_channels),
+            relu1=activation,
+            conv2=conv(out_channels, out_channels, 3, kernel_init=_he_normal),
+            norm2=norm(out_channels),
+            relu2=activation,
+        )
+
+    level = convolutions(width * 2 ** (depth - 1), width * 2**depth)
     for i in reversed(range(depth)):
         channels = width * 2**i
         up = ConvTranspose(2 * channels, channels, 2, 2)
         deeper = Sequential(pool=MaxPool(2), **{f"level{i + 1}": level}, up=up)
         level = Sequential(
-            encode=_convolutions(width * 2 ** (i - 1) if i > 0 else in_channels, channels),
+            encode=convolutions(width * 2 ** (i - 1) if i > 0 else in_channels, channels),
             join=Concat(skip=identity, deeper=deeper),
-            decode=_convolutions(2 * channels, channels),
+            decode=convolutions(2 * channels, channels),
         )
     return Sequential(check=Function(check_size, depth=depth), level0=level, head=Conv(width, num_classes, 1))
 
@@ -79,14 +90,3 @@ def check_size(x: jax.Array, *, depth: int) -> jax.Array:
             f"{depth} times, got {height}x{width}; pad, crop or resize the image, or build it with a smaller depth"
         )
     return x
-
-
-def _convolutions(in_channels: int, out_channels: int) -> Sequential:
-    return Sequential(
-        conv1=Conv(in_channels, out_channels, 3, padding=1, use_bias=False, kernel_init=_he_normal),
-        norm1=BatchNorm(out_channels),
-        relu1=_relu,
-        conv2=Conv(out_channels, out_channels, 3, padding=1, use_bias=False, kernel_init=_he_normal),
-        norm2=BatchNorm(out_channels),
-        relu2=_relu,
-    )

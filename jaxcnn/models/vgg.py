@@ -4,6 +4,8 @@ Source: Simonyan & Zisserman, "Very deep convolutional networks for large-scale 
 of the `_bn` models came later (Ioffe & Szegedy 2015), in the place where torchvision puts it.
 """
 
+from typing import Unpack
+
 import jax
 
 from jaxcnn.layers import (
@@ -18,6 +20,7 @@ from jaxcnn.layers import (
     MaxPool,
     Sequential,
 )
+from jaxcnn.models.blocks import DropoutOptions, Norm, relu
 from jaxcnn.types import Layer
 
 _CHANNELS = (64, 128, 256, 512, 512)
@@ -27,51 +30,56 @@ _A, _B, _D, _E = (1, 1, 2, 2, 2), (2, 2, 2, 2, 2), (2, 2, 3, 3, 3), (2, 2, 4, 4,
 """Convolutions in each stage of the configurations of table 1."""
 
 _glorot = Initializer(jax.nn.initializers.glorot_normal)
-_relu = Function(jax.nn.relu)
 
 
-def vgg11(num_classes: int = 1000, *, in_channels: int = 3, dropout_rate: float = 0.5) -> Sequential:
+def vgg11(num_classes: int = 1000, *, norm: Norm | None = None, **options: Unpack[DropoutOptions]) -> Sequential:
     """Builds VGG-11, configuration A; 132,863,336 parameters. See `vgg`."""
-    return vgg(_A, num_classes, in_channels, dropout_rate, batch_norm=False)
+    return vgg(_A, num_classes, norm=norm, **options)
 
 
-def vgg13(num_classes: int = 1000, *, in_channels: int = 3, dropout_rate: float = 0.5) -> Sequential:
+def vgg13(num_classes: int = 1000, *, norm: Norm | None = None, **options: Unpack[DropoutOptions]) -> Sequential:
     """Builds VGG-13, configuration B; 133,047,848 parameters. See `vgg`."""
-    return vgg(_B, num_classes, in_channels, dropout_rate, batch_norm=False)
+    return vgg(_B, num_classes, norm=norm, **options)
 
 
-def vgg16(num_classes: int = 1000, *, in_channels: int = 3, dropout_rate: float = 0.5) -> Sequential:
+def vgg16(num_classes: int = 1000, *, norm: Norm | None = None, **options: Unpack[DropoutOptions]) -> Sequential:
     """Builds VGG-16, configuration D; 138,357,544 parameters. See `vgg`."""
-    return vgg(_D, num_classes, in_channels, dropout_rate, batch_norm=False)
+    return vgg(_D, num_classes, norm=norm, **options)
 
 
-def vgg19(num_classes: int = 1000, *, in_channels: int = 3, dropout_rate: float = 0.5) -> Sequential:
+def vgg19(num_classes: int = 1000, *, norm: Norm | None = None, **options: Unpack[DropoutOptions]) -> Sequential:
     """Builds VGG-19, configuration E; 143,667,240 parameters. See `vgg`."""
-    return vgg(_E, num_classes, in_channels, dropout_rate, batch_norm=False)
+    return vgg(_E, num_classes, norm=norm, **options)
 
 
-def vgg11_bn(num_classes: int = 1000, *, in_channels: int = 3, dropout_rate: float = 0.5) -> Sequential:
+def vgg11_bn(num_classes: int = 1000, *, norm: Norm = BatchNorm, **options: Unpack[DropoutOptions]) -> Sequential:
     """Builds VGG-11 with batch norm; 132,868,840 parameters. See `vgg`."""
-    return vgg(_A, num_classes, in_channels, dropout_rate, batch_norm=True)
+    return vgg(_A, num_classes, norm=norm, **options)
 
 
-def vgg13_bn(num_classes: int = 1000, *, in_channels: int = 3, dropout_rate: float = 0.5) -> Sequential:
+def vgg13_bn(num_classes: int = 1000, *, norm: Norm = BatchNorm, **options: Unpack[DropoutOptions]) -> Sequential:
     """Builds VGG-13 with batch norm; 133,053,736 parameters. See `vgg`."""
-    return vgg(_B, num_classes, in_channels, dropout_rate, batch_norm=True)
+    return vgg(_B, num_classes, norm=norm, **options)
 
 
-def vgg16_bn(num_classes: int = 1000, *, in_channels: int = 3, dropout_rate: float = 0.5) -> Sequential:
+def vgg16_bn(num_classes: int = 1000, *, norm: Norm = BatchNorm, **options: Unpack[DropoutOptions]) -> Sequential:
     """Builds VGG-16 with batch norm; 138,365,992 parameters. See `vgg`."""
-    return vgg(_D, num_classes, in_channels, dropout_rate, batch_norm=True)
+    return vgg(_D, num_classes, norm=norm, **options)
 
 
-def vgg19_bn(num_classes: int = 1000, *, in_channels: int = 3, dropout_rate: float = 0.5) -> Sequential:
+def vgg19_bn(num_classes: int = 1000, *, norm: Norm = BatchNorm, **options: Unpack[DropoutOptions]) -> Sequential:
     """Builds VGG-19 with batch norm; 143,678,248 parameters. See `vgg`."""
-    return vgg(_E, num_classes, in_channels, dropout_rate, batch_norm=True)
+    return vgg(_E, num_classes, norm=norm, **options)
 
 
 def vgg(
-    stage_sizes: tuple[int, ...], num_classes: int, in_channels: int, dropout_rate: float, *, batch_norm: bool
+    stage_sizes: tuple[int, ...],
+    num_classes: int = 1000,
+    *,
+    in_channels: int = 3,
+    norm: Norm | None = None,
+    activation: Function = relu,
+    dropout_rate: float = 0.5,
 ) -> Sequential:
     """Builds a VGG network (Simonyan & Zisserman 2015, section 2.1 and table 1).
 
@@ -81,8 +89,9 @@ def vgg(
       stage_sizes: number of convolutions in each of the five stages.
       num_classes: number of logits.
       in_channels: channels of the image.
+      norm: makes the normalisation after each convolution; None for none.
+      activation: the nonlinearity.
       dropout_rate: probability of dropping an output of the two hidden dense layers, in [0, 1) (section 3.1).
-      batch_norm: whether each convolution is followed by a batch norm.
 
     Returns:
       The model: stage1 to stage5, pool, flatten, dense1, relu1, dropout1, dense2, relu2, dropout2, head; parameters are
@@ -99,9 +108,9 @@ def vgg(
         layers: dict[str, Layer] = {}
         for j in range(1, convolutions + 1):
             layers[f"conv{j}"] = Conv(in_channels, channels, 3, padding=1, kernel_init=_glorot)
-            if batch_norm:
-                layers[f"norm{j}"] = BatchNorm(channels)
-            layers[f"relu{j}"] = _relu
+            if norm is not None:
+                layers[f"norm{j}"] = norm(channels)
+            layers[f"relu{j}"] = activation
             in_channels = channels
         stages[f"stage{i}"] = Sequential(**layers, pool=MaxPool(2))
     return Sequential(
@@ -109,10 +118,10 @@ def vgg(
         pool=AdaptiveAvgPool(7),
         flatten=Flatten(),
         dense1=Dense(7 * 7 * in_channels, 4096, kernel_init=_glorot),
-        relu1=_relu,
+        relu1=activation,
         dropout1=Dropout(dropout_rate),
         dense2=Dense(4096, 4096, kernel_init=_glorot),
-        relu2=_relu,
+        relu2=activation,
         dropout2=Dropout(dropout_rate),
         head=Dense(4096, num_classes, kernel_init=_glorot),
     )

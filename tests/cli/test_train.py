@@ -402,14 +402,9 @@ def two_heads(num_classes=10, *, in_channels=1):
 
 @pytest.mark.usefixtures("no_pictures")
 def test_a_model_with_auxiliary_heads_trains_with_their_weight(jaxcnn, words, tmp_path, monkeypatch):
-    losses = {}
-    for weight in (0.0, 0.3):
-        monkeypatch.setitem(CATALOG, "two_heads", Entry(two_heads, (8, 8, 1), 10, ("in_channels",), 8, weight))
-        run = tmp_path / str(weight)
-        options = ("--model", "two_heads", "--epochs", 1, "--learning-rate", 1e-9, "--augment", "none")
-        assert jaxcnn(*words(run, *options)).status == 0
-        [row] = RunFolder(run).metrics()
-        losses[weight] = row["train_loss"]
-        # At this learning rate the main head alone has the same loss on all images, up to which images they are.
-        assert abs(row["validation_loss"] - losses[0.0]) < 0.2
-    assert losses[0.3] > 1.2 * losses[0.0]
+    monkeypatch.setitem(CATALOG, "two_heads", Entry(two_heads, (8, 8, 1), 10, ("in_channels",), 8))
+    options = ("--model", "two_heads", "--epochs", 1, "--learning-rate", 1e-9, "--augment", "none")
+    assert jaxcnn(*words(tmp_path, *options)).status == 0
+    [row] = RunFolder(tmp_path).metrics()
+    # At this learning rate the main head alone has the same loss on all images, up to which images they are.
+    assert row["train_loss"] > 1.2 * row["validation_loss"]

@@ -47,7 +47,7 @@ MODELS = {
     "resnet20": (catalog.CATALOG["resnet20"].build(), (32, 32, 3)),
     "resnet18": (catalog.CATALOG["resnet18"].build(10), (64, 64, 3)),
     "mobilenet_v2": (catalog.CATALOG["mobilenet_v2"].build(10), (32, 32, 3)),
-    "convnext": (convnext((1, 2), (16, 32), 10, 3, 0.1), (32, 32, 3)),
+    "convnext": (convnext((1, 2), (16, 32), 10), (32, 32, 3)),
     "unet": (unet(2, width=8, depth=2), (16, 24, 3)),
     "mean pool": (
         Sequential(

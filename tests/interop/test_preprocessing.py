@@ -206,3 +206,18 @@ def test_a_missing_package_is_said(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", fail)
     with pytest.raises(ImportError, match=r"expects Pillow to be installed; pip install 'jaxcnn\[weights\]'"):
         torchvision_preprocessing(256, 224)(PHOTOGRAPH)
+
+
+def test_grey_images_have_the_average_moments_and_colours_those_of_grey():
+    usual = Preprocessing(8, 6, channel_order="BGR", fill=(3, 5, 6), mean=(0.1, 0.2, 0.6), std=(1.0, 2.0, 6.0))
+    grey = Preprocessing(8, 6, fill=(5,), mean=(0.3,), std=(3.0,))
+    assert usual.with_channels(3) is usual
+    actual = usual.with_channels(1)
+    assert (actual.mean, actual.std) == (pytest.approx((0.3,)), (3.0,))
+    assert actual == Preprocessing(8, 6, fill=(5,), mean=actual.mean, std=(3.0,))
+    assert grey.with_channels(3) == Preprocessing(8, 6, fill=(5, 5, 5), mean=(0.3,) * 3, std=(3.0,) * 3)
+    pixels = PHOTOGRAPH[:, :, :1]
+    expected = (pixels / 255 - 0.3) / 3
+    np.testing.assert_allclose(
+        Preprocessing(None, None, mean=(0.1, 0.2, 0.6), std=(1, 2, 6)).with_channels(1)(pixels), expected, atol=1e-6
+    )

@@ -13,7 +13,7 @@ from jaxcnn.interop.records import RECORDS
 from jaxcnn.interop.records.record import Record, Rules
 from jaxcnn.interop.weights import load_safetensors, load_weights, save_safetensors, save_torch
 from jaxcnn.layers import BatchNorm, Conv, ConvTranspose, Dense, Flatten, LayerScale, Sequential
-from jaxcnn.models import catalog, lenet5, resnet18, resnet50_v1
+from jaxcnn.models import catalog, lenet5, mlp, resnet18, resnet50_v1, unet
 
 
 def draw(model, seed=0):
@@ -274,3 +274,56 @@ def test_a_leaf_of_another_kind_of_numbers_is_neither_saved_nor_loaded(dtype, tm
     changed = {"count": {**state["count"], "step": state["count"]["step"].astype(dtype)}}
     with pytest.raises(ValueError, match=r"count/step: expected \(\) of int32, got"):
         save_safetensors(tmp_path / "other.safetensors", model, params, changed)
+
+
+def test_the_first_convolution_is_converted_to_other_channels(resnet, torch_file):
+    _, params, state = resnet
+    kernel = np.asarray(params["stem"]["conv"]["kernel"])
+    for channels in (2, 4):
+        weights = load_weights("resnet18", torch_file, in_channels=channels)
+        assert weights.model == resnet18(3, in_channels=channels)
+        converted = {
+            **params,
+            "stem": {**params["stem"], "conv": {"kernel": np.repeat(kernel, channels, 2) / channels}},
+        }
+        assert_same((weights.params, weights.state), (converted, state))
+    assert_same(load_weights("resnet18", torch_file, in_channels=1)[1:3], (params, state))
+
+
+def test_a_model_of_auxiliary_heads_or_of_a_check_first_is_converted_too(tmp_path):
+    for model_name, path in {"unet": "level0/encode/conv1", "googlenet": "stem/conv1/conv"}.items():
+        model = catalog.CATALOG[model_name].build(2, in_channels=3)
+        params, state = draw(model)
+        save_safetensors(tmp_path / model_name, model, params, state)
+        weights = load_weights(model_name, tmp_path / model_name, in_channels=1)
+        assert weights.model == catalog.CATALOG[model_name].build(2, in_channels=1)
+        actual, expected = trees.named_leaves(weights.params), trees.named_leaves(params)
+        total = np.asarray(expected[f"{path}/kernel"]).sum(axis=2, keepdims=True)
+        np.testing.assert_allclose(actual.pop(f"{path}/kernel"), total, rtol=1e-6)
+        del expected[f"{path}/kernel"]
+        assert_same(actual, expected)
+
+
+def test_the_file_of_a_grey_u_net_is_recognised(tmp_path):
+    model = unet(2, in_channels=1)
+    save_safetensors(tmp_path / "grey", model, *draw(model))
+    assert load_weights("unet", tmp_path / "grey").model == model
+
+
+def test_channels_that_no_stem_can_have_are_refused(torch_file, tmp_path):
+    with pytest.raises(ValueError, match="load_weights expects in_channels to be an int of at least 1, got 0"):
+        load_weights("resnet18", torch_file, in_channels=0)
+    model = mlp()
+    save_safetensors(tmp_path / "mlp", model, *draw(model))
+    with pytest.raises(ValueError, match="in_channels expects a model that starts with a convolution, got mlp"):
+        load_weights("mlp", tmp_path / "mlp", in_channels=3)
+
+
+def test_the_preprocessing_follows_the_channels(tmp_path):
+    model = resnet18(2)
+    save_torch(tmp_path / "weights.pth", model, *draw(model), architecture="torchvision/resnet18")
+    usual = load_weights("resnet18", tmp_path / "weights.pth").preprocessing
+    assert load_weights("resnet18", tmp_path / "weights.pth", in_channels=3).preprocessing == usual
+    grey = load_weights("resnet18", tmp_path / "weights.pth", in_channels=1).preprocessing
+    assert (grey.mean, grey.std) == (pytest.approx((0.449,), abs=1e-9), pytest.approx((0.226,), abs=1e-9))
+    assert load_weights("resnet18", tmp_path / "weights.pth", in_channels=4).preprocessing is None

@@ -44,7 +44,7 @@ def test_maps_shrink_as_in_the_paper():
 
 
 def test_work_and_shape_agree_with_tracing():
-    model, image = convnext((1, 1), (8, 12), 5, 3, 0.1), jax.ShapeDtypeStruct((33, 40, 3), jnp.float32)
+    model, image = convnext((1, 1), (8, 12), 5), jax.ShapeDtypeStruct((33, 40, 3), jnp.float32)
     params, state = jax.eval_shape(model.init, jax.random.key(0))
     forward = functools.partial(model.apply, train=False)
     assert count_multiply_adds(forward, params, state, image) == multiply_adds(model, image.shape)
@@ -82,7 +82,7 @@ def test_blocks_are_skipped_the_more_the_deeper_they_are(build, rate, blocks):
     rows = arithmetic(build(), (224, 224, 3))
     rates = [row.layer.rate for row in rows if isinstance(row.layer, DropPath)]
     np.testing.assert_allclose(rates, np.linspace(0, rate, blocks))
-    drops = [row for row in arithmetic(build(drop_path_rate=0.0), (224, 224, 3)) if isinstance(row.layer, DropPath)]
+    drops = [row for row in arithmetic(build(drop_path=0.0), (224, 224, 3)) if isinstance(row.layer, DropPath)]
     assert {row.layer for row in drops} == {DropPath(0.0)}
 
 
@@ -133,10 +133,10 @@ def test_options_reach_the_first_and_the_last_layer():
 
 def test_other_numbers_of_stages_and_channels_are_refused():
     with pytest.raises(ValueError, match="convnext expects as many channels as stages, got 3 for 4 stages"):
-        convnext((1, 1, 1, 1), (8, 16, 32), 10, 3, 0.1)
+        convnext((1, 1, 1, 1), (8, 16, 32), 10)
 
 
 @pytest.mark.parametrize("rate", [1.0, -0.1])
 def test_a_rate_that_is_none_is_refused(rate):
     with pytest.raises(ValueError, match=rf"convnext expects a rate .* in \[0, 1\), got {rate}"):
-        convnext_tiny(drop_path_rate=rate)
+        convnext_tiny(drop_path=rate)

@@ -46,7 +46,7 @@ def test_maps_shrink_and_grow_as_in_the_paper():
 
 
 def test_every_layer_adds_its_growth():
-    rows = [row for row in arithmetic(densenet((2, 3), 5, 8, 10, 3, 0.0), (64, 64, 3)) if isinstance(row.layer, Concat)]
+    rows = [row for row in arithmetic(densenet((2, 3), 5, 8, 10), (64, 64, 3)) if isinstance(row.layer, Concat)]
     assert [(row.path, row.output_shape[2]) for row in rows] == [
         ("stage1/layer0", 13),
         ("stage1/layer1", 18),
@@ -57,7 +57,7 @@ def test_every_layer_adds_its_growth():
 
 
 def test_work_and_shape_agree_with_tracing():
-    model, image = densenet((2, 1), 4, 8, 5, 3, 0.1), jax.ShapeDtypeStruct((33, 40, 3), jnp.float32)
+    model, image = densenet((2, 1), 4, 8, 5, dropout_rate=0.1), jax.ShapeDtypeStruct((33, 40, 3), jnp.float32)
     params, state = jax.eval_shape(model.init, jax.random.key(0))
     forward = functools.partial(model.apply, train=False)
     assert count_multiply_adds(forward, params, state, image) == multiply_adds(model, image.shape)

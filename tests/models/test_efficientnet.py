@@ -112,7 +112,7 @@ def test_parameters_are_named_by_stage_block_and_layer(build, leaves):
 
 
 def test_blocks_are_those_of_the_papers():
-    block = mbconv_block(8, 8, expansion=6, drop_path_rate=0.1)
+    block = mbconv_block(8, 8, expansion=6, drop_path=0.1)
     assert isinstance(block, Residual)
     assert block.body.names == ("expand", "depthwise", "squeeze_excite", "project", "drop_path")
     gate = block["squeeze_excite"]
@@ -156,7 +156,7 @@ def test_every_batch_norm_can_be_another_one():
 
 def test_kernels_start_with_the_variance_for_relu_backwards():
     # Variance 2 / fan_out (He et al. 2015); the head is uniform up to 1 / sqrt(classes).
-    model = efficientnet((Stage(False, 6, 5, 1, 24, 1),), 32, 256, 100, 3, 0.2, 0.2)
+    model = efficientnet((Stage(False, 6, 5, 1, 24, 1),), 32, 256, 100)
     params = trees.named_leaves(model.init(jax.random.key(0))[0])
     for path, variance in {
         "stem/conv": 2 / (9 * 32),
@@ -174,7 +174,7 @@ def test_kernels_start_with_the_variance_for_relu_backwards():
 
 
 def test_options_reach_the_first_and_the_last_layer():
-    model = efficientnet_v2_s(7, in_channels=1, dropout_rate=0.1, drop_path_rate=0.0)
+    model = efficientnet_v2_s(7, in_channels=1, dropout_rate=0.1, drop_path=0.0)
     assert model["stem/conv"].in_channels == 1
     assert (model["head"].in_features, model["head"].out_features) == (1280, 7)
     assert model["dropout"] == Dropout(0.1)
@@ -186,6 +186,6 @@ def test_nonsense_is_refused():
     with pytest.raises(ValueError, match="efficientnet expects padding to be 'symmetric' or 'same', got 'valid'"):
         efficientnet_b0(padding="valid")
     with pytest.raises(ValueError, match=r"efficientnet expects a rate .* in \[0, 1\), got 1.0"):
-        efficientnet_b0(drop_path_rate=1.0)
+        efficientnet_b0(drop_path=1.0)
     with pytest.raises(ValueError, match=r"Dropout expects a rate .* in \[0, 1\), got -0.1"):
         efficientnet_v2_s(dropout_rate=-0.1)

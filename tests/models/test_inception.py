@@ -135,7 +135,7 @@ def test_every_batch_norm_is_the_one_that_is_asked_for():
 
 
 def test_an_unknown_padding_is_refused():
-    with pytest.raises(ValueError, match="padding expects 'symmetric' or 'same', got 'SAME'"):
+    with pytest.raises(ValueError, match="inception_v3 expects padding to be 'symmetric' or 'same', got 'SAME'"):
         inception_v3(padding="SAME")
 
 

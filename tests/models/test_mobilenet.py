@@ -21,7 +21,7 @@ from jaxcnn.layers import (
     multiply_adds,
 )
 from jaxcnn.models import mobilenet_v1, mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small
-from jaxcnn.models.inverted_residual import conv_norm, inverted_residual, rounded_channels
+from jaxcnn.models.blocks import conv_norm, inverted_residual, rounded_channels
 from jaxcnn.models.mobilenet import depthwise_separable, v3_squeeze_excite
 from jaxcnn.values import Partial
 

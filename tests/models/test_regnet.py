@@ -105,7 +105,7 @@ def test_the_paper_s_code_rounds_to_the_nearest_and_halves_to_even(width, diviso
 )
 def test_a_rule_that_makes_no_sense_is_refused(change, message):
     with pytest.raises(ValueError, match=f"regnet expects .*{message}"):
-        regnet(RULES["x_400mf"]._replace(**change), 10, 3, squeeze=False)
+        regnet(RULES["x_400mf"]._replace(**change), 10, squeeze=False)
 
 
 def test_maps_shrink_as_in_the_paper():
@@ -122,7 +122,7 @@ def test_maps_shrink_as_in_the_paper():
 
 
 def test_work_and_shape_agree_with_tracing():
-    model = regnet(LinearRule(3, 8, 8.0, 2.0, 4), 5, 3, squeeze=True)
+    model = regnet(LinearRule(3, 8, 8.0, 2.0, 4), 5, squeeze=True)
     image = jax.ShapeDtypeStruct((33, 40, 3), jnp.float32)
     params, state = jax.eval_shape(model.init, jax.random.key(0))
     forward = functools.partial(model.apply, train=False)

@@ -239,7 +239,7 @@ def test_groups_without_a_bottleneck_are_refused(groups, width_per_group):
     with pytest.raises(
         ValueError, match=rf"groups=1 and width_per_group=64 .* other than .*, got {groups} and {width_per_group}"
     ):
-        resnet(basic_block, (2, 2), 10, 3, "cifar", False, groups=groups, width_per_group=width_per_group)
+        resnet(basic_block, (2, 2), 10, stem="cifar", groups=groups, width_per_group=width_per_group)
 
 
 def test_a_width_of_a_group_that_is_no_whole_number_is_refused():

@@ -43,7 +43,7 @@ def test_maps_shrink_as_in_the_paper():
 
 
 def test_work_and_shape_agree_with_tracing():
-    model, image = shufflenet_v2((4, 6, 8), 10, 5, 3), jax.ShapeDtypeStruct((33, 40, 3), jnp.float32)
+    model, image = shufflenet_v2((4, 6, 8), 10, 5), jax.ShapeDtypeStruct((33, 40, 3), jnp.float32)
     params, state = jax.eval_shape(model.init, jax.random.key(0))
     forward = functools.partial(model.apply, train=False)
     assert count_multiply_adds(forward, params, state, image) == multiply_adds(model, image.shape)

@@ -108,7 +108,7 @@ def test_outputs_of_the_hidden_dense_layers_are_dropped():
 
 def test_other_numbers_of_stages_are_refused():
     with pytest.raises(ValueError, match=r"vgg expects the sizes of 5 stages, got \(1, 1\)"):
-        vgg((1, 1), 10, 3, 0.5, batch_norm=False)
+        vgg((1, 1), 10)
 
 
 def test_options_reach_the_first_and_the_last_layer():

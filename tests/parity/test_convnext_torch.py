@@ -82,4 +82,4 @@ def test_a_convnext_is_that_of_torch(check):
     sizes, channels = (1, 1), (4, 6)
     # 21 and 26 are no multiples of the patches.
     x = np.random.default_rng(1).normal(size=(2, 21, 26, 3))
-    check(convnext(sizes, channels, 5, 3, 0.0), ConvNeXt(sizes, channels, 5), x)
+    check(convnext(sizes, channels, 5, drop_path=0.0), ConvNeXt(sizes, channels, 5), x)

@@ -5,7 +5,7 @@ from torch_peer import check_evaluation, check_training, nn, torch
 
 from jaxcnn.layers import BatchNorm, Function
 from jaxcnn.models import mobilenet_v2, mobilenet_v3_small
-from jaxcnn.models.inverted_residual import inverted_residual
+from jaxcnn.models.blocks import inverted_residual
 from jaxcnn.models.mobilenet import v3_squeeze_excite
 from jaxcnn.values import Partial
 

@@ -117,7 +117,7 @@ NETWORKS = {
         (63, 70),
     ),
     "bottlenecks": (
-        lambda: resnet(bottleneck_block, (1, 2, 1, 1), 10, 3, "cifar", False),
+        lambda: resnet(bottleneck_block, (1, 2, 1, 1), 10, stem="cifar"),
         lambda: ResNet(Bottleneck, Projection, (1, 2, 1, 1), (256, 512, 1024, 2048), 64, 10, small_images=True),
         (15, 18),
     ),

@@ -92,7 +92,7 @@ def as_in_the_paper(num_classes: int = 1000, *, in_channels: int = 3, rule: str)
     return regnet.regnet(
         regnet.RULES[rule],
         num_classes,
-        in_channels,
+        in_channels=in_channels,
         squeeze=rule.startswith("y"),
         multiple=regnet.nearest_multiple,
     )
