@@ -3,10 +3,10 @@
     save_parameters("weights.safetensors", params, state)
     params, state = load_parameters("weights.safetensors")
 
-Such a file is a safetensors file: each array has its path in the tree as its name. The metadata are texts: "format" is
-"jaxcnn", "schema" is the version of this layout, and "structure" holds parameters and state as nested dicts in JSON with
-null for each array, so that the empty dicts of layers without parameters are kept. `jaxcnn.Network.save` adds texts that
-describe the model.
+Such a file is a safetensors file: each array has its path in the tree as its name. The metadata are texts. "format" is
+"jaxcnn", "schema" is the version of this layout, and "structure" holds parameters and state as nested dicts in JSON,
+with null for each array, so that the empty dicts of layers without parameters are kept. `jaxcnn.Network.save` adds
+texts that describe the model.
 """
 
 import json

@@ -171,9 +171,9 @@ def _model_name(source: _Source, architecture: str | None) -> str:
     told, where = architecture, ""
     if told is None and source.config is not None:
         told, where = f"timm/{source.config.architecture}", f" in {printable(source.path)}"
-    if told is None and (name := source.path.name) in torchvision_files.PREPROCESSING:
-        known = [record.architecture for record in RECORDS if record.origin == "torchvision"]
-        told = f"torchvision/{max(filter(name.startswith, known), key=len)}"
+    known = [record.architecture for record in RECORDS if record.origin == "torchvision"]
+    if told is None and (name := torchvision_files.architecture_of(source.path.name, known)):
+        told = f"torchvision/{name}"
     if told is None:
         raise FileError(
             f"expected a source that tells its model, got {printable(source.path)}; give model=, such as 'resnet50'"

@@ -4,8 +4,8 @@
     write_safetensors("mine.safetensors", {"head/kernel": kernel}, {"model": "resnet50"})
 
 A file consists of the length of a header, the header in JSON (at most 4 MiB here), and the values, which fill the rest
-of the file without gaps. No package is needed, and a tensor takes no more memory than its values. Source: Hugging Face's
-description of the format; the index is that of their transformers package.
+of the file without gaps. No package is needed, and a tensor takes no more memory than its values. Source: the
+description of the format by Hugging Face; the index is that of their transformers package.
 """
 
 import json
