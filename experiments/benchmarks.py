@@ -20,10 +20,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcnn import benchmark
-from jaxcnn.benchmark.environment import usable_cores
-from jaxcnn.benchmark.plot import plot_ratios
+from jaxcnn import benchmark, plots
 from jaxcnn.benchmark.spread import three_digits
+from jaxcnn.environment import usable_cores
+from jaxcnn.files import write_text
 from jaxcnn.models import catalog
 
 ROOT = Path(__file__).parents[1]
@@ -61,11 +61,11 @@ def main() -> None:
     if options.add and path.exists():
         before = json.loads(path.read_text())
         records, seconds = joined(before["records"], records), seconds + before["seconds"]
-    plot_ratios(records, RESULTS / f"{slug}.png")
+    plots.save(plots.ratios(records), RESULTS / f"{slug}.png")
     results = {"script": "experiments/benchmarks.py", "seconds": seconds, "records": records}
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    write_text(path, json.dumps(results, indent=1) + "\n")
     if {record["model"] for record in records} == set(benchmark.STANDARD):
-        README.write_text(with_table(README.read_text(), table(records)))
+        write_text(README, with_table(README.read_text(), table(records)))
     print(f"{RESULTS / slug}.json and .png, {seconds} s")
 
 

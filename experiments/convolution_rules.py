@@ -19,13 +19,13 @@ import jax
 import numpy as np
 from reports import write_report
 
-from jaxcnn.ops.lowering import Geometry, cpu, native, xla
+from jaxcnn.ops.lowering import Geometry, cpu_jax, native, xla
 from jaxcnn.ops.lowering.native import rules
 
 REPEATS = 9
 SLOW_REPEATS = 3
 SLOW_SECONDS = 1.0
-WAYS = {"cpp": native, "plain": cpu, "xla": xla}
+WAYS = {"cpp": native, "plain": cpu_jax, "xla": xla}
 
 
 class Case(NamedTuple):

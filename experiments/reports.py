@@ -8,7 +8,8 @@ from typing import Any
 
 import jax
 
-from jaxcnn.benchmark.environment import processor, usable_cores
+from jaxcnn.environment import processor, usable_cores
+from jaxcnn.files import write_text
 
 
 def write_report(script: str, measured: Mapping[str, Any]) -> Path:
@@ -30,5 +31,5 @@ def write_report(script: str, measured: Mapping[str, Any]) -> Path:
     }
     path = Path(__file__).parent / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + "\n")
+    write_text(path, json.dumps(report, indent=2) + "\n")
     return path

@@ -26,7 +26,6 @@ from jaxcnn.benchmark.program import draw_batch
 from jaxcnn.benchmark.spec import Spec
 from jaxcnn.benchmark.spread import spread
 from jaxcnn.benchmark.standard import STANDARD
-from jaxcnn.compiler import compiler_options
 from jaxcnn.models import catalog
 
 ROUNDS = 5
@@ -55,8 +54,7 @@ def measure(name: str) -> dict[str, Any]:
     spec = Spec("jaxcnn", model, image_shape, batch_size)
     built = ours.make_model(spec)
     step, batch = make_train_step(built.apply), jax.tree.map(jnp.asarray, draw_batch(spec))
-    options = compiler_options()
-    compiled_step = jax.jit(step, donate_argnums=0, compiler_options=options)
+    compiled_step = jax.jit(step, donate_argnums=0)
 
     def loop(carry: Any, batches: Any) -> tuple[Any, list[jax.Array]]:
         losses = []
@@ -65,7 +63,7 @@ def measure(name: str) -> dict[str, Any]:
             losses.append(loss)
         return carry, losses
 
-    @partial(jax.jit, donate_argnums=0, compiler_options=options)
+    @partial(jax.jit, donate_argnums=0)
     def scan(carry: Any, batches: Any) -> tuple[Any, jax.Array]:
         return jax.lax.scan(lambda carry, batch: step(carry, *batch), carry, batches)
 

@@ -7,13 +7,12 @@ and what is built on them when they are first used.
 from typing import TYPE_CHECKING
 
 from jaxcnn import layers, ops, trees
-from jaxcnn.compiler import compiler_options
 from jaxcnn.layers import batched
 from jaxcnn.lazy import lazy_attributes
 from jaxcnn.types import Layer, Params, State
 
 if TYPE_CHECKING:
-    from jaxcnn import data, inspection, interop, models, tasks, training
+    from jaxcnn import data, inspection, interop, models, plots, tasks, training
     from jaxcnn.interop.own_file import load_parameters, save_parameters
     from jaxcnn.network import Network, load
 
@@ -23,7 +22,6 @@ __all__ = [
     "Params",
     "State",
     "batched",
-    "compiler_options",
     "data",
     "inspection",
     "interop",
@@ -32,6 +30,7 @@ __all__ = [
     "load_parameters",
     "models",
     "ops",
+    "plots",
     "save_parameters",
     "tasks",
     "training",
@@ -40,7 +39,7 @@ __all__ = [
 
 __getattr__, __dir__ = lazy_attributes(
     __name__,
-    ["data", "inspection", "interop", "models", "tasks", "training"],
+    ["data", "inspection", "interop", "models", "plots", "tasks", "training"],
     {
         "Network": "network",
         "load": "network",

@@ -86,6 +86,21 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a text file atomically, in UTF-8.
+
+    Args:
+      path: the file, as for `written_whole`; an older file is replaced.
+      text: its contents.
+
+    Raises:
+      OSError: as in `written_whole`.
+      UnicodeEncodeError: the text holds a lone surrogate.
+    """
+    with written_whole(path) as file:
+        file.write(text.encode())
+
+
 def _sync_folder(folder: Path) -> None:
     """Flushes a rename to disk on systems that can open folders."""
     if not hasattr(os, "O_DIRECTORY"):

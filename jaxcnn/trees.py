@@ -69,8 +69,7 @@ def unflatten(flat: Mapping[str, Any], like: Any = None) -> Any:
     if like is not None:
         names = list(named_leaves(like))
         leaves = {path: leaf for path, leaf in flat.items() if not _is_empty(leaf)}
-        faults = [f"missing {name!r}" for name in names if name not in leaves]
-        if faults := [*faults, *(f"unexpected {path!r}" for path in leaves if path not in names)]:
+        if faults := differences(dict.fromkeys(names, ""), dict.fromkeys(leaves, "")):
             raise ValueError("unflatten expects the paths of `like`, got differences:\n  " + "\n  ".join(faults))
         return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in names])
     beginnings = {path[:end] for path in flat for end, character in enumerate(path) if character == "/"}
@@ -86,6 +85,30 @@ def unflatten(flat: Mapping[str, Any], like: Any = None) -> Any:
             node = node.setdefault(parent, {})
         node[last] = {} if _is_empty(leaf) else leaf
     return tree
+
+
+def differences(expected: Mapping[str, object], found: Mapping[str, object]) -> list[str]:
+    """Lists the leaves in which two trees differ.
+
+        differences({"kernel": (3, 3), "bias": (3,)}, {"kernel": (5, 5)})
+        # ["missing 'bias'", "'kernel' is (5, 5), expected (3, 3)"]
+
+    Args:
+      expected: what is compared of each leaf, by path: its shape, or a text with shape and dtype.
+      found: the same of the other tree.
+
+    Returns:
+      One line for each leaf that is missing, is unexpected or differs, in this order; `[]` for equal mappings.
+    """
+    return [
+        *(f"missing {name!r}" for name in expected if name not in found),
+        *(f"unexpected {name!r}" for name in found if name not in expected),
+        *(
+            f"{name!r} is {found[name]}, expected {wanted}"
+            for name, wanted in expected.items()
+            if name in found and found[name] != wanted
+        ),
+    ]
 
 
 def _is_empty(value: Any) -> bool:

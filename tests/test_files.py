@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from jaxcnn.files import check_target, written_whole
+from jaxcnn.files import check_target, write_text, written_whole
 
 
 def write(path, content=b"new"):
@@ -144,3 +144,13 @@ def test_what_is_write_protected_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(PermissionError):
         write(tmp_path / "third")
+
+
+def test_a_text_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "text"
+    write_text(path, "before")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "half of this is fine \ud800")
+    assert path.read_text() == "before"
+    write_text(path, "after")
+    assert path.read_text() == "after"

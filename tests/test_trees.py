@@ -182,3 +182,13 @@ def test_a_partition_is_merged_to_the_tree_again():
     )
     assert trees.merge(chosen, others) == trees.merge(others, chosen) == tree
     assert list(trees.named_leaves(chosen)) == ["a/x", "c"]
+
+
+def test_differences_are_named_leaf_by_leaf():
+    expected = {"a/kernel": (3, 3), "a/bias": (3,), "b/scale": (1,)}
+    assert trees.differences(expected, dict(reversed(expected.items()))) == []
+    assert trees.differences(expected, {"a/kernel": (5, 5), "old": (2,), "b/scale": (1,)}) == [
+        "missing 'a/bias'",
+        "unexpected 'old'",
+        "'a/kernel' is (5, 5), expected (3, 3)",
+    ]

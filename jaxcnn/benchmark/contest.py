@@ -11,10 +11,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, Self
 
-from jaxcnn.benchmark.environment import OtherWork
 from jaxcnn.benchmark.peers import CONTESTANTS, OURS, implied
 from jaxcnn.benchmark.spec import Mode, Precision, Spec
 from jaxcnn.benchmark.worker import PROCESS
+from jaxcnn.environment import OtherWork
 from jaxcnn.types import Layer, Shape
 
 ROUND_SECONDS = 0.5

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jaxcnn.benchmark import environment
+from jaxcnn import environment
 from jaxcnn.benchmark.accelerators import peak_flops, step_flops
 from jaxcnn.benchmark.contest import Contest, Outcome, Race
 from jaxcnn.benchmark.spread import ratios, spread

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from jaxcnn.benchmark import environment
+from jaxcnn import environment
 from jaxcnn.benchmark.peers import make_program
 from jaxcnn.benchmark.program import Program, Unavailable
 from jaxcnn.benchmark.spec import Spec
@@ -30,6 +30,8 @@ from jaxcnn.benchmark import worker
 worker.main(seconds)
 """
 """The program of the process, which times what it imports before anything else; its arguments are those modules."""
+
+_PACKAGES = ("jaxcnn", "jax", "jaxlib", "optax", "flax", "torch", "equinox", "keras", "numpy")
 
 SAMPLE_SECONDS = 0.02
 """How long a sample lasts at least: waiting for the device at its end then costs nothing to speak of."""
@@ -111,4 +113,4 @@ def _memory(program: Program) -> dict[str, Any]:
 
 
 def _facts(program: Program) -> dict[str, Any]:
-    return {**program.facts, "versions": environment.versions()}
+    return {**program.facts, "versions": environment.versions(*_PACKAGES)}

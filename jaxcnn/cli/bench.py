@@ -5,18 +5,17 @@ from pathlib import Path
 
 from rich.text import Text
 
-from jaxcnn import benchmark, layers
+from jaxcnn import benchmark, layers, plots
 from jaxcnn.benchmark.peers import PEERS
-from jaxcnn.benchmark.plot import plot_ratios
 from jaxcnn.benchmark.program import COLD_START
 from jaxcnn.benchmark.spread import three_digits
 from jaxcnn.cli import names
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Bench
-from jaxcnn.cli.table import Table
 from jaxcnn.cli.terminal import columns, make_console, say, shown
 from jaxcnn.files import check_target
 from jaxcnn.models.catalog import CATALOG
+from jaxcnn.tables import Table
 
 _STANDARD = "standard"
 _MEANING = (
@@ -59,7 +58,8 @@ def bench(options: Bench) -> int:
         print_records(found)
     say(_MEANING)
     if options.plot:
-        plot_ratios(records, options.plot)
+        subtitle = f"{options.precision}, {records[0]['host']['cpu']}, {records[0]['host']['cores']} cores"
+        plots.save(plots.ratios(records, subtitle=subtitle), options.plot)
     failed = [record for record in records if record["contestant"] == "jaxcnn" and record["status"] != "measured"]
     return 1 if failed else 0
 

@@ -5,7 +5,7 @@ from typing import Any
 import tyro
 
 from jaxcnn.cli.errors import CommandError
-from jaxcnn.cli.options import Bench, Command, Evaluate, Export, Predict, Summary, Train
+from jaxcnn.cli.options import Bench, Command, Evaluate, Export, Plot, Predict, Summary, Train
 from jaxcnn.cli.terminal import complain, errors_escaped, writing
 
 _DESCRIPTION = "jaxcnn: train, evaluate and look into convolutional networks in JAX."
@@ -39,7 +39,7 @@ def run(arguments: list[str]) -> int:
         return 130
 
 
-def _dispatch(command: Train | Evaluate | Predict | Export | Summary | Bench, arguments: list[str]) -> int:
+def _dispatch(command: Train | Evaluate | Plot | Predict | Export | Summary | Bench, arguments: list[str]) -> int:
     # Each command imports only the packages that it needs: a summary does not wait for Orbax.
     match command:
         case Train():
@@ -50,6 +50,10 @@ def _dispatch(command: Train | Evaluate | Predict | Export | Summary | Bench, ar
             from jaxcnn.cli.evaluate import evaluate
 
             return evaluate(command)
+        case Plot():
+            from jaxcnn.cli.plot import plot
+
+            return plot(command)
         case Predict():
             from jaxcnn.cli.predict import predict
 

@@ -1,6 +1,7 @@
 """What the names on the command line stand for."""
 
 import difflib
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +13,7 @@ from jaxcnn.types import Shape
 
 T = TypeVar("T")
 
-DATA: dict[str, Callable[[], data.Dataset]] = {"digits": data.digits}
+DATA: dict[str, Callable[[], data.Arrays]] = {"digits": data.digits}
 
 AUGMENTATIONS: dict[str, data.Composition | None] = {
     "affine": data.compose(data.Step(data.affine, max_degrees=12, max_scale=0.12, max_shear=8, max_shift=4)),
@@ -54,10 +55,16 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     known = list(known)
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
-    return f"unknown {kind} {name!r}{hint}\nknown: {', '.join(known)}"
+    return f"unknown {kind} {name!r}{hint}\n{_listed(known)}"
 
 
-def load_data(name: str) -> data.Dataset:
+def _listed(known: Iterable[str]) -> str:
+    """Lists names in lines of at most 80 characters."""
+    text = f"known: {', '.join(known)}"
+    return textwrap.fill(text, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def load_data(name: str) -> data.Arrays:
     """Reads a data set.
 
     Args:

@@ -90,6 +90,22 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Plot:
+    """Draws the losses and the accuracy of several runs in one picture.
+
+    Runs that differ in their seed alone, or that have the same label, are one line: their mean, with a band from the
+    smallest to the largest value.
+    """
+
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN ...")]
+    """Folders of runs."""
+    labels: tuple[str, ...] = ()
+    """A label for each run. Default: the options in which the runs differ, without the seed."""
+    output: Path = Path("runs.png")
+    """PNG file to write; an older file is replaced."""
+
+
+@dataclass(frozen=True)
 class Predict:
     """Classifies image files of any size with the model of a run: PNG, JPEG, GIF, BMP, TIFF, WebP or PPM."""
 
@@ -171,6 +187,7 @@ class Bench:
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Plot, tyro.conf.subcommand("plot")]
     | Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Summary, tyro.conf.subcommand("summary")]

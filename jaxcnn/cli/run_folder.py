@@ -1,7 +1,6 @@
 """The folder of a run: options, metrics, and the paths of checkpoints and pictures."""
 
 import dataclasses
-import importlib.metadata
 import json
 import platform
 from pathlib import Path
@@ -9,12 +8,13 @@ from typing import Any
 
 import jax
 
-from jaxcnn.benchmark import environment
+from jaxcnn import environment
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Train
 from jaxcnn.cli.terminal import shown
-from jaxcnn.files import check_target, written_whole
+from jaxcnn.files import check_target, write_text
 
+_PACKAGES = ("jaxcnn", "jax", "jaxlib", "optax", "numpy", "orbax-checkpoint", "scikit-learn")
 _PLACE = ("run_dir", "resume")
 """Options that locate a run but do not define it."""
 
@@ -94,7 +94,7 @@ class RunFolder:
                 "data_fingerprint": fingerprint,
                 **begins_with,
                 "commit": environment.commit(),
-                "versions": _versions(),
+                "versions": environment.versions(*_PACKAGES),
                 "devices": [device.device_kind for device in jax.devices()],
                 "platform": platform.platform(),
                 "processor": _processor(),
@@ -169,17 +169,6 @@ def option_values(options: Train) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(options).items() if name not in _PLACE}
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file atomically.
-
-    Args:
-      path: the file; an older file is replaced.
-      text: its contents.
-    """
-    with written_whole(path) as file:
-        file.write(text.encode())
-
-
 def versions_differ(folder: RunFolder) -> list[str]:
     """Lists the packages and processors that changed since a run was started.
 
@@ -191,7 +180,7 @@ def versions_differ(folder: RunFolder) -> list[str]:
     Returns:
       A line such as "jax 0.10.2, now 0.12.0" for each.
     """
-    before, now = folder.config["versions"], _versions()
+    before, now = folder.config["versions"], environment.versions(*_PACKAGES)
     if jax.default_backend() == "cpu":
         # Configs of older versions lack this key.
         before, now = before | folder.config.get("processor", {}), now | _processor()
@@ -200,14 +189,3 @@ def versions_differ(folder: RunFolder) -> list[str]:
 
 def _processor() -> dict[str, Any]:
     return {"processor": environment.processor(), "cores": environment.usable_cores()}
-
-
-def _versions() -> dict[str, str]:
-    packages = ("jaxcnn", "jax", "jaxlib", "optax", "numpy", "orbax-checkpoint", "scikit-learn")
-    versions = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions

@@ -4,9 +4,9 @@ from jaxcnn import layers
 from jaxcnn.cli import names
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Summary
-from jaxcnn.cli.table import Table
 from jaxcnn.cli.terminal import columns, say
 from jaxcnn.models.catalog import CATALOG
+from jaxcnn.tables import Table
 
 
 def summary(options: Summary) -> int:
@@ -35,8 +35,7 @@ def summary(options: Summary) -> int:
     with reported(ValueError):
         table = layers.summary(model, shape)
     say(f"{options.model} on {'x'.join(map(str, shape))}\n")
-    lines = Table(table.HEADINGS, table.cells(), table.totals(), left=(0, 1), counts=(3, 4), spare=(5, 1, 2))
-    say(lines.text(columns()))
+    say(table.text(columns()))
     return 0
 
 

@@ -1,7 +1,6 @@
 """`jaxcnn train`."""
 
 import dataclasses
-import functools
 import math
 import shlex
 import signal
@@ -19,14 +18,13 @@ import numpy as np
 import optax
 import tyro
 
-from jaxcnn import data, trees
-from jaxcnn.cli import names, transfer
+from jaxcnn import data, plots, trees
+from jaxcnn.cli import names, pairs, transfer
 from jaxcnn.cli.display import Display, Stopwatch, make_display
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Train
 from jaxcnn.cli.run_folder import RunFolder, option_values, versions_differ
 from jaxcnn.cli.terminal import errors_escaped, say, shown
-from jaxcnn.inspection import figures
 from jaxcnn.layers import count_parameters, output_shape, trainable
 from jaxcnn.models.catalog import CATALOG, Model
 from jaxcnn.tasks import Classification
@@ -67,9 +65,9 @@ class Experiment(NamedTuple):
       dtype: dtype of the computation.
     """
 
-    splits: data.Splits
+    splits: pairs.Splits
     fingerprint: str
-    batches: data.Batches
+    batches: pairs.Batches
     model: Model
     phases: tuple["Phase", ...]
     dtype: Any
@@ -81,6 +79,7 @@ class Phase(NamedTuple):
     Attributes:
       frozen: the frozen layers; see `transfer.freeze_layers`.
       model: the model, with these layers frozen.
+      trainable: which parameters are trained, a tree of bools.
       first_epoch: number of finished epochs at its start.
       last_epoch: number of finished epochs at its end.
       schedule: learning rate by step, counted from the start of the phase.
@@ -89,6 +88,7 @@ class Phase(NamedTuple):
 
     frozen: str | None
     model: Model
+    trainable: Any
     first_epoch: int
     last_epoch: int
     schedule: optax.Schedule
@@ -126,21 +126,22 @@ def set_up(options: Train, normalization: transfer.Normalization | None = None) 
     Raises:
       CommandError: a name is unknown, or the data do not fit the model.
     """
-    everything = names.load_data(options.data)
+    source = names.load_data(options.data)
+    everything = pairs.dataset(source)
     checksum = zlib.crc32(everything.labels.tobytes(), zlib.crc32(everything.images.tobytes()))
     with reported(ValueError):
         if options.classes:
-            everything = data.choose_classes(everything, options.classes)
-        splits = data.split(everything, seed=options.split_seed)
+            source = data.choose_classes(source, options.classes)
+        parts = data.split(source, seed=options.split_seed)
         if options.examples_per_class is not None:
-            chosen = data.few(splits.train, options.examples_per_class, seed=options.split_seed)
-            splits = splits._replace(train=chosen)
-        batches = data.Batches(splits.train, options.batch_size, seed=options.seed)
+            parts["train"] = data.few(parts["train"], options.examples_per_class, seed=options.split_seed)
+        splits = pairs.splits(parts)
+        batches = pairs.Batches(splits.train, options.batch_size, seed=options.seed)
     shape = everything.images.shape[1:]
-    model = names.build_model(options.model, len(everything.class_names), shape)
+    model = names.build_model(options.model, len(source.class_names), shape)
     with reported(ValueError):
         outputs = output_shape(model, shape)
-    if outputs != (len(everything.class_names),):
+    if outputs != (len(source.class_names),):
         raise CommandError(
             f"train expects a model that gives one logit for each class, got {options.model}, which gives {outputs}; "
             "choose a classifier"
@@ -148,7 +149,7 @@ def set_up(options: Train, normalization: transfer.Normalization | None = None) 
     augment = names.choose("augmentation", options.augment, names.AUGMENTATIONS)
     if augment is not None:
         with reported(ValueError):
-            jax.eval_shape(augment, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
+            jax.eval_shape(augment, jax.random.key(0), {"image": jax.ShapeDtypeStruct(shape, jnp.float32)})
     model = transfer.normalized(model, normalization)
     phases = _phases(options, model, batches.steps_per_epoch)
     return Experiment(splits, f"{checksum:08x}", batches, model, phases, jnp.dtype(options.precision))
@@ -176,7 +177,7 @@ def _phases(options: Train, model: Model, steps_per_epoch: int) -> tuple[Phase, 
             clip_norm=options.clip_norm,
             factors=transfer.those_that_learn(factors, params),
         )
-        return Phase(pattern, frozen, first_epoch, last_epoch, schedule, optimizer)
+        return Phase(pattern, frozen, learns, first_epoch, last_epoch, schedule, optimizer)
 
     end = options.unfreeze_epoch
     first = phase(options.freeze, 0, end or options.epochs, options.learning_rate)
@@ -332,7 +333,7 @@ class _Run:
 
     def _begin(self, phase: Phase, params: Params, state: State, step: int) -> TrainState:
         """Makes the initial train state of a phase."""
-        return make_train_state(params, state, phase.optimizer, step=step, model=phase.model)
+        return make_train_state(params, state, phase.optimizer, step=step, trainable=phase.trainable)
 
     def _fit(self, train_state: TrainState, metrics: Metrics) -> Fitted:
         try:
@@ -357,7 +358,7 @@ class _Run:
             fitted = fit(
                 train_state,
                 self.train_step,
-                _DictBatches(self.batches),
+                self.batches,
                 _keys(self.options)[1],
                 epochs=phase.last_epoch,
                 on_step=[self._on_step],
@@ -379,7 +380,7 @@ class _Run:
             backbone, model = transfer.cut_in_two(model)
             predict_step = make_predict_step(backbone, precision=dtype)
 
-            def cached(dataset: data.Dataset) -> data.Dataset:
+            def cached(dataset: pairs.Dataset) -> pairs.Dataset:
                 size = min(EVAL_BATCH_SIZE, len(dataset.labels))
                 batches = image_batches(dataset.images, size)
                 images = predict(predict_step, train_state.params, train_state.state, batches)
@@ -393,9 +394,10 @@ class _Run:
             model,
             phase.optimizer,
             Classification(label_smoothing=self.options.label_smoothing),
-            augment=None if augment is None else functools.partial(_augmented, augment),
+            augment=augment,
             precision=dtype,
             auxiliary_weight=CATALOG[self.options.model].auxiliary_weight,
+            trainable=phase.trainable,
         )
         self.eval_step = make_eval_step(model, precision=dtype)
 
@@ -436,9 +438,9 @@ class _Run:
     def _first_step(self) -> int:
         return self.phase.first_epoch * self.experiment.batches.steps_per_epoch
 
-    def _evaluate(self, params: Any, state: Any, dataset: data.Dataset) -> dict[str, Mean]:
+    def _evaluate(self, params: Any, state: Any, dataset: pairs.Dataset) -> dict[str, Mean]:
         size = min(EVAL_BATCH_SIZE, len(dataset.labels))
-        return evaluate(self.eval_step, params, state, dict_batches(dataset, size), count=len(dataset.labels))
+        return evaluate(self.eval_step, params, state, pairs.eval_batches(dataset, size), count=len(dataset.labels))
 
     def _save(self, train_state: TrainState, metrics: Metrics) -> None:
         step = int(train_state.step)
@@ -506,52 +508,22 @@ class _Run:
         }
         self.folder.write_result(result)
         self._draw_curves()
-        figures.plot_confusion(test.labels, predictions, test.class_names, self.folder.path / "confusion.png")
+        subtitle = f"{self.options.model} on {Path(self.options.data).name}, test set"
+        confusion = plots.confusion(test.labels, predictions, test.class_names, subtitle=subtitle)
+        plots.save(confusion, self.folder.path / "confusion.png")
         # Images that are neither grey nor RGB are drawn as the mean of their channels.
         drawn = test.images if test.images.shape[3] in (1, 3) else test.images.mean(axis=3, keepdims=True)
-        figures.plot_mistakes(
-            drawn, test.labels, predictions, probabilities, test.class_names, self.folder.path / "mistakes.png"
-        )
+        mistakes = plots.mistakes(drawn, test.labels, predictions, probabilities, test.class_names, subtitle=subtitle)
+        plots.save(mistakes, self.folder.path / "mistakes.png")
         _print_result(self.folder.path, result)
 
     def _draw_curves(self) -> None:
         if not self.rows:
             return
         note = None if self.options.augment == "none" else "augmented images, before each step's update"
-        figures.plot_curves(self.rows, self.folder.path / "curves.png", best_epoch=self.best.epoch, train_note=note)
-
-
-@dataclasses.dataclass(frozen=True)
-class _DictBatches:
-    """Batches by step, as examples."""
-
-    batches: data.Batches
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.batches.steps_per_epoch
-
-    def __getitem__(self, step: int) -> dict[str, Any]:
-        images, labels = self.batches[step]
-        return {"image": images, "label": labels}
-
-
-def dict_batches(dataset: data.Dataset, size: int) -> Iterator[dict[str, Any]]:
-    """Yields every example once, in batches of equal size.
-
-    Args:
-      dataset: the examples.
-      size: examples in a batch.
-
-    Returns:
-      An iterator over batches with "image", "label" and "weight", which is 0 for padding.
-    """
-    for images, labels, mask in data.eval_batches(dataset, size):
-        yield {"image": images, "label": labels, "weight": mask}
-
-
-def _augmented(augment: Any, key: jax.Array, example: Any) -> dict[str, Any]:
-    return {**example, "image": augment(key, example["image"])}
+        subtitle = f"{self.options.model} on {Path(self.options.data).name}, seed {self.options.seed}"
+        curves = plots.curves(self.rows, best_epoch=self.best.epoch, train_note=note, subtitle=subtitle)
+        plots.save(curves, self.folder.path / "curves.png")
 
 
 @contextmanager

@@ -318,15 +318,11 @@ def _is_head(name: str) -> bool:
 
 def _differing(tree: Params | State, leaves: Mapping[str, Any], *, head: bool) -> list[str]:
     """Lists the leaves of the head or of the rest that are missing, unexpected or differ in shape, one per line."""
-    wanted = trees.named_leaves(tree)
-    lines = [f"missing {name!r}" for name in wanted if name not in leaves]
-    lines += [f"unexpected {name!r}" for name in leaves if name not in wanted]
-    lines += [
-        f"{name!r} is {leaves[name].shape}, expected {leaf.shape}"
-        for name, leaf in wanted.items()
-        if name in leaves and leaves[name].shape != leaf.shape
-    ]
-    return [line for line in lines if _is_head(line.split("'")[1]) == head]
+    expected, found = (
+        {name: leaf.shape for name, leaf in named.items() if _is_head(name) == head}
+        for named in (trees.named_leaves(tree), leaves)
+    )
+    return trees.differences(expected, found)
 
 
 def _misfit(options: Train, source: Source, params: Params, faults: list[str]) -> str:

@@ -13,13 +13,11 @@ and in another process, which needs only jax:
 
 import json
 import os
-import platform
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -27,9 +25,11 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
+from jaxcnn import environment
 from jaxcnn.files import check_target, written_whole
 from jaxcnn.layers import batched, fold_batch_norm
 from jaxcnn.layers.composite import LAYER_NOTE
+from jaxcnn.trees import named_leaves
 from jaxcnn.types import Layer, Params, Shape, State
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -130,8 +130,9 @@ def export_stablehlo(
 ) -> ExportedModel:
     """Exports a model in evaluation mode by `jax.export`.
 
-    The program takes float32 images (batch, height, width, channels), with any batch size, and returns float32. It uses
-    only XLA's own operations, not the C++ kernels of this package.
+    The program takes float32 images (batch, height, width, channels), with any batch size, and returns float32: an
+    array, or a tree of arrays if the model does. It uses only XLA's own operations, not the C++ kernels of this
+    package.
 
     Args:
       model: any layer or model.
@@ -174,7 +175,7 @@ def export_stablehlo(
             "fold_batch_norm first and export its result"
         )
     if fold:
-        model, params, state = fold_batch_norm(model, params, state)
+        model, params, state = fold_batch_norm(model, params, state, image_shape)
     sizes = image_sizes(model, params, state, image_shape, symbolic_size)
     forward = Forward(model, dtype)
     with _without_paths():
@@ -184,12 +185,13 @@ def export_stablehlo(
             trees = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, state))
             exported = export.export(jax.jit(forward), platforms=platforms)(*trees, sizes.struct())
         content = bytes(exported.serialize(vjp_order=int(gradients)))
+    outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
     arguments = "images" if weights == "baked" else "params, state, images"
     return ExportedModel(
         content,
         {
             "format": "stablehlo",
-            **describe(sizes, exported.out_avals, dtype, fold, class_names, preprocessing),
+            **describe(sizes, outputs, dtype, fold, class_names, preprocessing),
             "arguments": arguments,
             "gradients": gradients,
             "platforms": list(exported.platforms),
@@ -215,18 +217,19 @@ class Forward:
     model: Layer
     dtype: Any
 
-    def __call__(self, params: Params, state: State, images: jax.Array) -> jax.Array:
-        """Computes the results of a batch."""
-        return batched(self.model)(params, state, images.astype(self.dtype), train=False)[0].astype(jnp.float32)
+    def __call__(self, params: Params, state: State, images: jax.Array) -> Any:
+        """Computes the results of a batch: an array, or a tree of arrays."""
+        results, _ = batched(self.model)(params, state, images.astype(self.dtype), train=False)
+        return jax.tree.map(lambda y: y.astype(jnp.float32) if jnp.issubdtype(y.dtype, jnp.floating) else y, results)
 
-    def bound(self, params: Params, state: State) -> Callable[[jax.Array], jax.Array]:
+    def bound(self, params: Params, state: State) -> Callable[[jax.Array], Any]:
         """Returns a function of the images alone."""
         return lambda images: self(params, state, images)
 
 
 def describe(
     sizes: Sizes,
-    outputs: Sequence[Any],
+    outputs: Any,
     dtype: Any,
     fold: bool,
     class_names: Sequence[str],
@@ -237,7 +240,7 @@ def describe(
 
     Args:
       sizes: sizes of the images.
-      outputs: shape and dtype of the result.
+      outputs: shape and dtype of the result, or a tree of them.
       dtype: dtype of the computation.
       fold: whether batch norms were folded.
       class_names: names of the logits, may be empty.
@@ -247,7 +250,10 @@ def describe(
     Returns:
       JSON values by name.
     """
-    (output,) = outputs
+    described = {
+        path: {"shape": [n if isinstance(n, int) else str(n) for n in one.shape], "dtype": one.dtype.name}
+        for path, one in named_leaves(outputs).items()
+    }
     return {
         "input": {
             "shape": [int(n) if n.isdigit() else n for n in sizes.shape.replace(" ", "").split(",")],
@@ -255,23 +261,14 @@ def describe(
             "layout": "batch, height, width, channels",
             "sizes": sizes.text,
         },
-        "output": {"shape": [n if isinstance(n, int) else str(n) for n in output.shape], "dtype": "float32"},
+        # A result that is one array has the path "".
+        "output": described.get("", described),
         "class_names": list(class_names),
         "preprocessing": preprocessing,
         "compute_dtype": jnp.dtype(dtype).name,
         "batch_norms_folded": fold,
-        "versions": {"python": platform.python_version(), **_versions("jaxcnn", "jax", "jaxlib", *packages)},
+        "versions": environment.versions("jaxcnn", "jax", "jaxlib", *packages),
     }
-
-
-def _versions(*packages: str) -> dict[str, str]:
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
 
 
 def image_sizes(

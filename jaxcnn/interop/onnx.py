@@ -25,6 +25,7 @@ from jax.extend.core import ClosedJaxpr, Literal
 from jaxcnn.interop.export import ExportedModel, Forward, describe, image_sizes
 from jaxcnn.layers import fold_batch_norm
 from jaxcnn.ops.lowering import PLAIN_RULES
+from jaxcnn.trees import named_leaves
 from jaxcnn.types import Layer, Params, Shape, State
 
 TOLERANCE = 1e-4
@@ -76,7 +77,7 @@ def export_onnx(
     jax2onnx, onnxruntime = _package("jax2onnx"), _package("onnxruntime")
     given = Forward(model, jnp.float32)
     expected = jax.jit(lambda images: given(params, state, images))
-    folded = fold_batch_norm(model, params, state) if fold else (model, params, state)
+    folded = fold_batch_norm(model, params, state, image_shape) if fold else (model, params, state)
     sizes = image_sizes(*folded, image_shape, False)
     forward = Forward(folded[0], jnp.float32).bound(*folded[1:])
     try:
@@ -88,18 +89,19 @@ def export_onnx(
         ) from error
     _compare(onnxruntime, content, expected, image_shape)
     outputs = jax.eval_shape(forward, sizes.struct())
+    names = ", ".join("logits" if not path else path.replace("/", "_") for path in named_leaves(outputs))
     return ExportedModel(
         content,
         {
             "format": "onnx",
             **describe(
-                sizes, [outputs], jnp.float32, fold, class_names, preprocessing, ("jax2onnx", "onnx", "onnxruntime")
+                sizes, outputs, jnp.float32, fold, class_names, preprocessing, ("jax2onnx", "onnx", "onnxruntime")
             ),
         },
         (
             "import onnxruntime",
             'session = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])',
-            "(logits,) = session.run(None, {{session.get_inputs()[0].name: images}})",
+            f"({names},) = session.run(None, {{{{session.get_inputs()[0].name: images}}}})",
         ),
     )
 
@@ -116,9 +118,8 @@ def _package(name: str) -> Any:
 def _converted(jax2onnx: Any, program: ClosedJaxpr, image_shape: Shape) -> bytes:
     """Converts a program that was traced before jax2onnx patched functions of jax."""
 
-    def run(images: jax.Array) -> jax.Array:
-        (result,) = _evaluate(program, [images], images.shape[0])
-        return result
+    def run(images: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(_evaluate(program, [images], images.shape[0]))
 
     # jax2onnx warns about each shape that it does not write.
     log = logging.getLogger("onnx_ir")
@@ -195,7 +196,7 @@ def _window_max(x: jax.Array, **options: Any) -> jax.Array:
 _RULES = {**PLAIN_RULES, lax.pad_p: _pad, lax.reduce_window_max_p: _window_max}
 
 
-def _compare(onnxruntime: Any, content: bytes, expected: Callable[[jax.Array], jax.Array], image_shape: Shape) -> None:
+def _compare(onnxruntime: Any, content: bytes, expected: Callable[[jax.Array], Any], image_shape: Shape) -> None:
     """Refuses a file that onnxruntime cannot run, or whose results do not match jaxcnn's."""
     random = np.random.default_rng(0)
     options = onnxruntime.SessionOptions()
@@ -204,22 +205,26 @@ def _compare(onnxruntime: Any, content: bytes, expected: Callable[[jax.Array], j
         images = random.uniform(-1, 1, (batch, *image_shape)).astype(np.float32)
         try:
             session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-            (got,) = session.run(None, {session.get_inputs()[0].name: images})
+            results = session.run(None, {session.get_inputs()[0].name: images})
         except Exception as error:  # onnxruntime's errors have no common base class.
             raise ValueError(
                 f"export expects a model that onnxruntime can run after the conversion, got {type(error).__name__}: "
                 f"{_first_line(error)}; export it as StableHLO"
             ) from error
-        want = np.asarray(expected(jnp.asarray(images)))
-        if got.shape != want.shape:
-            raise ValueError(f"export expects results of shape {want.shape} from onnxruntime, got {got.shape}")
-        difference, scale = np.max(np.abs(got - want)), np.max(np.abs(want))
-        if not difference <= TOLERANCE * scale:
-            raise ValueError(
-                f"export expects the results of onnxruntime to match jaxcnn's to within {TOLERANCE:g} of the "
-                f"largest result, got a difference of {difference / scale:.2g} of it for a batch of {batch}: jax2onnx "
-                "converted the model wrongly; export it as StableHLO"
-            )
+        for got, want in zip(results, map(np.asarray, jax.tree.leaves(expected(jnp.asarray(images)))), strict=True):
+            _compare_one(got, want, batch)
+
+
+def _compare_one(got: np.ndarray, want: np.ndarray, batch: int) -> None:
+    if got.shape != want.shape:
+        raise ValueError(f"export expects results of shape {want.shape} from onnxruntime, got {got.shape}")
+    difference, scale = np.max(np.abs(got - want)), np.max(np.abs(want))
+    if not difference <= TOLERANCE * scale:
+        raise ValueError(
+            f"export expects the results of onnxruntime to match jaxcnn's to within {TOLERANCE:g} of the "
+            f"largest result, got a difference of {difference / scale:.2g} of it for a batch of {batch}: jax2onnx "
+            "converted the model wrongly; export it as StableHLO"
+        )
 
 
 def _first_line(error: Exception) -> str:

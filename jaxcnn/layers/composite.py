@@ -132,10 +132,10 @@ class Composite(Value):
     def __getitem__(self, path: str) -> Layer:
         """Returns a layer by name, or by a path such as "stage1/block0"."""
         first, _, rest = path.partition("/")
-        children = self.children()
         if first not in self.names:
             raise KeyError(f"expected one of the layers {self.names}, got {first!r}")
-        layer = children[self.inlined][first] if first not in children else children[first]  # pyright: ignore
+        child, rest = self._first_step(path)
+        layer = self.children()[child]
         if rest and not isinstance(layer, Composite):
             raise KeyError(f"expected a path that ends at {first!r}, which holds no layers, got {path!r}")
         return layer[rest] if rest else layer  # pyright: ignore[reportIndexIssue]
@@ -160,12 +160,12 @@ class Composite(Value):
         layers = {**(layers or {}), **named}
         if unknown := [path for path in layers if path.partition("/")[0] not in self.names]:
             raise ValueError(f"replace expects names among {self.names}, got {', '.join(map(repr, unknown))}")
+        if within := [path for path in layers if any(path.startswith(f"{other}/") for other in layers)]:
+            raise ValueError(f"replace expects paths apart from each other, got {within[0]!r} and a layer around it")
         children = dict(self.children())
         inner: dict[str, dict[str, Layer]] = {}
         for path, layer in layers.items():
-            first, _, rest = path.partition("/")
-            if first not in children:
-                first, rest = self.inlined, path
+            first, rest = self._first_step(path)
             if rest and not isinstance(children[first], Composite):
                 raise ValueError(f"replace expects a path that ends at {first!r}, which holds no layers, got {path!r}")
             if rest:
@@ -174,8 +174,6 @@ class Composite(Value):
                 check_child(first, layer)
                 children[first] = layer
         for first, within in inner.items():
-            if first in layers:
-                raise ValueError(f"replace expects paths apart from each other, got {first!r} and a path within it")
             children[first] = children[first].replace(within)  # pyright: ignore[reportAttributeAccessIssue]
         return self.with_children(children)
 
@@ -228,6 +226,13 @@ class Composite(Value):
         for name, part in parts.items():
             tree.update(part if name == self.inlined else {name: part})
         return tree
+
+    def _first_step(self, path: str) -> tuple[str, str]:
+        """Returns the child that a path leads to, and the path within it."""
+        first, _, rest = path.partition("/")
+        if self.inlined is None or (first != self.inlined and first in self.children()):
+            return first, rest
+        return self.inlined, path
 
     def _apply(
         self, params: Params, state: State, x: Any, *, train: bool, key: jax.Array | None, inside: "_Inside | None"
@@ -499,7 +504,13 @@ def check_child(name: str, layer: Any) -> None:
 
 
 def _is_layer(value: Any) -> bool:
-    return not isinstance(value, type) and isinstance(value, Layer)
+    return _is_layer_class(type(value))
+
+
+# Cached, because a deep model has thousands of layers of a few classes.
+@functools.lru_cache(maxsize=256)
+def _is_layer_class(kind: type) -> bool:
+    return callable(getattr(kind, "init", None)) and callable(getattr(kind, "apply", None))
 
 
 def _takes_train(layer: Layer) -> bool:
@@ -508,7 +519,6 @@ def _takes_train(layer: Layer) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _parameter_names(function: Callable) -> frozenset[str]:
-    """Names the parameters of a function. Cached, because a deep model has thousands of layers of a few classes."""
     return frozenset(signature(function).parameters)
 
 

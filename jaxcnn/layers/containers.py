@@ -154,7 +154,7 @@ class Residual(Composite):
       activation: applied to the sum.
     """
 
-    inlined: ClassVar[str] = "body"
+    inlined: ClassVar[str | None] = "body"
 
     body: Layer
     shortcut: Layer = identity
@@ -196,7 +196,7 @@ class Gate(Composite):
         1).
     """
 
-    inlined: ClassVar[str] = "body"
+    inlined: ClassVar[str | None] = "body"
 
     body: Layer
 

@@ -97,7 +97,7 @@ def foldable(model: Layer, input_shape: Shape | None = None) -> dict[str, str]:
     repeated = {path.partition("#")[0] for path in flow.layers if "#" in path}
     calls = {path: equation for path, equation in flow.calls().items() if not _within(path, repeated)}
     producers: dict[Any, str] = {variable: path for path, equation in calls.items() for variable in equation.outvars}
-    uses = Counter(
+    uses: Counter[Any] = Counter(
         variable
         for variables in (flow.jaxpr.jaxpr.outvars, *(equation.invars for equation in flow.jaxpr.jaxpr.eqns))
         for variable in variables

@@ -28,7 +28,7 @@ class Frozen(Composite):
       layer: any layer or whole model.
     """
 
-    inlined: ClassVar[str] = "layer"
+    inlined: ClassVar[str | None] = "layer"
 
     layer: Layer
 

@@ -39,8 +39,8 @@ def googlenet(
 ) -> Sequential | AuxiliaryHeads:
     """Builds GoogLeNet (Szegedy et al. 2015, table 1 and section 5); 13,004,888 parameters, 6,624,904 of them in use.
 
-    In training it gives the logits of three heads, (3, num_classes), the main one first; in evaluation those of the
-    main head alone. Train it with `jaxcnn.training.auxiliary_loss` at the weight 0.3 (section 5). The paper leaves the
+    In training it gives a dict of the logits of three heads, "main" and two auxiliary ones; in evaluation the logits of
+    the main head. Train it with `make_train_step(auxiliary_weight=0.3)` (section 5). The paper leaves the
     initialisation open: here kernels are normal with a standard deviation of 0.01, as in torchvision.
 
     Args:

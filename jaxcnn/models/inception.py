@@ -25,10 +25,7 @@ from jaxcnn.layers import (
     Initializer,
     MaxPool,
     Sequential,
-    multiply_adds,
-    output_shape,
 )
-from jaxcnn.layers.arithmetic import Window, windows
 from jaxcnn.layers.stateless import Stateless
 from jaxcnn.ops.check import Size, as_pair
 from jaxcnn.types import Layer, Params, Shape, State
@@ -53,8 +50,8 @@ def inception_v3(
 ) -> Sequential | AuxiliaryHeads:
     """Builds Inception v3 (Szegedy et al. 2016, section 6 and table 1); 27,161,264 parameters, 23,834,568 in use.
 
-    In training it gives the logits of two heads, (2, num_classes), the main one first; in evaluation those of the main
-    head alone. Train it with `jaxcnn.training.auxiliary_loss` at the weight 0.4 and label smoothing of 0.1 (section 7).
+    In training it gives a dict of the logits of two heads, "main" and an auxiliary one; in evaluation the logits of the
+    main head. Train it with `make_train_step(auxiliary_weight=0.4)` and a label smoothing of 0.1 (section 7).
     The paper leaves initialisation, dropout and that weight open: they are torchvision's. Kernels are normal with a
     standard deviation of 0.1, and in the auxiliary head of 0.01 (its second convolution) and 0.001 (its last layer).
 
@@ -242,20 +239,4 @@ class AuxiliaryPool(Stateless, Value):
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
     ) -> tuple[jax.Array, State]:
         """Pools one image (height, width, channels)."""
-        output_shape(self, x.shape)
         return self.on(x.shape).apply(params, state, x, train=train, key=key)
-
-
-@output_shape.register
-def _(layer: AuxiliaryPool, shape: Shape) -> Shape:
-    return output_shape(layer.on(shape), shape)
-
-
-@multiply_adds.register
-def _(layer: AuxiliaryPool, shape: Shape) -> int:
-    return 0
-
-
-@windows.register
-def _(layer: AuxiliaryPool, shape: Shape) -> tuple[Window, Window] | None:
-    return windows(layer.on(shape), shape)

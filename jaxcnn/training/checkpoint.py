@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.trees import named_leaves
+from jaxcnn.trees import differences, named_leaves
 
 # A longer list would push the message off the screen.
 _LISTED_DIFFERENCES = 20
@@ -211,10 +211,10 @@ class Checkpoints:
                 tree = like(step, record)
                 expected = _named_arrays(tree, _EXPECTED)
                 stored = {name: leaf for name, leaf in record["leaves"].items() if name.startswith(prefix)}
-                if differences := _differences(expected, stored):
+                if faults := _differences(expected, stored):
                     raise ValueError(
                         f"expected the leaves of this model and its options, got others in checkpoint {step} of "
-                        f"{self.directory}; restore with those it was saved with:\n  " + "\n  ".join(differences)
+                        f"{self.directory}; restore with those it was saved with:\n  " + "\n  ".join(faults)
                     )
                 try:
                     arrays = _read_arrays(manager, step, expected, stored)
@@ -370,14 +370,10 @@ def _describe(leaf: Any, array: np.ndarray) -> dict[str, Any]:
 
 def _differences(expected: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
     """Lists the leaves that are missing, unexpected, or differ in shape or dtype, one line for each."""
-    lines = [f"missing {name!r}" for name in expected if name not in stored]
-    lines += [f"unexpected {name!r}" for name in stored if name not in expected]
-    for name in expected:
-        if name in stored:
-            wanted = f"{expected[name].dtype} {tuple(expected[name].shape)}"
-            found = f"{stored[name]['dtype']} {tuple(stored[name]['shape'])}"
-            if wanted != found:
-                lines.append(f"{name!r} is {found}, expected {wanted}")
+    lines = differences(
+        {name: f"{leaf.dtype} {tuple(leaf.shape)}" for name, leaf in expected.items()},
+        {name: f"{record['dtype']} {tuple(record['shape'])}" for name, record in stored.items()},
+    )
     hidden = len(lines) - _LISTED_DIFFERENCES
     return lines if hidden <= 0 else [*lines[:_LISTED_DIFFERENCES], f"and {hidden} more"]
 

@@ -20,7 +20,7 @@ from jaxcnn.training.metrics import Metrics
 from jaxcnn.training.micro_batches import sum_over
 from jaxcnn.training.mixing import Mix
 from jaxcnn.training.precision import Precision, as_precision
-from jaxcnn.training.train_state import Average, TrainState, check_optimizer, split_trainable, with_fixed_types
+from jaxcnn.training.train_state import Average, TrainState, check_optimizer, trainable_mask, with_fixed_types
 from jaxcnn.types import Augment, Example, Layer, Mean, Params, State, Task
 
 # What the steps are for unless said.
@@ -46,6 +46,7 @@ def make_train_step(
     micro_batches: int = 1,
     ema: float | None = None,
     auxiliary_weight: float = 0.3,
+    trainable: Any = None,
     compiler_options: dict[str, Any] | None = None,
 ) -> TrainStep:
     """Makes the compiled training step: augment, forward, backward, update.
@@ -67,7 +68,7 @@ def make_train_step(
 
     Args:
       model: a layer whose outputs the task understands.
-      optimizer: any Optax optimizer. It sees the parameters outside of frozen layers alone; those within stay.
+      optimizer: any Optax optimizer; it sees the trained parameters alone.
       task: loss and metrics; `Classification()` unless given.
       augment: changes one example at random, or None.
       mix: changes the augmented batch at random, such as `Mixup`, or None.
@@ -82,6 +83,8 @@ def make_train_step(
         start.
       auxiliary_weight: weight of each auxiliary head's loss, at least 0, for models with `AuxiliaryHeads`: 0.3 for
         GoogLeNet (Szegedy et al. 2015, section 5), 0.4 for Inception v3 (torchvision's and the authors' code).
+      trainable: a tree like the parameters of bools, True for parameters to train; None to train those outside of
+        frozen layers. The others have no gradient and no optimizer state, and stay. Give `make_train_state` the same.
       compiler_options: XLA's options, as for `jax.jit`, which refuses them within another transformed function.
 
     Returns:
@@ -107,7 +110,8 @@ def make_train_step(
             batch = jax.vmap(augment)(jax.random.split(augment_key, batch["image"].shape[0]), batch)
         if mix is not None:
             batch = mix(mix_key, batch)
-        trained, frozen = split_trainable(model, train_state.params)
+        mask = trainable_mask(model, train_state.params, trainable)
+        trained, frozen = trees.partition(train_state.params, mask)
         _check_opt_state(optimizer, train_state, trained)
         sum_parts = functools.partial(
             sum_over, count=micro_batches, state=train_state.state, batch=batch, key=model_key
@@ -241,8 +245,8 @@ def _check_opt_state(optimizer: optax.GradientTransformation, train_state: Train
     expected = jax.tree.structure(jax.eval_shape(optimizer.init, trained))
     if jax.tree.structure(train_state.opt_state) != expected:
         raise ValueError(
-            "train_step expects the optimizer's state of the parameters outside of frozen layers, got another; make it "
-            "with the same optimizer and model: make_train_state(params, state, optimizer, model=model)"
+            "train_step expects the optimizer's state of the trained parameters, got another; make it with the same "
+            "optimizer: make_train_state(params, state, optimizer, trainable=jaxcnn.layers.trainable(model, params))"
         )
 
 

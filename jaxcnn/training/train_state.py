@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcnn import trees
-from jaxcnn.layers import trainable
+from jaxcnn import layers, trees
 from jaxcnn.training.precision import as_precision
 from jaxcnn.types import Layer, Params, State
 
@@ -49,6 +48,7 @@ def init_train_state(
     *,
     precision: Any = "float32",
     ema: bool = False,
+    trainable: Any = None,
 ) -> TrainState:
     """Draws fresh parameters and makes the optimizer's first state.
 
@@ -58,6 +58,7 @@ def init_train_state(
       key: typed random key, consumed.
       precision: a `Precision` or the name of a dtype; its `params` is the dtype of the parameters.
       ema: whether to keep moving averages, for a train step with `ema`.
+      trainable: see `make_train_step`.
 
     Returns:
       The train state at step 0.
@@ -70,7 +71,9 @@ def init_train_state(
     check_optimizer(optimizer)
     params, state = model.init(key)
     params = as_precision(precision).cast_params(params)
-    return _first_train_state(model, params, state, optimizer, step=0, ema=ema)
+    return _first_train_state(
+        params, state, optimizer, step=0, ema=ema, trainable=trainable_mask(model, params, trainable)
+    )
 
 
 def make_train_state(
@@ -80,7 +83,7 @@ def make_train_state(
     *,
     step: int = 0,
     ema: bool = False,
-    model: Layer | None = None,
+    trainable: Any = None,
 ) -> TrainState:
     """Makes the train state of parameters that are there, with a fresh state of the optimizer.
 
@@ -90,7 +93,8 @@ def make_train_state(
       optimizer: any Optax optimizer.
       step: number of steps done, at least 0.
       ema: whether to keep moving averages, for a train step with `ema`; they begin at these parameters.
-      model: the model, needed if layers of it are frozen: the optimizer knows of the other parameters alone.
+      trainable: a tree like `params` of bools, True for parameters to train, such as `jaxcnn.layers.trainable` makes
+        for a model with frozen layers; None to train all.
 
     Returns:
       The train state.
@@ -104,7 +108,7 @@ def make_train_state(
         raise ValueError(f"make_train_state expects a step of at least 0, got {step}")
     # jnp.array copies, arrays of NumPy too.
     params, state = jax.tree.map(jnp.array, (params, state))
-    return _first_train_state(model, params, state, optimizer, step=step, ema=ema)
+    return _first_train_state(params, state, optimizer, step=step, ema=ema, trainable=trainable)
 
 
 def evaluation_weights(train_state: TrainState) -> tuple[Params, State]:
@@ -120,18 +124,18 @@ def evaluation_weights(train_state: TrainState) -> tuple[Params, State]:
     return source.params, source.state
 
 
-def split_trainable(model: Layer | None, params: Params) -> tuple[Params, Params]:
-    """Splits parameters into those that are trained and those of frozen layers.
+def trainable_mask(model: Layer, params: Params, given: Any) -> Any:
+    """Tells which parameters are trained.
 
     Args:
-      model: the model; None if nothing is frozen.
+      model: the model.
       params: its parameters.
+      given: a tree like `params` of bools; None for the parameters outside of frozen layers.
 
     Returns:
-      Both parts, as `jaxcnn.trees.partition` returns them; `jaxcnn.trees.merge` puts them together.
+      A tree like `params` of bools.
     """
-    mask = jax.tree.map(lambda _: True, params) if model is None else trainable(model, params)
-    return trees.partition(params, mask)
+    return layers.trainable(model, params) if given is None else given
 
 
 def with_fixed_types(tree: Any) -> Any:
@@ -160,15 +164,9 @@ def check_optimizer(optimizer: Any) -> None:
 
 
 def _first_train_state(
-    model: Layer | None,
-    params: Params,
-    state: State,
-    optimizer: optax.GradientTransformation,
-    *,
-    step: int,
-    ema: bool,
+    params: Params, state: State, optimizer: optax.GradientTransformation, *, step: int, ema: bool, trainable: Any
 ) -> TrainState:
-    trained, _ = split_trainable(model, params)
+    trained = params if trainable is None else trees.partition(params, trainable)[0]
     # Some optimizers keep the very arrays of the parameters, which cannot be donated twice.
     opt_state = jax.tree.map(lambda leaf: jax.device_put(leaf, may_alias=False), optimizer.init(trained))
     average = jax.tree.map(jnp.copy, Average(params, state)) if ema else None

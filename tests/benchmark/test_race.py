@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from jaxcnn.benchmark import Contest, contest, environment, make_records, race
+from jaxcnn import environment
+from jaxcnn.benchmark import Contest, contest, make_records, race
 from jaxcnn.benchmark.contest import Stopped, WorkerProcess
 from jaxcnn.benchmark.peers import CONTESTANTS, PEERS, implied
 from jaxcnn.benchmark.spec import Spec

@@ -147,9 +147,15 @@ def finished(finish, words):
     return finish(lambda run: words(run, *FINISHED), pictures=True)
 
 
+@pytest.fixture(scope="session")
+def other_seed(finish, words):
+    """The folder of the same training with another seed, not to be changed."""
+    return finish(lambda run: words(run, *FINISHED, "--seed", 1))
+
+
 def leave_pictures_out(monkeypatch):
-    for name in ("plot_curves", "plot_confusion", "plot_mistakes"):
-        monkeypatch.setattr(train.figures, name, lambda *arguments, **options: None)
+    for name in ("curves", "confusion", "mistakes", "save"):
+        monkeypatch.setattr(train.plots, name, lambda *arguments, **options: None)
 
 
 @pytest.fixture

@@ -27,7 +27,10 @@ def test_an_unknown_name_lists_the_known_ones_and_the_nearest(
     monkeypatch.chdir(tmp_path)
     done = jaxcnn(*words)
     assert done.status == 2
-    assert done.err == f"error: unknown {kind}; did you mean {nearest}?\nknown: {', '.join(known)}\n"
+    first, *rest = done.err.splitlines()
+    assert first == f"error: unknown {kind}; did you mean {nearest}?"
+    assert " ".join(" ".join(rest).split()) == f"known: {', '.join(known)}"
+    assert max(map(len, rest)) <= 80
     assert list(tmp_path.iterdir()) == []  # no folder of a run that never was
 
 
@@ -35,13 +38,13 @@ def test_an_unknown_name_lists_the_known_ones_and_the_nearest(
 def test_a_name_that_resembles_none_gets_no_guess(jaxcnn, option):
     done = jaxcnn("train", option, "qqqqqq")
     assert done.status == 2
-    assert re.fullmatch(r"error: unknown [a-z ]+ 'qqqqqq'\nknown: .+\n", done.err)
+    assert re.fullmatch(r"error: unknown [a-z ]+ 'qqqqqq'\nknown: .+\n", done.err, re.DOTALL)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["trian"], r"Available subcommands: train, evaluate, predict, export, summary, bench"),
+        (["trian"], r"Available subcommands: train, evaluate, plot, predict, export, summary, bench"),
         (["train", "--modle", "mlp"], r"Perhaps you meant:.* --model STR"),
         (["train", "--schedule", "cos"], r"invalid choice 'cos' .* Expected one of \('cosine', 'linear', 'constant'\)"),
         (["train", "--epochs", "many"], r"--epochs"),
@@ -106,13 +109,13 @@ def test_errors_of_the_user_lose_their_traceback_but_not_the_layer_they_came_fro
 
 def test_the_digits_have_a_name():
     digits = names.load_data("digits")
-    assert digits.images.shape == (1797, 32, 32, 1)
+    assert digits.entries["image"].shape == (1797, 32, 32, 1)
 
 
 def test_an_npz_file_is_data_too(npz, digits8):
     data = names.load_data(str(npz))
-    np.testing.assert_array_equal(np.round(data.images[..., 0] * 255).astype(np.uint8), digits8[0])
-    np.testing.assert_array_equal(data.labels, digits8[1])
+    np.testing.assert_array_equal(data.entries["image"][..., 0], digits8[0])
+    np.testing.assert_array_equal(data.entries["label"], digits8[1])
 
 
 def arrays(**changes):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn.benchmark import environment
+from jaxcnn import environment
 from jaxcnn.cli import run_folder
 from jaxcnn.cli.errors import CommandError
 from jaxcnn.cli.options import Train
@@ -169,16 +169,6 @@ def test_a_folder_whose_name_is_not_utf_8_is_refused_before_the_training(jaxcnn,
         f"error: expected a folder whose whole path is UTF-8, got {tmp_path}/caf\\xe9; choose another --run-dir\n"
     )
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_text_is_written_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "text"
-    run_folder.write_text(path, "before")
-    with pytest.raises(UnicodeEncodeError):
-        run_folder.write_text(path, "half of this is fine \ud800")
-    assert path.read_text() == "before"
-    run_folder.write_text(path, "after")
-    assert path.read_text() == "after"
 
 
 @pytest.mark.parametrize("what", ["nothing", "an empty folder", "a file"])

@@ -3,9 +3,8 @@ import sys
 
 import pytest
 
-from jaxcnn import layers
+from jaxcnn import layers, tables
 from jaxcnn.cli import summary
-from jaxcnn.cli import table as table_module
 from jaxcnn.models import catalog
 from jaxcnn.models.catalog import CATALOG
 
@@ -130,7 +129,7 @@ def names_in(lines):
 
 
 @pytest.mark.parametrize("model", ["resnet18", "googlenet", "mobilenet_v3_small", "lenet5"])
-@pytest.mark.parametrize("columns", [60, 80, 100, 200])
+@pytest.mark.parametrize("columns", [40, 60, 80, 100, 200])
 def test_every_path_is_there_in_a_terminal_of_any_width(terminal, model, columns):
     lines = terminal(columns, model)
     notes = [line for line in lines if re.match("(total|auxiliary heads, in training only): |columns hidden", line)]
@@ -146,7 +145,7 @@ def test_every_path_is_there_in_a_terminal_of_any_width(terminal, model, columns
     assert "receptive" in heading or columns < 80
     left_out = [word for word in ("kind", "receptive field") if word.split()[0] not in heading]
     assert lines[-1].startswith("columns hidden (narrow terminal): ") == bool(left_out)
-    assert not left_out or lines[-1].endswith(", ".join(left_out))
+    assert all(word in lines[-1] for word in left_out)
 
 
 def test_numbers_are_exact_where_there_is_room_and_rounded_where_not(terminal):
@@ -163,7 +162,7 @@ def test_numbers_are_exact_where_there_is_room_and_rounded_where_not(terminal):
     [("", ""), ("7", "7"), ("999", "999"), ("1,000", "1k"), ("9,996", "10k"), ("999,499", "999k"), ("999,500", "1M")],
 )
 def test_numbers_are_rounded_to_three_digits(number, expected):
-    assert table_module._rounded(number) == expected
+    assert tables._rounded(number) == expected
 
 
 def test_the_list_of_models_fits_a_narrow_terminal(terminal, monkeypatch):

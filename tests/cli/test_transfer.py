@@ -66,7 +66,7 @@ def test_the_backbone_stays_until_it_is_unfrozen_and_the_head_is_new(jaxcnn, tra
     for name, leaf in was.items():
         assert np.array_equal(leaf, now[name]) != name.startswith("head/"), name
     assert not any("opt_state" in name and "dense" in name for name in leaves)
-    assert leaves["train_state/state/dense1/kernel"][2] == was["dense1/kernel"].tobytes()
+    assert leaves["train_state/params/dense1/kernel"][2] == was["dense1/kernel"].tobytes()
 
 
 def test_a_phase_with_a_smaller_rate_trains_all_of_it(uninterrupted, pretrained, saved, rows):

@@ -118,7 +118,7 @@ def nested():
 
 
 @pytest.mark.parametrize(("layer", "shape"), list(KINDS.values()), ids=list(KINDS))
-def test_a_convolution_takes_in_the_batch_norm_behind_it(layer, shape):
+def test_a_convolution_takes_in_the_batch_norm_after_it(layer, shape):
     channels = layer.out_features if isinstance(layer, Dense) else layer.out_channels
     model = Sequential(first=layer, norm=BatchNorm(channels, epsilon=0.1), relu=RELU)
     params, state = random_weights(model)
@@ -502,7 +502,7 @@ def assert_batch_norms_are_gone(name, original, folded):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(LARGER))
-def test_larger_models_keep_no_batch_norm_behind_a_convolution(name):
+def test_larger_models_keep_no_batch_norm_after_a_convolution(name):
     entry = catalog.CATALOG[name]
     model = catalog.build(name, 10, entry.image_shape)
     params, state = jax.eval_shape(model.init, jax.random.key(0))

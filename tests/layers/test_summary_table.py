@@ -1,5 +1,6 @@
 import jax
 import pytest
+from user_blocks import pyramid
 
 from jaxcnn.layers import (
     AuxiliaryHeads,
@@ -37,9 +38,20 @@ head            Dense                    10         650            640          
 ---------------------------------------------------------------------------------------
 total                                    10      39,434      9,880,192"""
 
+ROWS = [line.split()[0] for line in TABLE.splitlines()[2:-2]]
+
 
 def test_the_table_lists_the_layers_and_their_sums():
     assert str(summary(MODEL, (32, 32, 3))) == TABLE
+
+
+def test_a_narrow_table_keeps_the_paths():
+    table = summary(MODEL, (32, 32, 3))
+    assert table.text(200) == TABLE
+    for width in (20, 40, 60):
+        lines = table.text(width).splitlines()
+        assert [row.path for row in table.rows] == [line.split()[0] for line in lines if line.split()[0] in ROWS]
+        assert max(len(line) for line in lines if not line.startswith(("total:", "columns hidden"))) <= width
 
 
 def test_totals_are_numbers_too():
@@ -85,8 +97,11 @@ def test_functions_are_listed_by_their_own_names():
 
 
 def test_shapes_that_do_not_fit_are_refused_where_they_do_not():
-    with pytest.raises(
-        ValueError, match=r"Conv expects one image of shape \(height, width, 3\), got \(8, 8, 1\)"
-    ) as caught:
+    with pytest.raises(ValueError, match=r"conv expects an image of 3 channels .*, got 1") as caught:
         summary(MODEL, (8, 8, 1))
     assert caught.value.__notes__ == ["in layer 'stem'"]
+
+
+def test_a_dict_of_maps_has_one_row_with_all_shapes_and_fields():
+    (cells,) = [cells for cells in summary(pyramid(), (6, 5, 4)).cells() if cells[1] == "Pyramid"]
+    assert cells == ("", "Pyramid", "3x3x5, 6x5x5", "", "", "5x5, 6x6")

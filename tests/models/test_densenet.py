@@ -114,7 +114,7 @@ def test_kernels_start_with_two_over_fan_in(key):
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.2])
-def test_values_are_dropped_behind_every_convolution_but_the_first(rate):
+def test_values_are_dropped_after_every_convolution_but_the_first(rate):
     rows = arithmetic(densenet121(dropout_rate=rate), (64, 64, 3))
     drops = [row for row in rows if isinstance(row.layer, Dropout)]
     assert {row.layer for row in drops} == {Dropout(rate)}

@@ -252,7 +252,7 @@ def test_only_blocks_that_keep_the_shape_have_a_way_around():
 
 
 def test_a_bottleneck_is_linear_at_its_end(key):
-    # Behind a projection that a relu6 followed, nothing would be negative.
+    # After a projection with a relu6, nothing would be negative.
     layer = inverted_residual(8, 48, 6, activation=RELU6)
     y, _ = layer.apply(*layer.init(key), 3 * jax.random.normal(key, (5, 5, 8)), train=False)
     assert np.min(y) < 0

@@ -67,7 +67,7 @@ def test_a_pixel_sees_no_more_than_the_receptive_field_says():
     params, state = model.init(jax.random.key(0))
     seen = np.flatnonzero(gradient_support(model, params, state, shape).any(1))
     height = receptive_field(model, shape).height
-    # An upper bound, as behind every transposed convolution that undoes a stride.
+    # An upper bound, as after every transposed convolution that undoes a stride.
     assert height.start + 48 * height.stride <= seen[0]
     assert seen[-1] <= height.start + 48 * height.stride + height.extent
     assert height.size - 8 <= seen[-1] - seen[0] + 1 <= height.size

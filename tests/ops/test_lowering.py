@@ -12,7 +12,7 @@ from jax import lax
 
 from jaxcnn import ops
 from jaxcnn.ops import lowering
-from jaxcnn.ops.lowering import Geometry, cpu, native, xla
+from jaxcnn.ops.lowering import Geometry, cpu_jax, native, xla
 
 
 def draw_problem(seed):
@@ -151,7 +151,7 @@ def test_grouped_convolutions_in_bundles_are_those_of_xla(groups, inputs, output
             "input_gradient": ((y, kernel), {"input_size": (5, 4)}),
             "kernel_gradient": ((x, y), {"kernel_size": (3, 2)}),
         }[name]
-        ours, theirs = (getattr(rules, name)(*operands, geometry=geometry, **options) for rules in (cpu, xla))
+        ours, theirs = (getattr(rules, name)(*operands, geometry=geometry, **options) for rules in (cpu_jax, xla))
         assert_same(ours, theirs)
 
 

@@ -138,7 +138,7 @@ def test_a_transposed_convolution_is_that_of_torch_with_its_weights(groups):
     np.testing.assert_allclose(outputs, from_torch(peer(to_torch(images))), rtol=1e-9, atol=1e-9)
 
 
-def test_a_dense_layer_behind_flatten_is_that_of_torch_with_its_rows_permuted():
+def test_a_dense_layer_after_flatten_is_that_of_torch_with_its_rows_permuted():
     layer = Sequential(flatten=Flatten(), dense=Dense(3 * 4 * 2, 5))
     peer = torch.nn.Linear(3 * 4 * 2, 5, dtype=torch.float64)
     params, state = draw(layer)

@@ -20,6 +20,7 @@ from jaxcnn.layers import (
     Sequential,
     freeze,
     multiply_adds,
+    trainable,
     unfreeze,
 )
 from jaxcnn.training import make_train_state, make_train_step
@@ -42,7 +43,8 @@ KEY = jax.random.key(1)
 
 def start(pattern=BACKBONE, optimizer=OPTIMIZER):
     model = freeze(MODEL, pattern)
-    return model, make_train_state(*MODEL.init(jax.random.key(0)), optimizer, model=model)
+    params, state = MODEL.init(jax.random.key(0))
+    return model, make_train_state(params, state, optimizer, trainable=trainable(model, params))
 
 
 def work(layer_name, shape):

@@ -8,7 +8,6 @@ from jaxcnn import layers, trees
 from jaxcnn.benchmark.jax_program import JaxModel, JaxProgram
 from jaxcnn.benchmark.program import Program
 from jaxcnn.benchmark.spec import Spec
-from jaxcnn.compiler import compiler_options
 from jaxcnn.ops.lowering import native
 
 
@@ -46,7 +45,6 @@ def make_program(spec: Spec) -> Program:
     program = JaxProgram(
         spec,
         lambda: make_model(spec),
-        compiler_options=compiler_options(),
         facts={
             "folded_batch_norms": spec.mode == "infer",
             "multiply_adds": layers.multiply_adds(spec.model, spec.image_shape),

@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch._dynamo.exc import TorchDynamoException
 
-from jaxcnn import layers, ops
-from jaxcnn.benchmark import environment
+from jaxcnn import environment, layers, ops
 from jaxcnn.benchmark.peers.common import (
     IDENTITY,
     channels_of,

@@ -5,10 +5,10 @@ pairs. Convolutions take a batch of images, because the best program depends on 
 batch.
 """
 
-from jaxcnn.ops.lowering.channels import affine, own_moments
 from jaxcnn.ops.lowering.convolution import convolve, input_gradient, kernel_gradient
+from jaxcnn.ops.lowering.fallbacks import PLAIN_RULES
 from jaxcnn.ops.lowering.geometry import Geometry
-from jaxcnn.ops.lowering.plain import PLAIN_RULES
+from jaxcnn.ops.lowering.moments import affine, own_moments
 from jaxcnn.ops.lowering.pooling import (
     adaptive_argmax,
     adaptive_max,

@@ -7,7 +7,7 @@ Convolution is bilinear in image and kernel, and so are its gradients with respe
 Each one's transposes are the other two, so the set is closed under differentiation of any order and mode. The batch of
 a `jax.vmap` over images folds into the batch axis that the primitives have, so that the gradient of a batch is one
 kernel gradient, not one for each image; a batch of kernels folds into channels or groups. The platform is chosen when a
-program is lowered: on CPU the C++ kernels of `lowering.native` and the rules of `lowering.cpu`, elsewhere XLA's own
+program is lowered: on CPU the C++ kernels of `lowering.native` and the rules of `lowering.cpu_jax`, elsewhere XLA's own
 convolution and its transposes.
 
 Arrays are (batch, height, width, channels), kernels (height, width, in_channels / groups, out_channels).
@@ -22,9 +22,9 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from jaxcnn.ops.lowering import cpu, native, xla
+from jaxcnn.ops.lowering import cpu_jax, native, xla
+from jaxcnn.ops.lowering.fallbacks import PLAIN_RULES
 from jaxcnn.ops.lowering.geometry import Geometry
-from jaxcnn.ops.lowering.plain import PLAIN_RULES
 
 Pair = tuple[int, int]
 
@@ -262,7 +262,7 @@ _define(
     _batch_convolve,
     lambda x, kernel, **_: (x, kernel.shape),
     xla.convolve,
-    cpu.convolve,
+    cpu_jax.convolve,
     native.convolve,
 )
 _define(
@@ -270,7 +270,7 @@ _define(
     _batch_input_gradient,
     lambda dy, kernel, **_: (dy, kernel.shape),
     xla.input_gradient,
-    cpu.input_gradient,
+    cpu_jax.input_gradient,
     native.input_gradient,
 )
 _define(
@@ -278,7 +278,7 @@ _define(
     _batch_kernel_gradient,
     lambda x, dy, *, geometry, kernel_size: (x, (*kernel_size, x.shape[3] // geometry.groups, dy.shape[3])),
     xla.kernel_gradient,
-    cpu.kernel_gradient,
+    cpu_jax.kernel_gradient,
     native.kernel_gradient,
 )
 

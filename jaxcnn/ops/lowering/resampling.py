@@ -15,7 +15,7 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from jaxcnn.ops.lowering.plain import PLAIN_RULES
+from jaxcnn.ops.lowering.fallbacks import PLAIN_RULES
 
 _WRITTEN_OUT = 16
 """Largest number of taps that are summed one by one, which XLA fuses. With more taps, the pixels are gathered first."""

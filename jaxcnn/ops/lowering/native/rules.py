@@ -66,7 +66,7 @@ def takes(image: Any, kernel_shape: tuple[int, ...], geometry: Geometry) -> bool
       geometry: of the convolution.
 
     Returns:
-      False for shapes that are not known, and for depthwise kernels that `lowering.cpu` has the better rule for.
+      False for shapes that are not known, and for depthwise kernels that `lowering.cpu_jax` has the better rule for.
     """
     if not (_is_known(image.shape) and _is_known(kernel_shape)):
         return False
@@ -89,12 +89,12 @@ def _is_known(shape: Sequence[Any]) -> bool:
 
 
 def own_moments(x: jax.Array, shift: jax.Array) -> Sequence[jax.Array]:
-    """See `lowering.channels.own_moments`."""
+    """See `lowering.moments.own_moments`."""
     return jax.ffi.ffi_call("jaxcnn_own_moments", _sums(x))(x, shift)
 
 
 def moments(x: jax.Array, y: jax.Array, shift: jax.Array) -> Sequence[jax.Array]:
-    """Sums up y and (x - shift) * y; see `lowering.channels`."""
+    """Sums up y and (x - shift) * y; see `lowering.moments`."""
     return jax.ffi.ffi_call("jaxcnn_moments", _sums(x))(x, y, shift)
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from jaxcnn.cli.table import Table
+from jaxcnn.tables import Table
 
 TABLE = Table(
     ("name", "kind of thing", "count-up", "share (of all)"),

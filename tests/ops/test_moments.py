@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from jaxcnn.ops import lowering
-from jaxcnn.ops.lowering import channels, native
+from jaxcnn.ops.lowering import moments, native
 
 
 def draw(images, pixels, width, shared, seed=0):
@@ -119,4 +119,4 @@ def test_the_moments_are_those_of_numpy(width, pixels):
 def test_a_shift_is_not_differentiated():
     x, _, _, shift = draw(1, 4, 3, True)
     with pytest.raises(ValueError, match=r"the shift of a sum over pixels is a constant.*stop_gradient"):
-        jax.grad(lambda s: channels.own_moments(x, s)[0].sum())(shift)
+        jax.grad(lambda s: moments.own_moments(x, s)[0].sum())(shift)

@@ -1,6 +1,9 @@
+import platform
 import subprocess
 
-from jaxcnn.benchmark import environment
+import numpy as np
+
+from jaxcnn import environment
 
 
 def git(folder, *words):
@@ -32,3 +35,11 @@ def test_without_git_there_is_no_commit(monkeypatch):
 
     monkeypatch.setattr(environment.subprocess, "run", no_git)
     assert environment.commit() is None
+
+
+def test_versions_are_those_of_the_installed_packages():
+    assert environment.versions("numpy", "no-such-package") == {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "no-such-package": "not installed",
+    }

@@ -25,7 +25,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxcnn.ops.lowering import native
-from jaxcnn.ops.lowering.plain import PLAIN_RULES
+from jaxcnn.ops.lowering.fallbacks import PLAIN_RULES
 
 
 def own_moments(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -9,17 +9,22 @@ import time
 from pathlib import Path
 from typing import Self
 
-PACKAGES = ("jaxcnn", "jax", "jaxlib", "optax", "flax", "torch", "equinox", "keras", "numpy")
 
+def versions(*packages: str) -> dict[str, str]:
+    """Lists the versions of Python and of packages.
 
-def versions() -> dict[str, str]:
-    """Lists the versions of Python and of the packages that a contestant may use, those that are installed."""
+    Args:
+      *packages: names of distributions, such as "jax".
+
+    Returns:
+      The versions by name, "python" first; "not installed" for a package that is not.
+    """
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            continue
+            found[package] = "not installed"
     return found
 
 

@@ -1,0 +1,73 @@
+"""`jaxcnn plot`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxcnn import plots
+from jaxcnn.cli.errors import CommandError, reported
+from jaxcnn.cli.options import Plot
+from jaxcnn.cli.run_folder import RunFolder
+from jaxcnn.cli.terminal import say, shown
+from jaxcnn.files import check_target
+
+
+def plot(options: Plot) -> int:
+    """Draws the curves of runs together; runs that differ in their seed alone are one line with a band.
+
+    Args:
+      options: the folders of the runs and the picture.
+
+    Returns:
+      The exit status, 0.
+
+    Raises:
+      CommandError: a run cannot be read or has no finished epoch, or the picture cannot be written.
+    """
+    if not options.runs:
+        raise CommandError("plot expects the folder of at least one run: jaxcnn plot RUN [RUN ...]")
+    if options.labels and len(options.labels) != len(options.runs):
+        raise CommandError(
+            f"--labels expects one label for each of the {len(options.runs)} runs, got {len(options.labels)}"
+        )
+    if options.output.suffix.lower() != ".png":
+        raise CommandError(f"--output expects a file with the extension .png, got {shown(options.output)}")
+    with reported(OSError):
+        check_target(options.output)
+    folders = [RunFolder(path) for path in options.runs]
+    histories = [folder.metrics() for folder in folders]
+    for folder, history in zip(folders, histories, strict=True):
+        if not history:
+            raise CommandError(f"expected a run with a finished epoch, got {shown(folder.path)}, which has none")
+    common, differing = compare_options([folder.config["options"] for folder in folders])
+    with reported(ValueError):
+        figure = plots.comparison(histories, options.labels or differing, metric=_metric(histories), subtitle=common)
+    with reported(OSError):
+        plots.save(figure, options.output)
+    say(f"{len(folders)} run{'s' if len(folders) > 1 else ''} in {shown(options.output)}")
+    return 0
+
+
+def compare_options(runs: Sequence[dict[str, Any]]) -> tuple[str, list[str]]:
+    """Says what runs have in common, and how each differs from the others.
+
+    Args:
+      runs: the options of each run, by name.
+
+    Returns:
+      Model and data as far as they are those of all runs, such as "lenet5 on digits"; and for each run the other
+      options that differ, without the seed, such as "learning_rate=0.1"; the model if none does.
+    """
+    names = dict.fromkeys(name for run in runs for name in run)
+    differ = [name for name in names if name != "seed" and any(run.get(name) != runs[0].get(name) for run in runs)]
+    model = "several models" if "model" in differ else runs[0]["model"]
+    source = "several data sets" if "data" in differ else Path(runs[0]["data"]).name
+    labels = [", ".join(f"{name}={run.get(name)}" for name in differ) or run["model"] for run in runs]
+    return f"{model} on {source}", labels
+
+
+def _metric(histories: Sequence[Sequence[dict[str, Any]]]) -> str | None:
+    """Returns the first validation metric that all runs have, besides the loss; None if there is none."""
+    shared = set.intersection(*(set(row) for history in histories for row in history))
+    measured = [name.removeprefix("validation_") for name in histories[0][0] if name.startswith("validation_")]
+    return next((name for name in measured if name != "loss" and f"validation_{name}" in shared), None)

@@ -1,0 +1,16 @@
+"""Figures of training and of its results: each function returns a matplotlib `Figure`, and `save` writes one.
+
+    figure = plots.curves(history, subtitle="lenet5 on digits, seed 0")
+    plots.save(figure, "curves.png")
+
+matplotlib is imported when something is drawn; `pip install 'jaxcnn[cli]'` brings it.
+"""
+
+from jaxcnn.plots.classification import confusion, mistakes
+from jaxcnn.plots.figures import save
+from jaxcnn.plots.races import ratios
+from jaxcnn.plots.rates import learning_rates
+from jaxcnn.plots.runs import comparison, curves
+from jaxcnn.plots.segmentation import segmentations
+
+__all__ = ["comparison", "confusion", "curves", "learning_rates", "mistakes", "ratios", "save", "segmentations"]

@@ -1,0 +1,303 @@
+"""Layers made of layers, written as a user would: what a forward may do, and what sees inside it."""
+
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from user_blocks import inverted_residual, pyramid, shared_head, squeeze_excite_block, two_inputs
+
+from jaxcnn import Layer, batched
+from jaxcnn.layers import (
+    BatchNorm,
+    Composite,
+    Conv,
+    Dense,
+    Dropout,
+    Frozen,
+    Gate,
+    Residual,
+    Sequential,
+    apply_with_hook,
+    features,
+    freeze,
+    identity,
+    trainable,
+    unfreeze,
+)
+from jaxcnn.layers.dataflow import called_path, dataflow
+from jaxcnn.trees import named_leaves
+
+IMAGE = jax.random.normal(jax.random.key(1), (8, 6, 4))
+KEY = jax.random.key(2)
+
+
+@dataclass(frozen=True, repr=False)
+class Twice(Composite):
+    """Applies one layer two times, then another."""
+
+    inner: Layer
+    last: Layer = identity
+
+    def forward(self, run, x):
+        return run.last(run["inner"](run.inner(x)))
+
+
+@dataclass(frozen=True, repr=False)
+class Noisy(Composite):
+    drop: Layer = identity
+
+    def forward(self, run, x):
+        noise = [jax.random.normal(run.key(), x.shape) for _ in range(2)] if run.train else [0.0, 0.0]
+        return {"drop": run.drop(x), "again": run.drop(x), "noise": noise}
+
+
+def drawn(layer):
+    return layer.init(jax.random.key(0))
+
+
+def test_parameters_are_named_by_the_fields():
+    params, state = drawn(squeeze_excite_block(4, 6))
+    assert set(params) == {"conv1", "norm1", "conv2", "norm2", "excite", "shortcut"}
+    assert set(params["excite"]) == {"pool", "reduce", "expand"}
+    assert set(named_leaves(state)) == {
+        f"{path}/{leaf}" for path in ("norm1", "norm2", "shortcut/norm") for leaf in ("mean", "var")
+    }
+
+
+def test_children_are_drawn_as_those_of_a_sequential():
+    block = inverted_residual(4)
+    params, _ = drawn(block)
+    row, _ = drawn(Sequential(**block.children()))
+    jax.tree.map(np.testing.assert_array_equal, params, row)
+
+
+def test_a_forward_computes_what_it_says():
+    block = squeeze_excite_block(4, 6)
+    params, state = drawn(block)
+
+    def call(name, x, layer=block, params=params, state=state):
+        return layer[name].apply(params[name], state[name], x, train=False)[0]
+
+    y = call("norm2", call("conv2", jax.nn.relu(call("norm1", call("conv1", IMAGE)))))
+    excite = {"layer": block.excite, "params": params["excite"], "state": state["excite"]}
+    weights = jax.nn.sigmoid(call("expand", jax.nn.relu(call("reduce", jnp.mean(y, (0, 1)), **excite)), **excite))
+    expected = jax.nn.relu(y * weights + call("shortcut", IMAGE))
+    np.testing.assert_allclose(block.apply(params, state, IMAGE, train=False)[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_child_called_twice_shares_its_parameters_and_threads_its_state():
+    layer = Twice(Sequential(norm=BatchNorm(1, decay=0.5), after=identity))
+    params, state = drawn(layer)
+    images = jnp.array([[[[1.0]]], [[[5.0]]]])
+    _, new_state = batched(layer)(params, state, images, train=True)
+    # The second call sees the normalised batch, with mean 0, and a running mean that the first has moved to 1.5.
+    np.testing.assert_allclose(new_state["inner"]["norm"]["mean"], [0.5 * 1.5], atol=1e-6)
+    dense = Twice(Dense(3, 3))
+    params, state = drawn(dense)
+    y, _ = dense.apply(params, state, jnp.ones(3), train=False)
+    kernel, bias = params["inner"]["kernel"], params["inner"]["bias"]
+    np.testing.assert_allclose(y, (jnp.ones(3) @ kernel + bias) @ kernel + bias, rtol=1e-5)
+
+
+def test_every_call_draws_from_a_key_of_its_own():
+    layer = Noisy(Dropout(0.5))
+    y, _ = layer.apply(*drawn(layer), jnp.ones(64), train=True, key=KEY)
+    assert not np.array_equal(y["drop"], y["again"])
+    assert not np.array_equal(*y["noise"])
+    again, _ = layer.apply(*drawn(layer), jnp.ones(64), train=True, key=KEY)
+    jax.tree.map(np.testing.assert_array_equal, y, again)
+    # A forward's own keys are none of those that its children split theirs into.
+    first_of_child = jax.random.split(jax.random.split(KEY, 1)[0], 2)
+    assert not any(
+        np.array_equal(jax.random.normal(key, (64,)), noise) for key in first_of_child for noise in y["noise"]
+    )
+
+
+def test_a_forward_that_draws_needs_a_key():
+    layer = Noisy()
+    with pytest.raises(
+        ValueError, match="Noisy draws random numbers and expects a key in training, got none; pass key="
+    ):
+        layer.apply(*drawn(layer), jnp.ones(3), train=True)
+
+
+@dataclass(frozen=True, repr=False)
+class Faulty(Composite):
+    conv: Conv
+    unused: Layer = identity
+    name: str = "cnv"
+
+    def forward(self, run, x):
+        return run[self.name](x)
+
+
+def test_an_unknown_child_is_refused_with_the_names():
+    layer = Sequential(block=Faulty(Conv(4, 4)))
+    with pytest.raises(
+        AttributeError, match=r"Faulty expects one of its layers \('conv', 'unused'\), got 'cnv'"
+    ) as caught:
+        layer.apply(*drawn(layer), IMAGE, train=False)
+    assert "in layer 'block'" in caught.value.__notes__
+
+
+def test_a_child_that_is_never_called_is_refused_in_training():
+    layer = Faulty(Conv(4, 4), name="conv")
+    assert layer.apply(*drawn(layer), IMAGE, train=False)[0].shape == IMAGE.shape
+    message = "Faulty expects forward to apply every layer in training, got no call of 'unused'; .* or remove the field"
+    with pytest.raises(ValueError, match=message):
+        layer.apply(*drawn(layer), IMAGE, train=True)
+
+
+@pytest.mark.parametrize("value", [(Conv(3, 4), Conv(4, 4)), [Conv(3, 4)], {"a": Conv(3, 4)}])
+def test_layers_in_a_tuple_are_refused_with_what_to_write(value):
+    with pytest.raises(TypeError, match=r"fields that are layers or hashable options, got inner=.* into a Sequential"):
+        Twice(value)
+
+
+def test_parameters_with_other_names_are_refused():
+    params, state = drawn(Twice(Conv(4, 4)))
+    with pytest.raises(ValueError, match=r"Twice parameters: expected a dict of the names \('inner', 'last'\), got"):
+        Twice(Conv(4, 4)).apply({"inner": params["inner"]}, state, IMAGE, train=False)
+
+
+def test_a_class_without_a_forward_says_so():
+    @dataclass(frozen=True, repr=False)
+    class Empty(Composite):
+        conv: Conv
+
+    with pytest.raises(NotImplementedError, match="Empty expects a method forward"):
+        Empty(Conv(4, 4)).apply(*drawn(Empty(Conv(4, 4))), IMAGE, train=False)
+
+
+def test_it_prints_as_its_constructor_on_several_lines():
+    layer = Twice(Sequential(conv=Conv(4, 4), norm=BatchNorm(4)), last=Conv(4, 4))
+    names = {"Twice": Twice, "Sequential": Sequential, "Conv": Conv, "BatchNorm": BatchNorm}
+    assert eval(repr(layer), names) == layer
+    assert repr(layer) == "Twice(Sequential(conv=Conv(4, 4), norm=BatchNorm(4)), last=Conv(4, 4))"
+    assert "\n" in repr(squeeze_excite_block(4, 6))
+
+
+def test_layers_are_replaced_by_path_at_any_depth():
+    model = Sequential(stem=Conv(3, 4), stage=Residual(Sequential(block=squeeze_excite_block(4, 4)), Conv(4, 4, 1)))
+    other = model.replace({"stage/block/excite/reduce": Dense(4, 9), "stage/shortcut": identity}, stem=Conv(1, 4))
+    assert other["stage/block/excite/reduce"] == Dense(4, 9)
+    assert other["stage/shortcut"] == identity
+    assert other["stem"] == Conv(1, 4)
+    assert other["stage/block"] == replace(model["stage/block"], excite=other["stage/block/excite"])
+    for path in ("stage/block/excite/redus", "stag", "stem/kernel"):
+        with pytest.raises(ValueError, match="replace expects"):
+            model.replace({path: identity})
+    with pytest.raises(ValueError, match="paths apart from each other, got 'stage/block'"):
+        model.replace({"stage": identity, "stage/block": identity})
+    with pytest.raises(TypeError, match="expected 'conv1' to be a layer"):
+        model.replace({"stage/block/conv1": jax.nn.relu})
+
+
+def test_a_layer_within_an_inlined_one_may_have_its_name():
+    model = Residual(Sequential(body=Conv(4, 4), last=Conv(4, 4)))
+    params, state = drawn(model)
+    assert set(params) == {"body", "last", "shortcut"}
+    assert model["body"] == Conv(4, 4)
+    assert model.replace(body=Conv(4, 4, 1)).body == Sequential(body=Conv(4, 4, 1), last=Conv(4, 4))
+    assert freeze(model, "body").body == Sequential(body=Frozen(Conv(4, 4)), last=Conv(4, 4))
+    assert list(features(model, params, state, IMAGE, at=["body"])) == ["body"]
+
+
+# What sees inside
+
+
+def test_features_of_ones_own_blocks():
+    model = shared_head()
+    params, state = drawn(model)
+    y, _ = model.apply(params, state, IMAGE, train=False)
+    found = features(model, params, state, IMAGE, at=["pyramid", "pyramid/stage2/conv", "head", "head#2", "conv#2"])
+    maps, _ = model.pyramid.apply(params["pyramid"], state["pyramid"], IMAGE, train=False)
+    jax.tree.map(np.testing.assert_array_equal, found["pyramid"], maps)
+    np.testing.assert_array_equal(found["head"], y["fine"])
+    np.testing.assert_array_equal(found["head#2"], y["coarse"])
+    assert found["conv#2"].shape == (4, 3, 5)
+    with pytest.raises(ValueError, match="paths of layers that the model applies in evaluation, got 'head#3'"):
+        features(model, params, state, IMAGE, at=["head#3"])
+
+
+def test_a_hook_changes_results_on_their_way():
+    model = pyramid()
+    params, state = drawn(model)
+    seen = []
+
+    def hook(path, layer, y):
+        seen.append((path, type(layer)))
+        return jnp.zeros_like(y) if path == "lateral2" else y
+
+    changed, new_state = apply_with_hook(model, params, state, IMAGE, hook)
+    assert [path for path, _ in seen] == ["stage1", "stage2/conv", "stage2/norm", "stage2", "lateral2", "lateral1"]
+    assert seen[3] == ("stage2", Sequential)
+    assert new_state == state
+    np.testing.assert_array_equal(changed["coarse"], 0)
+    fine, _ = model.lateral1.apply(
+        params["lateral1"],
+        {},
+        jax.nn.relu(model.stage1.apply(params["stage1"], {}, IMAGE, train=False)[0]),
+        train=False,
+    )
+    np.testing.assert_allclose(changed["fine"], fine, rtol=1e-6)
+
+
+def test_hooks_work_in_training_and_in_a_compiled_batch():
+    model = squeeze_excite_block(4, 6)
+    params, state = drawn(model)
+    images = jax.random.normal(KEY, (3, 8, 6, 4))
+
+    def statistics(image):
+        found = {}
+        y, new_state = apply_with_hook(
+            model, params, state, image, lambda path, layer, y: found.setdefault(path, y), train=True
+        )
+        return found["norm1"], y, new_state
+
+    norm1, y, new_state = jax.jit(jax.vmap(statistics, axis_name="batch", out_axes=(0, 0, None)))(images)
+    np.testing.assert_allclose(jnp.mean(norm1, (0, 1, 2)), 0, atol=1e-5)
+    expected, expected_state = batched(model)(params, state, images, train=True)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), new_state, expected_state)
+
+
+def test_ones_own_blocks_freeze():
+    model = Sequential(block=squeeze_excite_block(4, 6), join=shared_head().replace(pyramid=pyramid(6)))
+    params, state = drawn(model)
+    frozen = freeze(model, "block/excite|join/pyramid")
+    assert isinstance(frozen["block/excite"], Frozen)
+    learns = named_leaves(trainable(frozen, params))
+    assert {name for name, learns in learns.items() if not learns} == {
+        name for name in learns if name.startswith(("block/excite", "join/pyramid"))
+    }
+    images = jax.random.normal(KEY, (3, 8, 6, 4))
+    _, new_state = batched(frozen)(params, state, images, train=True)
+    for name, leaf in named_leaves(new_state).items():
+        assert np.array_equal(leaf, named_leaves(state)[name]) == name.startswith("join/pyramid"), name
+    assert unfreeze(frozen) == model
+
+
+def test_the_dataflow_has_one_equation_for_each_call():
+    flow = dataflow(two_inputs(), (IMAGE[..., :3], IMAGE[:3, :2]))
+    assert list(flow.layers) == ["left", "right/conv", "right/norm", "join/conv", "join/norm", "join/shortcut"]
+    assert list(flow.calls()) == list(flow.layers)
+    between = [equation.primitive.name for equation in flow.jaxpr.jaxpr.eqns if called_path(equation) is None]
+    assert {"concatenate", "tanh", "add"} <= set(between)
+    assert flow.output.shape == (8, 6, 5)
+    flow = dataflow(shared_head(), IMAGE)
+    assert [path for path in flow.layers if "#" in path] == ["conv#2", "norm#2", "head#2"]
+    assert flow.output["coarse"].shape == (4, 3, 2)
+    alone = dataflow(Conv(4, 5), IMAGE)
+    assert list(alone.calls()) == [""]
+
+
+def test_a_layer_that_is_inlined_is_seen_by_the_path_of_its_composite():
+    model = Sequential(gate=Gate(Conv(4, 4)))
+    params, state = drawn(model)
+    assert set(params["gate"]) == {"kernel", "bias"}
+    assert list(dataflow(model, IMAGE).layers) == ["gate"]
+    y, _ = model.apply(params, state, IMAGE, train=False)
+    np.testing.assert_array_equal(features(model, params, state, IMAGE, at=["gate"])["gate"], y)
