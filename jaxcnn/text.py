@@ -38,10 +38,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
       known: the known names.
 
     Returns:
-      "; did you mean 'adamw'?" with the name that is most like it, or "" if none is.
+      "; did you mean adamw?" with the name that is most like it, or "" if none is.
     """
     found = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.4)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 _BREAKS = "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2028\u2029"

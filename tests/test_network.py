@@ -452,7 +452,7 @@ def test_published_weights_are_loaded_with_the_name_in_the_folder(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config | {"label_names": ["a", "b"]}))
     assert jaxcnn.load(tmp_path).class_names == ()
     (tmp_path / "config.json").write_text(json.dumps(config | {"architecture": "resnet81"}))
-    with pytest.raises(FileError, match=r"known here in .*, got timm/resnet81; did you mean 'timm/resnet\d+'"):
+    with pytest.raises(FileError, match=r"known here in .*, got timm/resnet81; did you mean timm/resnet\d+"):
         jaxcnn.load(tmp_path)
 
 
@@ -464,7 +464,7 @@ def test_a_file_of_torch_is_loaded_by_the_name_of_its_model(squeezenet, tmp_path
         assert_same(loaded, Network(*squeezenet, task=Classification(), preprocessing=loaded.preprocessing))
     with pytest.raises(FileError, match=r"a source that tells its model, got .*weights.pth; give model="):
         jaxcnn.load(path)
-    with pytest.raises(KeyError, match=r"got 'squeezenet_1_1'; did you mean 'squeezenet1_1'\?"):
+    with pytest.raises(KeyError, match=r"got 'squeezenet_1_1'; did you mean squeezenet1_1\?"):
         jaxcnn.load(path, model="squeezenet_1_1")
     with pytest.raises(ValueError, match=r"load expects layer= only for jaxcnn's own files"):
         jaxcnn.load(path, layer=squeezenet[0])
