@@ -6,7 +6,6 @@ import json
 import pickle
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -67,18 +66,6 @@ def network():
 @pytest.fixture
 def images():
     return jax.random.normal(jax.random.key(1), (4, 6, 5, 3))
-
-
-def test_the_lines_of_the_readme_run(tmp_path, monkeypatch):
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    _, _, section = readme.partition("## A network in one value\n")
-    code = section.partition("```python\n")[2].partition("```")[0]
-    monkeypatch.chdir(tmp_path)
-    names = {}
-    exec(code, names)
-    assert names["logits"].shape == (16, 10)
-    assert names["maps"]["stage2"].shape == (16, 16, 16, 32)
-    assert_same_arrays((names["params"], names["state"]), (names["network"].params, names["network"].state))
 
 
 def assert_same_arrays(actual, expected):
