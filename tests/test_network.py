@@ -517,7 +517,7 @@ def test_predictions_are_probabilities_by_name(network, tmp_path):
     assert network.predict() == []
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 64])
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_predictions_do_not_depend_on_the_batch(batch_size, network, tmp_path):
     pictures = [write_picture(tmp_path / f"{i}.png", seed=i, size=(5 + i, 9)) for i in range(5)]
     found = network.predict(*pictures[:3], *(tmp_path / f"{i}.png" for i in (3, 4)), batch_size=batch_size)
