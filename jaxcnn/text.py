@@ -1,6 +1,8 @@
-"""Escapes untrusted text for display."""
+"""Escapes untrusted text for display, and suggests names."""
 
+import difflib
 import re
+from collections.abc import Iterable
 
 
 def printable(text: object, *, keep: str = "") -> str:
@@ -26,6 +28,20 @@ def printable(text: object, *, keep: str = "") -> str:
         return character.encode("unicode_escape", "backslashreplace").decode("ascii")
 
     return re.sub(r"[^ -~]", escape, str(text))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Writes the end of the message for an unknown name.
+
+    Args:
+      name: the unknown name.
+      known: the known names.
+
+    Returns:
+      "; did you mean adamw?" with the name that is most like it, or "" if none is.
+    """
+    found = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.4)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 _BREAKS = "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2028\u2029"

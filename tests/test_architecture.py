@@ -18,6 +18,7 @@ FLOORS = {
     "values": 0,
     "tables": 0,
     "trees": 0,
+    "lazy": 0,
     "meshes": 0,
     "ops": 0,
     "tracing": 0,
@@ -33,10 +34,11 @@ FLOORS = {
     "inspection": 3,
     "plots": 3,
     "benchmark": 3,
-    "cli": 4,
+    "network": 4,
+    "cli": 5,
 }
 
-# What the package itself offers, and therefore loads.
+# What the package itself loads. It offers the higher floors too, and imports them when they are first used.
 ROOT_FLOOR = 1
 
 HEAVY = (
@@ -84,13 +86,23 @@ def imported(tree, module, is_package):
     return names
 
 
+class WithoutTypes(ast.NodeTransformer):
+    """Removes what only type checkers import."""
+
+    def visit_If(self, node):
+        return None if ast.unparse(node.test) == "TYPE_CHECKING" and not node.orelse else self.generic_visit(node)
+
+
 def forbidden(source, module, is_package=False):
     """Returns what a module imports of jaxcnn, or of what lies around it, and should not."""
     unit = unit_of(module)
+    tree = ast.parse(source)
+    if module == "jaxcnn":
+        tree = WithoutTypes().visit(tree)
     allowed = {name for name, floor in FLOORS.items() if floor < FLOORS.get(unit, ROOT_FLOOR + 1)} | {unit}
     return {
         name
-        for name in imported(ast.parse(source), module, is_package)
+        for name in imported(tree, module, is_package)
         if name.split(".")[0] in ("experiments", "tests")
         or name == "jaxcnn"
         or (name.startswith("jaxcnn.") and unit_of(name) not in allowed)
@@ -138,6 +150,11 @@ def test_imports_point_downward(path):
         ("jaxcnn.training.loop", "from jaxcnn import batched", {"jaxcnn.batched"}),
         ("jaxcnn.cli.train", "from experiments import digits_lenet5", {"experiments"}),
         ("jaxcnn", "from jaxcnn import layers, models", {"jaxcnn.models"}),
+        ("jaxcnn", "if TYPE_CHECKING:\n    from jaxcnn import models\nfrom jaxcnn import data", {"jaxcnn.data"}),
+        ("jaxcnn", "if TYPE_CHECKING:\n    import os\nelse:\n    from jaxcnn import models", {"jaxcnn.models"}),
+        ("jaxcnn", "if TYPE_CHECKING or 1:\n    from jaxcnn import models", {"jaxcnn.models"}),
+        ("jaxcnn.ops.conv", "if TYPE_CHECKING:\n    from jaxcnn import models", {"jaxcnn.models"}),
+        ("jaxcnn.models.resnet", "from jaxcnn import Network", {"jaxcnn.Network"}),
         ("jaxcnn.ops.conv", "from jaxcnn.ops import lowering\nimport jax\nfrom . import check", set()),
         ("jaxcnn.training.loop", "from jaxcnn import layers, trees\nfrom jaxcnn.models import resnet18", set()),
     ],
@@ -175,6 +192,41 @@ def test_everything_public_is_documented(path):
 def test_a_missing_docstring_is_seen():
     source = "class A:\n    'Is.'\n    def b(self): ...\n    def _c(self): ...\n\ndef d(): ...\n\ndef _e(): ..."
     assert [name for name, node in public_definitions(ast.parse(source)) if not ast.get_docstring(node)] == ["A.b", "d"]
+
+
+def test_the_package_offers_what_it_imports_later():
+    program = """
+import sys, jaxcnn
+offered = set(dir(jaxcnn))
+assert set(jaxcnn.__all__) <= offered, set(jaxcnn.__all__) - offered
+assert "jaxcnn.models" not in sys.modules
+assert jaxcnn.models.resnet18.__module__ == "jaxcnn.models.resnet"
+assert callable(jaxcnn.interop.weights.load_weights)
+for name in jaxcnn.__all__:
+    value = getattr(jaxcnn, name)
+    # No module and object of one name: importing the module would replace the object.
+    assert getattr(value, "__name__", name) == f"jaxcnn.{name}" or f"jaxcnn.{name}" not in sys.modules, name
+try:
+    jaxcnn.modles
+except AttributeError as error:
+    assert str(error) == "module 'jaxcnn' has no attribute 'modles'"
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+
+
+def test_type_checkers_see_what_the_package_offers():
+    for path in (ROOT / "__init__.py", ROOT / "interop" / "__init__.py"):
+        tree = ast.parse(path.read_text())
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        bound = {alias.asname or alias.name for node in imports for alias in node.names}
+        (offered,) = (
+            ast.literal_eval(node.value)
+            for node in tree.body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        )
+        assert set(offered) <= bound
 
 
 def test_importing_is_light_and_starts_no_device():

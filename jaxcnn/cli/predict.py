@@ -5,12 +5,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxcnn import ops, training
+from jaxcnn import training
 from jaxcnn.cli import trained
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Predict
 from jaxcnn.cli.terminal import complain, say, shown
-from jaxcnn.data.pictures import PictureError, read_picture
+from jaxcnn.data.pictures import FitPicture, PictureError, read_picture
 from jaxcnn.types import Shape
 
 
@@ -71,8 +71,7 @@ def _print_predictions(run: trained.Trained, images: list[tuple[Path, np.ndarray
 def read_image(path: Path, shape: Shape) -> np.ndarray:
     """Reads an image file and converts it to a model's image shape.
 
-    The pixels are those of `jaxcnn.data.pictures.read_picture`. The picture keeps its aspect ratio: it is resized to
-    fit (bilinear, with antialias) on a background of its border's median colour.
+    See `jaxcnn.data.pictures.read_picture` and `FitPicture`.
 
     Args:
       path: an image file.
@@ -86,21 +85,4 @@ def read_image(path: Path, shape: Shape) -> np.ndarray:
       CommandError: Pillow is not installed.
     """
     with reported(ImportError):
-        return _fit(read_picture(path, shape[2]), shape[0], shape[1])
-
-
-def _fit(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes an image to fit into a height and width, on a background of the median colour of its border."""
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    ground = np.empty((height, width, pixels.shape[2]), np.float32)
-    ground[:] = np.median(border, axis=0)
-    # Resize first: the padding of a very long picture might not fit in memory.
-    scale = min(height / pixels.shape[0], width / pixels.shape[1])
-    rows, columns = (max(round(size * scale), 1) for size in pixels.shape[:2])
-    top, left = (height - rows) // 2, (width - columns) // 2
-    # One channel at a time, to limit memory.
-    for channel in range(pixels.shape[2]):
-        one = jax.numpy.asarray(pixels[..., channel : channel + 1])
-        fitted = ops.resize(one, (rows, columns), antialias=True)
-        ground[top : top + rows, left : left + columns, channel] = np.clip(fitted[..., 0], 0, 1)
-    return ground
+        return FitPicture((shape[0], shape[1], shape[2]))(read_picture(path, shape[2]))

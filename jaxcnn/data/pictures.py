@@ -1,14 +1,19 @@
-"""Decodes picture files; no other module does."""
+"""Decodes picture files, which no other module does, and fits them into the images of a model."""
 
 import os
 import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 import numpy as np
+
+from jaxcnn import ops
+from jaxcnn.values import Value
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,6 +35,61 @@ _ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 274, 258, 262, 33
 
 class PictureError(ValueError):
     """A file cannot be read as a picture. The message names the file, what was expected and what was found."""
+
+
+@dataclass(frozen=True, repr=False)
+class FitPicture(Value):
+    """Fits pictures into images of one shape, as `jaxcnn predict` does for the models that it trained.
+
+    The picture keeps its aspect ratio: it is resized to fit (bilinear, with antialias) on a background of its border's
+    median colour.
+
+    Attributes:
+      image_shape: (height, width, channels) of the images.
+    """
+
+    image_shape: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.image_shape)
+        if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
+            raise ValueError(f"FitPicture expects (height, width, channels) of positive ints, got {self.image_shape!r}")
+        object.__setattr__(self, "image_shape", shape)
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of an image."""
+        return self.image_shape[2]
+
+    def __call__(self, picture: Any) -> np.ndarray:
+        """Fits one picture.
+
+        Args:
+          picture: shape (height, width, channels), or (height, width) for one channel; uint8, or floating point in
+            [0, 1].
+
+        Returns:
+          The image, float32 in [0, 1], of shape `image_shape`.
+
+        Raises:
+          ValueError: the picture has another shape, dtype or range.
+        """
+        pixels = np.asarray(picture)
+        if pixels.ndim == 2 and self.channels == 1:
+            pixels = pixels[:, :, None]
+        is_known = pixels.dtype == np.uint8 or np.issubdtype(pixels.dtype, np.floating)
+        if pixels.ndim != 3 or pixels.shape[2] != self.channels or 0 in pixels.shape or not is_known:
+            raise ValueError(
+                f"FitPicture expects a picture of shape (height, width, {self.channels}), uint8 or floating point, got "
+                f"{pixels.dtype} {pixels.shape}"
+            )
+        pixels = pixels.astype(np.float32) / np.float32(255 if pixels.dtype == np.uint8 else 1)
+        if not (pixels.min() >= 0 and pixels.max() <= 1):  # also true for NaN
+            raise ValueError(
+                f"FitPicture expects floating-point pixels in [0, 1], got {pixels.min():g} to {pixels.max():g}; "
+                "divide grey levels by 255"
+            )
+        return _fit(pixels, *self.image_shape[:2])
 
 
 def read_picture(path: str | os.PathLike[str], channels: int) -> np.ndarray:
@@ -265,3 +325,20 @@ def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return pixels
+
+
+def _fit(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes an image to fit into a height and width, on a background of the median colour of its border."""
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    ground = np.empty((height, width, pixels.shape[2]), np.float32)
+    ground[:] = np.median(border, axis=0)
+    # Resize first: the padding of a very long picture might not fit in memory.
+    scale = min(height / pixels.shape[0], width / pixels.shape[1])
+    rows, columns = (max(round(size * scale), 1) for size in pixels.shape[:2])
+    top, left = (height - rows) // 2, (width - columns) // 2
+    # One channel at a time, to limit memory.
+    for channel in range(pixels.shape[2]):
+        one = jnp.asarray(pixels[..., channel : channel + 1])
+        fitted = ops.resize(one, (rows, columns), antialias=True)
+        ground[top : top + rows, left : left + columns, channel] = np.clip(fitted[..., 0], 0, 1)
+    return ground

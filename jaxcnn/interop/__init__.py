@@ -1,1 +1,12 @@
-"""How weights and models come in and go out; import the module you need, such as `jaxcnn.interop.flax`."""
+"""How weights and models come in and go out; each module is imported when it is first used."""
+
+from typing import TYPE_CHECKING
+
+from jaxcnn.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from jaxcnn.interop import export, files, flax, onnx, own_file, preprocessing, weights
+
+__all__ = ["export", "files", "flax", "onnx", "own_file", "preprocessing", "weights"]
+
+__getattr__, __dir__ = lazy_attributes(__name__, __all__)

@@ -135,7 +135,14 @@ def usable(record: Record, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def read(record: Record, model: Any, wanted: Mapping[str, Target], given: Mapping[str, Tensor]) -> tuple[Params, State]:
+def read(
+    record: Record,
+    model: Any,
+    wanted: Mapping[str, Target],
+    given: Mapping[str, Tensor],
+    *,
+    keep_precision: bool = False,
+) -> tuple[Params, State]:
     """Reads the arrays of a file into parameters and state, one by one and in pieces.
 
     Args:
@@ -143,17 +150,17 @@ def read(record: Record, model: Any, wanted: Mapping[str, Target], given: Mappin
       model: the model.
       wanted: leaves of the model, by name.
       given: arrays with the same names and shapes.
+      keep_precision: whether half precision stays.
 
     Returns:
-      Parameters and state in float32; float64 arrays stay float64 if JAX has it enabled. Leaves that are not floating
-      point keep their own dtype.
+      Parameters and state in float32, or in the dtypes of the file; float64 arrays stay float64 if JAX has it enabled.
+      Leaves that are not floating point keep their own dtype.
     """
     leaves: tuple[dict[tuple[str, ...], jax.Array], ...] = ({}, {})
     for name, target in wanted.items():
         tensor = given[name]
-        dtype = np.float64 if tensor.dtype == np.float64 and jax.config.values["jax_enable_x64"] else np.float32
         # With JAX's order and alignment, `device_put` uses the memory directly: nothing is compiled or copied twice.
-        leaf = _aligned(target.shape, np.dtype(dtype if target.floating else target.dtype))
+        leaf = _aligned(target.shape, np.dtype(_dtype(tensor, keep_precision) if target.floating else target.dtype))
         there = record.source_view(target.path, target.layer, target.keys[-1], leaf)
         if there.ndim and len(there) == tensor.shape[0]:
             rows = max(1, _PIECE * len(there) // max(1, leaf.nbytes))
@@ -168,6 +175,12 @@ def read(record: Record, model: Any, wanted: Mapping[str, Target], given: Mappin
         for found, like in zip(leaves, shapes_of(model), strict=True)
     )
     return params, state
+
+
+def _dtype(tensor: Tensor, keep_precision: bool) -> Any:
+    if tensor.dtype == np.float64:
+        return np.float64 if jax.config.values["jax_enable_x64"] else np.float32
+    return tensor.dtype if keep_precision else np.float32
 
 
 def _aligned(shape: Shape, dtype: np.dtype) -> np.ndarray:

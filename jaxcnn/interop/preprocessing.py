@@ -88,6 +88,11 @@ class Preprocessing(Value):
         if not all(0 < number < math.inf for number in self.std):
             raise ValueError(f"Preprocessing expects std to be positive, got {self.std}")
 
+    @property
+    def channels(self) -> int:
+        """Number of channels of an image: 3, or 1 for grey images."""
+        return len(self.mean)
+
     def __call__(self, image: Any) -> np.ndarray:
         """Prepares one image.
 
@@ -102,7 +107,7 @@ class Preprocessing(Value):
           ImportError: Pillow is not installed.
           ValueError: `image` has another shape or dtype.
         """
-        pixels, channels = np.asarray(image), len(self.mean)
+        pixels, channels = np.asarray(image), self.channels
         if pixels.ndim == 2 and channels == 1:
             pixels = pixels[:, :, None]
         if pixels.ndim != 3 or pixels.shape[2] != channels or pixels.dtype != np.uint8 or 0 in pixels.shape:

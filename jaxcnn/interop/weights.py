@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from jaxcnn import trees
-from jaxcnn.interop import conversion
+from jaxcnn.interop import conversion, own_file
 from jaxcnn.interop.files import paths
 from jaxcnn.interop.files.config import TimmConfig, read_timm_config
 from jaxcnn.interop.files.hub import download, verify_torchvision_name
@@ -36,13 +36,12 @@ from jaxcnn.layers import Conv, Dense, identity
 from jaxcnn.layers.composite import layer_paths
 from jaxcnn.layers.parameters import check_positive
 from jaxcnn.models import catalog
-from jaxcnn.text import printable
+from jaxcnn.text import nearest, printable
 from jaxcnn.types import Layer, Params, State
 from jaxcnn.values import Partial
 
 _KERAS_FILES = (".h5", ".hdf5", ".keras")
 _ENDINGS = (*_KERAS_FILES, ".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
-_OWN_FORMAT = "jaxcnn"
 # Prefixes that torch's wrappers add to all names: parallel and averaged, compiled, that of a training loop.
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 # The counter of an averaged module of torch.
@@ -65,6 +64,18 @@ class Weights(NamedTuple):
     params: Params
     state: State
     preprocessing: Preprocessing | None
+
+
+class Published(NamedTuple):
+    """Published weights with the names of their classes.
+
+    Attributes:
+      weights: the model, its parameters and state, and the preprocessing.
+      class_names: the `label_names` of timm's config.json; empty if it has none, or not one for each class.
+    """
+
+    weights: Weights
+    class_names: tuple[str, ...]
 
 
 class _Source(NamedTuple):
@@ -125,11 +136,48 @@ def load_weights(
       ValueError: `source` is invalid, `architecture` is not one of the model, `entry` is given for a file without
         entries, `in_channels` is not positive, or the model does not start with a convolution.
     """
-    if model_name not in catalog.CATALOG:
-        raise KeyError(f"expected the name of a model of the catalog, got {model_name!r}")
+    return load_published(
+        source, model_name=model_name, architecture=architecture, entry=entry, in_channels=in_channels
+    ).weights
+
+
+def load_published(
+    source: str | Path,
+    *,
+    model_name: str | None = None,
+    architecture: str | None = None,
+    entry: str | None = None,
+    in_channels: int | None = None,
+) -> Published:
+    """Loads published weights as `load_weights`, and reads the name of the model from the source if it is there.
+
+    It is there in a folder or hub repository with timm's config.json, and in the name of a file as torchvision
+    publishes it, such as "resnet50-11ad3fa6.pth", whose checksum is verified.
+
+    Args:
+      source: as in `load_weights`.
+      model_name: name of a model of the catalog; None reads it from `architecture` or the source.
+      architecture: as in `load_weights`.
+      entry: as in `load_weights`.
+      in_channels: as in `load_weights`.
+
+    Returns:
+      The weights, and the names of the classes if they are known.
+
+    Raises:
+      KeyError: `model_name` is unknown.
+      FileNotFoundError: the file, folder or repository does not exist.
+      FileError: as in `load_weights`, or the source does not tell its model.
+      ValueError: as in `load_weights`.
+    """
+    if model_name is not None and model_name not in catalog.CATALOG:
+        raise KeyError(
+            f"expected the name of a model of the catalog, got {model_name!r}{nearest(model_name, catalog.CATALOG)}"
+        )
     if in_channels is not None:
         check_positive("load_weights", "in_channels", in_channels)
     opened = _open(source, entry)
+    model_name = _model_name(opened, architecture) if model_name is None else model_name
     record, model = _choose(model_name, opened, architecture)
     with reading(opened.path):
         if record.origin == "jaxcnn" and read_metadata(opened.path).get("model") != repr(model):
@@ -138,8 +186,29 @@ def load_weights(
                 f"{printable(opened.path)}; build that one and use load_safetensors(path, model)"
             )
         params, state = _read(record, model, conversion.usable(record, opened.tensors), opened.path)
+        names = () if opened.config is None else opened.config.label_names
         weights = Weights(model, params, state, _preprocessing(record, model, opened))
-    return weights if in_channels is None else _with_channels(weights, model_name, in_channels)
+    return Published(weights if in_channels is None else _with_channels(weights, model_name, in_channels), names)
+
+
+def _model_name(source: _Source, architecture: str | None) -> str:
+    """Returns the name of the model in the catalog that the source, or the architecture, tells."""
+    told, where = architecture, ""
+    if told is None and source.config is not None:
+        told, where = f"timm/{source.config.architecture}", f" in {printable(source.path)}"
+    known = [record.architecture for record in RECORDS if record.origin == "torchvision"]
+    if told is None and (name := torchvision_files.architecture_of(source.path.name, known)):
+        told = f"torchvision/{name}"
+    if told is None:
+        raise FileError(
+            f"expected a source that tells its model, got {printable(source.path)}; give model=, such as 'resnet50'"
+        )
+    models = {record.name: record.model for record in RECORDS}
+    if told not in models:
+        raise FileError(
+            f"expected an architecture that is known here{where}, got {unquoted(told)}{nearest(told, models)}"
+        )
+    return models[told]
 
 
 def save_torch(path: str | Path, model: Any, params: Params, state: State, *, architecture: str) -> None:
@@ -177,7 +246,7 @@ def save_torch(path: str | Path, model: Any, params: Params, state: State, *, ar
 def save_safetensors(path: str | Path, model: Any, params: Params, state: State) -> None:
     """Writes weights atomically to a `.safetensors` file, under their names in the model.
 
-    `load_weights(name, path)` reads it, or `load_safetensors(path, model)`.
+    `jaxcnn.load(path)` reads it, `load_weights(name, path)` or `load_safetensors(path, model)`.
 
     Args:
       path: file to write.
@@ -188,20 +257,21 @@ def save_safetensors(path: str | Path, model: Any, params: Params, state: State)
     Raises:
       ValueError: parameters or state do not match the model.
     """
-    arrays = conversion.written(_own_record(""), model, params, state)
-    write_safetensors(Path(path), arrays, {"format": _OWN_FORMAT, "model": repr(model)})
+    conversion.check(model, params, state)
+    own_file.write(path, params, state, {"model": repr(model)})
 
 
-def load_safetensors(path: str | Path, model: Any) -> tuple[Params, State]:
+def load_safetensors(path: str | Path, model: Any, *, keep_precision: bool = False) -> tuple[Params, State]:
     """Reads a file that `save_safetensors` wrote, for any model.
 
     Args:
       path: the file.
       model: the model that was saved, or a model with the same leaves.
+      keep_precision: whether floating-point numbers keep the dtype of the file.
 
     Returns:
-      Parameters and state. Floating-point numbers, bfloat16 too, are float32 (float64 where the file has that and JAX
-      may use it); others have the dtype of their leaf.
+      Parameters and state. Floating-point numbers, bfloat16 too, are float32 unless `keep_precision`; float64 stays
+      float64 if JAX has it enabled, and is float32 otherwise. Others have the dtype of their leaf.
 
     Raises:
       FileError: the file is damaged, or names or shapes do not match the model.
@@ -213,10 +283,12 @@ def load_safetensors(path: str | Path, model: Any) -> tuple[Params, State]:
             "\n  ".join([f"{printable(path)} does not match the leaves of the model:", *_first_few(faults)])
         )
     with reading(path):
-        return _read(record, model, given, Path(path))
+        return _read(record, model, given, Path(path), keep_precision=keep_precision)
 
 
-def _read(record: Record, model: Any, given: Mapping[str, Tensor], path: Path) -> tuple[Params, State]:
+def _read(
+    record: Record, model: Any, given: Mapping[str, Tensor], path: Path, *, keep_precision: bool = False
+) -> tuple[Params, State]:
     wanted = conversion.targets(record, model)
     for name, target in wanted.items():
         dtype = given[name].dtype
@@ -225,7 +297,7 @@ def _read(record: Record, model: Any, given: Mapping[str, Tensor], path: Path) -
                 raise FileError(f"expected {target.dtype} as {unquoted(name)} in {printable(path)}, got {dtype}")
         elif not conversion.is_floating(dtype):
             raise FileError(f"expected floating point numbers as {unquoted(name)} in {printable(path)}, got {dtype}")
-    return conversion.read(record, model, wanted, given)
+    return conversion.read(record, model, wanted, given, keep_precision=keep_precision)
 
 
 def _open(source: str | Path, entry: str | None) -> _Source:
@@ -269,7 +341,7 @@ def _open_file(path: Path, entry: str | None) -> _Source:
         return _Source(path, read_keras(path), ("keras",))
     if what == paths.SAFETENSORS or ending == ".safetensors":
         _refuse_entry(entry, path)
-        if read_metadata(path).get("format") == _OWN_FORMAT:
+        if read_metadata(path).get("format") == own_file.FORMAT:
             return _Source(path, read_safetensors(path), ("jaxcnn",))
         return _Source(path, _unwrapped(read_safetensors(path)), ("torchvision", "timm"))
     verify_torchvision_name(path)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
@@ -75,7 +76,7 @@ class Composite(Value):
             check_child(self.inlined, getattr(self, self.inlined))
         for name, child in children.items():
             check_child(name, child)
-        if repeated := {name for name in self.names if self.names.count(name) > 1}:
+        if repeated := [name for name, count in Counter(self.names).items() if count > 1]:
             raise ValueError(
                 f"{type(self).__name__} expects children of different names, got {min(repeated)!r} twice: "
                 f"{self.inlined!r} has a layer with the name of another child"

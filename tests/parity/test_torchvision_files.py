@@ -9,7 +9,7 @@ from torchvision_peer import torchvision
 
 from jaxcnn.interop import weights
 from jaxcnn.interop.records import RECORDS
-from jaxcnn.interop.records.torchvision_files import PREPROCESSING
+from jaxcnn.interop.records.torchvision_files import PREPROCESSING, architecture_of
 from jaxcnn.layers import Conv
 
 HALF = (0.5, 0.5, 0.5)
@@ -44,6 +44,13 @@ def test_all_92_published_weights_of_torchvision_are_preprocessed_as_there():
         # In grey levels.
         assert 255 * np.abs((actual - expected) * ours.std).max() <= 1e-3, file
     assert len(files) == 92
+
+
+def test_the_names_of_the_files_tell_their_models():
+    assert {file: architecture_of(file, MODELS) for file in PREPROCESSING} == {
+        file: name for file, _, name in published_files() if file in PREPROCESSING
+    }
+    assert architecture_of("resnet50-00000000.pth", MODELS) is None
 
 
 def test_no_file_is_listed_that_torchvision_does_not_publish():

@@ -19,7 +19,7 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _MAX_SIDE = 2**14
 _LEAST_CROP, _LEAST_STD = 0.01, 1e-6
 
-# Keys that are not read here and do not change what the model computes: the origin of the weights, the names of the
+# Keys that are not read here and do not change what the model computes: the origin of the weights, descriptions of the
 # classes, and what timm needs to replace the first and the last layer.
 _IN_CONFIG = {"architecture", "num_classes", "num_features", "global_pool", "model_args", "pretrained_cfg"}
 _LABELS = {"label_names", "label_descriptions"}
@@ -49,6 +49,7 @@ class TimmConfig(Value):
       std: standard deviation of each channel.
       test_input_size: (channels, height, width) of larger images for evaluation, or None.
       test_crop_pct: `crop_pct` for `test_input_size`.
+      label_names: names of the classes; empty if there are none, or not one for each class.
     """
 
     architecture: str
@@ -61,6 +62,7 @@ class TimmConfig(Value):
     std: tuple[float, ...] = _STD
     test_input_size: tuple[int, int, int] | None = None
     test_crop_pct: float | None = None
+    label_names: tuple[str, ...] = ()
 
 
 def read_timm_config(folder: str | os.PathLike[str]) -> TimmConfig:
@@ -122,11 +124,12 @@ def _read(path: Path) -> TimmConfig:
     if given is not None and stated not in (None, given):
         arguments.refuse("num_classes in model_args", f"{stated}, as beside model_args", given)
     numbers_of_classes = (stated, given, parts.whole("num_classes", 0), 1000)
+    num_classes = next(number for number in numbers_of_classes if number is not None)
     channels = channels or input_size[0]
     return TimmConfig(
         # The name may end with a tag of the weights.
         architecture=config["architecture"].partition(".")[0],
-        num_classes=next(number for number in numbers_of_classes if number is not None),
+        num_classes=num_classes,
         input_size=(channels, input_size[1], input_size[2]),
         interpolation=parts.choice("interpolation", "bicubic", ("bilinear", "bicubic", "nearest")),
         crop_pct=parts.number("crop_pct", _LEAST_CROP, 1.0) or _CROP_PCT,
@@ -135,7 +138,13 @@ def _read(path: Path) -> TimmConfig:
         std=std or _averaged(_STD, channels),
         test_input_size=(channels, test_input_size[1], test_input_size[2]) if test_input_size else None,
         test_crop_pct=parts.number("test_crop_pct", _LEAST_CROP, 1.0),
+        label_names=_names(top.get("label_names") or parts.get("label_names"), num_classes),
     )
+
+
+def _names(names: Any, count: int) -> tuple[str, ...]:
+    is_sound = isinstance(names, list) and len(names) == count and all(isinstance(name, str) for name in names)
+    return tuple(names) if is_sound else ()
 
 
 def _averaged(numbers: tuple[float, ...], channels: int) -> tuple[float, ...]:

@@ -4,10 +4,11 @@
     write_safetensors("mine.safetensors", {"head/kernel": kernel}, {"model": "resnet50"})
 
 A file consists of the length of a header, the header in JSON (at most 4 MiB here), and the values, which fill the rest
-of the file without gaps. Reading needs no package, and a tensor takes no more memory than its values. Writing uses the
-package safetensors. Source: Hugging Face's description of the format; the index is that of their transformers package.
+of the file without gaps. No package is needed, and a tensor takes no more memory than its values. Source: the
+description of the format by Hugging Face; the index is that of their transformers package.
 """
 
+import json
 import math
 import os
 import sys
@@ -44,6 +45,9 @@ _DTYPES = {
     "BOOL": np.dtype(np.bool_),
     "C64": np.dtype(np.complex64),
 }
+_CODES = {dtype: code for code, dtype in _DTYPES.items()}
+
+_METADATA = "__metadata__"
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
@@ -142,38 +146,40 @@ def write_safetensors(
 
     Raises:
       FileNotFoundError: the folder of `path` does not exist.
-      ImportError: the package safetensors is not installed.
-      ValueError: there is no tensor, a name or metadata is not a string, or the format does not support a dtype.
+      ValueError: there is no tensor, a name or metadata is not a string, the format does not support a dtype, or the
+        names take more than 4 MiB.
     """
-    package = _package()
     if not tensors:
         raise ValueError("write_safetensors expects at least one tensor, got none")
     for text in (*tensors, *(metadata or {}), *(metadata or {}).values()):
-        if not isinstance(text, str):
-            raise ValueError(f"write_safetensors expects names and metadata that are strings, got {text!r}")
-    arrays = {}
-    for name, tensor in tensors.items():
-        values = np.asarray(tensor)
-        if values.dtype.newbyteorder("=") not in _DTYPES.values():
-            known = ", ".join(str(dtype) for dtype in _DTYPES.values())
+        if not isinstance(text, str) or text == _METADATA:
             raise ValueError(
-                f"write_safetensors expects dtypes {known}, got {values.dtype} for {name!r}; cast it first"
+                f"write_safetensors expects names and metadata that are strings other than {_METADATA!r}, got {text!r}"
             )
-        # The package writes the raw memory of an array.
-        arrays[name] = np.asarray(values, values.dtype.newbyteorder("<"), order="C")
+    arrays = {name: _little_endian(name, np.asarray(tensor)) for name, tensor in tensors.items()}
+    # Wide dtypes first: each array is aligned to its own dtype.
+    arrays = dict(sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0])))
+    header: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
+    at = 0
+    for name, values in arrays.items():
+        code = _CODES[values.dtype.newbyteorder("=")]
+        header[name] = {"dtype": code, "shape": values.shape, "data_offsets": (at, at + values.nbytes)}
+        at += values.nbytes
+    content = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    content += b" " * (-len(content) % 8)
+    if len(content) > MAX_JSON:
+        raise ValueError(f"write_safetensors expects names of at most {MAX_JSON} bytes, got {len(content)}")
     with written_whole(path) as file:
-        package.save_file(arrays, file.name, metadata=dict(metadata) if metadata else None)
+        file.write(len(content).to_bytes(8, "little") + content)
+        for values in arrays.values():
+            file.write(values.reshape(-1).view(np.uint8).data)
 
 
-def _package() -> Any:
-    """Imports the package safetensors."""
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise ImportError(
-            "writing .safetensors expects the package safetensors to be installed; pip install 'jaxcnn[weights]'"
-        ) from error
-    return safetensors.numpy
+def _little_endian(name: str, values: np.ndarray) -> np.ndarray:
+    if values.dtype.newbyteorder("=") not in _CODES:
+        known = ", ".join(map(str, _CODES))
+        raise ValueError(f"write_safetensors expects dtypes {known}, got {values.dtype} for {name!r}; cast it first")
+    return np.asarray(values, values.dtype.newbyteorder("<"), order="C")
 
 
 class _Header:
@@ -188,7 +194,7 @@ class _Header:
             content = parse_json(file.read(8, length))
             if not isinstance(content, dict):
                 raise ValueError("expected a JSON object as its header")
-            metadata = content.pop("__metadata__", None) or {}
+            metadata = content.pop(_METADATA, None) or {}
             if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
                 raise ValueError("expected metadata of strings")
         except FileError as error:

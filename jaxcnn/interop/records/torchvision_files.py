@@ -5,6 +5,8 @@ torchvision's GoogLeNet and Inception v3 themselves change the mean and deviatio
 with it.
 """
 
+from collections.abc import Iterable
+
 from jaxcnn.interop.preprocessing import Preprocessing
 from jaxcnn.interop.preprocessing import torchvision_preprocessing as _preset
 
@@ -105,3 +107,27 @@ PREPROCESSING: dict[str, Preprocessing] = {
     "wide_resnet50_2-95faca4d.pth": _preset(256, 224),
     "wide_resnet50_2-9ba9bcbe.pth": _preset(232, 224),
 }
+
+# File names that do not begin with the name of the architecture.
+_OTHER_BEGINNINGS = {
+    "shufflenetv2_x0.5": "shufflenet_v2_x0_5",
+    "shufflenetv2_x1_5": "shufflenet_v2_x1_5",
+    "shufflenetv2_x1-": "shufflenet_v2_x1_0",
+    "shufflenetv2_x2_0": "shufflenet_v2_x2_0",
+}
+
+
+def architecture_of(file_name: str, known: Iterable[str]) -> str | None:
+    """Returns torchvision's name of the model in one of its files.
+
+    Args:
+      file_name: name of the file, such as "resnet50-11ad3fa6.pth".
+      known: the names of the models.
+
+    Returns:
+      The name of the model; None if the file is not one of torchvision.
+    """
+    if file_name not in PREPROCESSING:
+        return None
+    beginnings = {name: name for name in known} | _OTHER_BEGINNINGS
+    return beginnings[max(filter(file_name.startswith, beginnings), key=len)]

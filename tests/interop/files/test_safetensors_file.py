@@ -1,4 +1,4 @@
-import builtins
+import contextlib
 import json
 import struct
 
@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from jaxcnn.files import written_whole
+from jaxcnn.interop.files import safetensors_file
 from jaxcnn.interop.files.safetensors_file import read_metadata, read_safetensors, write_safetensors
 
 MATRIX = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -160,8 +162,9 @@ def test_a_dtype_that_numpy_lacks_is_refused(tmp_path):
     ("tensors", "metadata", "message"),
     [
         ({}, None, "expects at least one tensor, got none"),
-        ({3: MATRIX}, None, "expects names and metadata that are strings, got 3"),
-        ({"a": MATRIX}, {"epoch": 3}, "expects names and metadata that are strings, got 3"),
+        ({3: MATRIX}, None, "expects names and metadata that are strings other than '__metadata__', got 3"),
+        ({"a": MATRIX}, {"epoch": 3}, "expects names and metadata that are strings .*, got 3"),
+        ({"__metadata__": MATRIX}, None, "got '__metadata__'"),
         ({"a": MATRIX, "b": np.array("text")}, None, "got <U4 for 'b'; cast it first"),
         ({"a": MATRIX, "b": MATRIX.astype(complex)}, None, "got complex128 for 'b'; cast it first"),
     ],
@@ -179,26 +182,34 @@ def test_a_write_that_breaks_off_leaves_the_older_file_and_nothing_else(tmp_path
     path = tmp_path / "model.safetensors"
     path.write_text("older")
 
-    def fail(arrays, name, metadata):
-        with open(name, "wb") as file:
-            file.write(b"half")
-        raise OSError("no room")
+    @contextlib.contextmanager
+    def full_disk(path):
+        with written_whole(path) as file:
+            yield file
+            raise OSError("no room")
 
-    monkeypatch.setattr(safetensors.numpy, "save_file", fail)
+    monkeypatch.setattr(safetensors_file, "written_whole", full_disk)
     with pytest.raises(OSError, match="no room"):
         write_safetensors(path, {"a": MATRIX})
     assert path.read_text() == "older"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_missing_package_is_said(tmp_path, monkeypatch):
-    real = builtins.__import__
+def test_metadata_names_and_aligned_values_are_read_by_the_package(tmp_path):
+    path = tmp_path / "model.safetensors"
+    write_safetensors(path, ARRAYS, {"model": "größe", "other": 'a\n"b"'})
+    with safetensors.safe_open(path, "numpy") as file:
+        assert file.metadata() == {"model": "größe", "other": 'a\n"b"'}
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    header.pop("__metadata__")
+    for name, entry in header.items():
+        assert (8 + length + entry["data_offsets"][0]) % ARRAYS[name].itemsize == 0, name
 
-    def fail(name, *args, **kwargs):
-        if name.startswith("safetensors"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
 
-    monkeypatch.setattr(builtins, "__import__", fail)
-    with pytest.raises(ImportError, match=r"expects the package safetensors .*pip install 'jaxcnn\[weights\]'"):
-        write_safetensors(tmp_path / "model.safetensors", {"a": MATRIX})
+def test_a_header_that_readers_refuse_is_not_written(tmp_path):
+    tensors = {"a" * 2**22: MATRIX}
+    with pytest.raises(ValueError, match="expects names of at most 4194304 bytes, got 4194"):
+        write_safetensors(tmp_path / "model.safetensors", tensors)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,59 @@
+import jax
+import pytest
+
+from jaxcnn.layers import Conv, Dense, Function, Sequential
+from jaxcnn.models import catalog
+from jaxcnn.models.text import parse_value
+from jaxcnn.values import Partial
+
+
+@pytest.mark.parametrize("name", sorted(catalog.CATALOG))
+def test_every_model_comes_back_from_its_text(name):
+    entry = catalog.CATALOG[name]
+    model = catalog.build(name, entry.num_classes, entry.image_shape)
+    assert parse_value(repr(model)) == model
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Conv(3, 8, strides=(2, 1)),
+        Partial(jax.numpy.clip, min=-1.5, max=float("inf")),
+        Partial(jax.nn.leaky_relu, negative_slope=float("-inf")),
+        Sequential(relu=Function(jax.nn.relu), head=Dense(2, 3)),
+    ],
+)
+def test_a_value_comes_back_from_its_text(value):
+    assert parse_value(repr(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected the text of a value"),
+        ("Conv(3, ", "expected the text of a value"),
+        ("(" * 10_000, "expected the text of a value"),
+        ("Conv()", "missing"),
+        ("Conv(3, 0)", "Conv"),
+        ("Unknown(3)", "import the module that defines it"),
+        ("__import__('os')", "unknown"),
+        ("open('/etc/passwd')", "unknown"),
+        ("Function(jax.numpy.load)", r"expected a function of jax\.nn, .*, got 'jax\.numpy\.load'"),
+        ("Function(os.system)", r"got 'os\.system'"),
+        ("Function(jax.nn.relu.__globals__)", "got"),
+        ("Function(jaxcnn.cli.main)", r"got 'jaxcnn\.cli\.main'"),
+        ("jax.nn.relu(1)", "expected calls, numbers"),
+        ("[Conv(3, 8) for x in (1,)]", "expected calls, numbers"),
+        ("Conv(3, 8) if 1 else 2", "expected calls, numbers"),
+    ],
+)
+def test_what_is_no_text_of_a_value_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_value(text)
+
+
+def test_two_classes_of_one_name_are_refused():
+    first, second = (type("Twice", (Dense,), {"__module__": module}) for module in ("one", "two"))
+    with pytest.raises(ValueError, match=r"'Twice', which is that of one\.Twice and two\.Twice; rename one"):
+        parse_value("Twice(2, 3)")
+    del first, second
