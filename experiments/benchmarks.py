@@ -1,13 +1,13 @@
 """The standard set of `jaxcnn bench`: training steps and inference of eight models, in turns with the same in peers.
 
 Writes experiments/results/<device>.json (the records of `jaxcnn.benchmark`), the picture beside it, and the table
-between two marker comments of README.md. Let the machine do nothing else meanwhile: the script says if it did.
+between two marker comments of docs/speed.md. Let the machine do nothing else meanwhile: the script says if it did.
 
     python experiments/benchmarks.py                        against torch and flax
     python experiments/benchmarks.py --peers torch          about 15 minutes on 2 CPU cores
     python experiments/benchmarks.py --peers torch,flax,equinox,keras
     python experiments/benchmarks.py --peers flax --add     keep what the file says of other peers
-    python experiments/benchmarks.py --models lenet5 unet   some of the set; README.md is changed with --add only
+    python experiments/benchmarks.py --models lenet5 unet   some of the set; docs/speed.md is changed with --add only
 
 On an accelerator, give it work to do: `--precision bfloat16 --batch-factor 16`.
 """
@@ -28,7 +28,7 @@ from jaxcnn.models import catalog
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "speed.md"
 START, END = "<!-- benchmarks: start -->", "<!-- benchmarks: end -->"
 ROUNDS = 5
 
@@ -65,7 +65,7 @@ def main() -> None:
     results = {"script": "experiments/benchmarks.py", "seconds": seconds, "records": records}
     write_text(path, json.dumps(results, indent=1) + "\n")
     if {record["model"] for record in records} == set(benchmark.STANDARD):
-        write_text(README, with_table(README.read_text(), table(records)))
+        write_text(PAGE, with_table(PAGE.read_text(), table(records)))
     print(f"{RESULTS / slug}.json and .png, {seconds} s")
 
 
@@ -102,7 +102,7 @@ def ratio(record: benchmark.Record) -> str:
 
 
 def table(records: Sequence[benchmark.Record]) -> str:
-    """Writes the table of README.md: for each model and mode our time, and our time divided by each peer's.
+    """Writes the table of docs/speed.md: for each model and mode our time, and our time divided by each peer's.
 
     Args:
       records: those of the whole set.
@@ -147,7 +147,7 @@ def with_table(text: str, table: str) -> str:
       ValueError: a marker is missing or there twice.
     """
     if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
-        raise ValueError(f"expected the markers {START} and {END} once each, in this order, in {README.name}")
+        raise ValueError(f"expected the markers {START} and {END} once each, in this order, in {PAGE.name}")
     head, rest = text.split(START)
     return f"{head}{START}\n{table}\n{END}{rest.split(END)[1]}"
 

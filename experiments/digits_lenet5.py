@@ -55,12 +55,13 @@ def support_vector_machine() -> float:
       Its accuracy on the same test set.
     """
     splits = data.split(data.digits(image_size=8))
-    machine = SVC(C=10).fit(_flat(splits.train.images), splits.train.labels)
-    return float(machine.score(_flat(splits.test.images), splits.test.labels))
+    machine = SVC(C=10).fit(*_flat(splits["train"]))
+    return float(machine.score(*_flat(splits["test"])))
 
 
-def _flat(images: np.ndarray) -> np.ndarray:
-    return images.reshape(len(images), -1)
+def _flat(source: data.Source) -> tuple[np.ndarray, np.ndarray]:
+    entries = data.in_memory(source).entries
+    return entries["image"].reshape(len(source), -1), entries["label"]
 
 
 def main() -> None:

@@ -54,11 +54,11 @@ from matplotlib.figure import Figure
 from reports import write_report
 
 from jaxcnn import data, environment, plots
-from jaxcnn.layers import Sequential, freeze, trainable
+from jaxcnn.layers import Sequential, freeze, unfreeze
 from jaxcnn.models import small_cnn
 from jaxcnn.training import evaluate, make_eval_step, make_train_state, make_train_step, scale_by_name
 from jaxcnn.training.step import TrainStep
-from jaxcnn.types import Example, Params, State
+from jaxcnn.types import Params, State
 
 SEEDS, TRIAL_SEEDS = range(5), (100, 101)
 EXAMPLES_PER_CLASS, TRIAL_EXAMPLES = (1, 2, 5, 10, 20), (1, 5, 20)
@@ -110,14 +110,14 @@ def pretrain(seed: int) -> Task:
     params, state = fit(
         MODEL,
         *MODEL.init(jax.random.key(seed)),
-        own.train,
+        own["train"],
         PRETRAINING_RATE,
         PRETRAINING_STEPS,
         seed,
         batch_size=PRETRAINING_BATCH_SIZE,
     )
     others = data.split(data.choose_classes(digits, OTHER_DIGITS), fractions=(0.3, 0.2, 0.5), seed=seed)
-    return Task(params, state, others, accuracy(params, state, own.test))
+    return Task(params, state, others, accuracy(params, state, own["test"]))
 
 
 def transfer(
@@ -134,27 +134,27 @@ def transfer(
       seed: draws the examples, their order and the fresh parameters.
 
     Returns:
-      Parameters and state after the last step.
+      Parameters and state after the last step, with nothing frozen.
     """
-    few = data.few(task.splits.train, examples, seed=seed)
+    few = data.few(task.splits["train"], examples, seed=seed)
     params, state = MODEL.init(jax.random.key(1000 + seed))
     if way == "from scratch":
         return fit(MODEL, params, state, few, rates[way], budget, seed)
     pattern = FROZEN[way]
     params = {name: task.params[name] if re.fullmatch(pattern, name) else params[name] for name in params}
-    frozen = freeze(MODEL, pattern)
+    frozen = freeze(MODEL, params, task.state, pattern)
     if way != "unfrozen":
-        return fit(frozen, params, task.state, few, rates[way], budget, seed)
+        return unfreeze(frozen[0], *fit(*frozen, few, rates[way], budget, seed))[1:]
     steps = budget // 2
-    params, state = fit(frozen, params, task.state, few, rates["new dense layers"], steps, seed)
-    return fit(MODEL, params, state, few, rates[way], budget - steps, seed, convolutions_factor=0.1)
+    thawed = unfreeze(frozen[0], *fit(*frozen, few, rates["new dense layers"], steps, seed))
+    return fit(*thawed, few, rates[way], budget - steps, seed, convolutions_factor=0.1)
 
 
 def fit(
     model: Sequential,
     params: Params,
     state: State,
-    dataset: data.Dataset,
+    source: data.Source,
     rate: float,
     steps: int,
     seed: int,
@@ -168,7 +168,7 @@ def fit(
       model: gives logits.
       params: where to start.
       state: its state.
-      dataset: the training images; those of a small set come several times in a batch.
+      source: the training images; those of a small set come several times in a batch.
       rate: learning rate at the start.
       steps: number of steps.
       seed: draws order and augmentation.
@@ -179,17 +179,11 @@ def fit(
       Parameters and state after the last step.
     """
     step, optimizer = make_step(model, rate, steps, convolutions_factor)
-    copies = -(-batch_size // len(dataset.labels))
-    dataset = dataset._replace(
-        images=np.concatenate([dataset.images] * copies), labels=np.concatenate([dataset.labels] * copies)
-    )
-    batches, train_state = (
-        data.Batches(dataset, batch_size, seed=seed),
-        make_train_state(params, state, optimizer, trainable=trainable(model, params)),
-    )
+    copies = -(-batch_size // len(source))
+    repeated = data.Subset(source, np.tile(np.arange(len(source)), copies))
+    batches, train_state = data.Batches(repeated, batch_size, seed=seed), make_train_state(params, state, optimizer)
     for i in range(steps):
-        images, labels = batches[i]
-        train_state, _ = step(train_state, {"image": images, "label": labels}, jax.random.key(seed))
+        train_state, _ = step(train_state, batches[i], jax.random.key(seed))
     return train_state.params, train_state.state
 
 
@@ -211,28 +205,21 @@ def make_step(
     optimizer = optax.adam(optax.cosine_decay_schedule(rate, steps))
     if convolutions_factor is not None:
         optimizer = optax.chain(optimizer, scale_by_name({"(dense|head)/.*": 1.0, CONVOLUTIONS: convolutions_factor}))
-
-    def augment(key: jax.Array, example: Example) -> dict[str, Any]:
-        return {**example, "image": AUGMENT(key, example["image"])}
-
-    return make_train_step(model, optimizer, augment=augment), optimizer
+    return make_train_step(model, optimizer, augment=AUGMENT), optimizer
 
 
-def accuracy(params: Params, state: State, dataset: data.Dataset) -> float:
+def accuracy(params: Params, state: State, source: data.Source) -> float:
     """Evaluates the model.
 
     Args:
       params: its parameters.
       state: its state.
-      dataset: images and labels.
+      source: images and labels.
 
     Returns:
       The share of correct predictions, in [0, 1].
     """
-    batches = (
-        {"image": images, "label": labels, "weight": mask} for images, labels, mask in data.eval_batches(dataset, 128)
-    )
-    sums = evaluate(EVAL_STEP, params, state, batches, count=len(dataset.labels))
+    sums = evaluate(EVAL_STEP, params, state, data.eval_batches(source, 128), count=len(source))
     return float(sums["accuracy"].value)
 
 
@@ -251,7 +238,7 @@ def choose_rates(budget: int, tasks: dict[int, Task]) -> dict[str, float]:
         means = {}
         for rate in candidates:
             means[rate] = statistics.mean(
-                accuracy(*transfer(way, {**chosen, way: rate}, budget, task, examples, seed), task.splits.validation)
+                accuracy(*transfer(way, {**chosen, way: rate}, budget, task, examples, seed), task.splits["validation"])
                 for seed, task in tasks.items()
                 for examples in TRIAL_EXAMPLES
             )
@@ -320,7 +307,7 @@ def main() -> None:
     points = []
     for budget, way, examples in itertools.product(BUDGETS, RATES, EXAMPLES_PER_CLASS):
         accuracies = [
-            accuracy(*transfer(way, rates[budget], budget, task, examples, seed), task.splits.test)
+            accuracy(*transfer(way, rates[budget], budget, task, examples, seed), task.splits["test"])
             for seed, task in tasks.items()
         ]
         mean, std = statistics.mean(accuracies), statistics.stdev(accuracies)
@@ -337,7 +324,7 @@ def main() -> None:
         },
         "learning_rates": rates,
         "seeds": list(SEEDS),
-        "test_images": len(tasks[SEEDS[0]].splits.test.labels),
+        "test_images": len(tasks[SEEDS[0]].splits["test"]),
         "pretrained_accuracies": [task.pretrained_accuracy for task in tasks.values()],
         "points": points,
         "commit": environment.commit(),

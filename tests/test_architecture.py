@@ -20,6 +20,7 @@ FLOORS = {
     "trees": 0,
     "meshes": 0,
     "ops": 0,
+    "tracing": 0,
     "layers": 1,
     "environment": 2,
     "files": 2,

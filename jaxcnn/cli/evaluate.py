@@ -1,11 +1,10 @@
 """`jaxcnn evaluate`."""
 
-from jaxcnn import data, training
-from jaxcnn.cli import trained
+from jaxcnn import training
+from jaxcnn.cli import pairs, trained
 from jaxcnn.cli.errors import CommandError
 from jaxcnn.cli.options import Evaluate
 from jaxcnn.cli.terminal import say
-from jaxcnn.cli.train import dict_batches
 
 
 def evaluate(options: Evaluate) -> int:
@@ -23,12 +22,12 @@ def evaluate(options: Evaluate) -> int:
     if options.batch_size < 1:
         raise CommandError(f"--batch-size expects a number at least 1, got {options.batch_size}")
     run = trained.load(options.run)
-    dataset: data.Dataset = getattr(run.splits, options.split)
+    dataset: pairs.Dataset = getattr(run.splits, options.split)
     metrics = training.evaluate(
         training.make_eval_step(run.model, precision=run.dtype),
         run.params,
         run.state,
-        dict_batches(dataset, options.batch_size),
+        pairs.eval_batches(dataset, options.batch_size),
         count=len(dataset.labels),
     )
     accuracy = metrics["accuracy"]

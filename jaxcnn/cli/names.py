@@ -13,7 +13,7 @@ from jaxcnn.types import Shape
 
 T = TypeVar("T")
 
-DATA: dict[str, Callable[[], data.Dataset]] = {"digits": data.digits}
+DATA: dict[str, Callable[[], data.Arrays]] = {"digits": data.digits}
 
 AUGMENTATIONS: dict[str, data.Composition | None] = {
     "affine": data.compose(data.Step(data.affine, max_degrees=12, max_scale=0.12, max_shear=8, max_shift=4)),
@@ -64,7 +64,7 @@ def _listed(known: Iterable[str]) -> str:
     return textwrap.fill(text, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
-def load_data(name: str) -> data.Dataset:
+def load_data(name: str) -> data.Arrays:
     """Reads a data set.
 
     Args:

@@ -1,7 +1,6 @@
 """`jaxcnn train`."""
 
 import dataclasses
-import functools
 import math
 import shlex
 import signal
@@ -20,7 +19,7 @@ import optax
 import tyro
 
 from jaxcnn import data, plots, trees
-from jaxcnn.cli import names, transfer
+from jaxcnn.cli import names, pairs, transfer
 from jaxcnn.cli.display import Display, Stopwatch, make_display
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Train
@@ -66,9 +65,9 @@ class Experiment(NamedTuple):
       dtype: dtype of the computation.
     """
 
-    splits: data.Splits
+    splits: pairs.Splits
     fingerprint: str
-    batches: data.Batches
+    batches: pairs.Batches
     model: Model
     phases: tuple["Phase", ...]
     dtype: Any
@@ -127,21 +126,22 @@ def set_up(options: Train, normalization: transfer.Normalization | None = None) 
     Raises:
       CommandError: a name is unknown, or the data do not fit the model.
     """
-    everything = names.load_data(options.data)
+    source = names.load_data(options.data)
+    everything = pairs.dataset(source)
     checksum = zlib.crc32(everything.labels.tobytes(), zlib.crc32(everything.images.tobytes()))
     with reported(ValueError):
         if options.classes:
-            everything = data.choose_classes(everything, options.classes)
-        splits = data.split(everything, seed=options.split_seed)
+            source = data.choose_classes(source, options.classes)
+        parts = data.split(source, seed=options.split_seed)
         if options.examples_per_class is not None:
-            chosen = data.few(splits.train, options.examples_per_class, seed=options.split_seed)
-            splits = splits._replace(train=chosen)
-        batches = data.Batches(splits.train, options.batch_size, seed=options.seed)
+            parts["train"] = data.few(parts["train"], options.examples_per_class, seed=options.split_seed)
+        splits = pairs.splits(parts)
+        batches = pairs.Batches(splits.train, options.batch_size, seed=options.seed)
     shape = everything.images.shape[1:]
-    model = names.build_model(options.model, len(everything.class_names), shape)
+    model = names.build_model(options.model, len(source.class_names), shape)
     with reported(ValueError):
         outputs = output_shape(model, shape)
-    if outputs != (len(everything.class_names),):
+    if outputs != (len(source.class_names),):
         raise CommandError(
             f"train expects a model that gives one logit for each class, got {options.model}, which gives {outputs}; "
             "choose a classifier"
@@ -149,7 +149,7 @@ def set_up(options: Train, normalization: transfer.Normalization | None = None) 
     augment = names.choose("augmentation", options.augment, names.AUGMENTATIONS)
     if augment is not None:
         with reported(ValueError):
-            jax.eval_shape(augment, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
+            jax.eval_shape(augment, jax.random.key(0), {"image": jax.ShapeDtypeStruct(shape, jnp.float32)})
     model = transfer.normalized(model, normalization)
     phases = _phases(options, model, batches.steps_per_epoch)
     return Experiment(splits, f"{checksum:08x}", batches, model, phases, jnp.dtype(options.precision))
@@ -358,7 +358,7 @@ class _Run:
             fitted = fit(
                 train_state,
                 self.train_step,
-                _DictBatches(self.batches),
+                self.batches,
                 _keys(self.options)[1],
                 epochs=phase.last_epoch,
                 on_step=[self._on_step],
@@ -380,7 +380,7 @@ class _Run:
             backbone, model = transfer.cut_in_two(model)
             predict_step = make_predict_step(backbone, precision=dtype)
 
-            def cached(dataset: data.Dataset) -> data.Dataset:
+            def cached(dataset: pairs.Dataset) -> pairs.Dataset:
                 size = min(EVAL_BATCH_SIZE, len(dataset.labels))
                 batches = image_batches(dataset.images, size)
                 images = predict(predict_step, train_state.params, train_state.state, batches)
@@ -394,7 +394,7 @@ class _Run:
             model,
             phase.optimizer,
             Classification(label_smoothing=self.options.label_smoothing),
-            augment=None if augment is None else functools.partial(_augmented, augment),
+            augment=augment,
             precision=dtype,
             auxiliary_weight=CATALOG[self.options.model].auxiliary_weight,
             trainable=phase.trainable,
@@ -438,9 +438,9 @@ class _Run:
     def _first_step(self) -> int:
         return self.phase.first_epoch * self.experiment.batches.steps_per_epoch
 
-    def _evaluate(self, params: Any, state: Any, dataset: data.Dataset) -> dict[str, Mean]:
+    def _evaluate(self, params: Any, state: Any, dataset: pairs.Dataset) -> dict[str, Mean]:
         size = min(EVAL_BATCH_SIZE, len(dataset.labels))
-        return evaluate(self.eval_step, params, state, dict_batches(dataset, size), count=len(dataset.labels))
+        return evaluate(self.eval_step, params, state, pairs.eval_batches(dataset, size), count=len(dataset.labels))
 
     def _save(self, train_state: TrainState, metrics: Metrics) -> None:
         step = int(train_state.step)
@@ -524,39 +524,6 @@ class _Run:
         subtitle = f"{self.options.model} on {Path(self.options.data).name}, seed {self.options.seed}"
         curves = plots.curves(self.rows, best_epoch=self.best.epoch, train_note=note, subtitle=subtitle)
         plots.save(curves, self.folder.path / "curves.png")
-
-
-@dataclasses.dataclass(frozen=True)
-class _DictBatches:
-    """Batches by step, as examples."""
-
-    batches: data.Batches
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.batches.steps_per_epoch
-
-    def __getitem__(self, step: int) -> dict[str, Any]:
-        images, labels = self.batches[step]
-        return {"image": images, "label": labels}
-
-
-def dict_batches(dataset: data.Dataset, size: int) -> Iterator[dict[str, Any]]:
-    """Yields every example once, in batches of equal size.
-
-    Args:
-      dataset: the examples.
-      size: examples in a batch.
-
-    Returns:
-      An iterator over batches with "image", "label" and "weight", which is 0 for padding.
-    """
-    for images, labels, mask in data.eval_batches(dataset, size):
-        yield {"image": images, "label": labels, "weight": mask}
-
-
-def _augmented(augment: Any, key: jax.Array, example: Any) -> dict[str, Any]:
-    return {**example, "image": augment(key, example["image"])}
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxcnn import data
+from jaxcnn.cli import pairs
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.run_folder import RunFolder
 from jaxcnn.cli.terminal import say, shown
@@ -29,7 +29,7 @@ class Trained(NamedTuple):
     params: Any
     state: Any
     epoch: int
-    splits: data.Splits
+    splits: pairs.Splits
     dtype: Any
 
 

@@ -1,6 +1,5 @@
-"""Readers, augmentation of one image, and batches."""
+"""Sources of examples, splits, augmentation of one example, and batches."""
 
-from jaxcnn.data.arrays import Dataset, Splits, choose_classes, dataset, few, load_npz, split
 from jaxcnn.data.augment import (
     Composition,
     Step,
@@ -11,36 +10,56 @@ from jaxcnn.data.augment import (
     cutout,
     elastic,
     flip,
+    geometric,
     noise,
+    photometric,
     random_crop,
     rotate,
     shift,
 )
 from jaxcnn.data.batches import Batches, eval_batches
-from jaxcnn.data.digits import digits
+from jaxcnn.data.sources.arrays import Arrays, arrays
+from jaxcnn.data.sources.digits import digits
+from jaxcnn.data.sources.mask_folder import MaskFolder, mask_folder
+from jaxcnn.data.sources.npz import load_npz
+from jaxcnn.data.sources.shapes import shapes
+from jaxcnn.data.sources.source import IGNORED, ArraySpec, Gathers, Source, Splits, Subset, gather
+from jaxcnn.data.splits import choose_classes, few, in_memory, split
 
 __all__ = [
+    "IGNORED",
+    "ArraySpec",
+    "Arrays",
     "Batches",
     "Composition",
-    "Dataset",
+    "Gathers",
+    "MaskFolder",
+    "Source",
     "Splits",
     "Step",
+    "Subset",
     "affine",
+    "arrays",
     "brightness",
     "choose_classes",
     "compose",
     "contrast",
     "cutout",
-    "dataset",
     "digits",
     "elastic",
     "eval_batches",
     "few",
     "flip",
+    "gather",
+    "geometric",
+    "in_memory",
     "load_npz",
+    "mask_folder",
     "noise",
+    "photometric",
     "random_crop",
     "rotate",
+    "shapes",
     "shift",
     "split",
 ]

@@ -1,9 +1,12 @@
-"""Random changes of one training image: pure, keyed, of unchanged shape and dtype.
+"""Random changes of one training example: pure, keyed, of unchanged shapes and dtypes.
 
-Map them over a batch with one key for each image; the options are static:
+Each function changes one image. A `Step` applies it to an example, and `compose` chains steps:
 
     augment = compose(Step(shift, max_shift=2), Step(cutout, size=8))
-    images = jax.vmap(augment)(jax.random.split(key, len(images)), images)
+    batch = jax.vmap(augment)(jax.random.split(key, batch_size), batch)
+
+Geometric functions move pixels (`shift`, `random_crop`, `flip`, `affine`, `rotate`, `elastic`): their steps move "mask"
+along. The others change only "image". All other entries stay as they are.
 
 At zero strength every one of them is the identity.
 """
@@ -11,17 +14,139 @@ At zero strength every one of them is the identity.
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.ops.check import check_image
+from jaxcnn.data.geometry import Border, Geometry, Mirror, Resampling, Window
+from jaxcnn.data.sources.source import IGNORED
+from jaxcnn.ops.check import check_image, is_int
+from jaxcnn.types import Example
 from jaxcnn.values import Partial
 
+Draw = Callable[..., Geometry]
+"""draw(key, height, width, **options): the geometry of an image of this size; the options are those of the step."""
 
+_DRAWS: dict[Callable[..., jax.Array], Draw | None] = {}
+"""What draws the geometry of an augmentation; None for one that moves no pixel."""
+
+_F = TypeVar("_F", bound=Callable[..., jax.Array])
+
+
+def geometric(draw: Draw) -> Callable[[_F], _F]:
+    """Marks an augmentation that moves pixels, so that its `Step` moves the mask of an example along.
+
+        @geometric(draw_zoom)
+        def zoom(key, image, *, factor, fill=0.0):
+            return draw_zoom(key, *image.shape[:2], factor=factor).image(image, fill)
+
+    Args:
+      draw: draws the geometry that the function applies to its image, from the same key, the height and the width, and
+        the options of the function except `fill`.
+
+    Returns:
+      A decorator that returns the function itself.
+    """
+
+    def mark(function: _F) -> _F:
+        _DRAWS[function] = draw
+        return function
+
+    return mark
+
+
+def photometric(function: _F) -> _F:
+    """Marks an augmentation that moves no pixel, so that its `Step` leaves the mask of an example as it is.
+
+    Args:
+      function: function(key, image, **options).
+
+    Returns:
+      The function itself.
+    """
+    _DRAWS[function] = None
+    return function
+
+
+def _draw_shift(key: jax.Array, height: int, width: int, *, max_shift: int) -> Window:
+    _check_pixels("shift", "max_shift", max_shift, min(height, width) - 1)
+    return Window(max_shift, _corner(key, max_shift))
+
+
+def _draw_crop(key: jax.Array, height: int, width: int, *, padding: int, border: Border = "zeros") -> Window:
+    _check_pixels("random_crop", "padding", padding, min(height, width) - 1)
+    if border not in ("zeros", "edge", "reflect"):
+        raise ValueError(f"random_crop expects border 'zeros', 'edge' or 'reflect', got {border!r}")
+    return Window(padding, _corner(key, padding), border)
+
+
+def _corner(key: jax.Array, padding: int) -> jax.Array:
+    """Draws the place of a window, every place being equally likely."""
+    return jax.random.randint(key, (2,), 0, 2 * padding + 1)
+
+
+def _draw_flip(
+    key: jax.Array,
+    height: int,
+    width: int,
+    *,
+    axis: Literal["horizontal", "vertical"] = "horizontal",
+    probability: float = 0.5,
+) -> Mirror:
+    axes = {"horizontal": 1, "vertical": 0}
+    if axis not in axes:
+        raise ValueError(f"flip expects axis 'horizontal' or 'vertical', got {axis!r}")
+    _check("flip", "probability", probability, 0 <= probability <= 1, "in [0, 1]")
+    return Mirror(jax.random.bernoulli(key, float(probability)), axes[axis])
+
+
+def _draw_affine(
+    key: jax.Array,
+    height: int,
+    width: int,
+    *,
+    max_degrees: float = 0.0,
+    max_scale: float = 0.0,
+    max_shear: float = 0.0,
+    max_shift: float = 0.0,
+) -> Resampling:
+    side = min(height, width)
+    _check("affine", "max_degrees", max_degrees, 0 <= max_degrees <= 180, "in [0, 180]")
+    _check("affine", "max_scale", max_scale, 0 <= max_scale < 1, "in [0, 1)")
+    _check("affine", "max_shear", max_shear, 0 <= max_shear < 90, "in [0, 90)")
+    _check("affine", "max_shift", max_shift, 0 <= max_shift < side, f"in [0, {side}), less than the image")
+    # Four draws for what they are, whatever is switched off: an option left at zero changes no other amount.
+    rotation, scale, shear, motion = jax.random.split(key, 4)
+    return _affine_coordinates(
+        height,
+        width,
+        degrees=_uniform(rotation, max_degrees),
+        scale=1 + _uniform(scale, max_scale),
+        shear=_uniform(shear, max_shear),
+        shift=_uniform(motion, max_shift, (2,)),
+    )
+
+
+def _draw_rotation(key: jax.Array, height: int, width: int, *, max_degrees: float) -> Resampling:
+    _check("rotate", "max_degrees", max_degrees, 0 <= max_degrees <= 180, "in [0, 180]")
+    return _draw_affine(key, height, width, max_degrees=max_degrees)
+
+
+def _draw_elastic(key: jax.Array, height: int, width: int, *, alpha: float, sigma: float) -> Resampling:
+    side = max(height, width)
+    _check("elastic", "alpha", alpha, 0 <= alpha < math.inf, "finite and at least 0")
+    _check("elastic", "sigma", sigma, 0 < sigma <= side, f"above 0 and at most {side}, the longer side of the image")
+    # Drawn in one row, as in `noise`.
+    field = jax.random.uniform(key, (2 * height * width,), jnp.float32, -1, 1).reshape(2, height, width)
+    down, right = alpha * _smooth(field, sigma)
+    rows, columns = jnp.arange(height, dtype=jnp.float32), jnp.arange(width, dtype=jnp.float32)
+    return Resampling(rows[:, None] + down, columns[None, :] + right)
+
+
+@geometric(_draw_shift)
 def shift(key: jax.Array, image: jax.Array, max_shift: int, *, fill: float = 0.0) -> jax.Array:
     """Moves the image by a random whole number of pixels in each direction; nothing wraps around.
 
@@ -39,14 +164,11 @@ def shift(key: jax.Array, image: jax.Array, max_shift: int, *, fill: float = 0.0
       TypeError: `image` is not floating point.
     """
     check_image("shift", image)
-    _check_pixels("shift", "max_shift", max_shift, min(image.shape[:2]) - 1)
-    sides = ((max_shift, max_shift), (max_shift, max_shift), (0, 0))
-    return _crop(key, jnp.pad(image, sides, constant_values=fill), image.shape)
+    return _draw_shift(key, *image.shape[:2], max_shift=max_shift).image(image, fill)
 
 
-def random_crop(
-    key: jax.Array, image: jax.Array, padding: int, *, border: Literal["zeros", "edge", "reflect"] = "zeros"
-) -> jax.Array:
+@geometric(_draw_crop)
+def random_crop(key: jax.Array, image: jax.Array, padding: int, *, border: Border = "zeros") -> jax.Array:
     """Pads the image on all sides and cuts a window of its own size out at random.
 
     Args:
@@ -63,14 +185,10 @@ def random_crop(
       TypeError: `image` is not floating point.
     """
     check_image("random_crop", image)
-    _check_pixels("random_crop", "padding", padding, min(image.shape[:2]) - 1)
-    modes = {"zeros": "constant", "edge": "edge", "reflect": "reflect"}
-    if border not in modes:
-        raise ValueError(f"random_crop expects border 'zeros', 'edge' or 'reflect', got {border!r}")
-    padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)), mode=modes[border])
-    return _crop(key, padded, image.shape)
+    return _draw_crop(key, *image.shape[:2], padding=padding, border=border).image(image, 0)
 
 
+@geometric(_draw_flip)
 def flip(
     key: jax.Array,
     image: jax.Array,
@@ -94,13 +212,10 @@ def flip(
       TypeError: `image` is not floating point.
     """
     check_image("flip", image)
-    axes = {"horizontal": 1, "vertical": 0}
-    if axis not in axes:
-        raise ValueError(f"flip expects axis 'horizontal' or 'vertical', got {axis!r}")
-    _check("flip", "probability", probability, 0 <= probability <= 1, "in [0, 1]")
-    return jnp.where(jax.random.bernoulli(key, float(probability)), jnp.flip(image, axes[axis]), image)
+    return _draw_flip(key, *image.shape[:2], axis=axis, probability=probability).image(image, 0)
 
 
+@geometric(_draw_affine)
 def affine(
     key: jax.Array,
     image: jax.Array,
@@ -133,25 +248,18 @@ def affine(
       TypeError: `image` is not floating point.
     """
     check_image("affine", image)
-    height, width, _ = image.shape
-    side = min(height, width)
-    _check("affine", "max_degrees", max_degrees, 0 <= max_degrees <= 180, "in [0, 180]")
-    _check("affine", "max_scale", max_scale, 0 <= max_scale < 1, "in [0, 1)")
-    _check("affine", "max_shear", max_shear, 0 <= max_shear < 90, "in [0, 90)")
-    _check("affine", "max_shift", max_shift, 0 <= max_shift < side, f"in [0, {side}), less than the image")
-    # Four draws for what they are, whatever is switched off: an option left at zero changes no other amount.
-    rotation, scale, shear, motion = jax.random.split(key, 4)
-    rows, columns = _affine_coordinates(
-        height,
-        width,
-        degrees=_uniform(rotation, max_degrees),
-        scale=1 + _uniform(scale, max_scale),
-        shear=_uniform(shear, max_shear),
-        shift=_uniform(motion, max_shift, (2,)),
+    geometry = _draw_affine(
+        key,
+        *image.shape[:2],
+        max_degrees=max_degrees,
+        max_scale=max_scale,
+        max_shear=max_shear,
+        max_shift=max_shift,
     )
-    return _sample(image, rows, columns, fill)
+    return geometry.image(image, fill)
 
 
+@geometric(_draw_rotation)
 def rotate(key: jax.Array, image: jax.Array, max_degrees: float, *, fill: float = 0.0) -> jax.Array:
     """Rotates the image about its centre by a random angle: `affine` with nothing else.
 
@@ -169,10 +277,10 @@ def rotate(key: jax.Array, image: jax.Array, max_degrees: float, *, fill: float 
       TypeError: `image` is not floating point.
     """
     check_image("rotate", image)
-    _check("rotate", "max_degrees", max_degrees, 0 <= max_degrees <= 180, "in [0, 180]")
-    return affine(key, image, max_degrees=max_degrees, fill=fill)
+    return _draw_rotation(key, *image.shape[:2], max_degrees=max_degrees).image(image, fill)
 
 
+@photometric
 def brightness(key: jax.Array, image: jax.Array, max_delta: float) -> jax.Array:
     """Adds one random number to all pixels, and clips to [0, 1].
 
@@ -193,6 +301,7 @@ def brightness(key: jax.Array, image: jax.Array, max_delta: float) -> jax.Array:
     return jnp.clip(image + _uniform(key, max_delta).astype(image.dtype), 0, 1)
 
 
+@photometric
 def contrast(key: jax.Array, image: jax.Array, max_factor: float) -> jax.Array:
     """Stretches the pixels by one random factor about their mean, and clips to [0, 1].
 
@@ -216,6 +325,7 @@ def contrast(key: jax.Array, image: jax.Array, max_factor: float) -> jax.Array:
     return jnp.clip(image + stretch, 0, 1)
 
 
+@photometric
 def noise(key: jax.Array, image: jax.Array, std: float) -> jax.Array:
     """Adds independent Gaussian noise to every value, and clips to [0, 1].
 
@@ -238,6 +348,7 @@ def noise(key: jax.Array, image: jax.Array, std: float) -> jax.Array:
     return jnp.clip(image + added.astype(image.dtype), 0, 1)
 
 
+@photometric
 def cutout(key: jax.Array, image: jax.Array, size: int, *, fill: float = 0.0) -> jax.Array:
     """Blanks a square whose centre is any pixel of the image, all equally likely.
 
@@ -267,6 +378,7 @@ def cutout(key: jax.Array, image: jax.Array, size: int, *, fill: float = 0.0) ->
     return jnp.where(inside, jnp.asarray(fill, image.dtype), image)
 
 
+@geometric(_draw_elastic)
 def elastic(key: jax.Array, image: jax.Array, *, alpha: float, sigma: float, fill: float = 0.0) -> jax.Array:
     """Moves every pixel along a smooth random field, by bilinear resampling.
 
@@ -291,29 +403,26 @@ def elastic(key: jax.Array, image: jax.Array, *, alpha: float, sigma: float, fil
       TypeError: `image` is not floating point.
     """
     check_image("elastic", image)
-    height, width, _ = image.shape
-    side = max(height, width)
-    _check("elastic", "alpha", alpha, 0 <= alpha < math.inf, "finite and at least 0")
-    _check("elastic", "sigma", sigma, 0 < sigma <= side, f"above 0 and at most {side}, the longer side of the image")
-    # Drawn in one row, as in `noise`.
-    field = jax.random.uniform(key, (2 * height * width,), jnp.float32, -1, 1).reshape(2, height, width)
-    down, right = alpha * _smooth(field, sigma)
-    rows, columns = jnp.arange(height, dtype=jnp.float32), jnp.arange(width, dtype=jnp.float32)
-    return _sample(image, rows[:, None] + down, columns[None, :] + right, fill)
+    return _draw_elastic(key, *image.shape[:2], alpha=alpha, sigma=sigma).image(image, fill)
 
 
 class Step(Partial):
-    """One augmentation with its options: a hashable value that is called as `step(key, image)`.
+    """One augmentation with its options: a hashable value that is called as `step(key, example)`.
 
         Step(random_crop, padding=4, border="reflect")
 
+    A geometric function moves "mask" along with "image", by the same random geometry and to the nearest pixel. Where
+    `fill` comes into view, the mask becomes `mask_fill`. If pixels of the image pad it, those of the mask pad the mask.
+
     Args:
-      function: called as function(key, image, **options); defined at the top of a module, since a
-        lambda or a nested function differs from its own twin and would be compiled anew each time.
-      **options: keyword arguments of the function, hashable.
+      function: called as function(key, image, **options); defined at the top of a module, since a lambda or a nested
+        function differs from its own twin and would be compiled anew each time. For examples with a mask, mark it by
+        `geometric` or `photometric`.
+      **options: keyword arguments of the function, hashable. A geometric function takes `mask_fill` too, a class index;
+        by default `IGNORED`.
 
     Raises:
-      ValueError: `function` is not defined at the top of a module.
+      ValueError: `function` is not defined at the top of a module, or `mask_fill` is not an int of at least 0.
       TypeError: the function does not take these options, or one cannot be hashed.
     """
 
@@ -321,12 +430,71 @@ class Step(Partial):
         if "<" in getattr(function, "__qualname__", "<"):
             raise ValueError(f"Step expects a function defined at the top of a module, got {function!r}")
         signature = inspect.signature(function)
+        known = list(signature.parameters)[2:]
+        others = dict(options)
+        if _DRAWS.get(function) is not None:
+            known.append("mask_fill")
+            fill = others.pop("mask_fill", IGNORED)
+            if not is_int(fill) or fill < 0:
+                raise ValueError(f"Step expects mask_fill, a class index of at least 0, got {fill!r}")
         try:
-            signature.bind("key", "image", **options)
+            signature.bind("key", "image", **others)
         except TypeError as error:
-            known, given = list(signature.parameters)[2:], list(options)
-            raise TypeError(f"{function.__name__} takes the options {known}, got {given}: {error}") from None
+            raise TypeError(f"{function.__name__} takes the options {known}, got {list(options)}: {error}") from None
         super().__init__(function, **options)
+
+    def __call__(self, key: jax.Array, example: Example) -> dict[str, Any]:
+        """Changes one example.
+
+        Args:
+          key: typed random key, consumed.
+          example: "image", shape (height, width, channels), floating point; optionally "mask", shape (height, width),
+            integers; other entries stay as they are.
+
+        Returns:
+          The example, with the same names, shapes and dtypes.
+
+        Raises:
+          ValueError: an entry is missing, has the wrong shape or cannot be moved, or an option is out of range.
+          TypeError: `example` is not a mapping, or an entry has the wrong dtype.
+        """
+        name = self.function.__name__
+        _check_example(name, example)
+        options = dict(self.options)
+        mask_fill = options.pop("mask_fill", IGNORED)
+        image = self.function(key, example["image"], **options)
+        places = sorted(example.keys() & {"mask", "boxes", "masks"})
+        if not places:
+            return {**example, "image": image}
+        if self.function not in _DRAWS:
+            raise ValueError(
+                f"Step does not know whether {name} moves pixels, got an example with {places}; mark the function with "
+                "jaxcnn.data.geometric or jaxcnn.data.photometric"
+            )
+        draw = _DRAWS[self.function]
+        if draw is None:
+            return {**example, "image": image}
+        if places != ["mask"]:
+            raise ValueError(f"{name} moves the image and 'mask', got an example with {places} too")
+        options.pop("fill", None)
+        geometry = draw(key, *image.shape[:2], **options)
+        return {**example, "image": image, "mask": geometry.mask(example["mask"], mask_fill)}
+
+
+def _check_example(name: str, example: Any) -> None:
+    if not isinstance(example, Mapping):
+        raise TypeError(
+            f'a Step of {name} expects an example such as {{"image": image}}, got {type(example).__name__}; for an '
+            f"image alone call {name} itself"
+        )
+    if "image" not in example:
+        raise ValueError(f"a Step of {name} expects an example with 'image', got {', '.join(map(repr, example))}")
+    if "mask" in example:
+        image, mask = example["image"], example["mask"]
+        if mask.shape != image.shape[:2]:
+            raise ValueError(f"{name} expects a mask as large as the image, got {mask.shape} and {image.shape}")
+        if not jnp.issubdtype(mask.dtype, jnp.integer):
+            raise TypeError(f"{name} expects a mask of integers, the class of each pixel, got {mask.dtype}")
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -335,22 +503,23 @@ class Composition:
 
     steps: tuple["Step | Composition", ...]
 
-    def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
-        """Applies the steps to one image, each with its own key."""
+    def __call__(self, key: jax.Array, example: Example) -> dict[str, Any]:
+        """Applies the steps to one example, each with its own key."""
+        changed = dict(example)
         for index, step in enumerate(self.steps):
             try:
-                image = step(jax.random.fold_in(key, index), image)
+                changed = step(jax.random.fold_in(key, index), changed)
             except Exception as error:
                 error.add_note(f"in augmentation step {index}: {step!r}")
                 raise
-        return image
+        return changed
 
     def __repr__(self) -> str:
         return f"compose({', '.join(map(repr, self.steps))})"
 
 
 def compose(*steps: Step | Composition) -> Composition:
-    """Chains augmentations into one, to be called as `augment(key, image)`.
+    """Chains augmentations into one, to be called as `augment(key, example)`.
 
     The step at place i draws from `fold_in(key, i)`: steps added at the end leave the draws of the
     earlier ones as they are. No steps at all is the identity.
@@ -370,21 +539,14 @@ def compose(*steps: Step | Composition) -> Composition:
     return Composition(steps)
 
 
-def _crop(key: jax.Array, padded: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Cuts a window of the given shape out of the image, every place being equally likely."""
-    rows, columns = padded.shape[0] - shape[0], padded.shape[1] - shape[1]
-    top, left = jax.random.randint(key, (2,), 0, jnp.array([rows + 1, columns + 1]))
-    return jax.lax.dynamic_slice(padded, (top, left, 0), shape)
-
-
 def _uniform(key: jax.Array, greatest: float, shape: tuple[int, ...] = ()) -> jax.Array:
     return jax.random.uniform(key, shape, jnp.float32, -greatest, greatest)
 
 
 def _affine_coordinates(
     height: int, width: int, *, degrees: jax.Array, scale: jax.Array, shear: jax.Array, shift: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Returns where in the image each pixel of the result comes from: rows and columns, each (height, width).
+) -> Resampling:
+    """Returns where in the image each pixel of the result comes from.
 
     The image is sheared, scaled, rotated counter-clockwise and shifted by (down, right); the way back is
     written out term by term, since a matrix product is rounded coarsely on some accelerators.
@@ -395,19 +557,7 @@ def _affine_coordinates(
     cos, sin = jnp.cos(jnp.deg2rad(degrees)), jnp.sin(jnp.deg2rad(degrees))
     down, right = cos * down + sin * right, cos * right - sin * down
     right = right - jnp.tan(jnp.deg2rad(shear)) * down
-    return down / scale + centre_row, right / scale + centre_column
-
-
-def _sample(image: jax.Array, rows: jax.Array, columns: jax.Array, fill: float) -> jax.Array:
-    """Interpolates the image bilinearly at the given places; beyond the border every pixel holds `fill`."""
-    # Half precision cannot even number the pixels of a large image: weights and sums are in float32.
-    dtype = jnp.float64 if image.dtype == jnp.float64 else jnp.float32
-    coordinates = [rows.astype(dtype), columns.astype(dtype)]
-
-    def sample_channel(channel: jax.Array) -> jax.Array:
-        return jax.scipy.ndimage.map_coordinates(channel, coordinates, order=1, mode="constant", cval=fill)
-
-    return jax.vmap(sample_channel, in_axes=2, out_axes=2)(image.astype(dtype)).astype(image.dtype)
+    return Resampling(down / scale + centre_row, right / scale + centre_column)
 
 
 def _smooth(field: jax.Array, sigma: float) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Batches of a dataset in memory: step-indexed for training, padded for evaluation."""
+"""Batches of examples: step-indexed for training, padded for evaluation."""
 
 import dataclasses
 import functools
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxcnn.data.arrays import Dataset, check_labels
+from jaxcnn.data.sources.source import Source, check_classes, check_entries, gather
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -19,83 +19,95 @@ class Batches:
     different examples. Iteration starts at step 0 and never ends.
 
     Args:
-      dataset: the examples.
+      source: the examples, of one size.
       batch_size: examples in a batch, from 1 to the number of examples.
       seed: random seed of the orders, at least 0.
 
     Raises:
-      ValueError: a batch size, a seed or a label out of range.
+      ValueError: a batch size or a seed out of range, or the examples differ in size.
     """
 
-    dataset: Dataset
+    source: Source
     batch_size: int
     _: dataclasses.KW_ONLY
     seed: int
 
     def __post_init__(self):
         _check_batch_size(self.batch_size)
-        count = len(self.dataset.labels)
+        count = len(self.source)
         if self.batch_size > count:
             raise ValueError(
                 f"batch_size must be at most the number of examples, got {self.batch_size} for {count} examples"
             )
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, got {self.seed}")
-        check_labels(self.dataset.labels, self.dataset.class_names)
+        check_entries(self.source, tuple(self.source.spec))
 
     @property
     def steps_per_epoch(self) -> int:
-        """The number of whole batches in the dataset."""
-        return len(self.dataset.labels) // self.batch_size
+        """The number of whole batches in the source."""
+        return len(self.source) // self.batch_size
 
-    def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         """Returns the batch of a step.
 
         Args:
           step: counted from 0 over all epochs.
 
         Returns:
-          Images (batch, height, width, channels) and labels (batch,), fresh copies.
+          The entries of the source with the batch as their first axis, as new arrays. Images of uint8 become float32
+          in [0, 1].
 
         Raises:
           IndexError: the step is negative.
+          ValueError: a label or a pixel of a mask is out of range.
         """
         step = operator.index(step)
         if step < 0:
             raise IndexError(f"step must be at least 0, got {step}: the batches are endless and have no last step")
         epoch, position = divmod(step, self.steps_per_epoch)
-        order = _order(self.seed, epoch, len(self.dataset.labels))
-        chosen = order[position * self.batch_size : (position + 1) * self.batch_size]
-        return self.dataset.images[chosen], self.dataset.labels[chosen]
+        order = _order(self.seed, epoch, len(self.source))
+        return _batch(self.source, order[position * self.batch_size : (position + 1) * self.batch_size])
 
 
-def eval_batches(dataset: Dataset, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def eval_batches(source: Source, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
     """Yields every example exactly once, in order, in batches of equal size.
 
-    The last batch is padded with the first images of the dataset and label 0, so that one compiled program handles all
-    batches. The mask is False for the padding.
+    The last batch is padded with the first examples of the source, so that one compiled program handles all batches.
+    Their weight is 0.
 
     Args:
-      dataset: the examples.
+      source: the examples, of one size.
       batch_size: examples in a batch, at least 1; it may exceed the number of examples.
 
     Returns:
-      An iterator over images (batch, height, width, channels), labels (batch,) and mask (batch,), bool.
+      An iterator over batches as those of `Batches`, with one more entry: "weight", float32, shape (batch,), the weight
+      of each example, which is 1 if the source has no weights, and 0 for the padding.
 
     Raises:
-      ValueError: the batch size is below 1, or a label is out of range.
+      ValueError: the batch size is below 1, or the examples differ in size; later, a label or a pixel of a mask is out
+        of range.
     """
     _check_batch_size(batch_size)
-    check_labels(dataset.labels, dataset.class_names)
-    starts = range(0, len(dataset.labels), batch_size)
-    return (_padded_batch(dataset, np.arange(start, start + batch_size)) for start in starts)
+    check_entries(source, tuple(source.spec))
+    starts = range(0, len(source), batch_size)
+    return (_padded_batch(source, np.arange(start, start + batch_size)) for start in starts)
 
 
-def _padded_batch(dataset: Dataset, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    count = len(dataset.labels)
-    mask = indices < count
-    wrapped = indices % count
-    return dataset.images[wrapped], np.where(mask, dataset.labels[wrapped], np.int32(0)), mask
+def _padded_batch(source: Source, indices: np.ndarray) -> dict[str, np.ndarray]:
+    batch = _batch(source, indices % len(source))
+    counts = (indices < len(source)).astype(np.float32)
+    return batch | {"weight": counts * batch.get("weight", np.float32(1))}
+
+
+def _batch(source: Source, indices: np.ndarray) -> dict[str, np.ndarray]:
+    batch = gather(source, indices)
+    for name in ("label", "mask"):
+        if name in batch:
+            check_classes(name, batch[name], source.class_names)
+    if "image" in batch and batch["image"].dtype == np.uint8:
+        batch["image"] = np.divide(batch["image"], 255, dtype=np.float32)
+    return batch
 
 
 def _check_batch_size(batch_size: int) -> None:

@@ -3,6 +3,8 @@
 import os
 import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,9 @@ MAX_PIXELS = 100_000_000
 
 _LIGHT_INK = 0.75
 """Mean luma above which a picture with transparency is put on a black page."""
+
+_MODES = {"RGB": "colours", "RGBA": "colours", "LA": "transparency", "I;16": "16 bits", "L": "fewer bits"}
+"""Words for Pillow's modes."""
 
 _ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 274, 258, 262, 339
 
@@ -49,10 +54,94 @@ def read_picture(path: str | os.PathLike[str], channels: int) -> np.ndarray:
     """
     if channels not in (1, 3):
         raise ValueError(f"read_picture expects 1 or 3 channels, got {channels}")
+    with _opened(path, FORMATS) as image:
+        image.load()
+        pixels = _turned(_pixels(image, "L" if channels == 1 else "RGB"), _orientation(image))
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
+    """Reads a PNG file whose values are class indices.
+
+    Args:
+      path: a PNG file with a palette, of 8 bits of grey, or of black and white. The colours of a palette do not matter.
+
+    Returns:
+      The values as they are stored, uint8, shape (height, width); black is 0 and white is 1 in a file of black and
+      white.
+
+    Raises:
+      PictureError: the file does not exist, is not a regular file, or is not a PNG file of this kind.
+      ImportError: Pillow is not installed.
+    """
+    with _opened(path, ("PNG",)) as image:
+        image.load()
+        # Pillow scales 2 and 4 bits of grey to 8.
+        if image.mode not in ("1", "P", "L") or (_png_bits(Path(path)) not in (1, 8) and image.mode == "L"):
+            raise ValueError(
+                f"expected class indices, as a palette or 8 bits of grey, got {_MODES.get(image.mode, image.mode)}"
+            )
+        return np.asarray(image).astype(np.uint8)
+
+
+def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Reads the size of a picture from the beginning of its file.
+
+    Args:
+      path: a file of one of `FORMATS`.
+
+    Returns:
+      (height, width), of the upright picture.
+
+    Raises:
+      PictureError: as `read_picture`; but damage of the pixels is not noticed.
+      ImportError: Pillow is not installed.
+    """
+    with _opened(path, FORMATS) as image:
+        width, height = image.size
+        return (width, height) if _rows_are_columns(_orientation(image)) else (height, width)
+
+
+def resize_picture(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes a picture bilinearly, with antialias.
+
+    Args:
+      pixels: shape (height, width, channels), float32.
+      size: (height, width) of the result.
+
+    Returns:
+      Shape (*size, channels), float32.
+    """
+    from PIL import Image
+
+    def resized(channel: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(channel).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+    return np.stack([resized(np.ascontiguousarray(channel)) for channel in np.moveaxis(pixels, 2, 0)], axis=2)
+
+
+def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes a mask; each pixel of the result is the nearest one.
+
+    Args:
+      mask: shape (height, width), uint8.
+      size: (height, width) of the result.
+
+    Returns:
+      Shape `size`, uint8.
+    """
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str], formats: tuple[str, ...]) -> Iterator["Image.Image"]:
+    """Opens a picture file; what goes wrong until it is closed becomes a PictureError that names the file."""
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
-        raise ImportError("read_picture expects Pillow to be installed; pip install pillow") from error
+        raise ImportError("pictures are read by Pillow; pip install pillow") from error
     path = Path(path)
     _check_file(path)
     try:
@@ -61,24 +150,28 @@ def read_picture(path: str | os.PathLike[str], channels: int) -> np.ndarray:
         with (
             warnings.catch_warnings(action="ignore"),
             open(path, "rb") as file,
-            Image.open(file, formats=FORMATS) as image,
+            Image.open(file, formats=formats) as image,
         ):
             _check_size(path, image.size)
-            image.load()
-            pixels = _turned(_pixels(image, "L" if channels == 1 else "RGB"), _orientation(image))
+            yield image
     except PictureError:
         raise
     except Image.DecompressionBombError as error:
         raise PictureError(_too_large(path, "more")) from error
     except UnidentifiedImageError as error:
         raise PictureError(
-            f"expected a picture in {str(path)!r} ({', '.join(FORMATS)}), got another format or a damaged file"
+            f"expected a picture in {str(path)!r} ({', '.join(formats)}), got another format or a damaged file"
         ) from error
     except Exception as error:
         # On damaged files the decoders raise nearly every kind of exception.
         reason = str(error) or type(error).__name__
         raise PictureError(f"expected a picture in {str(path)!r}, got a file that cannot be read: {reason}") from error
-    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def _png_bits(path: Path) -> int:
+    """Reads the bits of a value from the header of a PNG file (PNG specification, section 11.2.2)."""
+    with open(path, "rb") as file:
+        return file.read(25)[24]
 
 
 def _check_file(path: Path) -> None:
@@ -160,10 +253,13 @@ def _orientation(image: "Image.Image") -> int:
         return 1
 
 
+def _rows_are_columns(orientation: int) -> bool:
+    return 5 <= orientation <= 8
+
+
 def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Rotates and flips pixels by their EXIF orientation (TIFF 6.0, Orientation)."""
-    rows_are_columns = 5 <= orientation <= 8
-    pixels = pixels.swapaxes(0, 1) if rows_are_columns else pixels
+    pixels = pixels.swapaxes(0, 1) if _rows_are_columns(orientation) else pixels
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     if orientation in (2, 3, 6, 7):

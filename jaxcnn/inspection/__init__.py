@@ -1,6 +1,6 @@
-"""What a network does: work counted by tracing, receptive fields by gradients."""
+"""What a network does: receptive fields and work by tracing, receptive fields by gradients."""
 
-from jaxcnn.inspection.counting import count_multiply_adds
-from jaxcnn.inspection.receptive_field import gradient_support
+from jaxcnn.inspection.gradients import gradient_support
+from jaxcnn.tracing import ReceptiveField, Span, count_multiply_adds, receptive_fields
 
-__all__ = ["count_multiply_adds", "gradient_support"]
+__all__ = ["ReceptiveField", "Span", "count_multiply_adds", "gradient_support", "receptive_fields"]

@@ -1,12 +1,5 @@
 """Layers: frozen dataclasses that pair the ops with parameters and state. See `jaxcnn.types.Layer`."""
 
-from jaxcnn.layers.arithmetic import (
-    arithmetic,
-    count_parameters,
-    multiply_adds,
-    output_shape,
-    receptive_field,
-)
 from jaxcnn.layers.batched import Batched, batched
 from jaxcnn.layers.composite import Composite, Run, apply_with_hook
 from jaxcnn.layers.containers import AuxiliaryHeads, Concat, Gate, Residual, Sequential
@@ -17,6 +10,13 @@ from jaxcnn.layers.fold import fold_batch_norm
 from jaxcnn.layers.frozen import Frozen, freeze, trainable, unfreeze
 from jaxcnn.layers.function import Flatten, Function, identity
 from jaxcnn.layers.initializers import Initializer
+from jaxcnn.layers.measures import (
+    arithmetic,
+    count_parameters,
+    multiply_adds,
+    output_shape,
+    receptive_field,
+)
 from jaxcnn.layers.norm import BatchNorm, GroupNorm, LayerNorm
 from jaxcnn.layers.pad import Pad
 from jaxcnn.layers.pool import AdaptiveAvgPool, AdaptiveMaxPool, AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool

@@ -1,6 +1,7 @@
 """The dataflow of a model: what follows what, read from its traced forward."""
 
 from collections.abc import Mapping
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ from jax.extend import core
 from jaxcnn.layers.composite import Composite, apply_around, is_open
 from jaxcnn.types import Layer, Params, State
 
-_PREFIX = "layer "
+_PREFIX, _COMPOSITE = "layer ", "composite "
 
 
 class Dataflow(NamedTuple):
@@ -20,16 +21,38 @@ class Dataflow(NamedTuple):
         as sums and activations of composites, is in plain equations.
       layers: the layers by path, in order of use; the path of the second call of a layer ends in "#2".
       output: tree of the result, of `jax.ShapeDtypeStruct`s.
+      called: the layer and the tree of its result by the name of the equation that calls it; see `Call`.
     """
 
     jaxpr: core.ClosedJaxpr
     layers: Mapping[str, Layer]
     output: Any
+    called: Mapping[str, "Call"]
 
     def calls(self) -> dict[str, core.JaxprEqn]:
         """Returns the equation of each call by path, without those within loops or functions compiled on their own."""
         named = ((called_path(equation), equation) for equation in self.jaxpr.jaxpr.eqns)
         return {path: equation for path, equation in named if path is not None}
+
+
+class Call(NamedTuple):
+    """A call of a layer within a traced model.
+
+    Attributes:
+      path: path of the layer; that of the second call ends in "#2".
+      layer: the layer.
+      result: tree of its result, of `jax.ShapeDtypeStruct`s. In the equation, the arrays of its state follow.
+    """
+
+    path: str
+    layer: Layer
+    result: Any
+
+
+def is_call(equation: core.JaxprEqn) -> bool:
+    """Tells whether an equation calls a layer or a composite."""
+    name = equation.params.get("name")
+    return isinstance(name, str) and name.startswith((_PREFIX, _COMPOSITE))
 
 
 def called_path(equation: core.JaxprEqn) -> str | None:
@@ -38,7 +61,9 @@ def called_path(equation: core.JaxprEqn) -> str | None:
     return name.removeprefix(_PREFIX) if isinstance(name, str) and name.startswith(_PREFIX) else None
 
 
-def dataflow(model: Layer, x: Any, *, train: bool = False, asked: frozenset[str] = frozenset()) -> Dataflow:
+def dataflow(
+    model: Layer, x: Any, *, train: bool = False, asked: frozenset[str] = frozenset(), composites: bool = False
+) -> Dataflow:
     """Traces a model on one image; nothing is computed.
 
     Args:
@@ -46,6 +71,8 @@ def dataflow(model: Layer, x: Any, *, train: bool = False, asked: frozenset[str]
       x: the input: a tree of arrays or of `jax.ShapeDtypeStruct`s.
       train: whether to trace training rather than evaluation.
       asked: paths of layers to compute even if evaluation does not need them, such as auxiliary heads.
+      composites: whether the call of each composite, the model included, is an equation too, around those of its
+        layers.
 
     Returns:
       The dataflow.
@@ -54,26 +81,69 @@ def dataflow(model: Layer, x: Any, *, train: bool = False, asked: frozenset[str]
       ValueError: the input does not fit the model; a note names the layer.
     """
     layers: dict[str, Layer] = {}
+    called: dict[str, Call] = {}
+
+    def call(name: str, path: str, layer: Layer, apply: Any, params: Params, state: State, x: Any) -> tuple[Any, State]:
+        def traced(params: Params, state: State, x: Any) -> tuple[Any, State]:
+            y, state = apply(params, state, x)
+            called[name] = Call(
+                path, layer, jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), y)
+            )
+            return y, state
+
+        traced.__name__ = name
+        return jax.jit(traced)(params, state, x)
 
     def around(path: str, layer: Layer, apply: Any, params: Params, state: State, x: Any) -> tuple[Any, State]:
-        if is_open(layer):
-            return apply(params, state, x)
-        layers[path] = layer
-
-        def called(params: Params, state: State, x: Any) -> tuple[Any, State]:
-            return apply(params, state, x)
-
-        called.__name__ = f"{_PREFIX}{path}"
-        return jax.jit(called)(params, state, x)
+        if not is_open(layer):
+            layers[path] = layer
+            if not train:
+                apply = partial(_evaluated, layer)
+            return call(f"{_PREFIX}{path}", path, layer, apply, params, state, x)
+        if composites:
+            return call(f"{_COMPOSITE}{path}", path, layer, apply, params, state, x)
+        return apply(params, state, x)
 
     def forward(params: Params, state: State, x: Any, key: jax.Array) -> Any:
         options: Any = {"train": train, "key": key if train else None}
         if isinstance(model, Composite):
-            return apply_around(model, params, state, x, around, asked=asked, **options)[0]
-        return around("", model, lambda *args: model.apply(*args, **options), params, state, x)[0]
+            within = partial(apply_around, model, around=around, asked=asked, **options)
+            return around("", model, within, params, state, x)[0]
+        return around("", model, partial(model.apply, **options), params, state, x)[0]
 
     key = jax.eval_shape(lambda: jax.random.key(0))
-    params, state = jax.eval_shape(model.init, key)
+    params, state = structure(model)
     axes: Any = [("batch", 1)] if train else None
     jaxpr, output = jax.make_jaxpr(forward, axis_env=axes, return_shape=True)(params, state, x, key)
-    return Dataflow(jaxpr, layers, output)
+    return Dataflow(jaxpr, layers, output, called)
+
+
+@partial(jax.jit, static_argnums=0)
+def _evaluated(layer: Layer, params: Params, state: State, x: Any) -> tuple[Any, State]:
+    """Applies a layer in evaluation. Jitted, because models repeat a few layers many times: each is traced once."""
+    return layer.apply(params, state, x, train=False)
+
+
+def structure(layer: Layer) -> tuple[Params, State]:
+    """Describes the parameters and the state that a layer or model draws.
+
+    Args:
+      layer: a layer or a whole model.
+
+    Returns:
+      Both trees, of `jax.ShapeDtypeStruct`s.
+    """
+    if not isinstance(layer, Composite) or type(layer).init is not Composite.init:
+        return _drawn(layer)
+    parts = {}
+    for name, child in layer.children().items():
+        with layer.naming(name):
+            parts[name] = structure(child)
+    params, state = (layer.joined({name: part[i] for name, part in parts.items()}) for i in (0, 1))
+    return params, state
+
+
+@lru_cache(maxsize=4096)
+def _drawn(layer: Layer) -> tuple[Params, State]:
+    """Describes what a layer draws. Cached, because models repeat a few layers many times."""
+    return jax.eval_shape(layer.init, jax.random.key(0))

@@ -1,9 +1,12 @@
 """Tabulates a model: layers, shapes, parameters, multiply-adds and receptive fields."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from jaxcnn.layers.arithmetic import Row, arithmetic
+import jax
+
 from jaxcnn.layers.function import Function
+from jaxcnn.layers.measures import Row, arithmetic, is_shape
 from jaxcnn.tables import Table
 from jaxcnn.types import Layer, Shape
 from jaxcnn.values import describe
@@ -15,7 +18,7 @@ class Summary:
 
     Attributes:
       input_shape: shape of the input, (height, width, channels) or (features,).
-      rows: one for each layer that is not a container, and one for each `Residual`, `Concat` or `Gate`.
+      rows: one for each layer that is not made of layers, and one for each composite that computes something itself.
     """
 
     input_shape: Shape
@@ -51,17 +54,17 @@ class Summary:
                 describe(row.layer.function).rpartition(".")[2].lstrip("_")
                 if isinstance(row.layer, Function)
                 else type(row.layer).__name__,
-                "x".join(map(str, row.output_shape)),
+                _sizes(row.output_shape),
                 f"{row.parameters:,}" if row.parameters else "",
                 f"{row.multiply_adds:,}" if row.multiply_adds else "",
-                str(row.receptive_field),
+                ", ".join(map(str, jax.tree.leaves(row.receptive_field))),
             )
             for row in self.rows
         ]
 
     def totals(self) -> list[tuple[str, ...]]:
         """Returns the last rows of the table: the sums in evaluation and, if there are any, of the auxiliary heads."""
-        shape = "x".join(map(str, self.rows[-1].output_shape if self.rows else self.input_shape))
+        shape = _sizes(self.rows[-1].output_shape if self.rows else self.input_shape)
         totals = [("total", "", shape, f"{self.parameters:,}", f"{self.multiply_adds:,}", "")]
         if self.auxiliary_parameters:
             heads = (f"{self.auxiliary_parameters:,}", f"{self.auxiliary_multiply_adds:,}")
@@ -97,7 +100,12 @@ def summary(layer: Layer, input_shape: Shape) -> Summary:
       The table.
 
     Raises:
-      ValueError: the shapes do not fit together; a note names the layer.
-      TypeError: a layer has no registered formulas.
+      TypeError, ValueError: the shapes do not fit together; a note names the layer.
     """
     return Summary(tuple(input_shape), tuple(arithmetic(layer, input_shape)))
+
+
+def _sizes(shapes: Any) -> str:
+    """Writes a shape, or the shapes of a tree one after the other."""
+    leaves = jax.tree.leaves(shapes, is_leaf=is_shape)
+    return ", ".join("x".join(map(str, shape)) for shape in leaves)

@@ -25,10 +25,7 @@ from jaxcnn.layers import (
     Initializer,
     MaxPool,
     Sequential,
-    multiply_adds,
-    output_shape,
 )
-from jaxcnn.layers.arithmetic import Window, windows
 from jaxcnn.layers.stateless import Stateless
 from jaxcnn.ops.check import Size, as_pair
 from jaxcnn.types import Layer, Params, Shape, State
@@ -242,20 +239,4 @@ class AuxiliaryPool(Stateless, Value):
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
     ) -> tuple[jax.Array, State]:
         """Pools one image (height, width, channels)."""
-        output_shape(self, x.shape)
         return self.on(x.shape).apply(params, state, x, train=train, key=key)
-
-
-@output_shape.register
-def _(layer: AuxiliaryPool, shape: Shape) -> Shape:
-    return output_shape(layer.on(shape), shape)
-
-
-@multiply_adds.register
-def _(layer: AuxiliaryPool, shape: Shape) -> int:
-    return 0
-
-
-@windows.register
-def _(layer: AuxiliaryPool, shape: Shape) -> tuple[Window, Window] | None:
-    return windows(layer.on(shape), shape)

@@ -13,7 +13,6 @@ import numpy as np
 
 from jaxcnn import ops
 from jaxcnn.layers import Conv, Dense, Flatten, Function, Initializer, MaxPool, Sequential, output_shape
-from jaxcnn.layers.arithmetic import POINT, Window, multiply_adds, windows
 from jaxcnn.layers.parameters import check_names
 from jaxcnn.ops.check import Size, as_pair, at_least_float32
 from jaxcnn.ops.wide import add_bias, scale_channels
@@ -159,7 +158,8 @@ class Subsampling(Value):
         """Halves the size of one image (height, width, channels)."""
         del train, key
         check_names("Subsampling parameters", params, ("scale", "bias"))
-        output_shape(self, x.shape)
+        if x.shape[2:] != (self.channels,):
+            raise ValueError(f"Subsampling expects an image of {self.channels} channels, got shape {x.shape}")
         return add_bias(scale_channels(4 * ops.avg_pool(x, 2), params["scale"]), params["bias"]), state
 
 
@@ -240,55 +240,3 @@ class Gaussian(Value):
         wide = x.astype(at_least_float32(x.dtype))
         squares = jnp.square(wide[:, None] - state["mean"].astype(wide.dtype))
         return (-0.5 * jnp.sum(squares, axis=0)).astype(x.dtype), state
-
-
-@output_shape.register
-def _(layer: Subsampling, shape: Shape) -> Shape:
-    if shape[2:] != (layer.channels,):
-        raise ValueError(f"Subsampling expects an image of {layer.channels} channels, got shape {shape}")
-    return output_shape(MaxPool(2), shape)
-
-
-@output_shape.register
-def _(layer: TableConv, shape: Shape) -> Shape:
-    return output_shape(_full(layer), shape)
-
-
-@output_shape.register
-def _(layer: Gaussian, shape: Shape) -> Shape:
-    return output_shape(Dense(layer.in_features, layer.num_classes), shape)
-
-
-@multiply_adds.register
-def _(layer: Subsampling, shape: Shape) -> int:
-    return prod(output_shape(layer, shape))
-
-
-@multiply_adds.register
-def _(layer: TableConv, shape: Shape) -> int:
-    height, width, _ = output_shape(layer, shape)
-    return height * width * 25 * sum(len(row) for row in layer.table)
-
-
-@multiply_adds.register
-def _(layer: Gaussian, shape: Shape) -> int:
-    return layer.in_features * layer.num_classes
-
-
-@windows.register
-def _(layer: Subsampling, shape: Shape) -> tuple[Window, Window] | None:
-    return windows(MaxPool(2), shape)
-
-
-@windows.register
-def _(layer: TableConv, shape: Shape) -> tuple[Window, Window] | None:
-    return windows(_full(layer), shape)
-
-
-@windows.register
-def _(layer: Gaussian, shape: Shape) -> tuple[Window, Window]:
-    return POINT, POINT
-
-
-def _full(layer: TableConv) -> Conv:
-    return Conv(layer.in_channels, len(layer.table), 5, padding="VALID")

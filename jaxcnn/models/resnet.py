@@ -25,13 +25,11 @@ from jaxcnn.layers import (
     Residual,
     Sequential,
     identity,
-    output_shape,
 )
-from jaxcnn.layers.arithmetic import Window, multiply_adds, windows
 from jaxcnn.layers.initializers import he_normal_fan_out
 from jaxcnn.layers.parameters import check_positive
 from jaxcnn.layers.stateless import Stateless
-from jaxcnn.types import Layer, Params, Shape, State
+from jaxcnn.types import Layer, Params, State
 from jaxcnn.values import Partial, Value
 
 Stem = Literal["imagenet", "cifar"]
@@ -399,28 +397,12 @@ class ZeroPadShortcut(Stateless, Value):
     ) -> tuple[jax.Array, State]:
         """Shrinks and pads one image (height, width, in_channels)."""
         del params, train, key
-        output_shape(self, x.shape)
+        if x.ndim != 3 or x.shape[2] != self.in_channels:
+            raise ValueError(
+                f"ZeroPadShortcut expects one image of shape (height, width, {self.in_channels}), got {x.shape}"
+            )
         taken = lax.slice(x, (0, 0, 0), x.shape, (self.strides, self.strides, 1))
         return jnp.pad(taken, ((0, 0), (0, 0), (0, self.out_channels - self.in_channels))), state
-
-
-@output_shape.register
-def _(layer: ZeroPadShortcut, shape: Shape) -> Shape:
-    return output_shape(_as_conv(layer), shape)
-
-
-@multiply_adds.register
-def _(layer: ZeroPadShortcut, shape: Shape) -> int:
-    return 0
-
-
-@windows.register
-def _(layer: ZeroPadShortcut, shape: Shape) -> tuple[Window, Window] | None:
-    return windows(_as_conv(layer), shape)
-
-
-def _as_conv(layer: ZeroPadShortcut) -> Conv:
-    return Conv(layer.in_channels, layer.out_channels, 1, layer.strides)
 
 
 def _conv(

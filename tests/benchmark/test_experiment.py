@@ -63,7 +63,7 @@ def test_the_table_goes_between_the_markers(experiment):
 
 @pytest.mark.parametrize("text", ["", "{START} {START} {END}", "{END} {START}"])
 def test_without_both_markers_nothing_is_written(experiment, text):
-    with pytest.raises(ValueError, match=r"once each, in this order, in README.md"):
+    with pytest.raises(ValueError, match=r"once each, in this order, in speed.md"):
         experiment.with_table(text.format(START=experiment.START, END=experiment.END), "new")
 
 

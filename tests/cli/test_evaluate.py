@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 
 from jaxcnn import data
+from jaxcnn.cli import pairs
 from jaxcnn.cli.run_folder import RunFolder
 
 
 @pytest.fixture(scope="session")
 def splits(npz):
-    return data.split(data.load_npz(npz), seed=0)
+    return pairs.splits(data.split(data.load_npz(npz), seed=0))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from jax import export
 
 from jaxcnn import data
-from jaxcnn.cli import trained
+from jaxcnn.cli import pairs, trained
 
 
 def test_the_best_epoch_of_a_run_is_exported(jaxcnn, finished, saved, npz, tmp_path):
@@ -33,7 +33,7 @@ def test_the_best_epoch_of_a_run_is_exported(jaxcnn, finished, saved, npz, tmp_p
         name: np.frombuffer(content, dtype).reshape(shape)
         for name, (dtype, shape, content) in saved(finished).leaves.items()
     }
-    images = data.split(data.load_npz(npz), seed=0).test.images
+    images = pairs.splits(data.split(data.load_npz(npz), seed=0)).test.images
     y = images.reshape(len(images), -1)
     for name in ("dense1", "dense2", "head"):
         y = y @ arrays[f"best/params/{name}/kernel"] + arrays[f"best/params/{name}/bias"]

@@ -109,13 +109,13 @@ def test_errors_of_the_user_lose_their_traceback_but_not_the_layer_they_came_fro
 
 def test_the_digits_have_a_name():
     digits = names.load_data("digits")
-    assert digits.images.shape == (1797, 32, 32, 1)
+    assert digits.entries["image"].shape == (1797, 32, 32, 1)
 
 
 def test_an_npz_file_is_data_too(npz, digits8):
     data = names.load_data(str(npz))
-    np.testing.assert_array_equal(np.round(data.images[..., 0] * 255).astype(np.uint8), digits8[0])
-    np.testing.assert_array_equal(data.labels, digits8[1])
+    np.testing.assert_array_equal(data.entries["image"][..., 0], digits8[0])
+    np.testing.assert_array_equal(data.entries["label"], digits8[1])
 
 
 def arrays(**changes):

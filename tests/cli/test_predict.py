@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from jaxcnn import data
-from jaxcnn.cli import predict
+from jaxcnn.cli import pairs, predict
 
 
 def some_pixels(height=8, width=8, channels=()):
@@ -208,7 +208,7 @@ def answer(line):
 
 
 def test_saved_digits_get_the_classes_that_the_arrays_get(jaxcnn, finished, saved, npz, tmp_path):
-    test = data.split(data.load_npz(npz), seed=0).test
+    test = pairs.splits(data.split(data.load_npz(npz), seed=0)).test
     leaves = saved(finished).leaves
     arrays = {name: np.frombuffer(content, dtype).reshape(shape) for name, (dtype, shape, content) in leaves.items()}
     y = test.images.reshape(60, -1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxcnn import data
-from jaxcnn.cli import train
+from jaxcnn.cli import pairs, train
 from jaxcnn.cli.options import Train
 from jaxcnn.cli.run_folder import RunFolder
 from jaxcnn.layers import AuxiliaryHeads, Conv, Dense, Function, GlobalAvgPool, Sequential
@@ -122,20 +122,20 @@ def other_test_split(monkeypatch):
     """Exchanges the test split for noise that a function may be told to watch."""
 
     def exchange(watch):
-        original = data.split
+        original = pairs.splits
 
-        class Watched(data.Dataset):
+        class Watched(pairs.Dataset):
             @property
             def images(self):
                 watch()
                 return self[0]
 
-        def split(dataset, **options):
-            splits = original(dataset, **options)
-            noise = np.random.default_rng(0).uniform(size=splits.test.images.shape).astype(np.float32)
-            return splits._replace(test=Watched(noise, splits.test.labels[::-1], splits.test.class_names))
+        def splits(parts):
+            read = original(parts)
+            noise = np.random.default_rng(0).uniform(size=read.test.images.shape).astype(np.float32)
+            return read._replace(test=Watched(noise, read.test.labels[::-1], read.test.class_names))
 
-        monkeypatch.setattr(data, "split", split)
+        monkeypatch.setattr(pairs, "splits", splits)
 
     return exchange
 
@@ -172,7 +172,7 @@ def test_label_smoothing_belongs_to_the_training_loss_only(jaxcnn, words, npz, t
     options = ["--epochs", 1, "--batch-size", 180, "--warmup-epochs", 1, "--augment", "none", "--label-smoothing", 0.3]
     assert jaxcnn(*words(tmp_path / "run", *options)).status == 0
     params, _ = mlp(10, image_size=8).init(jax.random.split(jax.random.key(0))[0])
-    splits = data.split(data.load_npz(npz), seed=0)
+    splits = pairs.splits(data.split(data.load_npz(npz), seed=0))
 
     def log_probabilities(images):
         y = images.reshape(len(images), -1)
@@ -326,8 +326,8 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint_to_go_on_from(
     run, original = tmp_path / "run", data.Batches.__getitem__
 
     def planted(batches, step):
-        images, labels = original(batches, step)
-        return (images * np.float32("nan") if step == 12 else images), labels
+        batch = original(batches, step)
+        return batch | {"image": batch["image"] * np.float32("nan") if step == 12 else batch["image"]}
 
     options = RunFolder(finished).config["command"][2:]
     with monkeypatch.context() as patch:

@@ -24,12 +24,15 @@ from jaxcnn.data import (
     cutout,
     elastic,
     flip,
+    geometric,
     noise,
+    photometric,
     random_crop,
     rotate,
     shift,
 )
-from jaxcnn.data.augment import _affine_coordinates, _sample, _smooth
+from jaxcnn.data.augment import _affine_coordinates, _smooth
+from jaxcnn.data.geometry import Mirror
 
 STRONG = [
     Step(shift, max_shift=3),
@@ -75,7 +78,7 @@ def ramps(height, width):
 
 def draw(step, image, count, seed=0):
     keys = jax.random.split(jax.random.key(seed), count)
-    return np.asarray(jax.jit(jax.vmap(lambda key: step(key, image)))(keys))
+    return np.asarray(jax.jit(jax.vmap(lambda key: step(key, {"image": image})["image"]))(keys))
 
 
 def occurrences(draws, candidates):
@@ -94,7 +97,7 @@ def drawn(request, image):
 def test_a_loop_over_the_same_keys_gives_the_same_images(drawn, image):
     step, together = drawn
     one = jax.jit(step)
-    loop = [one(key, image) for key in jax.random.split(jax.random.key(1), 20)]
+    loop = [one(key, {"image": image})["image"] for key in jax.random.split(jax.random.key(1), 20)]
     np.testing.assert_allclose(together, loop, atol=1e-5)
 
 
@@ -112,13 +115,13 @@ def test_pixels_stay_between_zero_and_one(drawn):
 @pytest.mark.parametrize("step", STRONG, ids=repr)
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 def test_shape_and_dtype_are_kept(step, dtype):
-    result = jax.eval_shape(step, jax.random.key(0), jax.ShapeDtypeStruct((7, 9, 3), dtype))
+    result = jax.eval_shape(step, jax.random.key(0), {"image": jax.ShapeDtypeStruct((7, 9, 3), dtype)})["image"]
     assert (result.shape, result.dtype) == ((7, 9, 3), dtype)
 
 
 @pytest.mark.parametrize("step", STRONG, ids=repr)
 def test_double_precision_is_kept(step, float64):
-    result = jax.eval_shape(step, jax.random.key(0), jax.ShapeDtypeStruct((7, 9, 3), jnp.float64))
+    result = jax.eval_shape(step, jax.random.key(0), {"image": jax.ShapeDtypeStruct((7, 9, 3), jnp.float64)})["image"]
     assert result.dtype == jnp.float64
 
 
@@ -131,13 +134,13 @@ def test_no_strength_is_the_identity(step, image):
 def test_a_batch_is_refused(step):
     name = step.function.__name__
     with pytest.raises(ValueError, match=rf"{name} expects one image of shape .*, got \(2, 7, 9, 3\); map it over"):
-        step(jax.random.key(0), jnp.zeros((2, 7, 9, 3)))
+        step(jax.random.key(0), {"image": jnp.zeros((2, 7, 9, 3))})
 
 
 @pytest.mark.parametrize("step", STRONG, ids=repr)
 def test_bytes_are_refused(step):
     with pytest.raises(TypeError, match=f"{step.function.__name__} expects floating point values, got uint8"):
-        step(jax.random.key(0), jnp.zeros((7, 9, 3), jnp.uint8))
+        step(jax.random.key(0), {"image": jnp.zeros((7, 9, 3), jnp.uint8)})
 
 
 NAN, INF = float("nan"), float("inf")
@@ -183,7 +186,7 @@ NAN, INF = float("nan"), float("inf")
 )
 def test_nonsense_is_refused(step, message):
     with pytest.raises(ValueError, match=message):
-        step(jax.random.key(0), jnp.zeros((7, 9, 3)))
+        step(jax.random.key(0), {"image": jnp.zeros((7, 9, 3))})
 
 
 def windows(padded, shape):
@@ -225,8 +228,7 @@ def test_a_flip_of_probability_one_is_certain(image):
 def warp(image, degrees=0.0, scale=1.0, shear=0.0, move=(0.0, 0.0), fill=0.0):
     amounts = {"degrees": degrees, "scale": scale, "shear": shear, "shift": move}
     amounts = {name: jnp.asarray(value, jnp.float32) for name, value in amounts.items()}
-    rows, columns = _affine_coordinates(*image.shape[:2], **amounts)
-    return _sample(image, rows, columns, fill)
+    return _affine_coordinates(*image.shape[:2], **amounts).image(image, fill)
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3, -1])
@@ -466,7 +468,7 @@ def test_equal_compositions_are_compiled_once(image):
     @functools.partial(jax.jit, static_argnums=0)
     def run(chain, key):
         traces.append(chain)
-        return chain(key, image)
+        return chain(key, {"image": image})
 
     for seed in range(3):
         run(compose(Step(shift, max_shift=2), Step(flip)), jax.random.key(seed))
@@ -476,7 +478,7 @@ def test_equal_compositions_are_compiled_once(image):
 def test_steps_are_applied_in_order_each_with_its_own_key(image, key):
     first, second = Step(noise, std=0.1), Step(shift, max_shift=2)
     expected = shift(jax.random.fold_in(key, 1), noise(jax.random.fold_in(key, 0), image, 0.1), 2)
-    np.testing.assert_array_equal(compose(first, second)(key, image), expected)
+    np.testing.assert_array_equal(compose(first, second)(key, {"image": image})["image"], expected)
 
 
 def test_equal_steps_draw_differently(image):
@@ -489,22 +491,22 @@ def test_a_batch_is_augmented_image_by_image(image):
     chain = jax.jit(compose(Step(shift, max_shift=2), Step(cutout, size=3)))
     batch = jnp.stack([image, image[::-1], image])
     keys = jax.random.split(jax.random.key(0), 3)
-    together = jax.vmap(chain)(keys, batch)
+    together = jax.vmap(chain)(keys, {"image": batch})["image"]
     for one, single, result in zip(keys, batch, together, strict=True):
-        np.testing.assert_array_equal(chain(one, single), result)
+        np.testing.assert_array_equal(chain(one, {"image": single})["image"], result)
     assert not np.array_equal(together[0], together[2])
 
 
 def test_a_failure_names_its_step(key):
     chain = compose(Step(flip), Step(cutout, size=50))
     with pytest.raises(ValueError, match="cutout expects size") as caught:
-        chain(key, jnp.zeros((7, 9, 3)))
+        chain(key, {"image": jnp.zeros((7, 9, 3))})
     assert caught.value.__notes__ == ["in augmentation step 1: Step(jaxcnn.data.cutout, size=50)"]
 
 
 def test_an_option_that_the_function_lacks_is_refused():
     with pytest.raises(
-        TypeError, match=r"shift takes the options \['max_shift', 'fill'\], got \['max_shfit'\]: missing"
+        TypeError, match=r"shift takes the options \['max_shift', 'fill', 'mask_fill'\], got \['max_shfit'\]: missing"
     ):
         Step(shift, max_shfit=2)
 
@@ -538,6 +540,175 @@ def test_only_steps_are_composed():
         compose(flip)
 
 
+GEOMETRIC = [
+    Step(shift, max_shift=3),
+    Step(random_crop, padding=3),
+    Step(random_crop, padding=3, border="edge"),
+    Step(random_crop, padding=3, border="reflect"),
+    Step(flip),
+    Step(flip, axis="vertical"),
+    Step(affine, max_degrees=40, max_scale=0.3, max_shear=20, max_shift=3),
+    Step(rotate, max_degrees=90),
+    Step(elastic, alpha=20, sigma=2),
+    compose(Step(flip), Step(rotate, max_degrees=20), Step(shift, max_shift=2)),
+]
+FIXED = [
+    Step(brightness, max_delta=0.5),
+    Step(contrast, max_factor=0.5),
+    Step(noise, std=0.2),
+    Step(cutout, size=5),
+]
+
+
+def draw_examples(step, example, count=40):
+    keys = jax.random.split(jax.random.key(5), count)
+    drawn = jax.jit(jax.vmap(lambda key: step(key, example)))(keys)
+    return {name: np.asarray(array) for name, array in drawn.items()}
+
+
+def filled(step, fill, mask_fill):
+    """The step with these values where new pixels come into view."""
+    if isinstance(step, Composition):
+        return compose(*[filled(one, fill, mask_fill) for one in step.steps])
+    takes_fill = step.function in (shift, affine, rotate, elastic)
+    given = {"fill": fill} if takes_fill else {}
+    return (
+        Step(step.function, **dict(step.options), **given, mask_fill=mask_fill) if step.function is not noise else step
+    )
+
+
+@pytest.mark.parametrize("step", GEOMETRIC, ids=repr)
+def test_a_mask_moves_as_its_image(step):
+    """Blocks of two classes: where no interpolation mixes them, the image of a mask is the mask of the image."""
+    blocks = np.kron(np.random.default_rng(1).integers(0, 2, (3, 4)), np.ones((6, 6))).astype(np.uint8)
+    crop = isinstance(step, Step) and step.function is random_crop
+    outside = 0 if crop else 7
+    example = {"image": jnp.asarray(blocks[..., None], jnp.float32), "mask": jnp.asarray(blocks)}
+    drawn = draw_examples(filled(step, float(outside), outside), example)
+    image, mask = drawn["image"][..., 0], drawn["mask"]
+    assert mask.dtype == np.uint8
+    pure = np.zeros(image.shape, bool)
+    for value in (0, 1, outside):
+        close = np.abs(image - value) < 1e-4
+        pure |= close
+        # 7 can be mixed to 1 or 0 only if no other class is near.
+        np.testing.assert_array_equal(mask[close], value)
+    assert pure.mean() > 0.5
+    assert len({one.tobytes() for one in mask}) > (1 if step in GEOMETRIC[4:6] else 10)
+
+
+@pytest.mark.parametrize("step", GEOMETRIC[:-1], ids=repr)
+def test_every_pixel_of_a_mask_is_the_one_nearest_to_where_its_image_was_read(step):
+    height, width = 17, 23
+    mask = np.random.default_rng(2).permutation(height * width).reshape(height, width).astype(np.int32)
+    image = jnp.concatenate([ramps(height, width), jnp.ones((height, width, 1))], axis=2)
+    drawn = draw_examples(filled(step, -50.0, 1000), {"image": image, "mask": jnp.asarray(mask)})
+    rows, columns, inside = np.moveaxis(drawn["image"], 3, 0)
+    inside = np.abs(inside - 1) < 1e-6
+    # Rounding decides about what lies in the middle between two pixels.
+    sure = inside & (np.abs(rows % 1 - 0.5) > 1e-3) & (np.abs(columns % 1 - 0.5) > 1e-3)
+    if step.function is random_crop and "border" not in dict(step.options):
+        sure &= drawn["mask"] != 1000  # a crop pads the image with zeros
+    nearest = mask[np.rint(rows).astype(int).clip(0, height - 1), np.rint(columns).astype(int).clip(0, width - 1)]
+    np.testing.assert_array_equal(drawn["mask"][sure], nearest[sure])
+    assert sure.mean() > 0.4
+
+
+@pytest.mark.parametrize("step", GEOMETRIC, ids=repr)
+def test_what_comes_into_view_belongs_to_no_class_unless_told_otherwise(step):
+    example = {"image": jnp.ones((12, 14, 1)), "mask": jnp.ones((12, 14), jnp.int32)}
+    for mask_fill, expected in ((None, 255), (3, 3)):
+        chosen = step if mask_fill is None else filled(step, 0.0, mask_fill)
+        drawn = draw_examples(chosen, example)
+        outside = drawn["mask"] != 1
+        np.testing.assert_array_equal(drawn["mask"][outside], expected)
+        keeps_all = isinstance(step, Step) and (step.function is flip or "border" in dict(step.options))
+        assert outside.any() != keeps_all
+
+
+@pytest.mark.parametrize("step", FIXED, ids=repr)
+def test_changes_of_colour_leave_the_mask(step, image):
+    mask = jnp.asarray(np.random.default_rng(0).integers(0, 5, (7, 9)), jnp.uint8)
+    drawn = draw_examples(step, {"image": image, "mask": mask}, 10)
+    np.testing.assert_array_equal(drawn["mask"], np.stack([mask] * 10))
+    assert (drawn["image"] != np.asarray(image)).any()
+
+
+@pytest.mark.parametrize("step", [*GEOMETRIC, *FIXED], ids=repr)
+def test_the_image_does_not_depend_on_other_entries_which_stay(step, image):
+    others = {"label": jnp.int32(3), "target": jnp.linspace(0, 1, 5), "weight": jnp.float32(0.5)}
+    alone = draw_examples(step, {"image": image}, 10)
+    assert set(alone) == {"image"}
+    whole = draw_examples(step, {"image": image, "mask": jnp.zeros((7, 9), jnp.uint8), **others}, 10)
+    np.testing.assert_array_equal(whole["image"], alone["image"])
+    assert set(whole) == {"image", "mask", *others}
+    for name, value in others.items():
+        np.testing.assert_array_equal(whole[name], np.stack([value] * 10))
+        assert whole[name].dtype == value.dtype
+
+
+def unmarked(key, image):
+    return image[::-1]
+
+
+def draw_upside_down(key, height, width, *, probability):
+    return Mirror(jax.random.bernoulli(key, probability), 0)
+
+
+@geometric(draw_upside_down)
+def upside_down(key, image, *, probability):
+    return draw_upside_down(key, *image.shape[:2], probability=probability).image(image, 0)
+
+
+@photometric
+def negative(key, image):
+    return 1 - image
+
+
+def test_own_functions_are_marked_before_they_change_an_example_with_a_mask(image, key):
+    mask = jnp.arange(63).reshape(7, 9)
+    np.testing.assert_array_equal(Step(unmarked)(key, {"image": image})["image"], image[::-1])
+    with pytest.raises(
+        ValueError, match=r"does not know whether unmarked moves pixels, got an example with \['mask'\]"
+    ):
+        Step(unmarked)(key, {"image": image, "mask": mask})
+    turned = Step(upside_down, probability=1.0)(key, {"image": image, "mask": mask})
+    np.testing.assert_array_equal(turned["image"], image[::-1])
+    np.testing.assert_array_equal(turned["mask"], mask[::-1])
+    inverted = Step(negative)(key, {"image": image, "mask": mask})
+    np.testing.assert_array_equal(inverted["image"], 1 - image)
+    np.testing.assert_array_equal(inverted["mask"], mask)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"mask": jnp.zeros((9, 7), int)}, ValueError, r"mask as large as the image, got \(9, 7\) and \(7, 9, 2\)"),
+        ({"mask": jnp.zeros((7, 9, 1), int)}, ValueError, r"mask as large as the image, got \(7, 9, 1\) and"),
+        ({"mask": jnp.zeros((7, 9))}, TypeError, "flip expects a mask of integers, the class of each pixel, got float"),
+        ({"boxes": jnp.zeros((3, 4))}, ValueError, r"moves the image and 'mask', got an example with \['boxes'\]"),
+    ],
+)
+def test_examples_that_cannot_be_changed_are_refused(change, error, message, image, key):
+    with pytest.raises(error, match=message):
+        Step(flip)(key, {"image": image, **change})
+
+
+def test_an_image_alone_is_no_example(image, key):
+    with pytest.raises(TypeError, match=r'Step of flip expects an example such as \{"image": image\}, got ArrayImpl'):
+        Step(flip)(key, image)
+    with pytest.raises(ValueError, match="Step of flip expects an example with 'image', got 'mask'"):
+        Step(flip)(key, {"mask": jnp.zeros((7, 9), int)})
+
+
+@pytest.mark.parametrize("bad", [-1, 0.5, True, None])
+def test_a_fill_that_is_no_class_is_refused(bad):
+    with pytest.raises(ValueError, match=f"mask_fill, a class index of at least 0, got {bad}"):
+        Step(shift, max_shift=2, mask_fill=bad)
+    with pytest.raises(TypeError, match=r"noise takes the options \['std'\], got \['std', 'mask_fill'\]"):
+        Step(noise, std=0.1, mask_fill=0)
+
+
 CHECKSUMS = """
 import os, sys
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
@@ -551,7 +722,11 @@ def checksums():
     """A checksum of what each augmentation makes of a batch."""
     images = np.random.default_rng(0).uniform(size=(32, 61, 47, 3)).astype(np.float32)
     keys = jax.random.split(jax.random.key(0), len(images))
-    return [hashlib.md5(np.asarray(jax.jit(jax.vmap(step))(keys, images)).tobytes()).hexdigest() for step in STRONG]
+
+    def changed(step):
+        return jax.jit(jax.vmap(step))(keys, {"image": images})["image"]
+
+    return [hashlib.md5(np.asarray(changed(step)).tobytes()).hexdigest() for step in STRONG]
 
 
 @pytest.mark.slow

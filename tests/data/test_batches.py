@@ -4,23 +4,23 @@ import itertools
 import numpy as np
 import pytest
 
-from jaxcnn.data import Batches, dataset, eval_batches
+from jaxcnn.data import Arrays, ArraySpec, Batches, arrays, eval_batches
 from jaxcnn.data.batches import _order
 
 
 def numbered(count):
     """Example i holds the pixel i / 1000 and the label i % 3."""
     images = (np.arange(count) / 1000).reshape(-1, 1, 1, 1)
-    return dataset(images, np.arange(count) % 3, num_classes=3)
+    return arrays(image=images, label=np.arange(count) % 3, num_classes=3)
 
 
-def indices(images):
-    return np.round(images[:, 0, 0, 0] * 1000).astype(int)
+def indices(batch):
+    return np.round(batch["image"][:, 0, 0, 0] * 1000).astype(int)
 
 
 def epoch_of(batches, epoch):
     steps = batches.steps_per_epoch
-    return np.concatenate([indices(batches[epoch * steps + k][0]) for k in range(steps)])
+    return np.concatenate([indices(batches[epoch * steps + k]) for k in range(steps)])
 
 
 def test_an_epoch_visits_no_example_twice_and_drops_less_than_a_batch():
@@ -44,25 +44,26 @@ def test_every_epoch_has_its_own_order_and_drops_other_examples():
 
 
 def test_labels_follow_their_images():
-    images, labels = Batches(numbered(23), 5, seed=1)[7]
-    np.testing.assert_array_equal(labels, indices(images) % 3)
-    assert images.shape == (5, 1, 1, 1)
-    assert (images.dtype, labels.dtype) == (np.float32, np.int32)
+    batch = Batches(numbered(23), 5, seed=1)[7]
+    assert list(batch) == ["image", "label"]
+    np.testing.assert_array_equal(batch["label"], indices(batch) % 3)
+    assert batch["image"].shape == (5, 1, 1, 1)
+    assert (batch["image"].dtype, batch["label"].dtype) == (np.float32, np.int32)
 
 
 def test_random_access_equals_sequential_access():
     data = numbered(23)
-    sequential = [indices(images) for images, _ in itertools.islice(Batches(data, 5, seed=2), 80)]
+    sequential = [indices(batch) for batch in itertools.islice(Batches(data, 5, seed=2), 80)]
     jumping = Batches(data, 5, seed=2)
     for step in np.random.default_rng(0).permutation(80):
-        np.testing.assert_array_equal(indices(jumping[step][0]), sequential[step])
+        np.testing.assert_array_equal(indices(jumping[step]), sequential[step])
 
 
 def test_loaders_used_in_turns_do_not_disturb_each_other():
     data = numbered(23)
-    alone = [indices(Batches(data, 5, seed=0)[step][0]) for step in range(12)]
+    alone = [indices(Batches(data, 5, seed=0)[step]) for step in range(12)]
     loaders = [Batches(data, 5, seed=seed) for seed in range(12)]
-    mixed = np.array([[indices(loader[step][0]) for loader in loaders] for step in range(12)])
+    mixed = np.array([[indices(loader[step]) for loader in loaders] for step in range(12)])
     np.testing.assert_array_equal(mixed[:, 0], alone)
 
 
@@ -74,14 +75,14 @@ def test_the_order_depends_on_the_seed():
 
 def test_the_order_never_changes_between_releases():
     batches = Batches(numbered(23), 5, seed=7)
-    np.testing.assert_array_equal(indices(batches[0][0]), [15, 4, 18, 3, 14])
-    np.testing.assert_array_equal(indices(batches[8][0]), [10, 22, 2, 8, 13])
+    np.testing.assert_array_equal(indices(batches[0]), [15, 4, 18, 3, 14])
+    np.testing.assert_array_equal(indices(batches[8]), [10, 22, 2, 8, 13])
 
 
 def test_every_example_comes_equally_often_in_the_long_run():
     counts = np.zeros(10)
-    for images, _ in itertools.islice(Batches(numbered(10), 4, seed=0), 500):
-        counts[indices(images)] += 1
+    for batch in itertools.islice(Batches(numbered(10), 4, seed=0), 500):
+        counts[indices(batch)] += 1
     assert counts.min() > 180  # 200 expected; the order of each epoch leaves 2 of 10 out
     assert counts.max() < 220
 
@@ -95,10 +96,10 @@ def test_an_epoch_is_shuffled_once():
 
 def test_a_batch_is_a_copy():
     batches = Batches(numbered(6), 3, seed=0)
-    images, labels = batches[0]
-    images[:], labels[:] = 1, 2
-    assert batches.dataset.images.max() < 1
-    np.testing.assert_array_equal(batches.dataset.labels, np.arange(6) % 3)
+    batch = batches[0]
+    batch["image"][:], batch["label"][:] = 1, 2
+    assert batches.source.entries["image"].max() < 1
+    np.testing.assert_array_equal(batches.source.entries["label"], np.arange(6) % 3)
 
 
 def test_the_loader_cannot_be_changed():
@@ -139,30 +140,96 @@ def test_evaluation_sees_every_example_once_in_order(count, batch_size):
     data = numbered(count)
     batches = list(eval_batches(data, batch_size))
     assert len(batches) == -(-count // batch_size)
-    for images, labels, mask in batches:
-        assert images.shape == (batch_size, 1, 1, 1)
-        assert labels.shape == mask.shape == (batch_size,)
-        assert (images.dtype, labels.dtype, mask.dtype) == (np.float32, np.int32, np.bool_)
-    seen = np.concatenate([indices(images)[mask] for images, _, mask in batches])
-    labels = np.concatenate([labels[mask] for _, labels, mask in batches])
+    for batch in batches:
+        assert list(batch) == ["image", "label", "weight"]
+        assert batch["image"].shape == (batch_size, 1, 1, 1)
+        assert batch["label"].shape == batch["weight"].shape == (batch_size,)
+        assert [array.dtype for array in batch.values()] == [np.float32, np.int32, np.float32]
+        assert set(batch["weight"]) <= {0, 1}
+    seen = np.concatenate([indices(batch)[batch["weight"] == 1] for batch in batches])
+    labels = np.concatenate([batch["label"][batch["weight"] == 1] for batch in batches])
     np.testing.assert_array_equal(seen, np.arange(count))
-    np.testing.assert_array_equal(labels, data.labels)
+    np.testing.assert_array_equal(labels, data.entries["label"])
 
 
-def test_the_last_evaluation_batch_is_filled_with_the_first_images_under_label_zero():
-    data = dataset(np.array([0.1, 0.2, 0.3]).reshape(3, 1, 1), [2, 1, 2], num_classes=3)
-    *_, (images, labels, mask) = eval_batches(data, 2)
-    np.testing.assert_array_equal(images.ravel(), np.float32([0.3, 0.1]))
-    np.testing.assert_array_equal(labels, [2, 0])
-    np.testing.assert_array_equal(mask, [True, False])
+def test_the_last_evaluation_batch_is_filled_with_the_first_examples_of_weight_zero():
+    data = arrays(image=np.array([0.1, 0.2, 0.3]).reshape(3, 1, 1), label=[2, 1, 2], num_classes=3)
+    *_, batch = eval_batches(data, 2)
+    np.testing.assert_array_equal(batch["image"].ravel(), np.float32([0.3, 0.1]))
+    np.testing.assert_array_equal(batch["label"], [2, 2])
+    np.testing.assert_array_equal(batch["weight"], [1, 0])
+
+
+def test_the_weights_of_the_examples_are_kept_in_evaluation():
+    data = arrays(image=np.zeros((3, 1, 1)), label=[0, 1, 0], weight=[0.5, 2.0, 3.0])
+    *_, batch = eval_batches(data, 2)
+    np.testing.assert_array_equal(batch["weight"], [3, 0])
+    assert batch["weight"].dtype == np.float32
+
+
+def test_bytes_become_numbers_from_zero_to_one():
+    pixels = np.arange(256, dtype=np.uint8).reshape(4, 8, 8)
+    data = arrays(image=pixels, mask=np.zeros((4, 8, 8), np.uint8))
+    batch = next(eval_batches(data, 4))
+    assert (batch["image"].dtype, batch["mask"].dtype) == (np.float32, np.uint8)
+    np.testing.assert_array_equal(batch["image"][..., 0], pixels.astype(np.float32) / np.float32(255))
+    assert Batches(data, 4, seed=0)[0]["image"].dtype == np.float32
+
+
+class Squares:
+    """A source outside of this library: example i is a square of side 2 of the number i."""
+
+    class_names = ("even", "odd")
+    fingerprint = "squares"
+
+    def __init__(self, labels=(0, 1, 0, 1, 0), shape=(2, 2, 1)):
+        self.labels = labels
+        self.spec = {
+            "image": ArraySpec(shape, np.dtype(np.float32)),
+            "label": ArraySpec((), np.dtype(np.int32)),
+        }
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        assert type(index) is int
+        return {"image": np.full((2, 2, 1), index / 1000, np.float32), "label": np.int32(self.labels[index])}
+
+
+def test_examples_of_any_source_are_stacked_in_the_same_order():
+    own, memory = Batches(Squares(), 2, seed=4), Batches(numbered(5), 2, seed=4)
+    for step in range(6):
+        np.testing.assert_array_equal(indices(own[step]), indices(memory[step]))
+        np.testing.assert_array_equal(own[step]["label"], indices(own[step]) % 2)
+        assert {name: (array.shape, array.dtype) for name, array in own[step].items()} == {
+            "image": ((2, 2, 2, 1), np.float32),
+            "label": ((2,), np.int32),
+        }
+    assert [list(indices(batch)) for batch in eval_batches(Squares(), 2)] == [[0, 1], [2, 3], [4, 0]]
+
+
+@pytest.mark.parametrize("make", [lambda source: Batches(source, 2, seed=0), lambda source: eval_batches(source, 2)])
+def test_images_of_different_sizes_are_refused(make):
+    with pytest.raises(ValueError, match=r"examples of one shape, got 'image' of shape \(None, None, 1\), where None"):
+        make(Squares(shape=(None, None, 1)))
 
 
 @pytest.mark.parametrize("label", [-1, 3])
-def test_a_label_out_of_range_is_refused_in_a_dataset_that_nothing_has_checked(label):
+def test_a_label_out_of_range_is_refused_in_a_source_that_nothing_has_checked(label):
     data = numbered(6)
-    data = data._replace(labels=np.where(np.arange(6) == 4, label, data.labels))
-    message = rf"labels must be in \[0, 3\), got {label} at index 4"
-    with pytest.raises(ValueError, match=message):
-        Batches(data, 3, seed=0)
-    with pytest.raises(ValueError, match=message):
-        eval_batches(data, 3)
+    data = Arrays(
+        {**data.entries, "label": np.where(np.arange(6) == 4, np.int32(label), data.entries["label"])}, data.class_names
+    )
+    with pytest.raises(ValueError, match=rf"labels must be in \[0, 3\), got {label} at index 4"):
+        next(eval_batches(data, 6))
+    with pytest.raises(ValueError, match=rf"labels must be in \[0, 3\), got {label} at index"):
+        Batches(data, 6, seed=0)[0]
+
+
+def test_a_pixel_of_a_mask_out_of_range_is_refused_in_a_source_that_nothing_has_checked():
+    mask = np.array([0, 1, 255, 1, 2, 0], np.uint8).reshape(3, 1, 2)
+    data = Arrays({"mask": mask}, ("a", "b"))
+    with pytest.raises(ValueError, match=r"masks must be in \[0, 2\), or 255 for pixels of no class, got 2 at index 2"):
+        next(eval_batches(data, 3))
+    np.testing.assert_array_equal(next(eval_batches(data, 2))["mask"], mask[:2])

@@ -23,23 +23,24 @@ def interpolated(images, size):
 
 def test_digits_are_1797_labelled_images(stored):
     data = digits()
-    assert data.images.shape == (1797, 32, 32, 1)
-    assert isinstance(data.images, np.ndarray)
-    assert (data.images.dtype, data.labels.dtype) == (np.float32, np.int32)
-    assert (data.images.min(), data.images.max()) == (0, 1)
+    images, labels = data.entries["image"], data.entries["label"]
+    assert images.shape == (1797, 32, 32, 1)
+    assert isinstance(images, np.ndarray)
+    assert (images.dtype, labels.dtype) == (np.float32, np.int32)
+    assert (images.min(), images.max()) == (0, 1)
     assert data.class_names == tuple("0123456789")
-    np.testing.assert_array_equal(data.labels, stored.target)
-    np.testing.assert_array_equal(np.bincount(data.labels), [178, 182, 177, 183, 181, 182, 181, 179, 174, 180])
+    np.testing.assert_array_equal(labels, stored.target)
+    np.testing.assert_array_equal(np.bincount(labels), [178, 182, 177, 183, 181, 182, 181, 179, 174, 180])
 
 
 def test_eight_pixels_are_the_stored_images(stored):
-    np.testing.assert_array_equal(digits(8).images[..., 0] * 16, stored.images)
+    np.testing.assert_array_equal(digits(8).entries["image"][..., 0] * 16, stored.images)
 
 
 @pytest.mark.parametrize("size", [1, 5, 20, 32])
 def test_other_sizes_are_bilinear(stored, size):
     expected = interpolated(stored.images[:40] / 16, size)
-    np.testing.assert_allclose(digits(size).images[:40, :, :, 0], expected, atol=3e-7)
+    np.testing.assert_allclose(digits(size).entries["image"][:40, :, :, 0], expected, atol=3e-7)
 
 
 def test_an_impossible_size_is_refused():

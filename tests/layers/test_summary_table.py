@@ -1,5 +1,6 @@
 import jax
 import pytest
+from user_blocks import pyramid
 
 from jaxcnn.layers import (
     AuxiliaryHeads,
@@ -96,8 +97,11 @@ def test_functions_are_listed_by_their_own_names():
 
 
 def test_shapes_that_do_not_fit_are_refused_where_they_do_not():
-    with pytest.raises(
-        ValueError, match=r"Conv expects one image of shape \(height, width, 3\), got \(8, 8, 1\)"
-    ) as caught:
+    with pytest.raises(ValueError, match=r"conv expects an image of 3 channels .*, got 1") as caught:
         summary(MODEL, (8, 8, 1))
     assert caught.value.__notes__ == ["in layer 'stem'"]
+
+
+def test_a_dict_of_maps_has_one_row_with_all_shapes_and_fields():
+    (cells,) = [cells for cells in summary(pyramid(), (6, 5, 4)).cells() if cells[1] == "Pyramid"]
+    assert cells == ("", "Pyramid", "3x3x5, 6x5x5", "", "", "5x5, 6x6")

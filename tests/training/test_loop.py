@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxcnn.data import Batches, Dataset, eval_batches, shift
+from jaxcnn.data import Batches, Step, arrays, compose, eval_batches, shift
 from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, Flatten, Function, Sequential
 from jaxcnn.training import (
     Metrics,
@@ -44,7 +44,7 @@ LINEAR = Sequential(flatten=Flatten(), head=Dense(16, 3))
 def some_data(examples=23):
     random = np.random.default_rng(0)
     images = random.uniform(size=(examples, 4, 4, 1)).astype(np.float32)
-    return Dataset(images, random.integers(0, 3, examples).astype(np.int32), ("a", "b", "c"))
+    return arrays(image=images, label=random.integers(0, 3, examples).astype(np.int32), class_names=("a", "b", "c"))
 
 
 class Numbered(NamedTuple):
@@ -208,30 +208,14 @@ def test_a_train_state_that_is_not_finite_stops_and_names_the_step_though_all_lo
     assert epochs == []  # before anything is kept of the epoch
 
 
-class Examples(NamedTuple):
-    """Batches of the data as examples."""
-
-    seed: int = 0
-
-    @property
-    def steps_per_epoch(self):
-        return 4
-
-    def __getitem__(self, step):
-        images, labels = Batches(some_data(), 5, seed=self.seed)[step]
-        return {"image": images, "label": labels}
-
-
-def examples(dataset, size):
-    """All examples once, in batches of equal size."""
-    for images, labels, mask in eval_batches(dataset, size):
-        yield {"image": images, "label": labels, "weight": mask}
+def batches_of(seed=0):
+    return Batches(some_data(), 5, seed=seed)
 
 
 class Planted(NamedTuple):
     """Batches with one NaN pixel at one step."""
 
-    batches: Examples
+    batches: Batches
     step: int
 
     @property
@@ -248,11 +232,7 @@ class Planted(NamedTuple):
 @functools.cache
 def compiled():
     optimizer = optax.sgd(optax.linear_schedule(0.1, 0.0, 20), momentum=0.9)
-
-    def augment(key, example):
-        return {**example, "image": shift(key, example["image"], 1)}
-
-    return optimizer, make_train_step(MODEL, optimizer, augment=augment)
+    return optimizer, make_train_step(MODEL, optimizer, augment=compose(Step(shift, max_shift=1)))
 
 
 def start():
@@ -261,7 +241,7 @@ def start():
 
 @pytest.mark.parametrize("bad", [0, 2, 3, 5, 7])
 def test_one_bad_pixel_stops_the_training_at_its_step(bad):
-    batches = Planted(Examples(), bad)
+    batches = Planted(batches_of(), bad)
     with pytest.raises(NonFiniteLossError, match=rf"got nan at step {bad + 1};"):
         fit(start(), compiled()[1], batches, jax.random.key(1), epochs=2)
 
@@ -283,7 +263,7 @@ def test_a_gradient_that_is_not_finite_stops_unless_the_optimizer_leaves_it_out(
     train_state.params["dense"]["bias"] = train_state.params["dense"]["bias"] + 10
     rows = []
     options = {"epochs": 1, "on_epoch": [lambda progress: rows.append(progress.metrics)]}
-    arguments = train_state, make_train_step(SILENT, optimizer), Examples(), jax.random.key(1)
+    arguments = train_state, make_train_step(SILENT, optimizer), batches_of(), jax.random.key(1)
     if repaired:
         fit(*arguments, **options)
         assert math.isfinite(rows[0].mean_loss)
@@ -296,7 +276,7 @@ def test_a_gradient_that_is_not_finite_stops_unless_the_optimizer_leaves_it_out(
 def test_an_update_that_overflows_is_found_at_its_step():
     optimizer = optax.sgd(lambda count: jnp.where(count < 3, 0.1, jnp.inf))
     train_state = init_train_state(LINEAR, optimizer, jax.random.key(0))
-    arguments = make_train_step(LINEAR, optimizer), Examples(), jax.random.key(1)
+    arguments = make_train_step(LINEAR, optimizer), batches_of(), jax.random.key(1)
     with pytest.raises(NonFiniteLossError, match="got NaN or infinity in 2 arrays after step 4;"):
         fit(train_state, *arguments, epochs=1)
 
@@ -306,7 +286,7 @@ def test_a_label_out_of_range_stops_and_the_message_says_so():
         steps_per_epoch: int = 4
 
         def __getitem__(self, step):
-            batch = Examples()[step]
+            batch = batches_of()[step]
             return {**batch, "label": np.where((step == 2) & (np.arange(5) == 1), 3, batch["label"])}
 
     optimizer, train_step = optax.sgd(0.1), make_train_step(LINEAR, optax.sgd(0.1))
@@ -328,7 +308,7 @@ def raw(tree):
 def uninterrupted():
     """Three epochs of four steps: the bytes at the end and the metrics of each epoch."""
     rows = []
-    batches = Examples(4)
+    batches = batches_of(4)
     fitted = fit(
         start(), compiled()[1], batches, jax.random.key(1), epochs=3, on_epoch=[lambda p: rows.append(p.metrics)]
     )
@@ -340,17 +320,17 @@ def test_stopped_and_resumed_is_byte_for_byte_the_same_as_never_stopped(uninterr
     rows = []
     options = {"epochs": 3, "on_epoch": [lambda p: rows.append(p.metrics)]}
     train_step, key = compiled()[1], jax.random.key(1)
-    first = fit(start(), train_step, Examples(4), key, on_step=[lambda p: p.step == stop], **options)
+    first = fit(start(), train_step, batches_of(4), key, on_step=[lambda p: p.step == stop], **options)
     # A new process has nothing but the numbers.
     train_state = jax.tree.map(lambda leaf: jnp.array(np.array(leaf)), first.train_state)
-    second = fit(train_state, train_step, Examples(4), key, metrics=first.metrics, **options)
+    second = fit(train_state, train_step, batches_of(4), key, metrics=first.metrics, **options)
     assert (raw(second.train_state), rows) == uninterrupted
 
 
 @pytest.mark.parametrize("changed", ["key", "seed of the batches"])
 def test_key_and_batches_do_matter(uninterrupted, changed):
     seed, key = (5, 1) if changed == "seed of the batches" else (4, 2)
-    fitted = fit(start(), compiled()[1], Examples(seed), jax.random.key(key), epochs=3)
+    fitted = fit(start(), compiled()[1], batches_of(seed), jax.random.key(key), epochs=3)
     assert raw(fitted.train_state) != uninterrupted[0]
 
 
@@ -360,7 +340,7 @@ def test_callbacks_see_a_train_state_that_is_there_to_be_copied():
     def keep(progress: Progress):
         copies.append(jax.tree.map(jnp.copy, progress.train_state))
 
-    fit(start(), compiled()[1], Examples(4), jax.random.key(1), epochs=1, on_step=[keep])
+    fit(start(), compiled()[1], batches_of(4), jax.random.key(1), epochs=1, on_step=[keep])
     assert [int(train_state.step) for train_state in copies] == [1, 2, 3, 4]
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(copies))
 
@@ -374,11 +354,11 @@ def linear_logits(params, images):
 def test_evaluate_counts_every_example_once_whatever_the_batch(batch_size):
     data = some_data()
     params, state = LINEAR.init(jax.random.key(0))
-    total = evaluate(make_eval_step(LINEAR), params, state, examples(data, batch_size), count=23)
-    logits = linear_logits(params, data.images)
-    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(23), data.labels]
+    total = evaluate(make_eval_step(LINEAR), params, state, eval_batches(data, batch_size), count=23)
+    logits = linear_logits(params, data.entries["image"])
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(23), data.entries["label"]]
     assert total["loss"].weight == 23
-    assert total["accuracy"] == Mean(np.sum(logits.argmax(1) == data.labels), 23)
+    assert total["accuracy"] == Mean(np.sum(logits.argmax(1) == data.entries["label"]), 23)
     assert total["loss"].total == pytest.approx(losses.sum(), rel=1e-6)
     assert {type(number) for mean in total.values() for number in mean} == {np.float64}
 
@@ -386,7 +366,7 @@ def test_evaluate_counts_every_example_once_whatever_the_batch(batch_size):
 @pytest.mark.parametrize(("count", "given"), [(23, 20), (23, 0), (22, 23), (None, 0)])
 def test_evaluate_refuses_batches_of_another_number_of_examples(count, given):
     params, state = LINEAR.init(jax.random.key(0))
-    batches = list(examples(some_data(), 5))
+    batches = list(eval_batches(some_data(), 5))
     batches = {20: batches[:-1], 0: [], 23: batches}[given]
     with pytest.raises(ValueError, match=rf"expected batches of {count or 'some'} examples in all, got {given}$"):
         evaluate(make_eval_step(LINEAR), params, state, batches, count=count)
@@ -396,9 +376,9 @@ def test_evaluate_refuses_batches_of_another_number_of_examples(count, given):
 def test_predict_gives_the_logits_of_every_image_in_order(batch_size):
     data = some_data()
     params, state = LINEAR.init(jax.random.key(0))
-    logits = predict(make_predict_step(LINEAR), params, state, image_batches(data.images, batch_size))
+    logits = predict(make_predict_step(LINEAR), params, state, image_batches(data.entries["image"], batch_size))
     assert (logits.shape, logits.dtype) == ((23, 3), np.float32)
-    np.testing.assert_allclose(logits, linear_logits(params, data.images), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(logits, linear_logits(params, data.entries["image"]), rtol=1e-4, atol=1e-5)
 
 
 def test_predict_compiles_one_program_for_all_batches():
@@ -410,7 +390,7 @@ def test_predict_compiles_one_program_for_all_batches():
 
     model = Sequential(record=Function(record), **dict(LINEAR.layers))
     params, state = model.init(jax.random.key(0))
-    predict(make_predict_step(model), params, state, image_batches(some_data().images, 5))
+    predict(make_predict_step(model), params, state, image_batches(some_data().entries["image"], 5))
     assert shapes == [(4, 4, 1)]
 
 
@@ -418,7 +398,7 @@ def test_predict_takes_trees_of_outputs_and_batches_without_weights():
     def predict_step(params, state, images):
         return {"sum": images.sum((1, 2, 3)), "first": images[:, 0, 0]}
 
-    images = some_data().images
+    images = some_data().entries["image"]
     results = predict(predict_step, {}, {}, [{"image": images[:10]}, {"image": images[10:]}])
     np.testing.assert_allclose(results["sum"], images.sum((1, 2, 3)), rtol=1e-5)
     np.testing.assert_array_equal(results["first"], images[:, 0, 0])
@@ -552,5 +532,5 @@ def test_the_metrics_of_a_step_come_in_one_transfer(monkeypatch):
 
     original = jax.device_get
     monkeypatch.setattr(jax, "device_get", device_get)
-    fit(start(), compiled()[1], Examples(4), jax.random.key(1), epochs=1)
+    fit(start(), compiled()[1], batches_of(4), jax.random.key(1), epochs=1)
     assert [type(tree) for tree in transfers if isinstance(tree, tuple)] == [Metrics] * 4

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn.inspection import count_multiply_adds
+from jaxcnn.tracing import count_multiply_adds
 
 
 def conv(x, kernel, **options):
@@ -98,9 +98,22 @@ def test_work_within_functions_counts():
     assert count_multiply_adds(branches, matrix) == 27
 
 
-def test_the_body_of_a_loop_counts_once():
+def test_the_body_of_a_loop_counts_as_often_as_it_runs():
     matrix = jax.ShapeDtypeStruct((3, 3), jnp.float32)
-    assert count_multiply_adds(lambda a: jax.lax.fori_loop(0, 10, lambda _, b: a @ b, a), matrix) == 27
+    assert count_multiply_adds(lambda a: jax.lax.fori_loop(0, 10, lambda _, b: a @ b, a), matrix) == 10 * 27
+    nested = jax.jit(lambda a: jax.lax.scan(lambda c, _: (jax.jit(jnp.dot)(c, a), None), a, length=7)[0])
+    assert count_multiply_adds(nested, matrix) == 7 * 27
+
+
+def test_the_body_of_a_loop_of_unknown_length_counts_once():
+    matrix = jax.ShapeDtypeStruct((3, 3), jnp.float32)
+    assert count_multiply_adds(lambda a: jax.lax.while_loop(lambda b: b[0, 0] > 0, lambda b: a @ b, a), matrix) == 27
+
+
+def test_of_the_branches_of_a_condition_the_one_with_the_most_work_counts():
+    matrix = jax.ShapeDtypeStruct((3, 3), jnp.float32)
+    branches = [jnp.negative, lambda a: a @ a, lambda a: a @ a @ a]
+    assert count_multiply_adds(lambda a: jax.lax.switch(jnp.argmax(a), branches, a), matrix) == 54
 
 
 def test_arrays_may_be_given_too():

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.data.arrays import Dataset, dataset
+from jaxcnn.data.sources.arrays import Arrays, arrays
 from jaxcnn.ops import resize
 
 
-def digits(image_size: int = 32) -> Dataset:
+def digits(image_size: int = 32) -> Arrays:
     """Reads the 1797 handwritten digits of scikit-learn, in file order.
 
     They are the test part of the UCI "Optical Recognition of Handwritten Digits" set: 8 x 8 images
@@ -22,7 +22,8 @@ def digits(image_size: int = 32) -> Dataset:
       image_size: height and width in pixels, at least 1; 8 gives the images as they are stored.
 
     Returns:
-      Images (1797, image_size, image_size, 1) in [0, 1], labels 0 to 9, class names '0' to '9'.
+      1797 examples: "image", float32 in [0, 1], shape (image_size, image_size, 1); "label" 0 to 9. The class names are
+      '0' to '9'.
 
     Raises:
       ImportError: scikit-learn is not installed.
@@ -37,4 +38,4 @@ def digits(image_size: int = 32) -> Dataset:
     pixels, labels = load_digits(return_X_y=True)
     images = jnp.asarray(pixels.reshape(-1, 8, 8, 1) / 16, jnp.float32)
     resized = jax.vmap(functools.partial(resize, output_shape=image_size))(images)
-    return dataset(np.asarray(resized).clip(0, 1), labels, num_classes=10)
+    return arrays(image=np.asarray(resized).clip(0, 1), label=labels, num_classes=10)

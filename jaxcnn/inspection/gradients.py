@@ -1,4 +1,4 @@
-"""The receptive field as gradients show it: a check on the arithmetic of layers by another road."""
+"""The receptive field as gradients show it: a check on those of tracing by another road."""
 
 import jax
 import jax.numpy as jnp

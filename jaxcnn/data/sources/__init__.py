@@ -1,0 +1,1 @@
+"""Sources of examples: arrays in memory, files, and sets that come with scikit-learn."""

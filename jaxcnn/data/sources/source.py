@@ -1,0 +1,206 @@
+"""What a source of examples is, and how several of its examples are read at once."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+
+IGNORED = 255
+"""Value of the pixels of a mask that belong to no class: they count neither in the loss nor in the metrics."""
+
+
+class ArraySpec(NamedTuple):
+    """Shape and dtype of an entry of an example.
+
+    Attributes:
+      shape: without an axis of examples; None for an axis whose size differs from example to example.
+      dtype: its dtype.
+    """
+
+    shape: tuple[int | None, ...]
+    dtype: np.dtype
+
+
+class Source(Protocol):
+    """Examples by index. Sources that can read many examples at once also have `Gathers.gather`.
+
+    The entries of an example have fixed names:
+
+    - "image": shape (height, width, channels), uint8, or float32 in [0, 1];
+    - "label": a class index, int32, shape ();
+    - "mask": the class of each pixel, shape (height, width), integers; `IGNORED` for none;
+    - "target": numbers to predict, such as probabilities of classes, float32.
+    """
+
+    @property
+    def spec(self) -> Mapping[str, ArraySpec]:
+        """Shape and dtype of each entry, by name."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes of labels and masks, in the order of their indices; empty without classes."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """A checksum that changes with the examples, their order and the class names. It need not read every pixel."""
+        ...
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        ...
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """Reads one example; the same one for the same index."""
+        ...
+
+
+Splits: TypeAlias = Mapping[str, Source]
+"""Disjoint parts of a data set by name: "train", "validation" and "test", or some of them."""
+
+
+@runtime_checkable
+class Gathers(Protocol):
+    """What a source has that reads several examples faster than one by one, or entries without the others."""
+
+    def gather(self, indices: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Reads entries of several examples.
+
+        Args:
+          indices: of the examples, shape (n,).
+          names: of the entries. The others need not be read: a source that knows its labels reads no image for them.
+
+        Returns:
+          Each entry with the examples as its first axis, as new arrays.
+        """
+        ...
+
+
+def gather(source: Source, indices: np.ndarray, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """Reads several examples as arrays.
+
+    Args:
+      source: any source.
+      indices: of the examples, shape (n,).
+      names: of the entries to read; all of them if None.
+
+    Returns:
+      Each entry with the examples as its first axis, as new arrays.
+
+    Raises:
+      ValueError: the source has no such entry, or the shape of an entry differs from example to example.
+    """
+    names = tuple(source.spec if names is None else names)
+    check_entries(source, names)
+    if isinstance(source, Gathers):
+        return source.gather(indices, names)
+    examples = [source[int(index)] for index in indices]
+    return {name: np.stack([example[name] for example in examples]) for name in names}
+
+
+def check_entries(source: Source, names: Sequence[str]) -> None:
+    """Refuses a source whose examples lack an entry, or differ in its shape.
+
+    Args:
+      source: any source.
+      names: of the entries.
+
+    Raises:
+      ValueError: the source has no such entry, or the shape of an entry differs from example to example.
+    """
+    spec = source.spec
+    for name in names:
+        if name not in spec:
+            raise ValueError(f"expected examples with {name!r}, got {', '.join(map(repr, spec))}")
+        if None in spec[name].shape:
+            raise ValueError(
+                f"a batch expects examples of one shape, got {name!r} of shape {spec[name].shape}, where None differs "
+                "from example to example; resize or crop them to one size"
+            )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subset:
+    """Some examples of a source.
+
+    Args:
+      source: any source.
+      indices: of the examples in it, in their new order, shape (n,).
+    """
+
+    source: Source
+    indices: np.ndarray
+
+    @property
+    def spec(self) -> Mapping[str, ArraySpec]:
+        """That of the source."""
+        return self.source.spec
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Those of the source."""
+        return self.source.class_names
+
+    @property
+    def fingerprint(self) -> str:
+        """A checksum of the source and the indices."""
+        return checksum(self.source.fingerprint, np.asarray(self.indices, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return self.source[int(self.indices[index])]
+
+    def gather(self, indices: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Reads entries of several examples, as the source does."""
+        return gather(self.source, self.indices[indices], names)
+
+
+def checksum(*parts: str | bytes | np.ndarray) -> str:
+    """Computes a checksum of texts, bytes and arrays; the dtypes and shapes of arrays count.
+
+    Args:
+      *parts: in order.
+
+    Returns:
+      32 hexadecimal digits.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype.str}{part.shape}".encode())
+            part = np.ascontiguousarray(part).data
+        elif isinstance(part, str):
+            part = part.encode(errors="surrogateescape")
+        # The length separates this part from the next one.
+        digest.update(f"{memoryview(part).nbytes}:".encode())
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def check_classes(name: str, values: np.ndarray, class_names: Sequence[str]) -> None:
+    """Refuses class indices out of range.
+
+    Args:
+      name: "label", or "mask", in which `IGNORED` is no class.
+      values: integers, with the examples as the first axis.
+      class_names: one name for each class.
+
+    Raises:
+      ValueError: a value is not in [0, number of classes).
+    """
+    outside = (values < 0) | (values >= len(class_names))
+    ignored = ""
+    if name == "mask":
+        outside &= values != IGNORED
+        ignored = f", or {IGNORED} for pixels of no class"
+    if outside.any():
+        first = tuple(np.argwhere(outside)[0])
+        raise ValueError(
+            f"{name}s must be in [0, {len(class_names)}){ignored}, got {values[first]} at index {first[0]}; "
+            "number the classes from 0, or give a name for each"
+        )

@@ -1,0 +1,213 @@
+"""Parts of a source: split for training, chosen classes, a few examples of each class."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from jaxcnn.data.sources.arrays import Arrays
+from jaxcnn.data.sources.source import Source, Splits, Subset, gather
+
+_PARTS = ("train", "validation", "test")
+
+
+def split(
+    source: Source | Splits, *, fractions: tuple[float, float, float] = (0.6, 0.2, 0.2), seed: int = 0
+) -> dict[str, Source]:
+    """Splits a source into train, validation and test, stratified: each part has the same mix of classes.
+
+    The sizes are the fractions of the source, rounded by largest remainder so that they add up. The examples of each
+    class are split the same way. Every part has at least one example of every class, even if its fraction is too small
+    for that. Each part keeps the order of the source. Examples without a label are split as if they had one class.
+
+    Parts that a data set brings along are kept as they are. The missing ones are drawn from its part "train", in
+    proportion to the fractions.
+
+    Args:
+      source: a source, or the parts of one by name: "train", and "validation" or "test" or both. At least 3 examples of
+        every class, or 2 if one part is missing.
+      fractions: the parts of train, validation and test, each above 0, summing to 1.
+      seed: random seed of the split, at least 0; the result depends only on the seed and the labels.
+
+    Returns:
+      The parts by name: "train", "validation" and "test". They are disjoint, and together the whole source.
+
+    Raises:
+      ValueError: the fractions are not positive or do not sum to 1, a class has too few examples, the seed is negative,
+        the names of the given parts are not as above, or their classes differ.
+    """
+    if len(fractions) != 3 or not all(fraction > 0 for fraction in fractions):
+        raise ValueError(f"fractions must be three numbers above 0 (train, validation, test), got {fractions}")
+    if not math.isclose(sum(fractions), 1.0, abs_tol=1e-6):
+        raise ValueError(f"fractions must sum to 1, got {fractions}, which sum to {sum(fractions):g}")
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}")
+    parts = dict(source) if isinstance(source, Mapping) else {"train": source}
+    _check_parts(parts)
+    drawn = [name for name in _PARTS if name == "train" or name not in parts]
+    shares = np.array([fractions[_PARTS.index(name)] for name in drawn])
+    if len(drawn) < len(_PARTS):
+        shares /= shares.sum()
+    parts |= zip(drawn, _stratified(parts["train"], shares, seed), strict=True)
+    return {name: parts[name] for name in _PARTS}
+
+
+def _check_parts(parts: Splits) -> None:
+    if "train" not in parts or not parts.keys() <= set(_PARTS):
+        raise ValueError(
+            f"expected a part 'train', and parts 'validation' and 'test' or none of these, got {list(parts)}"
+        )
+    classes = {name: part.class_names for name, part in parts.items()}
+    for name, class_names in classes.items():
+        if class_names != classes["train"]:
+            raise ValueError(
+                f"expected the same classes in every part, got {classes['train']} in 'train' and {class_names} in "
+                f"{name!r}"
+            )
+
+
+def _stratified(source: Source, fractions: np.ndarray, seed: int) -> list[Source]:
+    """Draws disjoint parts of a source, each with the same mix of classes."""
+    if len(fractions) == 1:
+        return [source]
+    labels, class_names = _classes(source)
+    class_sizes = np.bincount(labels, minlength=len(class_names))
+    _check_rarest(
+        "split", class_sizes, class_names, len(fractions), "one for each part, ", "leave that class out or merge it"
+    )
+    rng = np.random.default_rng(seed)
+    members: list[list[np.ndarray]] = [[] for _ in fractions]
+    for label, share in enumerate(_shares(class_sizes, fractions)):
+        shuffled = rng.permutation(np.flatnonzero(labels == label))
+        for part, chosen in zip(members, np.split(shuffled, np.cumsum(share)[:-1]), strict=True):
+            part.append(chosen)
+    return [_take(source, np.sort(np.concatenate(part))) for part in members]
+
+
+def choose_classes(source: Source, classes: Sequence[str]) -> Arrays:
+    """Selects the examples of some classes, and renumbers these classes.
+
+    Args:
+      source: examples with labels; those of other sources than `Arrays` are read into memory.
+      classes: distinct names of classes of the source; the first becomes label 0, and so on.
+
+    Returns:
+      The examples of these classes, in the order of the source.
+
+    Raises:
+      ValueError: the examples have no labels, a name is unknown or repeated, or there is no name.
+      TypeError: `classes` is a single string.
+    """
+    _check_labelled("choose_classes", source)
+    if isinstance(classes, str):
+        raise TypeError(f"classes must be a sequence of names, got the string {classes!r}")
+    unknown = [name for name in classes if name not in source.class_names]
+    if unknown or not classes or len(set(classes)) != len(classes):
+        raise ValueError(f"classes must be different names among {source.class_names}, got {tuple(classes)}")
+    numbers = np.full(len(source.class_names), -1, np.int32)
+    numbers[[source.class_names.index(name) for name in classes]] = np.arange(len(classes))
+    labels = numbers[_classes(source)[0]]
+    entries = gather(source, np.flatnonzero(labels >= 0))
+    return Arrays({**entries, "label": labels[labels >= 0]}, tuple(classes))
+
+
+def few(source: Source, per_class: int, *, seed: int) -> Source:
+    """Draws the same number of examples from every class.
+
+    For the same seed, a smaller number draws a subset of the examples of a larger number.
+
+    Args:
+      source: examples with labels.
+      per_class: number of examples of each class, at least 1.
+      seed: random seed of the choice, at least 0; the result depends only on the seed and the labels.
+
+    Returns:
+      The examples, in the order of the source.
+
+    Raises:
+      ValueError: the examples have no labels, a class has fewer examples, or an argument is out of range.
+    """
+    _check_labelled("few", source)
+    if per_class < 1:
+        raise ValueError(f"per_class must be at least 1, got {per_class}")
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}")
+    labels, class_names = _classes(source)
+    class_sizes = np.bincount(labels, minlength=len(class_names))
+    _check_rarest("few", class_sizes, class_names, per_class, "", "ask for fewer, or leave that class out")
+    rng = np.random.default_rng(seed)
+    chosen = [rng.permutation(np.flatnonzero(labels == label))[:per_class] for label in range(len(class_sizes))]
+    return _take(source, np.sort(np.concatenate(chosen)))
+
+
+def in_memory(source: Source) -> Arrays:
+    """Reads all examples of a source into memory.
+
+    Args:
+      source: examples of one size.
+
+    Returns:
+      The source itself if it is in memory already.
+
+    Raises:
+      ValueError: the sizes differ from example to example.
+    """
+    if isinstance(source, Arrays):
+        return source
+    return Arrays(gather(source, np.arange(len(source))), source.class_names)
+
+
+def _check_labelled(function: str, source: Source) -> None:
+    if "label" not in source.spec:
+        raise ValueError(f"{function} expects examples with 'label', got {', '.join(map(repr, source.spec))}")
+
+
+def _classes(source: Source) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Returns the class of each example, and the names of the classes; a single class for examples without a label."""
+    if "label" not in source.spec:
+        return np.zeros(len(source), np.int32), ("all",)
+    return gather(source, np.arange(len(source)), ["label"])["label"], source.class_names
+
+
+def _check_rarest(
+    function: str, class_sizes: np.ndarray, class_names: Sequence[str], least: int, reason: str, advice: str
+) -> None:
+    rarest = int(np.argmin(class_sizes))
+    if class_sizes[rarest] < least:
+        raise ValueError(
+            f"{function} expects at least {least} examples of every class, {reason}got {class_sizes[rarest]} of class "
+            f"{class_names[rarest]!r}; {advice}"
+        )
+
+
+def _shares(class_sizes: np.ndarray, fractions: np.ndarray) -> np.ndarray:
+    """Returns the number of examples of each class in each part, shape (classes, parts); no entry is 0.
+
+    Each part in turn takes its total from the remaining examples, in proportion to the classes, and leaves one example
+    of every class for each later part. So rows and columns add up without a search.
+    """
+    num_classes, total = len(class_sizes), class_sizes.sum()
+    part_sizes = _apportion(total * fractions, total, low=num_classes, high=total)
+    left, columns = class_sizes, []
+    for part, part_size in enumerate(part_sizes):
+        parts_to_come = len(part_sizes) - 1 - part
+        column = _apportion(left * (part_size / left.sum()), part_size, low=1, high=left - parts_to_come)
+        left = left - column
+        columns.append(column)
+    return np.stack(columns, axis=1)
+
+
+def _apportion(quotas: np.ndarray, total: int, *, low: int, high: np.ndarray | int) -> np.ndarray:
+    """Rounds quotas to integers in [low, high] that sum to total, by largest remainder."""
+    counts = np.clip(np.floor(quotas).astype(np.int64), low, high)
+    while counts.sum() < total:
+        counts[np.argmax(np.where(counts < high, quotas - counts, -np.inf))] += 1
+    while counts.sum() > total:
+        counts[np.argmin(np.where(counts > low, quotas - counts, np.inf))] -= 1
+    return counts
+
+
+def _take(source: Source, indices: np.ndarray) -> Source:
+    if isinstance(source, Arrays):
+        return Arrays(source.gather(indices, tuple(source.entries)), source.class_names)
+    return Subset(source, indices)

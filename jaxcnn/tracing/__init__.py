@@ -1,0 +1,16 @@
+"""What the traced program of any function of an image says: its receptive field, and its multiply-adds."""
+
+from jaxcnn.tracing.dataflow import follow
+from jaxcnn.tracing.fields import ReceptiveField, Span, field_of, receptive_fields, seen_by_image
+from jaxcnn.tracing.work import count_multiply_adds, work_of
+
+__all__ = [
+    "ReceptiveField",
+    "Span",
+    "count_multiply_adds",
+    "field_of",
+    "follow",
+    "receptive_fields",
+    "seen_by_image",
+    "work_of",
+]
