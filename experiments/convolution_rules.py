@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from reports import write_report
 
+from jaxcnn.ops import conv_output_size
 from jaxcnn.ops.lowering import Geometry, cpu_jax, native, xla
 from jaxcnn.ops.lowering.native import rules
 
@@ -121,10 +122,12 @@ def products(case: Case, geometry: Geometry) -> dict[str, tuple[str, tuple[jax.A
     window = (case.kernel_size, case.kernel_size)
     x = jax.device_put(draw((case.images, case.size, case.size, case.in_channels)))
     kernel = jax.device_put(draw((*window, case.in_channels // case.groups, case.out_channels)))
-    y = jax.device_put(draw((case.images, *geometry.output_size((case.size, case.size), window), case.out_channels)))
+    input_size = (case.size, case.size)
+    output_size = conv_output_size(input_size, window, strides=geometry.strides, padding=geometry.padding)
+    y = jax.device_put(draw((case.images, *output_size, case.out_channels)))
     return {
-        "forward": ("convolve", (x, kernel), {}),
-        "input gradient": ("input_gradient", (y, kernel), {"input_size": (case.size, case.size)}),
+        "forward": ("convolve", (x, kernel), {"output_size": output_size}),
+        "input gradient": ("input_gradient", (y, kernel), {"input_size": input_size}),
         "kernel gradient": ("kernel_gradient", (x, y), {"kernel_size": window}),
     }
 

@@ -54,7 +54,7 @@ from matplotlib.figure import Figure
 from reports import write_report
 
 from jaxcnn import data, environment, plots
-from jaxcnn.layers import Sequential, freeze, unfreeze
+from jaxcnn.layers import Sequential, freeze, trainable
 from jaxcnn.models import small_cnn
 from jaxcnn.training import evaluate, make_eval_step, make_train_state, make_train_step, scale_by_name
 from jaxcnn.training.step import TrainStep
@@ -134,7 +134,7 @@ def transfer(
       seed: draws the examples, their order and the fresh parameters.
 
     Returns:
-      Parameters and state after the last step, with nothing frozen.
+      Parameters and state after the last step.
     """
     few = data.few(task.splits["train"], examples, seed=seed)
     params, state = MODEL.init(jax.random.key(1000 + seed))
@@ -142,12 +142,12 @@ def transfer(
         return fit(MODEL, params, state, few, rates[way], budget, seed)
     pattern = FROZEN[way]
     params = {name: task.params[name] if re.fullmatch(pattern, name) else params[name] for name in params}
-    frozen = freeze(MODEL, params, task.state, pattern)
+    frozen = freeze(MODEL, pattern)
     if way != "unfrozen":
-        return unfreeze(frozen[0], *fit(*frozen, few, rates[way], budget, seed))[1:]
+        return fit(frozen, params, task.state, few, rates[way], budget, seed)
     steps = budget // 2
-    thawed = unfreeze(frozen[0], *fit(*frozen, few, rates["new dense layers"], steps, seed))
-    return fit(*thawed, few, rates[way], budget - steps, seed, convolutions_factor=0.1)
+    params, state = fit(frozen, params, task.state, few, rates["new dense layers"], steps, seed)
+    return fit(MODEL, params, state, few, rates[way], budget - steps, seed, convolutions_factor=0.1)
 
 
 def fit(
@@ -181,7 +181,8 @@ def fit(
     step, optimizer = make_step(model, rate, steps, convolutions_factor)
     copies = -(-batch_size // len(source))
     repeated = data.Subset(source, np.tile(np.arange(len(source)), copies))
-    batches, train_state = data.Batches(repeated, batch_size, seed=seed), make_train_state(params, state, optimizer)
+    batches = data.Batches(repeated, batch_size, seed=seed)
+    train_state = make_train_state(params, state, optimizer, trainable=trainable(model, params))
     for i in range(steps):
         train_state, _ = step(train_state, batches[i], jax.random.key(seed))
     return train_state.params, train_state.state

@@ -31,7 +31,7 @@ class Value:
 
             @functools.wraps(own)
             def with_plain_numbers(self: Value, *arguments: Any) -> None:
-                super(cls, self).__post_init__()
+                super(cls, self).__post_init__()  # pyright: ignore[reportAttributeAccessIssue]
                 own(self, *arguments)
 
             cls.__post_init__ = with_plain_numbers

@@ -29,15 +29,24 @@ def explicit_padding(image_shape, window_shape, strides, padding, dilation=1):
     return tuple(pairs)
 
 
+def conv_output_size(image_shape, window_shape, strides, padding, dilation=1):
+    """Counts the places at which the dilated window lies within the padded image."""
+    sides = explicit_padding(image_shape, window_shape, strides, padding, dilation)
+    return tuple(
+        len(range(-before, size + after - rate * (window - 1), stride))
+        for size, window, stride, rate, (before, after) in zip(
+            image_shape, window_shape, pair(strides), pair(dilation), sides, strict=True
+        )
+    )
+
+
 def conv(x, kernel, bias=None, *, strides=1, padding="SAME", dilation=1, groups=1, border="zeros"):
     (stride_y, stride_x), (rate_y, rate_x) = pair(strides), pair(dilation)
     height, width, group_inputs, outputs = kernel.shape
     pads = explicit_padding(x.shape[:2], (height, width), strides, padding, dilation)
     padded = np.pad(np.asarray(x, np.float64), (*pads, (0, 0)), mode=NUMPY_PAD_MODE[border])
     reach_y, reach_x = rate_y * (height - 1) + 1, rate_x * (width - 1) + 1
-    rows = (padded.shape[0] - reach_y) // stride_y + 1
-    columns = (padded.shape[1] - reach_x) // stride_x + 1
-    y = np.zeros((rows, columns, outputs))
+    y = np.zeros((*conv_output_size(x.shape[:2], (height, width), strides, pads, dilation), outputs))
     for row, column, output in np.ndindex(y.shape):
         top, left = row * stride_y, column * stride_x
         first = output // (outputs // groups) * group_inputs

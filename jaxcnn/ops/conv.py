@@ -75,10 +75,10 @@ def conv(
     strides, dilation = as_pair("strides", strides), as_pair("dilation", dilation)
     size, window = (x.shape[0], x.shape[1]), (kernel.shape[0], kernel.shape[1])
     sides = padding_sides(size, window, strides, padding, dilation)
-    conv_output_size(size, window, strides=strides, padding=sides, dilation=dilation)
+    output_size = conv_output_size(size, window, strides=strides, padding=sides, dilation=dilation)
     x, sides = _pad_border(x, sides, border)
     geometry = lowering.Geometry(strides, sides, dilation, groups, _precision())
-    y = lowering.convolve(x[None], kernel.astype(x.dtype), geometry)[0]
+    y = lowering.convolve(x[None], kernel.astype(x.dtype), geometry, output_size)[0]
     return add_bias(y, bias)
 
 

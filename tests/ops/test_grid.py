@@ -84,7 +84,7 @@ def ours(problem):
     """Returns the convolution under test, of a batch of images and a kernel."""
     if problem.op == "convolve":
         geometry = lowering.Geometry(problem.strides, problem.padding, problem.dilation, problem.groups)
-        return lambda x, kernel: lowering.convolve(x, kernel, geometry)
+        return lambda x, kernel: lowering.convolve(x, kernel, geometry, problem.output_size)
     options = {name: getattr(problem, name) for name in ("strides", "padding", "dilation", "groups")}
     if problem.op == "conv_transpose":
         options["output_padding"] = problem.output_padding

@@ -8,6 +8,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
 from jax import lax
 
 from jaxcnn import ops
@@ -28,16 +29,16 @@ def draw_problem(seed):
     images, height, width = (int(n) for n in (rng.integers(1, 4), *rng.integers(7, 11, 2)))
     x = rng.standard_normal((images, height, width, groups * inputs))
     kernel = rng.standard_normal((*window, inputs, groups * outputs))
-    size = geometry.output_size((height, width), window)
+    size = reference.conv_output_size((height, width), window, strides, geometry.padding, dilation)
     weights = rng.standard_normal((images, *size, groups * outputs))
     return jnp.asarray(x), jnp.asarray(kernel), geometry, jnp.asarray(weights)
 
 
-def both(geometry):
+def both(geometry, output_size):
     """Returns ours, and XLA's, which JAX differentiates and transforms by its own rules."""
     return (
-        lambda x, kernel: lowering.convolve(x, kernel, geometry),
-        lambda x, kernel: xla.convolve(x, kernel, geometry=geometry),
+        lambda x, kernel: lowering.convolve(x, kernel, geometry, output_size),
+        lambda x, kernel: xla.convolve(x, kernel, geometry=geometry, output_size=output_size),
     )
 
 
@@ -68,7 +69,7 @@ def test_values_and_gradients_are_those_of_xla(seed, in_native, monkeypatch):
 
         return jax.jit(lambda x, kernel: (convolve(x, kernel), jax.grad(loss, (0, 1))(x, kernel)))(x, kernel)
 
-    ours, theirs = both(geometry)
+    ours, theirs = both(geometry, weights.shape[1:3])
     assert_same(results(ours), results(theirs))
 
 
@@ -129,8 +130,9 @@ TRANSFORMATIONS = {
 )
 def test_transformations_are_those_of_xla(name, seed):
     x, kernel, geometry, weights = draw_problem(seed)
+    functions = both(geometry, weights.shape[1:3])
     ours, theirs = (
-        jax.jit(lambda x, k, w, f=f: TRANSFORMATIONS[name](f, x, k, w))(x, kernel, weights) for f in both(geometry)
+        jax.jit(lambda x, k, w, f=f: TRANSFORMATIONS[name](f, x, k, w))(x, kernel, weights) for f in functions
     )
     assert_same(ours, theirs)
 
@@ -145,9 +147,9 @@ def test_grouped_convolutions_in_bundles_are_those_of_xla(groups, inputs, output
     x = jnp.asarray(rng.standard_normal((2, 5, 4, groups * inputs)))
     kernel = jnp.asarray(rng.standard_normal((3, 2, inputs, groups * outputs)))
     for name in ("convolve", "input_gradient", "kernel_gradient"):
-        y = xla.convolve(x, kernel, geometry=geometry)
+        y = xla.convolve(x, kernel, geometry=geometry, output_size=(3, 4))
         operands, options = {
-            "convolve": ((x, kernel), {}),
+            "convolve": ((x, kernel), {"output_size": (3, 4)}),
             "input_gradient": ((y, kernel), {"input_size": (5, 4)}),
             "kernel_gradient": ((x, y), {"kernel_size": (3, 2)}),
         }[name]
@@ -160,14 +162,14 @@ def test_grouped_convolutions_in_bundles_are_those_of_xla(groups, inputs, output
 )
 @pytest.mark.parametrize("seed", [0, 1, 3])
 def test_every_dtype_stays_what_it_is(dtype, tolerance, seed):
-    x, kernel, geometry, _ = draw_problem(seed)
+    x, kernel, geometry, weights = draw_problem(seed)
     x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
 
     def results(convolve, *operands):
         y, transpose = jax.vjp(convolve, *operands)
         return y, *transpose(y)
 
-    ours, _ = both(geometry)
+    ours, _ = both(geometry, weights.shape[1:3])
     exact = results(ours, x, kernel)
     for value, expected in zip(results(ours, x.astype(dtype), kernel.astype(dtype)), exact, strict=True):
         assert value.dtype == dtype

@@ -10,6 +10,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
 
 from jaxcnn import ops
 from jaxcnn.ops import lowering
@@ -66,7 +67,9 @@ CASES = {
 def draw(case, dtype):
     shape, kernel_shape, geometry = CASES[case]
     rng = np.random.default_rng(sum(case.encode()))
-    size = geometry.output_size(shape[1:3], kernel_shape[:2])
+    size = reference.conv_output_size(
+        shape[1:3], kernel_shape[:2], geometry.strides, geometry.padding, geometry.dilation
+    )
     arrays = (shape, kernel_shape, (shape[0], *size, kernel_shape[3]))
     return *(jnp.asarray(rng.standard_normal(s), dtype) for s in arrays), geometry
 
@@ -77,7 +80,7 @@ def three(module, geometry, x, kernel):
     @jax.jit
     def all_three(x_, kernel_, dy):
         return (
-            module.convolve(x_, kernel_, geometry=geometry),
+            module.convolve(x_, kernel_, geometry=geometry, output_size=dy.shape[1:3]),
             module.input_gradient(dy, kernel_, geometry=geometry, input_size=x.shape[1:3]),
             module.kernel_gradient(x_, dy, geometry=geometry, kernel_size=kernel.shape[:2]),
         )
@@ -144,7 +147,7 @@ def test_winograds_rounding_is_that_of_the_pixels_that_a_result_sees(value, grad
     def run(module, images, kernel):
         if gradient:
             return module.input_gradient(images, kernel, geometry=geometry, input_size=x.shape[1:3])
-        return module.convolve(images, kernel, geometry=geometry)
+        return module.convolve(images, kernel, geometry=geometry, output_size=dy.shape[1:3])
 
     ours = run(native, images, kernel)
     with jax.enable_x64(True):
@@ -173,7 +176,7 @@ def algorithms(case, **options):
 
     def program(x, kernel, dy):
         return (
-            lowering.convolve(x, kernel, geometry),
+            lowering.convolve(x, kernel, geometry, dy.shape[1:3]),
             lowering.input_gradient(dy, kernel, geometry, x.shape[1:3]),
             lowering.kernel_gradient(x, dy, geometry, kernel.shape[:2]),
         )
@@ -230,10 +233,11 @@ def test_half_precision_is_summed_up_in_float32_and_rounded_once(case, dtype):
 
 
 def test_an_exported_program_does_not_need_this_package():
-    x, kernel, _, geometry = draw("dense", jnp.float32)
-    exported = jax.export.export(jax.jit(lambda x, kernel: lowering.convolve(x, kernel, geometry)))(x, kernel)
+    x, kernel, dy, geometry = draw("dense", jnp.float32)
+    program = jax.jit(lambda x, kernel: lowering.convolve(x, kernel, geometry, dy.shape[1:3]))
+    exported = jax.export.export(program)(x, kernel)
     assert "custom_call" not in exported.mlir_module()
-    np.testing.assert_allclose(exported.call(x, kernel), lowering.convolve(x, kernel, geometry), rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(exported.call(x, kernel), program(x, kernel), rtol=1e-5, atol=1e-4)
 
 
 def test_a_program_for_several_devices_is_left_to_the_compiler_which_can_split_it():
@@ -244,7 +248,7 @@ from jaxcnn.ops.lowering import Geometry, convolve
 mesh = Mesh(jax.devices(), ("batch",))
 x = jax.ShapeDtypeStruct((8, 9, 9, 16), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("batch")))
 kernel = jax.ShapeDtypeStruct((3, 3, 16, 16), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec()))
-def run(x, kernel): return convolve(x, kernel, Geometry())
+def run(x, kernel): return convolve(x, kernel, Geometry(), (7, 7))
 compiled = jax.jit(run).lower(x, kernel).compile().as_text()
 assert "jaxcnn_convolve" not in compiled and "all-gather" not in compiled
 by_hand = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=(PartitionSpec("batch"), PartitionSpec()),
@@ -270,7 +274,7 @@ def test_a_convolution_without_kernels_to_build_is_computed_by_xla_and_says_so(t
     code = """
 import jax.numpy as jnp
 from jaxcnn.ops.lowering import Geometry, convolve, native
-print(float(convolve(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 1)), Geometry())[0, 0, 0, 0]), native.ready())
+print(float(convolve(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 1)), Geometry(), (2, 2))[0, 0, 0, 0]), native.ready())
 """
     output, errors = run_python(code, CXX="no-such-compiler", JAXCNN_CACHE_DIR=str(tmp_path))
     assert output.split() == ["18.0", "False"]
@@ -291,7 +295,8 @@ def test_all_memory_that_a_large_result_lies_in_is_asked_to_have_large_pages():
     code = """
 import jax, jax.numpy as jnp
 from jaxcnn.ops.lowering import Geometry, convolve
-y = jax.jit(lambda x, kernel: convolve(x, kernel, Geometry()))(jnp.ones((40, 64, 64, 64)), jnp.ones((1, 1, 64, 64)))
+x, kernel = jnp.ones((40, 64, 64, 64)), jnp.ones((1, 1, 64, 64))
+y = jax.jit(lambda x, kernel: convolve(x, kernel, Geometry(), (64, 64)))(x, kernel)
 address, inside = y.unsafe_buffer_pointer(), False
 for line in open("/proc/self/smaps"):
     word, *flags = line.split()
@@ -335,7 +340,8 @@ def test_results_that_see_no_large_tap_keep_their_rounding(factor):
     x[:, ::4, ::4] = rng.uniform(1, 2, (8, 3, 3, 64))
     kernel = rng.standard_normal((3, 3, 64, 64)).astype(np.float32)
     kernel[1, 1] *= factor
-    y = native.convolve(jnp.asarray(x), jnp.asarray(kernel), geometry=Geometry((1, 1), ((1, 1), (1, 1))))
+    geometry = Geometry((1, 1), ((1, 1), (1, 1)))
+    y = native.convolve(jnp.asarray(x), jnp.asarray(kernel), geometry=geometry, output_size=(12, 12))
     with jax.default_matmul_precision("highest"):
         expected = jax.vmap(lambda image: ops.conv(image, kernel))(x)
     unseen = np.ones((12, 12), bool)

@@ -96,7 +96,7 @@ def test_a_damaged_library_does_not_end_the_process(cache, tmp_path):
     code = """
 import jax.numpy as jnp
 from jaxcnn.ops.lowering import Geometry, convolve, native
-print(float(convolve(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 1)), Geometry())[0, 0, 0, 0]), native.ready())
+print(float(convolve(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 1)), Geometry(), (2, 2))[0, 0, 0, 0]), native.ready())
 """
     library = built(copier, cache)
     os.truncate(library, library.stat().st_size // 2)

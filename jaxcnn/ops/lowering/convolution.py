@@ -29,18 +29,19 @@ from jaxcnn.ops.lowering.geometry import Geometry
 Pair = tuple[int, int]
 
 
-def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry, output_size: Pair) -> jax.Array:
     """Cross-correlates images with a kernel.
 
     Args:
       x: shape (batch, height, width, in_channels).
       kernel: shape (kernel_height, kernel_width, in_channels / groups, out_channels), in the dtype of `x`.
       geometry: strides, padding, dilation and groups.
+      output_size: (height, width) of the result, as `jaxcnn.ops.conv_output_size` computes it.
 
     Returns:
-      Shape (batch, out_height, out_width, out_channels), in the dtype of `x`.
+      Shape (batch, *output_size, out_channels), in the dtype of `x`.
     """
-    return _convolve.bind(x, kernel, geometry=geometry)
+    return _convolve.bind(x, kernel, geometry=geometry, output_size=output_size)
 
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, geometry: Geometry, input_size: Pair) -> jax.Array:
@@ -84,9 +85,8 @@ def _like(operand: Any, shape: tuple[int, ...]) -> Any:
 
 
 @_convolve.def_abstract_eval
-def _(x: Any, kernel: Any, *, geometry: Geometry) -> Any:
-    size = geometry.output_size(x.shape[1:3], kernel.shape[:2])
-    return _like(x, (x.shape[0], *size, kernel.shape[3]))
+def _(x: Any, kernel: Any, *, geometry: Geometry, output_size: Pair) -> Any:
+    return _like(x, (x.shape[0], *output_size, kernel.shape[3]))
 
 
 @_input_gradient.def_abstract_eval
@@ -101,18 +101,18 @@ def _(x: Any, dy: Any, *, geometry: Geometry, kernel_size: Pair) -> Any:
 
 ad.defbilinear(
     _convolve,
-    lambda dy, x, kernel, *, geometry: input_gradient(dy, kernel, geometry, x.aval.shape[1:3]),
-    lambda dy, x, kernel, *, geometry: kernel_gradient(x, dy, geometry, kernel.aval.shape[:2]),
+    lambda dy, x, kernel, *, geometry, output_size: input_gradient(dy, kernel, geometry, x.aval.shape[1:3]),
+    lambda dy, x, kernel, *, geometry, output_size: kernel_gradient(x, dy, geometry, kernel.aval.shape[:2]),
 )
 ad.defbilinear(
     _input_gradient,
-    lambda dx, dy, kernel, *, geometry, input_size: convolve(dx, kernel, geometry),
+    lambda dx, dy, kernel, *, geometry, input_size: convolve(dx, kernel, geometry, dy.aval.shape[1:3]),
     lambda dx, dy, kernel, *, geometry, input_size: kernel_gradient(dx, dy, geometry, kernel.aval.shape[:2]),
 )
 ad.defbilinear(
     _kernel_gradient,
     lambda dk, x, dy, *, geometry, kernel_size: input_gradient(dy, dk, geometry, x.aval.shape[1:3]),
-    lambda dk, x, dy, *, geometry, kernel_size: convolve(x, dk, geometry),
+    lambda dk, x, dy, *, geometry, kernel_size: convolve(x, dk, geometry, dy.aval.shape[1:3]),
 )
 
 
@@ -163,17 +163,18 @@ def _fold_kernel_inputs(kernel: jax.Array, axis: int) -> jax.Array:
     return kernel.reshape(height, width, batch * channels, outputs)
 
 
-def _batch_convolve(operands: Any, axes: Any, *, geometry: Geometry) -> tuple[jax.Array, int]:
+def _batch_convolve(operands: Any, axes: Any, *, geometry: Geometry, output_size: Pair) -> tuple[jax.Array, int]:
     (x, kernel), (x_axis, kernel_axis) = operands, axes
     groups = geometry.groups
     if kernel_axis is None:
         x, batch = _fold_images(x, x_axis)
-        return _split_images(convolve(x, kernel, geometry), batch), 0
+        return _split_images(convolve(x, kernel, geometry, output_size), batch), 0
     batch = kernel.shape[kernel_axis]
     if x_axis is None:
-        y = convolve(x, _fold_channels(kernel, kernel_axis, groups), geometry)
+        y = convolve(x, _fold_channels(kernel, kernel_axis, groups), geometry, output_size)
         return _split_channels(y, batch, groups), 0
-    y = convolve(_fold_groups(x, x_axis), _fold_groups(kernel, kernel_axis), geometry.times_groups(batch))
+    folded = geometry.times_groups(batch)
+    y = convolve(_fold_groups(x, x_axis), _fold_groups(kernel, kernel_axis), folded, output_size)
     return _split_groups(y, batch), 0
 
 
@@ -219,7 +220,7 @@ def _define(
 ) -> None:
     """Gives a primitive its remaining rules: outside of jit, under vmap, and on each platform."""
 
-    @partial(jax.jit, static_argnames=("geometry", "input_size", "kernel_size"))
+    @partial(jax.jit, static_argnames=("geometry", "output_size", "input_size", "kernel_size"))
     def run(*operands: jax.Array, **options: Any) -> jax.Array:
         return primitive.bind(*operands, **options)
 

@@ -44,20 +44,20 @@ _MOST_TAPS = 64
 """Largest number of taps of a depthwise kernel that are unrolled; larger kernels use a loop."""
 
 
-def convolve(x: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
+def convolve(x: jax.Array, kernel: jax.Array, *, geometry: Geometry, output_size: Pair) -> jax.Array:
     """See `lowering.convolution.convolve`."""
     if _is_pointwise(kernel.shape[:2], geometry):
         return _product("nhwi,io->nhwo", _strided(x, geometry), kernel[0, 0])
     if _is_depthwise(kernel.shape[2], geometry):
-        return _depthwise(x, kernel, geometry)
+        return _depthwise(x, kernel, geometry, output_size)
     if geometry.groups > 1:
-        dense = partial(convolve, geometry=replace(geometry, groups=1))
+        dense = partial(convolve, geometry=replace(geometry, groups=1), output_size=output_size)
 
         def by_group() -> jax.Array:
-            return _grouped(_padded(x, geometry), kernel, geometry, _output_size(x, kernel, geometry))
+            return _grouped(_padded(x, geometry), kernel, geometry, output_size)
 
         return _in_bundles(dense, by_group, x, kernel, geometry.groups)
-    return xla.convolve(x, kernel, geometry=geometry)
+    return xla.convolve(x, kernel, geometry=geometry, output_size=output_size)
 
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, *, geometry: Geometry, input_size: Pair) -> jax.Array:
@@ -166,10 +166,6 @@ def _is_pointwise(kernel_size: tuple[int, ...], geometry: Geometry) -> bool:
     return tuple(kernel_size) == (1, 1) and geometry.groups == 1 and geometry.padding == ((0, 0), (0, 0))
 
 
-def _output_size(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> Pair:
-    return geometry.output_size((x.shape[1], x.shape[2]), (kernel.shape[0], kernel.shape[1]))
-
-
 def _is_depthwise(channels: int, geometry: Geometry) -> bool:
     return channels == 1 and geometry.groups > 1
 
@@ -238,12 +234,12 @@ def _tap(x: jax.Array, tap: int | jax.Array, geometry: Geometry, kernel_size: Pa
     return x
 
 
-def _depthwise(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+def _depthwise(x: jax.Array, kernel: jax.Array, geometry: Geometry, output_size: Pair) -> jax.Array:
     """Sums the taps, each an image times one number for each channel; XLA fuses them into one loop."""
-    kernel_size, size = (kernel.shape[0], kernel.shape[1]), _output_size(x, kernel, geometry)
+    kernel_size = (kernel.shape[0], kernel.shape[1])
     channels, outputs = x.shape[3], kernel.shape[3]
     rows = kernel.reshape(-1, channels, outputs // channels)
-    y = _sum_of_taps(_padded(x, geometry)[..., None], rows, geometry, kernel_size, size)
+    y = _sum_of_taps(_padded(x, geometry)[..., None], rows, geometry, kernel_size, output_size)
     return y.reshape(*y.shape[:3], outputs).astype(x.dtype)
 
 

@@ -26,13 +26,3 @@ class Geometry:
     def times_groups(self, factor: int) -> "Geometry":
         """Returns the same with so many times the groups."""
         return replace(self, groups=self.groups * factor)
-
-    def output_size(self, size: tuple[int, int], kernel_size: tuple[int, int]) -> tuple[int, int]:
-        """Computes (height, width) of the output, for images and a kernel of given sizes."""
-        height, width = (
-            (size[axis] + sum(self.padding[axis]) - self.dilation[axis] * (kernel_size[axis] - 1) - 1)
-            // self.strides[axis]
-            + 1
-            for axis in (0, 1)
-        )
-        return height, width

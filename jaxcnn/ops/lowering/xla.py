@@ -1,6 +1,7 @@
 """Convolution by XLA's own operation and its transposes: the rule for GPU and TPU, and the reference for all others."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +13,10 @@ from jaxcnn.ops.sizes import is_known
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
-def convolve(x: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
+def convolve(x: jax.Array, kernel: jax.Array, *, geometry: Geometry, output_size: tuple[int, int]) -> jax.Array:
     """See `lowering.convolution.convolve`."""
     if not is_known((*geometry.padding[0], *geometry.padding[1])):
-        kernel_size = kernel.shape[0], kernel.shape[1]
-        output_size = geometry.output_size((x.shape[1], x.shape[2]), kernel_size)
-        x, geometry = _fitted(x, geometry, kernel_size, output_size)
+        x, geometry = _fitted(x, geometry, (kernel.shape[0], kernel.shape[1]), output_size)
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -34,7 +33,8 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, *, geometry: Geometry, inpu
     if not is_known((*dy.shape[1:3], *input_size)):
         return input_gradient_as_convolution(dy, kernel, geometry=geometry, input_size=input_size)
     x = jax.ShapeDtypeStruct((dy.shape[0], *input_size, kernel.shape[2] * geometry.groups), dy.dtype)
-    (dx,) = jax.linear_transpose(lambda x: convolve(x, kernel, geometry=geometry), x)(dy)
+    forward = partial(convolve, kernel=kernel, geometry=geometry, output_size=(dy.shape[1], dy.shape[2]))
+    (dx,) = jax.linear_transpose(forward, x)(dy)
     return dx
 
 
@@ -96,10 +96,12 @@ def input_gradient_as_convolution(
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, *, geometry: Geometry, kernel_size: tuple[int, int]) -> jax.Array:
     """See `lowering.convolution.kernel_gradient`."""
-    if not is_known((*x.shape[1:3], *dy.shape[1:3])):
-        x, geometry = _fitted(x, geometry, kernel_size, (dy.shape[1], dy.shape[2]))
+    output_size = (dy.shape[1], dy.shape[2])
+    if not is_known((*x.shape[1:3], *output_size)):
+        x, geometry = _fitted(x, geometry, kernel_size, output_size)
     kernel = jax.ShapeDtypeStruct((*kernel_size, x.shape[3] // geometry.groups, dy.shape[3]), x.dtype)
-    (dk,) = jax.linear_transpose(lambda kernel: convolve(x, kernel, geometry=geometry), kernel)(dy)
+    forward = partial(convolve, x, geometry=geometry, output_size=output_size)
+    (dk,) = jax.linear_transpose(forward, kernel)(dy)
     return dk
 
 

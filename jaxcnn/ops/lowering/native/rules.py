@@ -102,11 +102,10 @@ def _sums(x: jax.Array) -> list[jax.ShapeDtypeStruct]:
     return [jax.ShapeDtypeStruct((x.shape[0], x.shape[2]), x.dtype)] * 2
 
 
-def convolve(x: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
+def convolve(x: jax.Array, kernel: jax.Array, *, geometry: Geometry, output_size: Pair) -> jax.Array:
     """See `lowering.convolution.convolve`."""
-    size = geometry.output_size((x.shape[1], x.shape[2]), (kernel.shape[0], kernel.shape[1]))
-    shape = (x.shape[0], *size, kernel.shape[3])
-    return _call("jaxcnn_convolve", shape, x, kernel, geometry=geometry, kernel_shape=kernel.shape, pixels=size)
+    shape = (x.shape[0], *output_size, kernel.shape[3])
+    return _call("jaxcnn_convolve", shape, x, kernel, geometry=geometry, kernel_shape=kernel.shape, pixels=output_size)
 
 
 def input_gradient(dy: jax.Array, kernel: jax.Array, *, geometry: Geometry, input_size: Pair) -> jax.Array:
