@@ -24,7 +24,7 @@ from jaxcnn.data.sources.mask_folder import MaskFolder, mask_folder
 from jaxcnn.data.sources.npz import load_npz
 from jaxcnn.data.sources.shapes import shapes
 from jaxcnn.data.sources.source import IGNORED, ArraySpec, Gathers, Source, Splits, Subset, gather
-from jaxcnn.data.splits import choose_classes, few, in_memory, split
+from jaxcnn.data.splits import choose_classes, few, in_memory, match_classes, split
 
 __all__ = [
     "IGNORED",
@@ -55,6 +55,7 @@ __all__ = [
     "in_memory",
     "load_npz",
     "mask_folder",
+    "match_classes",
     "noise",
     "photometric",
     "random_crop",

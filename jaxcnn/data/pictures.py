@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn import ops
+from jaxcnn.types import Shape
 from jaxcnn.values import Value
 
 if TYPE_CHECKING:
@@ -20,6 +19,9 @@ if TYPE_CHECKING:
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 """The formats that are decoded. Pillow has many more, and some of them start other programs."""
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm")
+"""Extensions of files of these formats, in lower case."""
 
 MAX_PIXELS = 100_000_000
 """Largest number of pixels of a picture. It limits the memory for untrusted files: a small file can claim any size."""
@@ -48,7 +50,7 @@ class FitPicture(Value):
       image_shape: (height, width, channels) of the images.
     """
 
-    image_shape: tuple[int, int, int]
+    image_shape: Shape
 
     def __post_init__(self) -> None:
         shape = tuple(self.image_shape)
@@ -73,6 +75,7 @@ class FitPicture(Value):
 
         Raises:
           ValueError: the picture has another shape, dtype or range.
+          ImportError: the picture has to be resized, and Pillow is not installed.
         """
         pixels = np.asarray(picture)
         if pixels.ndim == 2 and self.channels == 1:
@@ -89,7 +92,7 @@ class FitPicture(Value):
                 f"FitPicture expects floating-point pixels in [0, 1], got {pixels.min():g} to {pixels.max():g}; "
                 "divide grey levels by 255"
             )
-        return _fit(pixels, *self.image_shape[:2])
+        return _fit(pixels, self.image_shape[0], self.image_shape[1])
 
 
 def read_picture(path: str | os.PathLike[str], channels: int) -> np.ndarray:
@@ -171,8 +174,14 @@ def resize_picture(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     Returns:
       Shape (*size, channels), float32.
+
+    Raises:
+      ImportError: Pillow is not installed.
     """
-    from PIL import Image
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError("pictures are resized by Pillow; pip install pillow") from error
 
     def resized(channel: np.ndarray) -> np.ndarray:
         return np.asarray(Image.fromarray(channel).resize((size[1], size[0]), Image.Resampling.BILINEAR))
@@ -336,9 +345,7 @@ def _fit(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     scale = min(height / pixels.shape[0], width / pixels.shape[1])
     rows, columns = (max(round(size * scale), 1) for size in pixels.shape[:2])
     top, left = (height - rows) // 2, (width - columns) // 2
-    # One channel at a time, to limit memory.
-    for channel in range(pixels.shape[2]):
-        one = jnp.asarray(pixels[..., channel : channel + 1])
-        fitted = ops.resize(one, (rows, columns), antialias=True)
-        ground[top : top + rows, left : left + columns, channel] = np.clip(fitted[..., 0], 0, 1)
+    # Not `ops.resize`, which compiles a program for every size of picture.
+    fitted = pixels if (rows, columns) == pixels.shape[:2] else np.clip(resize_picture(pixels, (rows, columns)), 0, 1)
+    ground[top : top + rows, left : left + columns] = fitted
     return ground

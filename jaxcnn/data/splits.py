@@ -1,12 +1,13 @@
 """Parts of a source: split for training, chosen classes, a few examples of each class."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from jaxcnn.data.sources.arrays import Arrays
-from jaxcnn.data.sources.source import Source, Splits, Subset, gather
+from jaxcnn.data.sources.source import ArraySpec, Source, Splits, Subset, checksum, gather
 
 _PARTS = ("train", "validation", "test")
 
@@ -111,6 +112,32 @@ def choose_classes(source: Source, classes: Sequence[str]) -> Arrays:
     return Arrays({**entries, "label": labels[labels >= 0]}, tuple(classes))
 
 
+def match_classes(source: Source, class_names: Sequence[str]) -> Source:
+    """Renumbers the classes of a source as another one numbers them, by their names.
+
+    Args:
+      source: examples with classes.
+      class_names: the same names in any order; class k of the result is `class_names[k]`.
+
+    Returns:
+      The same examples; the source itself if the order is the same.
+
+    Raises:
+      ValueError: a name is missing on either side.
+    """
+    unknown = [name for name in source.class_names if name not in class_names]
+    missing = [name for name in class_names if name not in source.class_names]
+    faults = [
+        f"{what} {', '.join(map(repr, names))}" for what, names in (("unknown", unknown), ("missing", missing)) if names
+    ]
+    if faults:
+        raise ValueError(
+            f"expected data with the classes {', '.join(map(repr, class_names))}, in any order, got "
+            f"{' and '.join(faults)}; rename the classes of the data, or select some"
+        )
+    return source if source.class_names == tuple(class_names) else Renumbered(source, tuple(class_names))
+
+
 def few(source: Source, per_class: int, *, seed: int) -> Source:
     """Draws the same number of examples from every class.
 
@@ -138,6 +165,55 @@ def few(source: Source, per_class: int, *, seed: int) -> Source:
     rng = np.random.default_rng(seed)
     chosen = [rng.permutation(np.flatnonzero(labels == label))[:per_class] for label in range(len(class_sizes))]
     return _take(source, np.sort(np.concatenate(chosen)))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Renumbered:
+    """A source whose classes have other numbers; see `match_classes`.
+
+    Args:
+      source: examples with "label" or "mask".
+      class_names: the names of its classes, in their new order.
+    """
+
+    source: Source
+    class_names: tuple[str, ...]
+
+    @property
+    def spec(self) -> Mapping[str, ArraySpec]:
+        """That of the source."""
+        return self.source.spec
+
+    @property
+    def fingerprint(self) -> str:
+        """A checksum of the source and the new order."""
+        return checksum(self.source.fingerprint, *self.class_names)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return self._renumbered(self.source[index])
+
+    def gather(self, indices: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Reads entries of several examples, as the source does."""
+        return self._renumbered(gather(self.source, indices, names))
+
+    def _renumbered(self, entries: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        old_names = self.source.class_names
+        several = "label" in self.spec and self.spec["label"].shape != ()
+        if several and "label" in entries:
+            old_numbers = [old_names.index(name) for name in self.class_names]
+            return entries | {"label": entries["label"][..., old_numbers]}
+        new_numbers = np.array([self.class_names.index(name) for name in old_names])
+        return entries | {name: _looked_up(entries[name], new_numbers) for name in ("label", "mask") if name in entries}
+
+
+def _looked_up(numbers: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Replaces numbers by a table. Those out of its range stay: `IGNORED`, and what batches refuse."""
+    numbers = np.asarray(numbers)
+    known = (numbers >= 0) & (numbers < len(table))
+    return np.where(known, table[np.where(known, numbers, 0)], numbers).astype(numbers.dtype)
 
 
 def in_memory(source: Source) -> Arrays:

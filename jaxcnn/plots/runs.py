@@ -200,7 +200,7 @@ def _curves_title(epochs: np.ndarray, judged: np.ndarray, best: int | None, metr
 
 
 def _words(name: str) -> str:
-    return name.replace("_", " ")
+    return name.replace("_", " ").replace("iou", "IoU")
 
 
 def _capitalized(name: str) -> str:

@@ -1,6 +1,7 @@
 """Classification of whole images: one label for an image, or several."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +29,12 @@ class Classification(Value):
     Attributes:
       label_smoothing: weight of the uniform distribution in the target, in [0, 1).
       class_weights: weight of each class, at least 0, or None for 1.
+      per_class: whether the metrics include "precision", "recall" and "f1" of each class.
     """
 
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] | None = None
+    per_class: bool = False
 
     def __post_init__(self) -> None:
         check_smoothing("Classification", self.label_smoothing)
@@ -63,7 +66,8 @@ class Classification(Value):
           batch: the examples.
 
         Returns:
-          "accuracy", and "top5_accuracy" if there are more than 5 classes.
+          "accuracy", and "top5_accuracy" if there are more than 5 classes; with `per_class` also "precision", "recall"
+          and "f1", one mean for each class. The weight of a recall is the weight of the examples of its class.
         """
         labels = take("Classification", batch, "label")
         labels = (jnp.argmax(labels, 1) if labels.ndim == 2 else labels).astype(jnp.int32)
@@ -74,8 +78,16 @@ class Classification(Value):
             hits = jnp.any(largest.astype(jnp.int32) == labels[:, None], axis=1)
             return weighted(hits.astype(at_least_float32(outputs.dtype)), 1, batch)
 
-        accuracy = {"accuracy": among_largest(1)}
-        return accuracy | {"top5_accuracy": among_largest(5)} if outputs.shape[1] > 5 else accuracy
+        measured = {"accuracy": among_largest(1)}
+        if outputs.shape[1] > 5:
+            measured["top5_accuracy"] = among_largest(5)
+        if self.per_class:
+            each_class = jnp.arange(outputs.shape[1], dtype=jnp.int32)
+            predicted = jnp.argmax(outputs, axis=1).astype(jnp.int32)
+            measured |= _of_each_class(
+                labels[:, None] == each_class, predicted[:, None] == each_class, outputs.dtype, batch
+            )
+        return measured
 
     def decode(self, outputs: jax.Array) -> jax.Array:
         """Returns the probabilities of the classes, shape (batch, num_classes)."""
@@ -139,15 +151,10 @@ class MultiLabel(Value):
         there = self._labels(outputs, batch) >= 0.5
         predicted = self.decode(jax.lax.stop_gradient(outputs)) >= self.threshold
 
-        def number(which: jax.Array) -> jax.Array:
-            return which.astype(at_least_float32(outputs.dtype))
-
-        right, relevant, chosen = number(there & predicted), number(there), number(predicted)
+        all_right = jnp.all(there == predicted, axis=1)
         return {
-            "precision": weighted(right, chosen, batch),
-            "recall": weighted(right, relevant, batch),
-            "f1": weighted(2 * right, relevant + chosen, batch),
-            "subset_accuracy": weighted(number(jnp.all(there == predicted, axis=1)), 1, batch),
+            **_of_each_class(there, predicted, outputs.dtype, batch),
+            "subset_accuracy": weighted(all_right.astype(at_least_float32(outputs.dtype)), 1, batch),
         }
 
     def decode(self, outputs: jax.Array) -> jax.Array:
@@ -165,3 +172,23 @@ class MultiLabel(Value):
                 f"MultiLabel expects logits and labels (batch, num_classes), got {outputs.shape} and {labels.shape}"
             )
         return labels.astype(outputs.dtype)
+
+
+def _of_each_class(there: jax.Array, predicted: jax.Array, dtype: Any, batch: Example) -> dict[str, Mean]:
+    """Counts right and wrong examples of each class.
+
+    Args:
+      there: which classes the examples have, bool, shape (batch, num_classes).
+      predicted: which classes are predicted, of the same shape.
+      dtype: of the outputs.
+      batch: the examples.
+
+    Returns:
+      "precision", "recall" and "f1", of shape (num_classes,).
+    """
+    right, relevant, chosen = (which.astype(at_least_float32(dtype)) for which in (there & predicted, there, predicted))
+    return {
+        "precision": weighted(right, chosen, batch),
+        "recall": weighted(right, relevant, batch),
+        "f1": weighted(2 * right, relevant + chosen, batch),
+    }

@@ -1,9 +1,10 @@
+import re
 import zlib
 
 import numpy as np
 import pytest
 
-from jaxcnn.data import Arrays, Subset, arrays, choose_classes, few, gather, in_memory, split
+from jaxcnn.data import Arrays, Subset, arrays, choose_classes, few, gather, in_memory, match_classes, split
 from jaxcnn.data.splits import _shares
 
 
@@ -279,3 +280,42 @@ def test_entries_are_gathered_by_name():
         np.testing.assert_array_equal(found["label"], [2, 0])
     with pytest.raises(ValueError, match="expected examples with 'mask', got 'image', 'label'"):
         gather(whole, np.array([0]), ["mask"])
+
+
+def test_classes_are_renumbered_by_their_names():
+    images = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1)
+    labels, masks = np.array([0, 1, 2, 2, 1, 0]), np.array([0, 1, 2, 255, 1, 0], np.uint8).reshape(6, 1, 1)
+    source = arrays(image=images, label=labels, mask=masks, class_names=["cat", "dog", "eel"])
+    matched = match_classes(source, ("eel", "cat", "dog"))
+    assert matched.class_names == ("eel", "cat", "dog")
+    assert (len(matched), matched.spec) == (6, source.spec)
+    assert matched.fingerprint not in (source.fingerprint, match_classes(source, ("eel", "dog", "cat")).fingerprint)
+    whole = gather(matched, np.arange(6))
+    assert whole["label"].tolist() == [1, 2, 0, 0, 2, 1]
+    assert whole["mask"].ravel().tolist() == [1, 2, 0, 255, 2, 1]
+    assert {name: array.dtype for name, array in whole.items()} == {
+        name: spec.dtype for name, spec in source.spec.items()
+    }
+    assert [int(matched[k]["label"]) for k in range(6)] == [1, 2, 0, 0, 2, 1]
+    assert match_classes(source, ["cat", "dog", "eel"]) is source
+
+
+def test_several_labels_are_reordered_by_their_names():
+    labels = np.array([[1, 0, 0], [0, 1, 1]], np.float32)
+    source = Arrays({"image": np.zeros((2, 1, 1, 1), np.uint8), "label": labels}, ("cat", "dog", "eel"))
+    matched = match_classes(source, ("eel", "cat", "dog"))
+    np.testing.assert_array_equal(gather(matched, np.arange(2))["label"], [[0, 1, 0], [1, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("names", "fault"),
+    [
+        (("cat", "dog"), "got unknown 'eel'; rename"),
+        (("cat", "dog", "eel", "ant"), "got missing 'ant'; rename"),
+        (("cat", "dog", "Eel"), "got unknown 'eel' and missing 'Eel'; rename"),
+    ],
+)
+def test_classes_that_differ_are_named(names, fault):
+    source = arrays(image=np.zeros((3, 1, 1), np.uint8), label=np.arange(3), class_names=["cat", "dog", "eel"])
+    with pytest.raises(ValueError, match=re.escape(fault)):
+        match_classes(source, names)

@@ -41,6 +41,7 @@ def draw(task, dtype=np.float32, seed=0):
 TASKS = [
     Classification(),
     Classification(label_smoothing=0.1, class_weights=WEIGHTS),
+    Classification(per_class=True),
     MultiLabel(),
     MultiLabel(positive_weights=WEIGHTS, threshold=0.3),
     Regression(),
@@ -279,6 +280,22 @@ def test_the_label_of_shares_is_the_largest():
     shares = np.array([[0.4, 0.6], [0.9, 0.1]], np.float32)
     sums = Classification().metrics(jnp.array([[0.0, 1.0], [0.0, 1.0]]), {"label": shares})
     assert sums["accuracy"] == Mean(1, 2)
+
+
+def test_classes_of_a_classification_against_scikit_learn():
+    task = Classification(per_class=True)
+    outputs, batch = draw(task)
+    sums = task.metrics(jnp.asarray(outputs), batch)
+    expected = sklearn.precision_recall_fscore_support(
+        batch["label"],
+        outputs.argmax(1),
+        labels=range(CLASSES),
+        sample_weight=batch["weight"],
+        zero_division=np.nan,
+    )
+    for name, values in zip(("precision", "recall", "f1"), expected, strict=False):
+        np.testing.assert_allclose(sums[name].value, values, rtol=1e-5)
+    np.testing.assert_allclose(sums["recall"].weight, expected[3], rtol=1e-5)
 
 
 def test_multi_label_metrics_against_scikit_learn():
