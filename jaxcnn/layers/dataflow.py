@@ -5,9 +5,13 @@ from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 
 from jaxcnn.layers.composite import Composite, apply_around, is_open
+from jaxcnn.layers.conv import Conv, ConvTranspose
+from jaxcnn.layers.dense import Dense
+from jaxcnn.layers.parameters import affine_names
 from jaxcnn.types import Layer, Params, State
 
 _PREFIX, _COMPOSITE = "layer ", "composite "
@@ -146,4 +150,9 @@ def structure(layer: Layer) -> tuple[Params, State]:
 @lru_cache(maxsize=4096)
 def _drawn(layer: Layer) -> tuple[Params, State]:
     """Describes what a layer draws. Cached, because models repeat a few layers many times."""
-    return jax.eval_shape(layer.init, jax.random.key(0))
+    # Not traced, because drawing is the most of it. The very types: a class derived from them may draw something else.
+    if type(layer) in (Conv, ConvTranspose, Dense):
+        shapes = {"kernel": layer.kernel_shape, "bias": layer.kernel_shape[-1:]}  # pyright: ignore[reportAttributeAccessIssue]
+        return {name: jax.ShapeDtypeStruct(shapes[name], jnp.float32) for name in affine_names(layer)}, {}  # pyright: ignore[reportArgumentType]
+    # The key is made within: made outside, it would start a device.
+    return jax.eval_shape(lambda: layer.init(jax.random.key(0)))

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax
@@ -14,7 +14,7 @@ from jax.extend import core
 from jaxcnn import ops
 from jaxcnn.layers.composite import Composite, layer_paths, named, path_of_child
 from jaxcnn.layers.conv import Conv, ConvTranspose
-from jaxcnn.layers.dataflow import Dataflow, dataflow
+from jaxcnn.layers.dataflow import Dataflow, dataflow, structure
 from jaxcnn.layers.dense import Dense
 from jaxcnn.layers.frozen import unfreeze
 from jaxcnn.layers.norm import BatchNorm
@@ -161,7 +161,7 @@ def _leaf_layers(model: Layer) -> Iterator[Layer]:
 def _leaves(layer: Layer, params: Params, state: State, path: str) -> Iterator[tuple[str, _Part]]:
     """Yields the layers within a model that are not composites, with their parameters and their state, by path."""
     if not isinstance(layer, Composite):
-        for what, tree, names in zip(("parameters", "state"), (params, state), _names(layer), strict=True):
+        for what, tree, names in zip(("parameters", "state"), (params, state), structure(layer), strict=True):
             check_names(f"{type(layer).__name__} {what}", tree, names)
         yield path, (layer, params, state)
         return
@@ -169,11 +169,6 @@ def _leaves(layer: Layer, params: Params, state: State, path: str) -> Iterator[t
     for name, child in layer.children().items():
         with layer.naming(name):
             yield from _leaves(child, inner_params[name], inner_state[name], path_of_child(layer, path, name))
-
-
-@lru_cache(maxsize=1024)
-def _names(layer: Layer) -> tuple[Params, State]:
-    return jax.eval_shape(layer.init, jax.random.key(0))
 
 
 def _rebuilt(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from jaxcnn import trees
-from jaxcnn.layers.composite import is_open, layer_paths
+from jaxcnn.layers.composite import apply_around, is_open, layer_paths
 from jaxcnn.layers.dataflow import Dataflow, dataflow, is_call, structure
 from jaxcnn.tracing import count_multiply_adds, field_of, follow, receptive_fields, seen_by_image, work_of
 from jaxcnn.types import Layer, Params, State
@@ -96,9 +96,8 @@ def multiply_adds(layer: Layer | Callable[[Any], Any], input_shape: Any) -> int:
     Raises:
       TypeError, ValueError: the shapes do not fit together.
     """
-    function, arguments = _call(layer, _as_shape(input_shape))
     with _plain_notes():
-        return count_multiply_adds(function, *arguments)
+        return _multiply_adds(layer, _as_shape(input_shape))
 
 
 def output_shape(layer: Layer | Callable[[Any], Any], input_shape: Any) -> Any:
@@ -138,6 +137,37 @@ def _plain_notes() -> Iterator[None]:
     except Exception as error:
         error.__notes__ = [note for note in getattr(error, "__notes__", []) if not note.startswith("----")]
         raise
+
+
+def _multiply_adds(layer: Layer | Callable[[Any], Any], input_shape: Any) -> int:
+    """Adds up the multiply-adds of each layer, which are counted once for equal layers, and those between them."""
+    function, arguments = _call(layer, input_shape)
+    if not (isinstance(layer, Layer) and is_open(layer)):
+        return count_multiply_adds(function, *arguments)
+    counts = []
+
+    def around(path: str, layer: Layer, apply: Any, params: Params, state: State, x: Any) -> tuple[Any, State]:
+        if is_open(layer):
+            return apply(params, state, x)
+        arrays, tree = jax.tree.flatten(x)
+        work, result = _counted(layer, tree, tuple((array.shape, array.dtype) for array in arrays))
+        counts.append(work)
+        return jax.tree.map(lambda array: jnp.zeros(array.shape, array.dtype), result), state
+
+    def between(x: Any, params: Params, state: State) -> Any:
+        return apply_around(layer, params, state, x, around, train=False)[0]
+
+    return count_multiply_adds(between, *arguments) + sum(counts)
+
+
+@functools.lru_cache(maxsize=4096)
+def _counted(layer: Layer, tree: Any, arrays: tuple[tuple[Any, Any], ...]) -> tuple[int, Any]:
+    """Counts the multiply-adds of one layer, and describes its result."""
+    x = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(*array) for array in arrays])
+    jaxpr, (result, _) = jax.make_jaxpr(functools.partial(layer.apply, train=False), return_shape=True)(
+        *structure(layer), x
+    )
+    return work_of(jaxpr.jaxpr), result
 
 
 @functools.lru_cache(maxsize=4096)
