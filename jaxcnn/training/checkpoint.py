@@ -6,9 +6,12 @@ previous checkpoint, and errors that name the leaf.
 """
 
 import asyncio
+import contextlib
 import json
+import logging
 import operator
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -61,6 +64,8 @@ class Checkpoints:
     Args:
       directory: folder of the checkpoints, with one subfolder for each step.
       keep: number of checkpoints to keep, at least 1. With 1 there is no fallback if it is damaged.
+      owner: identity of the run, which each checkpoint holds; a checkpoint of another owner counts as damaged. None
+        accepts all.
 
     Raises:
       ImportError: orbax-checkpoint is not installed.
@@ -68,7 +73,7 @@ class Checkpoints:
       NotADirectoryError: `directory` is a file.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, keep: int = 2):
+    def __init__(self, directory: str | os.PathLike[str], *, keep: int = 2, owner: str | None = None):
         _import_orbax()
         if keep < 1:
             raise ValueError(f"expected to keep at least 1 checkpoint, got keep={keep}")
@@ -79,6 +84,7 @@ class Checkpoints:
         # Absolute, so that a later os.chdir does not move the checkpoints.
         self.directory = Path(directory).absolute()
         self.keep = operator.index(keep)
+        self.owner = owner
         self._damaged: set[int] = set()
         if self.directory.exists() and not self.directory.is_dir():
             raise NotADirectoryError(
@@ -134,7 +140,8 @@ class Checkpoints:
                 )
         if not isinstance(meta, dict):
             raise TypeError(f"expected meta as a dict of JSON values, got {type(meta).__name__}")
-        record = _as_json({"leaves": {name: _describe(leaves[name], arrays[name]) for name in leaves}, "meta": meta})
+        described = {name: _describe(leaves[name], arrays[name]) for name in leaves}
+        record = _as_json({"leaves": described, "meta": meta, "step": step, "owner": self.owner})
         ocp = _import_orbax()
         items = {"record": ocp.args.JsonSave({"crc32": _json_checksum(record), "record": record})}
         # Orbax refuses empty arrays and empty trees; the record describes them completely.
@@ -144,13 +151,14 @@ class Checkpoints:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._set_damaged_aside()
-            with self._open(cleanup_tmp_directories=True) as manager:
+            with _quiet_threads(), self._open(cleanup_tmp_directories=True) as manager:
                 # Without `force`, Orbax may skip the save and only return False.
                 manager.save(step, args=ocp.args.Composite(**items), force=True)
         except Exception as error:  # Orbax raises many types, such as ValueError for a full disk.
+            kept = "the earlier checkpoints still exist" if self._kept() else "there is no earlier one"
             raise CheckpointError(
-                f"expected to save in {self.directory}, got {_explain(step, error)}; the earlier checkpoints "
-                "still exist; check the free space and the permissions"
+                f"expected to save in {self.directory}, got {_explain(step, error)}; {kept}; check the free space and "
+                "the permissions"
             ) from error
 
     def restore(self, like: Any) -> Restored:
@@ -244,6 +252,24 @@ class Checkpoints:
                 return step, record["meta"]
         raise self._none_usable(skipped)
 
+    def faults(self) -> list[str]:
+        """Checks the records of all checkpoints without reading their arrays.
+
+        Returns:
+          One line for each damaged checkpoint, newest first: its step and the error.
+        """
+        skipped: list[str] = []
+        with self._open() as manager, contextlib.suppress(FileNotFoundError):
+            list(self._records(manager, skipped))
+        return skipped
+
+    def _kept(self) -> bool:
+        """Whether there is a checkpoint; false if the folder cannot be read."""
+        try:
+            return bool(self.steps())
+        except Exception:  # Orbax raises many types.
+            return False
+
     def _open(self, **options: Any) -> Any:
         """Opens Orbax's manager, which reads the directory again and must be closed."""
         ocp = _import_orbax()
@@ -274,12 +300,25 @@ class Checkpoints:
             )
         for step in steps:
             try:
-                record = _read_record(manager, step)
+                record = self._read_record(manager, step)
             except Exception as error:  # Orbax raises many types, including bare Exception.
                 skipped.append(_explain(step, error))
                 self._damaged.add(step)
             else:
                 yield step, record
+
+    def _read_record(self, manager: Any, step: int) -> dict[str, Any]:
+        ocp = _import_orbax()
+        stored = manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore())).record
+        record = stored["record"]
+        if _json_checksum(record) != stored["crc32"]:
+            raise CheckpointError("the record of the leaves and meta does not match its checksum")
+        # Checkpoints of version 0.1 know neither their step nor their owner.
+        if record.get("step", step) != step:
+            raise CheckpointError(f"it was saved at step {record['step']}; its folder was renamed")
+        if self.owner is not None and record.get("owner") != self.owner:
+            raise CheckpointError(f"it belongs to another run ({record.get('owner')}, not {self.owner})")
+        return record
 
     def _none_usable(self, skipped: list[str]) -> CheckpointError:
         return CheckpointError(
@@ -390,14 +429,6 @@ def _json_checksum(record: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(record).encode())
 
 
-def _read_record(manager: Any, step: int) -> dict[str, Any]:
-    ocp = _import_orbax()
-    stored = manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore())).record
-    if _json_checksum(stored["record"]) != stored["crc32"]:
-        raise CheckpointError("the record of the leaves and meta does not match its checksum")
-    return stored["record"]
-
-
 def _read_arrays(
     manager: Any, step: int, expected: Mapping[str, Any], stored: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
@@ -418,16 +449,42 @@ def _read_arrays(
     return arrays
 
 
+@contextlib.contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """Drops the tracebacks that Orbax's threads log; the error is raised as well."""
+    logger = logging.getLogger("absl")
+
+    def drop(record: logging.LogRecord) -> bool:
+        return record.levelno < logging.ERROR
+
+    logger.addFilter(drop)
+    try:
+        yield
+    finally:
+        logger.removeFilter(drop)
+
+
 def _leaf_handler() -> Any:
     """Makes the Orbax handler that reads and writes the leaves as NumPy arrays."""
     ocp = _import_orbax()
 
     class PatientHandler(ocp.type_handlers.NumpyHandler):
-        """Waits for every read before it reports a failure.
+        """Waits for every read and write before it reports a failure.
 
-        Orbax itself closes its event loop at the first failure; the threads of the other reads then print a
-        traceback each.
+        Orbax itself closes its event loop at the first failure; the threads of the others then print a traceback each.
         """
+
+        async def _open_and_write(self, *args: Any) -> None:
+            try:
+                await super()._open_and_write(*args)
+            except Exception as error:
+                self._failure = error
+
+        async def _background_serialize(self, *args: Any) -> None:
+            self._failure: Exception | None = None
+            await super()._background_serialize(*args)
+            if self._failure is not None:
+                raise self._failure
 
         async def deserialize(self, infos: Sequence[Any], args: Sequence[Any] | None = None) -> list[np.ndarray]:
             read = super().deserialize
@@ -449,6 +506,9 @@ def _leaf_handler() -> Any:
 
 
 def _explain(step: int, error: Exception) -> str:
+    # Tensorstore names the system's reason by its number, after long lists of files.
+    if code := re.search(r"\[os_error_code='(\d+)'\]", str(error)):
+        return f"checkpoint {step}: {os.strerror(int(code[1]))}"
     lines = str(error).splitlines() or [""]
     kind = "" if isinstance(error, CheckpointError) else f"{type(error).__name__}: "
     return f"checkpoint {step}: {kind}{lines[0][:200]}"

@@ -1,0 +1,616 @@
+"""The folder of a run: its description, metrics, best weights, checkpoints and result.
+
+    config.json     what the run is: recipe, task, model, data, versions; with its identity
+    metrics.jsonl   one line for each finished epoch
+    best.npz        parameters and state of the best epoch; neither data nor optimizer is needed to read it
+    checkpoints/    all that a resumed run needs; see `jaxcnn.training.checkpoint`
+    result.json     what the finished run reached
+    lock            held by the process that trains
+
+Every file names the run that wrote it and has a checksum, so that an edited or damaged file, or one of another run, is
+noticed by whoever reads it. The folder can be moved.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn import trees
+from jaxcnn.files import check_target, written_whole
+from jaxcnn.models.text import parse_value
+from jaxcnn.text import printable
+from jaxcnn.training import first_schema
+from jaxcnn.training.checkpoint import Checkpoints
+from jaxcnn.training.recipe import Recipe
+from jaxcnn.types import Layer, Params, Shape, State, Task
+
+SCHEMA = 1
+"""Version of the layout. For folders without one, see `jaxcnn.training.first_schema`."""
+
+_REQUIRED = ("recipe", "model", "task", "image_shape", "class_names", "data_fingerprint", "versions")
+
+
+class RunFolderError(ValueError):
+    """A path is no run folder, or its files are damaged, were edited, belong to another run or cannot be written."""
+
+
+class RunFolder:
+    """An existing folder of a run.
+
+    Args:
+      path: the folder.
+
+    Attributes:
+      path: the folder.
+      config: what the run is, as JSON values by name.
+
+    Raises:
+      RunFolderError: the path is no run folder, or config.json is damaged, was edited or is of a later version.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._lock: int | None = None
+        file = self.path / "config.json"
+        if not file.is_file():
+            raise RunFolderError(
+                f"expected the folder of a run, with a config.json, got {printable(path)}; create one with "
+                "`jaxcnn train`"
+            )
+        config = _read_json(file)
+        if "schema" not in config:
+            self.config = _upgraded(config, file)
+            return
+        if config["schema"] != SCHEMA:
+            raise RunFolderError(
+                f"expected a run folder of schema {SCHEMA} in {printable(file)}, got {config['schema']!r}; it was "
+                "written by a later version of jaxcnn, which can read it"
+            )
+        self.config = _verified(config, file)
+        if missing := [name for name in ("run", *_REQUIRED) if name not in self.config]:
+            raise RunFolderError(
+                f"expected {', '.join(missing)} in {printable(file)}; was it written by another program?"
+            )
+
+    @classmethod
+    @contextlib.contextmanager
+    def create(
+        cls, path: str | os.PathLike[str], config: Mapping[str, Any], *, numbered: bool = False
+    ) -> Iterator[Self]:
+        """Creates the folder of a new run, locked for this process while the block runs.
+
+        Args:
+          path: the folder; it must be new or empty.
+          config: what the run is, as JSON values by name.
+          numbered: whether to append a number to the name if there is such a folder already. No two processes get the
+            same folder.
+
+        Yields:
+          The folder.
+
+        Raises:
+          RunFolderError: the folder exists and is not empty, its path is not UTF-8, or it cannot be written.
+        """
+        folder = Path(path)
+        _check_path(folder)
+        if not numbered:
+            _check_empty(folder)
+        with _written(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            if numbered:
+                folder = _numbered(folder)
+            else:
+                folder.mkdir(exist_ok=True)
+        with _locked(folder):
+            _check_empty(folder)
+            whole = {"schema": SCHEMA, "run": secrets.token_hex(8), **config}
+            with _written(folder):
+                _write_json(folder / "config.json", _sealed(whole))
+            run = cls(folder)
+            with run._guarded():
+                yield run
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Self]:
+        """Locks the folder for this process while the block runs.
+
+        Yields:
+          The folder.
+
+        Raises:
+          RunFolderError: another process trains in it, or it cannot be written.
+        """
+        with _locked(self.path), self._guarded():
+            yield self
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        with _written(self.path):
+            self._lock = os.stat(self.path / "lock").st_ino
+        try:
+            yield
+        finally:
+            self._lock = None
+
+    @property
+    def id(self) -> str | None:
+        """The identity of the run; None for a folder of version 0.1."""
+        return self.config.get("run")
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the run.
+
+        Raises:
+          RunFolderError: this version refuses a field.
+        """
+        with self._reading("recipe"):
+            return Recipe.from_json(self.config["recipe"])
+
+    @property
+    def task(self) -> Task:
+        """The task of the run.
+
+        Raises:
+          RunFolderError: this version does not know it.
+        """
+        with self._reading("task"):
+            return parse_value(self.config["task"])
+
+    def described(self, layer: Layer | None = None) -> tuple[Layer, Shape, tuple[str, ...]]:
+        """Returns what is needed to use the model of the run, besides its weights.
+
+        Args:
+          layer: the model, if it has layers of classes that are not imported; None reads it from the folder.
+
+        Returns:
+          The model, the shape of its images and the names of its classes.
+
+        Raises:
+          RunFolderError: the model is unknown or differs from `layer`, or the data of a run of version 0.1 are not
+            there.
+        """
+        with self._reading("model"):
+            text = self.config["model"]
+            if text is None:
+                return first_schema.describe(self.config)
+            if layer is not None and repr(layer) != text:
+                raise ValueError(f"{text:.200}, which differs from layer={layer!r:.200}")
+            found = parse_value(text) if layer is None else layer
+            return found, tuple(self.config["image_shape"]), tuple(self.config["class_names"])
+
+    @contextlib.contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, OSError, ImportError, KeyError, TypeError) as error:
+            where = printable(self.path / "config.json")
+            raise RunFolderError(f"expected the {what} of a run in {where}, got: {error}") from error
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The checkpoints of the run."""
+        return Checkpoints(self.path / "checkpoints", owner=self.id)
+
+    def check_writable(self) -> None:
+        """Checks that this process still holds the folder.
+
+        Raises:
+          RunFolderError: the folder was deleted, moved or replaced while the run wrote to it.
+        """
+        try:
+            held = os.stat(self.path / "lock").st_ino == self._lock and (self.path / "config.json").is_file()
+        except OSError:
+            held = False
+        if not held:
+            raise RunFolderError(
+                f"expected the folder {printable(self.path)} to stay while its run is in progress, but it was deleted "
+                "or replaced; what it held is lost, start a new run"
+            )
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Reads metrics.jsonl.
+
+        Returns:
+          A dict for each finished epoch. A last line without its end, which a killed process leaves, does not count.
+
+        Raises:
+          RunFolderError: a line is damaged, was edited, is missing, or belongs to another run.
+        """
+        file = self.path / "metrics.jsonl"
+        if not file.exists():
+            return []
+        with _read(file):
+            *lines, _unfinished = file.read_bytes().split(b"\n")
+        return [self._row(line, number, file) for number, line in enumerate(lines, start=1)]
+
+    def _row(self, line: bytes, number: int, file: Path) -> dict[str, Any]:
+        where = f"{printable(file)}, line {number}"
+        row = _parse_json(line, where)
+        if self.id is not None:
+            row = _verified(row, where)
+            if row.pop("run", None) != self.id:
+                raise RunFolderError(f"expected the metrics of run {self.id} in {where}, got those of another run")
+        if row.get("epoch") != number:
+            raise RunFolderError(f"expected epoch {number} in {where}, got {row.get('epoch')!r}; {_RESTORE}")
+        return row
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Appends the metrics of an epoch to metrics.jsonl.
+
+        Args:
+          row: the metrics, as JSON values by name; "epoch" is the number of the line.
+
+        Raises:
+          RunFolderError: the folder was deleted, or the line cannot be written.
+        """
+        self.check_writable()
+        with _written(self.path), check_target(self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(self._signed(row)) + "\n")
+
+    def keep_metrics(self, epochs: int) -> list[dict[str, Any]]:
+        """Drops the lines of epochs that a resumed run will repeat.
+
+        Args:
+          epochs: number of finished epochs.
+
+        Returns:
+          The remaining lines.
+
+        Raises:
+          RunFolderError: a line is damaged, or lines are missing.
+        """
+        rows = self.metrics()[:epochs]
+        if len(rows) < epochs:
+            raise RunFolderError(
+                f"expected the metrics of {epochs} epochs in {printable(self.path / 'metrics.jsonl')}, "
+                f"got {len(rows)}; {_RESTORE}"
+            )
+        self.check_writable()
+        with _written(self.path), written_whole(self.path / "metrics.jsonl") as file:
+            file.write("".join(json.dumps(self._signed(row)) + "\n" for row in rows).encode())
+        return rows
+
+    def _signed(self, content: Mapping[str, Any]) -> Mapping[str, Any]:
+        return content if self.id is None else _sealed({**content, "run": self.id})
+
+    def result(self) -> dict[str, Any] | None:
+        """Reads result.json, which a finished run has.
+
+        Raises:
+          RunFolderError: the file is damaged, was edited, or belongs to another run.
+        """
+        file = self.path / "result.json"
+        if not file.exists():
+            return None
+        result = _read_json(file)
+        if self.id is not None:
+            result = _verified(result, file)
+            if result.pop("run", None) != self.id:
+                raise RunFolderError(
+                    f"expected the result of run {self.id} in {printable(file)}, got that of another run"
+                )
+        return result
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Writes result.json.
+
+        Raises:
+          RunFolderError: the folder was deleted, or the file cannot be written.
+        """
+        self.check_writable()
+        with _written(self.path):
+            _write_json(self.path / "result.json", self._signed(result))
+
+    def save_best(self, params: Params, state: State, epoch: int) -> None:
+        """Writes best.npz.
+
+        Args:
+          params: parameters of the best epoch.
+          state: its state.
+          epoch: its number.
+
+        Raises:
+          RunFolderError: the folder was deleted, or the file cannot be written.
+        """
+        self.check_writable()
+        leaves = trees.named_leaves({"params": params, "state": state})
+        arrays = {name: np.asarray(leaf) for name, leaf in leaves.items()}
+        about = _sealed(
+            {
+                "run": self.id,
+                "epoch": epoch,
+                "leaves": {
+                    name: {"dtype": str(array.dtype), "shape": list(array.shape), "crc32": _crc32(array)}
+                    for name, array in arrays.items()
+                },
+            }
+        )
+        # NumPy's format knows no bfloat16: all arrays are written as bytes.
+        content: Any = {name: np.frombuffer(array.tobytes(), np.uint8) for name, array in arrays.items()}
+        with _written(self.path), written_whole(self.path / "best.npz") as file:
+            np.savez(file, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **content)
+
+    def read_best(self) -> tuple[dict[str, dict[str, jax.Array]], int, tuple[str, ...]]:
+        """Reads the weights of the best epoch: best.npz, or the newest checkpoint in a folder without that file.
+
+        Returns:
+          The leaves by path, under "params" and "state"; the number of the epoch; and one line for each damaged
+          checkpoint that was skipped.
+
+        Raises:
+          RunFolderError: best.npz is damaged or of another run, or no epoch is finished.
+          CheckpointError: there is no best.npz, and all checkpoints are damaged or of another run.
+        """
+        file = self.path / "best.npz"
+        skipped: tuple[str, ...] = ()
+        if file.exists():
+            leaves, epoch = self._read_best_file(file)
+        else:
+            leaves, epoch, skipped = self._best_of_checkpoints()
+        found: dict[str, dict[str, jax.Array]] = {"params": {}, "state": {}}
+        for path, leaf in leaves.items():
+            kind, _, name = path.partition("/")
+            found[kind][name] = leaf
+        return found, epoch, skipped
+
+    def _read_best_file(self, file: Path) -> tuple[dict[str, jax.Array], int]:
+        advice = "; restore the file from a copy, or delete it to use the best epoch of the newest checkpoint"
+        try:
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as content:
+                arrays = {name: content[name] for name in content.files}
+            about = _verified(_parse_json(arrays.pop("about").tobytes(), file), file)
+            if about["run"] != self.id:
+                raise RunFolderError(
+                    f"expected the weights of run {self.id} in {printable(file)}, got those of another"
+                )
+            leaves = {}
+            for name, leaf in about["leaves"].items():
+                array = np.frombuffer(arrays[name].tobytes(), jnp.dtype(leaf["dtype"])).reshape(leaf["shape"])
+                if _crc32(array) != leaf["crc32"]:
+                    raise RunFolderError(f"leaf {name!r} does not match its checksum")
+                leaves[name] = jnp.array(array)
+            return leaves, about["epoch"]
+        # On damaged files NumPy and zip raise many kinds of exceptions.
+        except Exception as error:
+            raise RunFolderError(f"expected the best weights in {printable(file)}, got: {error}{advice}") from error
+
+    def _best_of_checkpoints(self) -> tuple[dict[str, jax.Array], int, tuple[str, ...]]:
+        try:
+            best = self.checkpoints.restore_leaves("best/")
+        except FileNotFoundError:
+            raise RunFolderError(_no_epoch(self.path)) from None
+        if best.meta["best"]["epoch"] == 0:
+            raise RunFolderError(_no_epoch(self.path))
+        return best.tree, best.meta["best"]["epoch"], best.skipped
+
+
+def is_run_folder(path: str | os.PathLike[str]) -> bool:
+    """Tells whether a path is the folder of a run, and not of published weights, which may have a config.json too.
+
+    Args:
+      path: any path.
+    """
+    folder = Path(path)
+    return (folder / "config.json").is_file() and ((folder / "best.npz").exists() or (folder / "checkpoints").is_dir())
+
+
+class ModelInfo(NamedTuple):
+    """What the trained model of a run is for.
+
+    Attributes:
+      image_shape: (height, width, channels) of the images; their pixels are in [0, 1].
+      class_names: names of the classes; empty without classes.
+      task: the task, which decodes the outputs.
+      precision: dtype of the computation.
+      epoch: the best epoch.
+      skipped: one line for each damaged checkpoint that was newer; empty if best.npz is there.
+    """
+
+    image_shape: Shape
+    class_names: tuple[str, ...]
+    task: Task
+    precision: str
+    epoch: int
+    skipped: tuple[str, ...]
+
+
+class TrainedModel(NamedTuple):
+    """The trained model of a run.
+
+    Attributes:
+      layer: the model.
+      params: parameters of the best epoch.
+      state: its state.
+      info: what it is for.
+    """
+
+    layer: Layer
+    params: Params
+    state: State
+    info: ModelInfo
+
+
+def load_model(path: str | os.PathLike[str], *, layer: Layer | None = None) -> TrainedModel:
+    """Reads the trained model of a run folder; neither the data nor the optimizer is needed.
+
+    The folder of a run of version 0.1 does not name its classes; there, the data are read for them.
+
+    Args:
+      path: the run folder.
+      layer: the model, if it has layers of classes that are not imported; None reads it from the folder.
+
+    Returns:
+      The model with the weights of its best epoch.
+
+    Raises:
+      RunFolderError: the path is no run folder, the folder is damaged, its model is unknown or differs from `layer`, or
+        no epoch is finished.
+      CheckpointError: there is no best.npz, and all checkpoints are damaged.
+    """
+    folder = RunFolder(path)
+    where = printable(folder.path / "config.json")
+    found, image_shape, class_names = folder.described(layer)
+    leaves, epoch, skipped = folder.read_best()
+    like = jax.eval_shape(found.init, jax.random.key(0))
+    try:
+        params, state = (trees.unflatten(leaves[name], tree) for name, tree in zip(leaves, like, strict=True))
+    except ValueError as error:
+        raise RunFolderError(f"expected the weights of the model in {where}, got others: {error}") from error
+    info = ModelInfo(image_shape, class_names, folder.task, folder.config["recipe"]["precision"], epoch, skipped)
+    return TrainedModel(found, params, state, info)
+
+
+_RESTORE = "restore the file from a copy, or start a new run"
+
+
+def _no_epoch(path: Path) -> str:
+    return (
+        f"expected a run with at least one whole epoch, got {printable(path)}, which stopped earlier; resume it first"
+    )
+
+
+def _upgraded(config: dict[str, Any], file: Path) -> dict[str, Any]:
+    if not isinstance(config.get("options"), dict) or not isinstance(config.get("versions"), dict):
+        raise RunFolderError(f"expected the options of a run in {printable(file)}, got another file; {_RESTORE}")
+    return first_schema.upgraded(config)
+
+
+def _numbered(path: Path) -> Path:
+    """Creates a new folder, with a number after its name if need be."""
+    number, folder = 1, path
+    while True:
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            number += 1
+            folder = path.with_name(f"{path.name}-{number}")
+
+
+def _check_path(path: Path) -> None:
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        # Checkpoints need UTF-8, and would fail only after the first epochs.
+        raise RunFolderError(
+            f"expected a folder whose whole path is UTF-8, got {printable(path.absolute())}; choose another"
+        ) from None
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            raise RunFolderError(
+                f"expected a new folder for the run, got the file {printable(place)}; choose another name"
+            )
+
+
+def _check_empty(folder: Path) -> None:
+    others = sorted(path.name for path in folder.iterdir() if path.name != "lock") if folder.exists() else []
+    if others:
+        what = "already contains a run" if "config.json" in others else f"is not empty ({printable(others[0])})"
+        raise RunFolderError(
+            f"expected a new folder for the run, but {printable(folder)} {what}; choose another folder, or resume its "
+            "run"
+        )
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds the lock of a folder. The system releases it when the process ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: there, two processes are not kept apart.
+        (folder / "lock").touch()
+        yield
+        return
+    with _written(folder):
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(lock, 20, 0).decode(errors="replace").strip()
+            raise RunFolderError(
+                f"expected a run folder that no other process writes to, got {printable(folder)}, in which process "
+                f"{printable(holder)} trains; wait for it, or stop it"
+            ) from None
+        with _written(folder):
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def _written(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns the system's errors of writing."""
+    try:
+        yield
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot write to the run folder {printable(path)}: {error.strerror or error}; check the free space and "
+            "the permissions"
+        ) from error
+
+
+@contextlib.contextmanager
+def _read(file: Path) -> Iterator[None]:
+    """Turns the system's errors of reading."""
+    try:
+        yield
+    except OSError as error:
+        raise RunFolderError(f"cannot read {printable(file)}: {error.strerror or error}") from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    with _read(file):
+        content = file.read_bytes()
+    return _parse_json(content, file)
+
+
+def _parse_json(content: bytes, where: Path | str) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise RunFolderError(f"expected JSON in {printable(where)}, got: {error}; {_RESTORE}") from error
+    if not isinstance(value, dict):
+        raise RunFolderError(f"expected a JSON object in {printable(where)}, got {value!r:.40}; {_RESTORE}")
+    return value
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    with written_whole(file) as opened:
+        opened.write((json.dumps(content, indent=2) + "\n").encode())
+
+
+def _sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds a checksum of the content."""
+    return {**content, "checksum": _checksum(content)}
+
+
+def _verified(content: dict[str, Any], where: Path | str) -> dict[str, Any]:
+    """Checks and removes the checksum."""
+    rest = {name: value for name, value in content.items() if name != "checksum"}
+    if content.get("checksum") != _checksum(rest):
+        raise RunFolderError(
+            f"expected the content that jaxcnn wrote to {printable(where)}, got an edited or damaged one: its checksum "
+            f"does not match; {_RESTORE}"
+        )
+    return rest
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
+
+
+def _crc32(array: np.ndarray) -> int:
+    return zlib.crc32(array.tobytes())
