@@ -1,12 +1,21 @@
-"""Training: compiled steps, the loops around them, optimizers by name; checkpoints are in `training.checkpoint`."""
+"""Training: the whole job (`run`), its parts (steps, loops, optimizers by name) and run folders.
+
+Checkpoints are in `training.checkpoint`.
+"""
 
 from jaxcnn.training.loop import Fitted, NonFiniteLossError, Progress, evaluate, fit, image_batches, predict
 from jaxcnn.training.metrics import Metrics
 from jaxcnn.training.mixing import CutMix, Mixup
+from jaxcnn.training.observers import Observer
 from jaxcnn.training.optimizers import make_optimizer, make_schedule
 from jaxcnn.training.precision import Precision
+from jaxcnn.training.range_test import RangeTest, find_learning_rate
 from jaxcnn.training.rates import decay_by_name, scale_by_name
+from jaxcnn.training.recipe import Recipe
+from jaxcnn.training.run_folder import load_model
+from jaxcnn.training.runs import Result, run
 from jaxcnn.training.step import make_eval_step, make_predict_step, make_train_step
+from jaxcnn.training.trackers import TensorBoard, WeightsAndBiases
 from jaxcnn.training.train_state import (
     Average,
     TrainState,
@@ -22,15 +31,23 @@ __all__ = [
     "Metrics",
     "Mixup",
     "NonFiniteLossError",
+    "Observer",
     "Precision",
     "Progress",
+    "RangeTest",
+    "Recipe",
+    "Result",
+    "TensorBoard",
     "TrainState",
+    "WeightsAndBiases",
     "decay_by_name",
     "evaluate",
     "evaluation_weights",
+    "find_learning_rate",
     "fit",
     "image_batches",
     "init_train_state",
+    "load_model",
     "make_eval_step",
     "make_optimizer",
     "make_predict_step",
@@ -38,5 +55,6 @@ __all__ = [
     "make_train_state",
     "make_train_step",
     "predict",
+    "run",
     "scale_by_name",
 ]

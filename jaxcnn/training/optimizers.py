@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxcnn import trees
@@ -102,9 +103,10 @@ def make_schedule(kind: str, peak: float, *, warmup_steps: int, total_steps: int
         "linear": optax.linear_schedule(peak, 0.0, rest),
         "constant": optax.constant_schedule(peak),
     }[kind]
-    if warmup_steps == 0:
-        return after
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), after], [warmup_steps])
+    if warmup_steps:
+        after = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), after], [warmup_steps])
+    # Optax mixes the dtypes of counts and rates, which strict promotion refuses.
+    return lambda count: after(jnp.asarray(count, jnp.float32))
 
 
 def _kernels(params: Any) -> Any:

@@ -1,0 +1,240 @@
+"""What is trained, and how: the checks before a training, and its description in config.json."""
+
+import dataclasses
+import functools
+import platform
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn import environment, trees
+from jaxcnn.data import Batches, Source, Splits
+from jaxcnn.layers import batched
+from jaxcnn.tasks import Classification, MultiLabel, Regression, Segmentation
+from jaxcnn.text import printable
+from jaxcnn.training.observers import Observer
+from jaxcnn.training.phases import Phase, make_phases
+from jaxcnn.training.recipe import AUGMENTATIONS, Recipe
+from jaxcnn.training.run_folder import RunFolder, RunFolderError
+from jaxcnn.types import Layer, Params, Shape, State, Task
+
+_PACKAGES = ("jaxcnn", "jax", "jaxlib", "optax", "numpy", "orbax-checkpoint", "scikit-learn")
+
+
+def choose_task(source: Source) -> Task:
+    """Chooses the task that the entries of the examples are made for.
+
+    Args:
+      source: the examples.
+
+    Returns:
+      `Segmentation` for "mask", `Regression` for "target", `MultiLabel` for a "label" of several numbers,
+      `Classification` for another "label".
+
+    Raises:
+      ValueError: there is no such entry.
+    """
+    spec = source.spec
+    if "mask" in spec:
+        return Segmentation(len(source.class_names))
+    if "target" in spec:
+        return Regression()
+    if "label" in spec:
+        return MultiLabel() if spec["label"].shape else Classification()
+    raise ValueError(f"expected examples with 'label', 'mask' or 'target', got {', '.join(map(repr, spec))}")
+
+
+def evaluation_task(task: Task) -> Any:
+    """Returns the task of evaluation: without label smoothing, so that the losses of several trainings compare.
+
+    Args:
+      task: the task of training.
+    """
+    options: Any = task
+    return dataclasses.replace(options, label_smoothing=0.0) if getattr(task, "label_smoothing", 0.0) else task
+
+
+def init_key(recipe: Recipe) -> jax.Array:
+    """Returns the key of the initial parameters of a training.
+
+    Args:
+      recipe: the recipe.
+    """
+    return jax.random.split(jax.random.key(recipe.seed))[0]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Experiment:
+    """What is trained, and how.
+
+    Attributes:
+      layer: the model, without frozen layers.
+      splits: "train", "validation" and "test".
+      recipe: how to train.
+      task: loss and metrics.
+      observers: get the events of the training.
+    """
+
+    layer: Layer
+    splits: Splits
+    recipe: Recipe
+    task: Task
+    observers: tuple[Observer, ...]
+
+    @functools.cached_property
+    def batches(self) -> Batches:
+        """The training set by step."""
+        return Batches(self.splits["train"], self.recipe.batch_size, seed=self.recipe.seed)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(height, width, channels) of the images."""
+        return tuple(size or 0 for size in self.splits["train"].spec["image"].shape)
+
+    def first_weights(self, weights: tuple[Params, State] | None) -> tuple[Params, State]:
+        """Returns the weights to begin with: those that are given, or those that the seed draws."""
+        return self.layer.init(init_key(self.recipe)) if weights is None else weights
+
+    @functools.cached_property
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases of the training, in order."""
+        params, _ = jax.eval_shape(self.layer.init, jax.random.key(0))
+        return make_phases(self.recipe, self.layer, params, self.batches.steps_per_epoch)
+
+    def check(self) -> None:
+        """Refuses data, models and tasks that do not fit together, before anything is written.
+
+        Raises:
+          ValueError: a part does not fit another one.
+        """
+        if "image" not in self.splits["train"].spec:
+            raise ValueError(f"expected examples with 'image', got {', '.join(map(repr, self.splits['train'].spec))}")
+        for part in self.splits.values():
+            Batches(part, 1, seed=0)
+        spec = self.splits["train"].spec
+        example = {name: jax.ShapeDtypeStruct((1, *entry.shape), entry.dtype) for name, entry in spec.items()}
+        example["image"] = jax.ShapeDtypeStruct(example["image"].shape, jnp.float32)
+        weights = jax.eval_shape(self.layer.init, jax.random.key(0))
+        outputs, _ = jax.eval_shape(
+            lambda images, params, state: batched(self.layer)(params, state, images, train=False),
+            example["image"],
+            *weights,
+        )
+        if isinstance(outputs, jax.ShapeDtypeStruct):
+            self._check_classes(outputs.shape[1:])
+        jax.eval_shape(self.task.loss, outputs, example)
+        augment = AUGMENTATIONS[self.recipe.augment]
+        if augment is not None:
+            one = {name: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for name, leaf in example.items()}
+            jax.eval_shape(augment, jax.random.key(0), one)
+        # Both refuse what does not fit.
+        _ = self.batches, self.phases
+
+    def _check_classes(self, outputs: Shape) -> None:
+        count = len(self.splits["train"].class_names)
+        whole_image = isinstance(self.task, Classification | MultiLabel)
+        if count and (outputs if whole_image else outputs[-1:]) != (count,):
+            each = "" if whole_image else " and pixel"
+            raise ValueError(
+                f"expected a model that gives one number for each of {count} classes{each}, got a model that gives "
+                f"{outputs}; choose another model, another head or other classes"
+            )
+
+
+def describe(experiment: Experiment, weights: tuple[Params, State]) -> dict[str, Any]:
+    """Describes a training for config.json.
+
+    Args:
+      experiment: what is trained.
+      weights: the initial parameters and state.
+
+    Returns:
+      JSON values by name.
+    """
+    train = experiment.splits["train"]
+    return {
+        "recipe": experiment.recipe.to_json(),
+        "model": repr(experiment.layer),
+        "task": repr(experiment.task),
+        "image_shape": list(experiment.image_shape),
+        "class_names": list(train.class_names),
+        "data_fingerprint": fingerprints(experiment.splits),
+        "weights_fingerprint": weights_fingerprint(*weights),
+        "commit": environment.commit(),
+        "versions": environment.versions(*_PACKAGES),
+        "devices": [device.device_kind for device in jax.devices()],
+        "platform": platform.platform(),
+        "processor": _processor(),
+    }
+
+
+def fingerprints(splits: Splits) -> dict[str, str]:
+    """Returns the fingerprint of each part of the data, by name.
+
+    Args:
+      splits: the data, split.
+    """
+    return {name: part.fingerprint for name, part in splits.items()}
+
+
+def weights_fingerprint(params: Params, state: State) -> str:
+    """Computes a checksum of the numbers and the names of all leaves.
+
+    Args:
+      params: the parameters.
+      state: the state.
+
+    Returns:
+      8 hexadecimal digits.
+    """
+    checksum = 0
+    for name, leaf in trees.named_leaves((params, state)).items():
+        checksum = zlib.crc32(np.asarray(leaf).tobytes(), zlib.crc32(name.encode(), checksum))
+    return f"{checksum:08x}"
+
+
+def check_same(folder: RunFolder, experiment: Experiment) -> None:
+    """Refuses a training that is not that of the folder.
+
+    Args:
+      folder: the run folder.
+      experiment: the training.
+
+    Raises:
+      RunFolderError: the recipe, the model, the task or the data differ.
+    """
+    config, where = folder.config, f"the run in {printable(folder.path)}"
+    before, now = folder.recipe.to_json(), experiment.recipe.to_json()
+    if changed := [f"{name} {before[name]!r} to {now[name]!r}" for name in before if before[name] != now[name]]:
+        raise RunFolderError(f"expected the recipe of {where}, got changes: {', '.join(changed)}; start a new run")
+    for name, got in (("model", experiment.layer), ("task", experiment.task)):
+        if config[name] is not None and config[name] != repr(got):
+            raise RunFolderError(f"expected the {name} of {where}, {config[name]:.200}, got {got!r:.200}")
+    # The data of a folder of version 0.1 are checked where they are read; see `first_schema.read_source`.
+    if folder.id is not None and config["data_fingerprint"] != fingerprints(experiment.splits):
+        raise RunFolderError(f"expected the data that {where} was started with, got other data")
+
+
+def _processor() -> dict[str, Any]:
+    return {"processor": environment.processor(), "cores": environment.usable_cores()}
+
+
+def changed_versions(folder: RunFolder) -> list[str]:
+    """Lists the packages and processors that changed since a run was started.
+
+    On CPU, the order of some of XLA's sums, such as the gradient of a bias, depends on the number of cores.
+
+    Args:
+      folder: the folder of the run.
+
+    Returns:
+      A line such as "jax 0.10.2, now 0.12.0" for each.
+    """
+    before, now = folder.config["versions"], environment.versions(*_PACKAGES)
+    if jax.default_backend() == "cpu":
+        # Configs of older versions lack this key.
+        before, now = before | folder.config.get("processor", {}), now | _processor()
+    return [f"{name} {was}, now {now.get(name)}" for name, was in before.items() if now.get(name) != was]

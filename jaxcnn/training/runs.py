@@ -1,0 +1,534 @@
+"""The whole job of a training: phases, validation, best epoch, checkpoints, exact resumption and test."""
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn import data, trees
+from jaxcnn.data import Arrays, Batches, Source, Splits
+from jaxcnn.text import printable
+from jaxcnn.training import first_schema
+from jaxcnn.training.checkpoint import Checkpoints
+from jaxcnn.training.experiment import (
+    Experiment,
+    changed_versions,
+    check_same,
+    choose_task,
+    describe,
+    evaluation_task,
+    weights_fingerprint,
+)
+from jaxcnn.training.loop import Fitted, NonFiniteLossError, Progress, evaluate, fit, predict
+from jaxcnn.training.metrics import Metrics
+from jaxcnn.training.observers import Observer, Start
+from jaxcnn.training.phases import Phase, cut_in_two, make_phase_step
+from jaxcnn.training.recipe import Recipe
+from jaxcnn.training.run_folder import RunFolder, RunFolderError
+from jaxcnn.training.step import make_eval_step, make_predict_step
+from jaxcnn.training.train_state import TrainState, evaluation_weights, init_train_state, make_train_state
+from jaxcnn.types import Layer, Mean, Params, State, Task
+
+EVAL_BATCH_SIZE = 256
+"""Examples in a batch of evaluation."""
+
+
+class Result(NamedTuple):
+    """The result of a training.
+
+    Attributes:
+      params: parameters of the best epoch.
+      state: its state.
+      best_epoch: the best epoch on the validation set, from 1; 0 if none is finished.
+      history: the metrics of each epoch, by name.
+      figures: those of the best epoch on the validation and the test set; empty if the training was stopped.
+      stopped: whether it was stopped before its end.
+      folder: path of the run folder, or None.
+    """
+
+    params: Params
+    state: State
+    best_epoch: int
+    history: list[dict[str, Any]]
+    figures: dict[str, Any]
+    stopped: bool
+    folder: Path | None
+
+
+def run(
+    layer: Layer,
+    source: Source | Splits,
+    recipe: Recipe | None = None,
+    *,
+    weights: tuple[Params, State] | None = None,
+    task: Task | None = None,
+    folder: str | Path | None = None,
+    numbered: bool = False,
+    resume: bool = False,
+    observers: Sequence[Observer] = (),
+    about: Mapping[str, Any] | None = None,
+) -> Result:
+    """Trains a model, keeps the best epoch on the validation set, and tests it once.
+
+        result = run(lenet5(), data.digits(), Recipe(epochs=5), folder="runs/digits")
+
+    Nothing is printed: give observers to see the progress. The first Ctrl-C, or SIGTERM, stops after the current step,
+    with a checkpoint; a second one stops at once. A resumed training has the results of one without a stop, to the bit
+    on the same machine.
+
+    Args:
+      layer: the model, without frozen layers.
+      source: the examples. What `jaxcnn.data.split` does not find among its parts is drawn by `recipe.split_seed`.
+      recipe: how to train; `Recipe()` if None.
+      weights: initial parameters and state; drawn by `recipe.seed` if None.
+      task: loss and metrics; chosen by the entries of the examples if None, see `choose_task`.
+      folder: the run folder to write, new or empty; None writes nothing. See `jaxcnn.training.run_folder`.
+      numbered: whether to append a number to the name of the folder if there is one already.
+      resume: whether to go on with the training in that folder; layer, data, task and recipe must be the same.
+      observers: get the events of the training.
+      about: more facts for config.json, as JSON values by name.
+
+    Returns:
+      The weights of the best epoch, and all figures.
+
+    Raises:
+      ValueError: model, data, task and recipe do not fit together, or the folder does not allow the training.
+      NonFiniteLossError: the training diverged.
+      CheckpointError: a checkpoint cannot be written, or all are damaged.
+    """
+    recipe = Recipe() if recipe is None else recipe
+    splits = data.split(source, seed=recipe.split_seed)
+    task = choose_task(splits["train"]) if task is None else task
+    experiment = Experiment(layer, splits, recipe, task, tuple(observers))
+    experiment.check()
+    if resume:
+        if folder is None:
+            raise ValueError("run expects a folder to resume, got resume=True without one")
+        existing = RunFolder(folder)
+        check_same(existing, experiment)
+        with existing.writing():
+            return _Job(experiment, existing).resume(weights)
+    first = experiment.first_weights(weights)
+    if folder is None:
+        return _Job(experiment, None).start(*first)
+    config = describe(experiment, first) | dict(about or {})
+    with RunFolder.create(folder, config, numbered=numbered) as new:
+        return _Job(experiment, new).start(*first)
+
+
+class _Best(NamedTuple):
+    """The best epoch so far, by the objective of the task on the validation set and then by loss.
+
+    Attributes:
+      epoch: its number, from 1; 0 before the first epoch.
+      score: the objective, negative if a smaller one is better; -inf for NaN.
+      loss: on the validation set.
+      params: its parameters.
+      state: its state.
+    """
+
+    epoch: int
+    score: float
+    loss: float
+    params: Params
+    state: State
+
+
+class _Job:
+    """One training: the state that callbacks share."""
+
+    def __init__(self, experiment: Experiment, folder: RunFolder | None) -> None:
+        self.experiment, self.folder = experiment, folder
+        self.recipe, self.observers = experiment.recipe, experiment.observers
+        self.batches = experiment.batches
+        self.steps_per_epoch = self.batches.steps_per_epoch
+        self.phases = experiment.phases
+        self.checkpoints: Checkpoints | None = None if folder is None else folder.checkpoints
+        self.rows: list[dict[str, Any]] = []
+        self.saved_step: int | None = None
+        self.interrupted, self.stopped_early = False, False
+        self.stopwatch = _Stopwatch(self.recipe.batch_size)
+
+    def start(self, params: Params, state: State) -> Result:
+        """Trains from the first step."""
+        self.best = _Best(0, -math.inf, math.inf, params, state)
+        return self._go(self._begin(self.phases[0], params, state, step=0), Metrics())
+
+    def resume(self, weights: tuple[Params, State] | None) -> Result:
+        """Trains from the newest checkpoint, or from the first step if there is none."""
+        assert self.folder is not None
+        assert self.checkpoints is not None
+        if (figures := self.folder.result()) is not None:
+            return self._finished(figures)
+        if self.checkpoints.latest_step() is None:
+            self._note("there is no checkpoint yet: starting again")
+            first = self.experiment.first_weights(weights)
+            expected = self.folder.config.get("weights_fingerprint")
+            if expected not in (None, weights_fingerprint(*first)):
+                raise RunFolderError(
+                    f"expected the weights of the start of the run in {printable(self.folder.path)}, got others"
+                )
+            self.folder.keep_metrics(0)
+            return self.start(*first)
+        train_state, metrics = self._restore()
+        return self._go(train_state, metrics)
+
+    def _finished(self, figures: dict[str, Any]) -> Result:
+        assert self.folder is not None
+        leaves, epoch, _ = self.folder.read_best()
+        like = jax.eval_shape(self.experiment.layer.init, jax.random.key(0))
+        params, state = (trees.unflatten(leaves[name], tree) for name, tree in zip(leaves, like, strict=True))
+        return Result(params, state, epoch, self.folder.metrics(), figures, False, self.folder.path)
+
+    def _go(self, train_state: TrainState, metrics: Metrics) -> Result:
+        self._tell(lambda observer: observer.on_start(self._start(int(train_state.step))))
+        with _interruptible(self._interrupt):
+            fitted = self._fit(train_state, metrics)
+            if fitted.stopped:
+                self._save(fitted.train_state, fitted.metrics)
+        figures = {} if fitted.stopped else self._test()
+        best, path = self.best, None if self.folder is None else self.folder.path
+        result = Result(best.params, best.state, best.epoch, self.rows, figures, fitted.stopped, path)
+        self._tell(lambda observer: observer.on_end(result))
+        return result
+
+    def _start(self, first_step: int) -> Start:
+        params, _ = jax.eval_shape(self.experiment.layer.init, jax.random.key(0))
+        mask = self.phases[0].trainable
+        trained = params if mask is None else trees.partition(params, mask)[0]
+        train = self.experiment.splits["train"]
+        return Start(
+            trees.count(params),
+            trees.count(trained),
+            {name: len(part) for name, part in self.experiment.splits.items()},
+            self.experiment.image_shape,
+            train.class_names,
+            self.experiment.task.objective,
+            self.recipe.epochs,
+            self.steps_per_epoch,
+            first_step,
+            None if self.folder is None else str(self.folder.path),
+        )
+
+    def _tell(self, call: Callable[[Observer], Any]) -> bool:
+        """Calls all observers, and returns whether any of them stops the training."""
+        return any([bool(call(observer)) for observer in self.observers])
+
+    def _note(self, note: str) -> None:
+        self._tell(lambda observer: observer.on_note(note))
+
+    @contextlib.contextmanager
+    def _doing(self, activity: str) -> Iterator[None]:
+        self._tell(lambda observer: observer.on_activity(activity))
+        try:
+            yield
+        finally:
+            self._tell(lambda observer: observer.on_activity(None))
+
+    def _announced(self, function: Callable[..., Any], activity: str) -> Callable[..., Any]:
+        """Tells the observers that the first call of a compiled function compiles."""
+        first = True
+
+        def call(*arguments: Any) -> Any:
+            nonlocal first
+            with self._doing(activity) if first else contextlib.nullcontext():
+                first = False
+                return function(*arguments)
+
+        return call
+
+    def _begin(self, phase: Phase, params: Params, state: State, step: int) -> TrainState:
+        """Makes the initial train state of a phase."""
+        ema = self.recipe.ema is not None
+        return make_train_state(params, state, phase.optimizer, step=step, ema=ema, trainable=phase.trainable)
+
+    def _fit(self, train_state: TrainState, metrics: Metrics) -> Fitted:
+        try:
+            return self._fit_phases(train_state, metrics)
+        except NonFiniteLossError as error:
+            if self.folder is not None and self.checkpoints is not None:
+                latest = self.checkpoints.latest_step()
+                kept = "there is no checkpoint yet" if latest is None else f"the checkpoint of step {latest} is kept"
+                error.args = (f"{error}; {kept} in {printable(self.folder.path)}",)
+            raise
+
+    def _fit_phases(self, train_state: TrainState, metrics: Metrics) -> Fitted:
+        """Runs the phases, from the one of the train state's step."""
+        fitted = None
+        for phase in self.phases:
+            if fitted is not None:
+                weights = fitted.train_state.params, fitted.train_state.state
+                train_state = self._begin(phase, *weights, step=int(fitted.train_state.step))
+                self._note(f"epoch {phase.first_epoch + 1}: all layers are trained from now on")
+            elif int(train_state.step) > phase.last_epoch * self.steps_per_epoch:
+                continue
+            self._enter(phase, train_state)
+            self.stopped_early = self._patience_is_over()
+            if self.stopped_early:
+                return Fitted(train_state, metrics, False, [])
+            fitted = fit(
+                train_state,
+                self.train_step,
+                self.phase_batches,
+                jax.random.split(jax.random.key(self.recipe.seed))[1],
+                epochs=phase.last_epoch,
+                on_step=[self._on_step],
+                on_epoch=[self._on_epoch],
+                metrics=metrics,
+            )
+            metrics = Metrics()
+            if self.stopped_early:
+                return fitted._replace(stopped=False)
+            # After the last step of a phase, `fit` does not know about the next phase.
+            if fitted.stopped or (self.interrupted and phase.last_epoch < self.recipe.epochs):
+                return fitted._replace(stopped=True)
+        assert fitted is not None
+        return fitted
+
+    def _enter(self, phase: Phase, train_state: TrainState) -> None:
+        """Makes the compiled steps of a phase, and their data."""
+        self.phase = phase
+        self.phase_batches, self.validation = self.batches, self.experiment.splits["validation"]
+        model, precision = phase.layer, self.recipe.precision
+        if self.recipe.cache_features and phase.trainable is not None:
+            backbone, model = cut_in_two(model)
+            with self._doing("computing the features of the frozen layers"):
+                features = _cached(make_predict_step(backbone, precision=precision), train_state)
+                self.phase_batches = Batches(
+                    features(self.batches.source), self.recipe.batch_size, seed=self.recipe.seed
+                )
+                self.validation = features(self.validation)
+            shape = self.validation.spec["image"].shape
+            self._note(f"features of the frozen layers: {'x'.join(map(str, shape))}")
+        num_classes = len(self.experiment.splits["train"].class_names)
+        step = make_phase_step(phase, model, self.recipe, self.experiment.task, num_classes)
+        self.train_step = self._announced(step, "compiling the training step")
+        self.eval_step = self._announced(
+            make_eval_step(model, evaluation_task(self.experiment.task), precision=precision),
+            "compiling the evaluation",
+        )
+
+    def _on_step(self, progress: Progress) -> bool:
+        rate = self.stopwatch.step()
+        return self._tell(lambda observer: observer.on_step(progress, rate)) or self.interrupted
+
+    def _on_epoch(self, progress: Progress) -> bool:
+        params, state = evaluation_weights(progress.train_state)
+        figures = self._report(self._sums(self.eval_step, params, state, self.validation))
+        if not math.isfinite(figures["loss"]):
+            raise NonFiniteLossError(progress.step, figures["loss"])
+        score = _score(self.experiment.task, figures)
+        improved = (score, -figures["loss"]) > (self.best.score, -self.best.loss)
+        if improved:
+            # Copies, because the train state is donated to the next step.
+            copies = jax.tree.map(jnp.copy, (params, state))
+            self.best = _Best(progress.epoch, score, figures["loss"], *copies)
+        row = {
+            "epoch": progress.epoch,
+            "step": progress.step,
+            **_prefixed("train", self._report(progress.metrics.sums)),
+            **_prefixed("validation", figures),
+            "learning_rate": float(jnp.asarray(self.phase.schedule(progress.step - 1 - self._first_step))),
+            "images_per_second": round(self.stopwatch.rate, 1),
+        }
+        self.rows.append(row)
+        if self.folder is not None:
+            self.folder.append_metrics(row)
+        stop = self._tell(lambda observer: observer.on_epoch(row, improved))
+        self.stopped_early = self._patience_is_over()
+        last = progress.epoch == self.recipe.epochs or self.stopped_early
+        if progress.epoch % self.recipe.checkpoint_epochs == 0 or last:
+            self._save(progress.train_state, Metrics())
+        self.stopwatch.restart()
+        return stop or self.interrupted or self.stopped_early
+
+    @property
+    def _first_step(self) -> int:
+        return self.phase.first_epoch * self.steps_per_epoch
+
+    def _patience_is_over(self) -> bool:
+        return self.recipe.patience is not None and len(self.rows) - self.best.epoch >= self.recipe.patience
+
+    def _report(self, sums: Mapping[str, Mean]) -> dict[str, float]:
+        """Returns the loss and the figures of the task."""
+        rest = {name: mean for name, mean in sums.items() if name != "loss"}
+        return {"loss": float(sums["loss"].value), **self.experiment.task.report(rest)}
+
+    def _sums(self, eval_step: Any, params: Params, state: State, source: Source) -> dict[str, Mean]:
+        batches = data.eval_batches(source, min(EVAL_BATCH_SIZE, len(source)))
+        return evaluate(eval_step, params, state, batches, count=len(source))
+
+    def _save(self, train_state: TrainState, metrics: Metrics) -> None:
+        step = int(train_state.step)
+        # Not `latest_step`: it may be a damaged checkpoint, which a resumed run must save again.
+        if self.folder is None or self.checkpoints is None or step == self.saved_step:
+            return
+        meta = {
+            "metrics": metrics.as_json(),
+            "best": {"epoch": self.best.epoch, "score": self.best.score, "loss": self.best.loss},
+        }
+        with self._doing("saving a checkpoint"):
+            self.folder.check_writable()
+            self.checkpoints.save(step, _tree(train_state, self.best.params, self.best.state), meta)
+            if self.best.epoch:
+                self.folder.save_best(self.best.params, self.best.state, self.best.epoch)
+        self.saved_step = step
+
+    def _restore(self) -> tuple[TrainState, Metrics]:
+        """Reads the newest valid checkpoint."""
+        assert self.folder is not None
+        checkpoints = self.folder.checkpoints
+
+        def like(step: int) -> Any:
+            epochs = step / self.steps_per_epoch
+            phase = next((phase for phase in self.phases if epochs <= phase.last_epoch), None)
+            if phase is None:
+                raise RunFolderError(
+                    f"expected checkpoints of at most step {self.recipe.epochs * self.steps_per_epoch}, the end of the "
+                    f"run, got one of step {step} in {printable(checkpoints.directory)}; remove it"
+                )
+
+            def tree(key: jax.Array) -> Any:
+                ema = self.recipe.ema is not None
+                train_state = init_train_state(
+                    self.experiment.layer, phase.optimizer, key, ema=ema, trainable=phase.trainable
+                )
+                return _tree(train_state, *self.experiment.layer.init(key))
+
+            return jax.eval_shape(tree, jax.random.key(0))
+
+        # These checkpoints know from now on which ones are damaged.
+        self.checkpoints = checkpoints
+        restored = checkpoints.restore(like)
+        train_state = restored.tree["train_state"]
+        if int(train_state.step) != restored.step:
+            raise RunFolderError(
+                f"expected the checkpoint of step {restored.step} in {printable(checkpoints.directory)}, got that "
+                f"of step {int(train_state.step)}; its folder was renamed, give it its name again"
+            )
+        meta = restored.meta
+        if self.folder.id is None:
+            meta = first_schema.upgraded_meta(meta, len(self.experiment.splits["train"].class_names))
+        for reason in restored.skipped:
+            self._note(f"skipped a damaged checkpoint: {reason}")
+        self.saved_step = restored.step
+        best = restored.tree["best"]
+        self.best = _Best(**meta["best"], params=best["params"], state=best["state"])
+        self.rows = self.folder.keep_metrics(restored.step // self.steps_per_epoch)
+        for difference in changed_versions(self.folder):
+            self._note(f"note: {difference}; the last digits may differ from those of a run without a stop")
+        self._note(f"resuming after step {restored.step}")
+        return train_state, Metrics.from_json(meta["metrics"])
+
+    def _interrupt(self) -> None:
+        self.interrupted = True
+        self._tell(lambda observer: observer.on_interrupt())
+
+    def _test(self) -> dict[str, Any]:
+        """Evaluates the best epoch on the test set, and writes the result."""
+        layer, task, test = self.experiment.layer, self.experiment.task, self.experiment.splits["test"]
+        best = self.best
+        with self._doing("testing the best epoch"):
+            eval_step = make_eval_step(layer, evaluation_task(task), precision=self.recipe.precision)
+            sums = self._sums(eval_step, best.params, best.state, test)
+        row = self.rows[best.epoch - 1]
+        result = {
+            "best_epoch": best.epoch,
+            **{name: value for name, value in row.items() if name.startswith("validation_")},
+            **_prefixed("test", self._report(sums)),
+            **({"test_correct": int(sums["accuracy"].total)} if "accuracy" in sums else {}),
+            "test_images": len(test),
+        }
+        if self.folder is not None:
+            self.folder.write_result(result)
+        return result
+
+
+def _tree(train_state: TrainState, params: Params, state: State) -> dict[str, Any]:
+    """Returns the tree of a checkpoint: the train state, and the weights of the best epoch."""
+    return {"train_state": train_state, "best": {"params": params, "state": state}}
+
+
+def _score(task: Task, figures: Mapping[str, float]) -> float:
+    value = figures[task.objective.figure] * (1 if task.objective.larger_is_better else -1)
+    return -math.inf if math.isnan(value) else value
+
+
+def _prefixed(part: str, figures: Mapping[str, float]) -> dict[str, float | None]:
+    """Names figures as in metrics.jsonl; NaN, which JSON does not know, becomes None."""
+    return {f"{part}_{name}": value if math.isfinite(value) else None for name, value in figures.items()}
+
+
+def _cached(predict_step: Any, train_state: TrainState) -> Callable[[Source], Arrays]:
+    """Returns a function that replaces the images of a source by the outputs of a step."""
+
+    def features(source: Source) -> Arrays:
+        batches = data.eval_batches(source, min(EVAL_BATCH_SIZE, len(source)))
+        images = predict(predict_step, train_state.params, train_state.state, batches)
+        others = [name for name in source.spec if name != "image"]
+        return Arrays({"image": images, **data.gather(source, np.arange(len(source)), others)}, source.class_names)
+
+    return features
+
+
+class _Stopwatch:
+    """Measures images per second within an epoch, without the first step, which may compile.
+
+    Args:
+      batch_size: images in a step.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size, self.rate = batch_size, 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        """Starts a new epoch; the time since the last step does not count."""
+        self._steps, self._since = 0, 0.0
+
+    def step(self) -> float:
+        """Counts a step.
+
+        Returns:
+          Images per second of the epoch so far; on its first step, those of the previous epoch, or 0.
+        """
+        now = time.monotonic()
+        if self._steps == 0:
+            self._since = now
+        self._steps += 1
+        seconds = now - self._since
+        if seconds > 0:
+            self.rate = self._batch_size * (self._steps - 1) / seconds
+        return self.rate
+
+
+@contextlib.contextmanager
+def _interruptible(interrupt: Callable[[], None]) -> Iterator[None]:
+    """Turns the first Ctrl-C (or SIGTERM) into a call; the second one stops at once."""
+    if threading.current_thread() is not threading.main_thread():
+        # Only the main thread may handle signals.
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        # First, so that a second signal stops at once even while the first is handled.
+        for kind in kinds:
+            signal.signal(kind, previous[kind])
+        interrupt()
+
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    previous = {kind: signal.signal(kind, handle) for kind in kinds}
+    try:
+        yield
+    finally:
+        for kind in kinds:
+            signal.signal(kind, previous[kind])

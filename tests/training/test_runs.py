@@ -1,0 +1,347 @@
+import dataclasses
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcnn import batched, data, trees
+from jaxcnn.layers import Composite, Conv, Dense, Flatten, Function, Sequential, identity
+from jaxcnn.models import mlp
+from jaxcnn.tasks import Classification, MultiLabel, Regression, Segmentation
+from jaxcnn.training import Observer, Recipe, load_model, run
+from jaxcnn.training.experiment import choose_task
+from jaxcnn.training.run_folder import RunFolder, RunFolderError
+from jaxcnn.types import Layer
+
+ROOT = Path(__file__).parents[2]
+RECIPE = Recipe(epochs=3, batch_size=10, learning_rate=0.05, augment="none", checkpoint_epochs=2)
+
+
+@pytest.fixture(autouse=True)
+def standard_promotion():
+    """Optax's Adam needs it."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def stripes():
+    """100 images of 6x6 pixels with bright rows (class 0) or bright columns (class 1), and noise."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(100) % 2
+    images = rng.uniform(0, 0.5, (100, 6, 6, 1)).astype(np.float32)
+    images[labels == 0, ::2] += 0.5
+    images[labels == 1, :, ::2] += 0.5
+    return data.arrays(image=images, label=labels, class_names=["rows", "columns"])
+
+
+def classifier():
+    return Sequential(flatten=Flatten(), dense=Dense(36, 8), relu=Function(jax.nn.relu), head=Dense(8, 2))
+
+
+def same(one, other):
+    one, other = trees.named_leaves(one), trees.named_leaves(other)
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+class Recorder(Observer):
+    """Records the events, and stops after a step."""
+
+    def __init__(self, stop=None):
+        self.events, self.stop = [], stop
+
+    def on_start(self, start):
+        self.events.append(("start", start))
+
+    def on_activity(self, activity):
+        self.events.append(("activity", activity))
+
+    def on_note(self, note):
+        self.events.append(("note", note))
+
+    def on_step(self, progress, images_per_second):
+        self.events.append(("step", progress.step))
+        return progress.step == self.stop
+
+    def on_epoch(self, row, best):
+        self.events.append(("epoch", row["epoch"]))
+
+    def on_end(self, result):
+        self.events.append(("end", result.stopped))
+
+    def of(self, kind):
+        return [what for event, what in self.events if event == kind]
+
+
+@pytest.fixture(scope="module")
+def finished(stripes, tmp_path_factory):
+    """A finished run, its folder and its events; not to be changed."""
+    recorder, folder = Recorder(), tmp_path_factory.mktemp("finished") / "run"
+    with jax.numpy_dtype_promotion("standard"):
+        return run(classifier(), stripes, RECIPE, folder=folder, observers=[recorder]), folder, recorder
+
+
+def test_a_run_trains_tests_and_keeps_its_best_epoch(finished, stripes):
+    result, folder, _ = finished
+    assert [row["epoch"] for row in result.history] == [1, 2, 3]
+    assert result.history == RunFolder(folder).metrics()
+    assert result.figures == RunFolder(folder).result()
+    assert not result.stopped
+    best = max(result.history, key=lambda row: (row["validation_accuracy"], -row["validation_loss"]))
+    assert result.best_epoch == best["epoch"] == result.figures["best_epoch"]
+    assert result.figures["test_accuracy"] > 0.9
+    # The figures by hand, from the weights.
+    for part in ("validation", "test"):
+        (batch,) = data.eval_batches(data.split(stripes, seed=0)[part], 20)
+        logits, _ = batched(classifier())(result.params, result.state, batch["image"], train=False)
+        assert result.figures[f"{part}_accuracy"] == np.mean(np.argmax(logits, 1) == batch["label"])
+        losses = (
+            np.log(np.exp(logits).sum(1)) - np.take_along_axis(np.asarray(logits), batch["label"][:, None], 1)[:, 0]
+        )
+        assert result.figures[f"{part}_loss"] == pytest.approx(losses.mean(), rel=1e-5)
+
+
+def test_observers_hear_everything_in_order(finished):
+    _, folder, recorder = finished
+    [start] = recorder.of("start")
+    assert (start.parameters, start.trained) == (36 * 8 + 8 + 8 * 2 + 2,) * 2
+    assert start.examples == {"train": 60, "validation": 20, "test": 20}
+    assert (start.image_shape, start.class_names) == ((6, 6, 1), ("rows", "columns"))
+    assert (start.epochs, start.steps_per_epoch, start.first_step, start.folder) == (3, 6, 0, str(folder))
+    assert recorder.of("step") == list(range(1, 19))
+    assert recorder.of("epoch") == [1, 2, 3]
+    activities = recorder.of("activity")
+    assert activities[::2] == [
+        "compiling the training step",
+        "compiling the evaluation",
+        "saving a checkpoint",
+        "saving a checkpoint",
+        "testing the best epoch",
+    ]
+    assert set(activities[1::2]) == {None}
+    kinds = [kind for kind, _ in recorder.events]
+    assert (kinds[0], kinds[-1]) == ("start", "end")
+
+
+def test_a_run_is_silent_and_needs_no_folder(finished, stripes, capfd):
+    result = run(classifier(), stripes, RECIPE)
+    assert capfd.readouterr() == ("", "")
+    assert result.folder is None
+    assert same(result.params, finished[0].params)
+    assert result.figures == finished[0].figures
+
+
+def test_given_weights_are_where_it_begins(stripes, finished):
+    key = jax.random.split(jax.random.key(0))[0]
+    result = run(classifier(), stripes, RECIPE, weights=classifier().init(key))
+    assert same(result.params, finished[0].params)
+    other = run(classifier(), stripes, RECIPE, weights=classifier().init(jax.random.key(5)))
+    assert not same(result.params, other.params)
+
+
+@pytest.mark.parametrize("stop", [5, 6, 13])
+def test_a_run_that_an_observer_stopped_goes_on_to_the_same_bits(stripes, finished, tmp_path, stop):
+    folder = tmp_path / "run"
+    stopped = run(classifier(), stripes, RECIPE, folder=folder, observers=[Recorder(stop)])
+    assert stopped.stopped
+    assert stopped.figures == {}
+    recorder = Recorder()
+    resumed = run(classifier(), stripes, RECIPE, folder=folder, resume=True, observers=[recorder])
+    assert f"resuming after step {stop}" in recorder.of("note")
+    assert same((resumed.params, resumed.state), (finished[0].params, finished[0].state))
+    assert resumed.figures == finished[0].figures
+
+    def without_clock(rows):
+        return [{name: value for name, value in row.items() if name != "images_per_second"} for row in rows]
+
+    assert without_clock(resumed.history) == without_clock(finished[0].history)
+
+
+def test_a_finished_run_is_only_read(finished, stripes):
+    before = {path: path.stat().st_mtime_ns for path in finished[1].rglob("*") if path.name != "lock"}
+    again = run(classifier(), stripes, RECIPE, folder=finished[1], resume=True)
+    assert same(again.params, finished[0].params)
+    assert (again.history, again.figures) == (finished[0].history, finished[0].figures)
+    assert {path: path.stat().st_mtime_ns for path in finished[1].rglob("*") if path.name != "lock"} == before
+
+
+def test_another_training_does_not_go_on_in_the_folder(finished, stripes):
+    def resume(layer=None, source=stripes, recipe=RECIPE, **words):
+        return run(layer or classifier(), source, recipe, folder=finished[1], resume=True, **words)
+
+    with pytest.raises(RunFolderError, match=r"expected the recipe of .*, got changes: epochs 3 to 4; start a new run"):
+        resume(recipe=dataclasses.replace(RECIPE, epochs=4))
+    with pytest.raises(RunFolderError, match="expected the model of the run in"):
+        resume(layer=Sequential(flatten=Flatten(), head=Dense(36, 2)))
+    with pytest.raises(RunFolderError, match="expected the task of the run in"):
+        resume(task=Classification(label_smoothing=0.1))
+    changed = data.arrays(
+        image=np.flip(stripes.entries["image"], 0), label=stripes.entries["label"], class_names=["rows", "columns"]
+    )
+    with pytest.raises(RunFolderError, match=r"expected the data that the run in .* was started with"):
+        resume(source=changed)
+    with pytest.raises(RunFolderError, match="already contains a run"):
+        run(classifier(), stripes, RECIPE, folder=finished[1])
+    with pytest.raises(ValueError, match="expects a folder to resume"):
+        run(classifier(), stripes, RECIPE, resume=True)
+
+
+@dataclass(frozen=True, repr=False)
+class Block(Composite):
+    """A block of a user."""
+
+    conv: Conv
+    shortcut: Layer = identity
+
+    def forward(self, run, x):
+        return jax.nn.relu(run.conv(x) + run.shortcut(x))
+
+
+def test_a_model_of_ones_own_travels(stripes, tmp_path):
+    model = Sequential(block=Block(Conv(1, 1)), flatten=Flatten(), head=Dense(36, 2))
+    result = run(model, stripes, dataclasses.replace(RECIPE, epochs=1), folder=tmp_path / "run")
+    for loaded in (load_model(tmp_path / "run"), load_model(tmp_path / "run", layer=model)):
+        assert loaded.layer == model
+        assert same((loaded.params, loaded.state), (result.params, result.state))
+        assert loaded.info.class_names == ("rows", "columns")
+        assert loaded.info.image_shape == (6, 6, 1)
+        assert loaded.info.task == Classification()
+        assert (loaded.info.precision, loaded.info.epoch) == ("float32", 1)
+    with pytest.raises(RunFolderError, match="which differs from layer="):
+        load_model(tmp_path / "run", layer=classifier())
+    # A process that does not know the class says so.
+    program = f"from jaxcnn.training import load_model; load_model({str(tmp_path / 'run')!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert "'Block', which is unknown; import the module that defines it" in done.stderr
+
+
+def test_averages_are_evaluated_and_kept(stripes, finished):
+    recipe = dataclasses.replace(RECIPE, ema=0.9)
+    result = run(classifier(), stripes, recipe)
+    assert not same(result.params, finished[0].params)
+    (batch,) = data.eval_batches(data.split(stripes, seed=0)["validation"], 20)
+    logits, _ = batched(classifier())(result.params, result.state, batch["image"], train=False)
+    assert result.figures["validation_accuracy"] == np.mean(np.argmax(logits, 1) == batch["label"])
+    # The parameters themselves are trained as without averages.
+    train = [row["train_loss"] for row in result.history]
+    assert train == [row["train_loss"] for row in finished[0].history]
+
+
+@pytest.mark.parametrize("change", [{"mixup": 0.3}, {"cutmix": 1.0}, {"clip_norm": 1e-3}, {"precision": "bfloat16"}])
+def test_options_of_the_step_reach_it(stripes, finished, change):
+    result = run(classifier(), stripes, dataclasses.replace(RECIPE, **change))
+    assert not same(result.params, finished[0].params)
+
+
+def test_micro_batches_give_the_same_to_rounding(stripes, finished):
+    result = run(classifier(), stripes, dataclasses.replace(RECIPE, micro_batches=5))
+    for name, leaf in trees.named_leaves(result.params).items():
+        np.testing.assert_allclose(leaf, trees.named_leaves(finished[0].params)[name], rtol=1e-3, atol=1e-4)
+
+
+def test_patience_ends_a_run_that_no_longer_improves(stripes, tmp_path):
+    # The updates are too small to change a parameter in float32.
+    recipe = Recipe(
+        epochs=30, batch_size=10, optimizer="sgd", learning_rate=1e-30, weight_decay=0.0, augment="none", patience=2
+    )
+    result = run(classifier(), stripes, recipe, folder=tmp_path / "run")
+    assert (result.best_epoch, len(result.history), result.stopped) == (1, 3, False)
+    assert result.figures["test_images"] == 20
+    # Killed before the test: the resumed run does not train on.
+    (tmp_path / "run" / "result.json").unlink()
+    again = run(classifier(), stripes, recipe, folder=tmp_path / "run", resume=True)
+    assert len(again.history) == 3
+    assert again.figures == result.figures
+
+
+def test_masks_are_segmented(stripes):
+    images = stripes.entries["image"]
+    masks = (images[..., 0] > 0.5).astype(np.uint8)
+    source = data.arrays(image=images, mask=masks, class_names=["dark", "bright"])
+    model = Sequential(conv=Conv(1, 8, 1), relu=Function(jax.nn.relu), head=Conv(8, 2, 1))
+    result = run(model, source, dataclasses.replace(RECIPE, epochs=20, learning_rate=0.05))
+    assert result.figures["test_mean_iou"] > 0.8
+    assert {"train_mean_iou", "validation_pixel_accuracy", "validation_mean_dice"} <= result.history[0].keys()
+    best = max(result.history, key=lambda row: (row["validation_mean_iou"], -row["validation_loss"]))
+    assert result.best_epoch == best["epoch"]
+
+
+def test_numbers_are_predicted_and_the_smallest_error_is_the_best(stripes, tmp_path):
+    images = stripes.entries["image"]
+    source = data.arrays(image=images, target=images.mean((1, 2)))
+    model = Sequential(flatten=Flatten(), head=Dense(36, 1))
+    result = run(model, source, dataclasses.replace(RECIPE, epochs=5), folder=tmp_path / "run")
+    best = min(result.history, key=lambda row: row["validation_rmse"])
+    assert result.best_epoch == best["epoch"]
+    assert result.figures["validation_rmse"] == best["validation_rmse"]
+    loaded = load_model(tmp_path / "run")
+    assert (loaded.info.task, loaded.info.class_names) == (Regression(), ())
+
+
+def test_the_task_is_chosen_by_the_examples(stripes):
+    images = stripes.entries["image"][:4]
+    assert choose_task(stripes) == Classification()
+    masked = data.arrays(image=images, mask=np.zeros((4, 6, 6), int), class_names=["a", "b", "c"])
+    assert choose_task(masked) == Segmentation(3)
+    assert choose_task(data.arrays(image=images, target=np.zeros((4, 2)))) == Regression()
+    several = data.Arrays({"image": images, "label": np.zeros((4, 3), np.float32)}, ("a", "b", "c"))
+    assert choose_task(several) == MultiLabel()
+    with pytest.raises(ValueError, match="expected examples with 'label', 'mask' or 'target', got 'image'"):
+        choose_task(data.arrays(image=images))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layer": mlp(3, image_size=6)}, r"gives one number for each of 2 classes, got a model that gives \(3,\)"),
+        ({"layer": Sequential(conv=Conv(1, 2))}, r"got a model that gives \(6, 6, 2\)"),
+        ({"layer": Sequential(conv=Conv(3, 2))}, r"conv expects"),
+        ({"recipe": Recipe(batch_size=61, augment="none")}, "batch_size must be at most the number of examples"),
+        ({"recipe": Recipe(batch_size=6, augment="none", freeze="stage1")}, "freeze expects a pattern that matches"),
+        ({"recipe": Recipe(batch_size=6, augment="none", freeze=".*")}, "leaves no parameter to train"),
+        ({"task": Segmentation(2)}, "Segmentation expects a batch with 'mask'|Segmentation expects"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_written(stripes, tmp_path, change, message):
+    words = {"layer": classifier(), "recipe": Recipe(batch_size=6, augment="none")} | change
+    with pytest.raises((ValueError, TypeError), match=message):
+        run(words.pop("layer"), stripes, words.pop("recipe"), folder=tmp_path / "run", **words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_works_in_another_thread(stripes, finished):
+    results = []
+
+    def train():
+        with jax.numpy_dtype_promotion("standard"):
+            results.append(run(classifier(), stripes, RECIPE))
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert same(results[0].params, finished[0].params)
+
+
+def test_the_weights_of_the_start_must_be_the_same_without_a_checkpoint(stripes, tmp_path):
+    class Killed(Observer):
+        def on_step(self, progress, images_per_second):
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        run(classifier(), stripes, RECIPE, folder=tmp_path / "run", observers=[Killed()])
+    other = classifier().init(jax.random.key(5))
+    with pytest.raises(RunFolderError, match="expected the weights of the start of the run in"):
+        run(classifier(), stripes, RECIPE, weights=other, folder=tmp_path / "run", resume=True)
+    recorder = Recorder()
+    run(classifier(), stripes, RECIPE, folder=tmp_path / "run", resume=True, observers=[recorder])
+    assert "there is no checkpoint yet: starting again" in recorder.of("note")
+    assert jnp.isfinite(load_model(tmp_path / "run").params["head"]["bias"]).all()
