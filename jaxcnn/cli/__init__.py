@@ -22,6 +22,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("error: standard output is closed; send it to a file or to /dev/null", file=sys.stderr)
         return 2
     try:
+        return _run(sys.argv[1:] if arguments is None else list(arguments))
+    except KeyboardInterrupt:
+        print("\nstopped at once", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
+    try:
         from jaxcnn.cli import commands, terminal
         from jaxcnn.cli.errors import OutputError
     except ImportError as error:
@@ -29,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         try:
-            return commands.run(sys.argv[1:] if arguments is None else list(arguments))
+            return commands.run(arguments)
         finally:
             terminal.finish()
     except OutputError as error:

@@ -1,12 +1,13 @@
 """Parses the command line and runs its command."""
 
+import importlib.metadata
 from typing import Any
 
 import tyro
 
-from jaxcnn.cli.errors import CommandError
-from jaxcnn.cli.options import Bench, Command, Evaluate, Export, Plot, Predict, Summary, Train
-from jaxcnn.cli.terminal import complain, errors_escaped, writing
+from jaxcnn.cli.errors import CommandError, reported
+from jaxcnn.cli.options import COMMANDS, Bench, Command, Evaluate, Export, Plot, Predict, Summary, Train
+from jaxcnn.cli.terminal import complain, errors_escaped, say, writing
 
 _DESCRIPTION = "jaxcnn: train, evaluate and look into convolutional networks in JAX."
 
@@ -20,23 +21,34 @@ def run(arguments: list[str]) -> int:
     Returns:
       The exit status: 0, or 2 after a `CommandError`, or 130 after Ctrl-C.
     """
+    if arguments[:1] == ["--version"]:
+        say(f"jaxcnn {importlib.metadata.version('jaxcnn')}")
+        return 0
+    try:
+        return _dispatch(_parsed(arguments), arguments)
+    except CommandError as error:
+        complain(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        complain("\nstopped at once" + ("; the checkpoints are unchanged" if arguments[:1] == ["train"] else ""))
+        return 130
+
+
+def _parsed(arguments: list[str]) -> Any:
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        # Imported here: it loads the models.
+        from jaxcnn.cli import names
+
+        raise CommandError(names.unknown("command", arguments[0], COMMANDS))
     # The option parser repeats unknown words, and a shell pattern may expand to any file name.
-    with errors_escaped(), writing():
-        command: Any = tyro.cli(
+    with reported(), errors_escaped(), writing():
+        return tyro.cli(
             Command,  # pyright: ignore[reportArgumentType]
             prog="jaxcnn",
             description=_DESCRIPTION,
             args=arguments or ["--help"],
             config=(tyro.conf.FlagCreatePairsOff,),
         )
-    try:
-        return _dispatch(command, arguments)
-    except CommandError as error:
-        complain(f"error: {error}")
-        return 2
-    except KeyboardInterrupt:
-        complain("\nstopped at once; the checkpoints are unchanged")
-        return 130
 
 
 def _dispatch(command: Train | Evaluate | Plot | Predict | Export | Summary | Bench, arguments: list[str]) -> int:

@@ -1,176 +1,301 @@
 """Shows the progress of training: a live bar on a terminal, plain lines elsewhere."""
 
+import logging
 import sys
+import threading
 import time
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
+from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-from jaxcnn.cli.terminal import escaped, make_console, say
-from jaxcnn.training import Metrics
+from jaxcnn.cli.errors import OutputError
+from jaxcnn.cli.terminal import escaped, make_console, say, shown
+from jaxcnn.text import printable
+from jaxcnn.training import Progress
+from jaxcnn.training.observers import Observer, Start
+
+_FIRST_SIGN = 2.0
+"""Seconds after which a line display says that something still goes on; the pauses double from there."""
 
 
-class Display(Protocol):
-    """Shows the progress of a training; a context manager."""
+class Display(Observer):
+    """Shows the progress of a training; a context manager. It also shows the notices of the logger "jaxcnn".
 
-    def __enter__(self) -> Self: ...
+    Args:
+      model: name of the model.
+      data: name of the data.
+    """
+
+    def __init__(self, model: str, data: str) -> None:
+        self._model, self._data = model, data
+        self._clock = Clock()
+        self._handler = _Notices(self)
+
+    def __enter__(self) -> Self:
+        logger = logging.getLogger("jaxcnn")
+        self._level = logger.level
+        logger.addHandler(self._handler)
+        logger.setLevel(logging.INFO)
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        logger = logging.getLogger("jaxcnn")
+        logger.removeHandler(self._handler)
+        logger.setLevel(self._level)
 
-    def step(self, step: int, epoch: int, metrics: Metrics, rate: float) -> None:
-        """Shows a step: the number of steps done, the epoch, the sums of the epoch so far, images per second."""
-        ...
+    def on_start(self, start: Start) -> None:
+        """Describes the training."""
+        self._start, self._objective = start, start.objective
+        some = "" if start.trained == start.parameters else f" ({start.trained:,} trained at first)"
+        sizes = start.examples
+        classes = f", {len(start.class_names)} classes" if start.class_names else ""
+        self.on_note(
+            f"{self._model}, {start.parameters:,} parameters{some}, on {shown(self._data)}: {sizes['train']:,} "
+            f"training, {sizes['validation']:,} validation and {sizes['test']:,} test images of "
+            f"{'x'.join(map(str, start.image_shape))}{classes}"
+        )
+        self.on_note(f"run folder {shown(start.folder)}; Ctrl-C stops with a checkpoint")
+        self._clock.begin(start.first_step)
 
-    def epoch(self, row: dict[str, Any], best: bool) -> None:
-        """Shows the metrics of an epoch, and whether it is the best so far."""
-        ...
+    def on_activity(self, activity: str | None) -> None:
+        """Stops the clock meanwhile: what happens once tells nothing about the time that is left."""
+        self._clock.pause(activity is not None)
 
-    def note(self, text: str) -> None:
-        """Shows a line."""
-        ...
+    def on_interrupt(self) -> None:
+        """Answers Ctrl-C."""
+        self.on_note("\nstopping after this step; Ctrl-C again stops at once")
+
+    def _figure(self, value: float | None) -> str:
+        if value is None:
+            return "-"
+        return f"{value:7.2%}" if self._objective.larger_is_better else f"{value:.4f}"
 
 
-def make_display(epochs: int, steps_per_epoch: int, first_step: int) -> Display:
+class _Notices(logging.Handler):
+    """Shows the records of a logger as notes."""
+
+    def __init__(self, display: Display) -> None:
+        super().__init__(logging.INFO)
+        self._display = display
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Shows a record."""
+        self._display.on_note(printable(record.getMessage()))
+
+
+class Clock:
+    """Measures the time of steps, without pauses, and estimates the time that is left."""
+
+    def __init__(self) -> None:
+        self._first_step, self._spent, self._since = 0, 0.0, None
+
+    def begin(self, first_step: int) -> None:
+        """Starts to measure.
+
+        Args:
+          first_step: number of steps done already.
+        """
+        self._first_step, self._spent, self._since = first_step, 0.0, time.monotonic()
+
+    def pause(self, paused: bool) -> None:
+        """Stops the clock, or lets it go on."""
+        now = time.monotonic()
+        if paused and self._since is not None:
+            self._spent, self._since = self._spent + now - self._since, None
+        elif not paused and self._since is None:
+            self._since = now
+
+    def seconds_left(self, step: int, steps: int) -> float | None:
+        """Estimates the time that is left.
+
+        Args:
+          step: number of steps done.
+          steps: number of steps of the whole training.
+
+        Returns:
+          Seconds; None before the second step, since the first one may wait for the device.
+        """
+        done = step - self._first_step
+        if done < 2:
+            return None
+        spent = self._spent + (0.0 if self._since is None else time.monotonic() - self._since)
+        return spent / done * (steps - step)
+
+
+def make_display(model: str, data: str) -> Display:
     """Returns the display for standard output.
 
     Args:
-      epochs: number of epochs of the run.
-      steps_per_epoch: number of steps of an epoch.
-      first_step: number of steps done already.
+      model: name of the model.
+      data: name of the data.
 
     Returns:
       A bar if standard output is a terminal, otherwise lines.
     """
-    if sys.stdout.isatty():
-        return BarDisplay(epochs, steps_per_epoch, first_step)
-    return LineDisplay(epochs)
+    kind = BarDisplay if sys.stdout.isatty() else LineDisplay
+    return kind(model, data)
 
 
-class BarDisplay:
+class _TimeLeft(ProgressColumn):
+    """The time that an activity has taken, or the time that is left."""
+
+    def render(self, task: Task) -> Text:
+        """Formats the seconds."""
+        activity, left = task.fields["since"], task.fields["left"]
+        seconds = time.monotonic() - activity if activity is not None else left
+        if seconds is None:
+            return Text("-:--")
+        minutes, seconds = divmod(round(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        text = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+        return Text(text if activity is not None else f"{text} left", style="cyan")
+
+
+class BarDisplay(Display):
     """A progress bar of the whole training at the bottom, with a line for each new best epoch above it."""
 
-    def __init__(self, epochs: int, steps_per_epoch: int, first_step: int) -> None:
-        self._progress = Progress(
-            TextColumn("epoch {task.fields[epoch]:>3}/" + str(epochs)),
+    def __init__(self, model: str, data: str) -> None:
+        super().__init__(model, data)
+        self._progress = RichProgress(
+            TextColumn("{task.fields[epoch]}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[training]}"),
             TextColumn("{task.fields[validation]}", style="green"),
             TextColumn("{task.fields[rate]}", style="dim"),
-            TimeRemainingColumn(compact=True),
+            _TimeLeft(),
             console=make_console(),
         )
-        self._task = self._progress.add_task(
-            "",
-            total=epochs * steps_per_epoch,
-            completed=first_step,
-            epoch=min(first_step // steps_per_epoch + 1, epochs),
-            training="compiling",
-            validation="",
-            rate="",
-        )
+        fields = {"epoch": "", "training": "preparing", "validation": "", "rate": "", "left": None}
+        self._task = self._progress.add_task("", total=None, since=time.monotonic(), **fields)
+        self._training = ""
 
     def __enter__(self) -> Self:
         self._progress.start()
-        return self
+        return super().__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        super().__exit__(kind, error, trace)
         self._progress.stop()
 
-    def step(self, step: int, epoch: int, metrics: Metrics, rate: float) -> None:
-        """Moves the bar."""
-        fields: dict[str, Any] = {"epoch": epoch, "rate": f"{rate:,.0f} img/s" if rate else ""}
-        if metrics.sums:
-            figures = metrics.figures()
-            fields["training"] = f"loss {figures['loss']:.3f} train {figures['accuracy']:.1%}"
-        self._progress.update(self._task, completed=step, **fields)
+    def on_start(self, start: Start) -> None:
+        """Describes the training, and sets the length of the bar."""
+        super().on_start(start)
+        total = start.epochs * start.steps_per_epoch
+        self._progress.update(self._task, total=total, completed=start.first_step, training="", since=None)
+        self._show_epoch(min(start.first_step // start.steps_per_epoch + 1, start.epochs))
 
-    def epoch(self, row: dict[str, Any], best: bool) -> None:
-        """Shows the validation accuracy beside the bar, and a line above it for a new best."""
-        self._progress.update(self._task, validation=f"val {row['validation_accuracy']:.1%}")
+    def on_activity(self, activity: str | None) -> None:
+        """Shows the activity and its time instead of the figures."""
+        super().on_activity(activity)
+        since = None if activity is None else time.monotonic()
+        self._progress.update(self._task, training=self._training if activity is None else activity, since=since)
+
+    def on_step(self, progress: Progress, images_per_second: float) -> None:
+        """Moves the bar."""
+        figures = progress.metrics.figures()
+        if figures:
+            name = self._objective.figure
+            trained = f" train {self._figure(figures[name]).strip()}" if name in figures else ""
+            self._training = f"loss {figures['loss']:.3f}{trained}"
+        left = self._clock.seconds_left(progress.step, self._start.epochs * self._start.steps_per_epoch)
+        rate = f"{images_per_second:,.0f} img/s" if images_per_second else ""
+        self._progress.update(
+            self._task, completed=progress.step, training=self._training, rate=rate, left=left, since=None
+        )
+        self._show_epoch(progress.epoch)
+
+    def on_epoch(self, row: dict[str, Any], best: bool) -> None:
+        """Shows the validation figure beside the bar, and a line above it for a new best."""
+        figure = self._figure(row[f"validation_{self._objective.figure}"]).strip()
+        self._progress.update(self._task, validation=f"val {figure}")
         if best:
             self._progress.console.print(
                 Text.assemble(
                     ("best so far", "green"),
-                    f": epoch {row['epoch']:>3}, validation {row['validation_accuracy']:.2%}, "
-                    f"loss {row['validation_loss']:.4f}",
+                    f": epoch {row['epoch']:>3}, validation {figure}, loss {row['validation_loss']:.4f}",
                 )
             )
 
-    def note(self, text: str) -> None:
+    def on_note(self, note: str) -> None:
         """Prints a line above the bar."""
-        self._progress.console.print(escaped(text))
+        self._progress.console.print(escaped(note))
+
+    def _show_epoch(self, epoch: int) -> None:
+        self._progress.update(self._task, epoch=f"epoch {epoch:>3}/{self._start.epochs}")
 
 
-class LineDisplay:
-    """One line for each epoch."""
+class LineDisplay(Display):
+    """One line for each epoch, and signs of life where nothing else is said for some seconds."""
 
-    def __init__(self, epochs: int) -> None:
-        self._epochs = epochs
-        self._started = time.monotonic()
-        self._first_epoch: int | None = None
+    def __init__(self, model: str, data: str) -> None:
+        super().__init__(model, data)
+        self._ended = threading.Event()
+        self._lock = threading.RLock()  # Ctrl-C may come while a line is printed
+        self._status = "reading the data and building the model"
+        self._said = time.monotonic()
+        self._began = self._said
+        self._pause = _FIRST_SIGN
 
     def __enter__(self) -> Self:
-        return self
+        self._signs = threading.Thread(target=self._give_signs, name="jaxcnn display", daemon=True)
+        self._signs.start()
+        return super().__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        pass
+        super().__exit__(kind, error, trace)
+        self._ended.set()
+        self._signs.join()
 
-    def step(self, step: int, epoch: int, metrics: Metrics, rate: float) -> None:
-        """Stores the epoch of the first step."""
-        if self._first_epoch is None:
-            self._first_epoch = epoch
+    def on_activity(self, activity: str | None) -> None:
+        """Begins to measure the activity."""
+        super().on_activity(activity)
+        self._begin("training" if activity is None else activity)
 
-    def epoch(self, row: dict[str, Any], best: bool) -> None:
+    def on_step(self, progress: Progress, images_per_second: float) -> None:
+        """Stores the step, for the next sign of life."""
+        self._status = f"epoch {progress.epoch}/{self._start.epochs}, step {progress.step}"
+
+    def on_epoch(self, row: dict[str, Any], best: bool) -> None:
         """Prints the line of an epoch."""
-        done = row["epoch"] - (self._first_epoch or row["epoch"]) + 1
-        left = (time.monotonic() - self._started) / done * (self._epochs - row["epoch"])
-        say(
-            f"epoch {row['epoch']:>3}/{self._epochs}  loss {row['train_loss']:.4f}  "
-            f"train {row['train_accuracy']:7.2%}  validation {row['validation_accuracy']:7.2%}  "
-            f"{row['images_per_second']:,.0f} images/s  "
-            f"{left:.0f} s left{'  best so far' if best else ''}",
-            flush=True,
+        figure = self._objective.figure
+        train = f"train {self._figure(row[name])}  " if (name := f"train_{figure}") in row else ""
+        left = self._clock.seconds_left(row["step"], self._start.epochs * self._start.steps_per_epoch)
+        self.on_note(
+            f"epoch {row['epoch']:>3}/{self._start.epochs}  loss {row['train_loss']:.4f}  {train}"
+            f"validation {self._figure(row[f'validation_{figure}'])}  {row['images_per_second']:,.0f} images/s  "
+            f"{0 if left is None else left:.0f} s left{'  best so far' if best else ''}"
         )
+        self._begin("training")
 
-    def note(self, text: str) -> None:
+    def on_note(self, note: str) -> None:
         """Prints a line."""
-        say(text, flush=True)
+        with self._lock:
+            say(note, flush=True)
+            self._said = time.monotonic()
 
+    def _begin(self, status: str) -> None:
+        with self._lock:
+            self._status, self._pause = status, _FIRST_SIGN
+            self._began = self._said = time.monotonic()
 
-class Stopwatch:
-    """Measures images per second within an epoch, without the first step, which may compile.
-
-    Args:
-      batch_size: images in a step.
-    """
-
-    def __init__(self, batch_size: int) -> None:
-        self._batch_size, self._rate = batch_size, 0.0
-        self.restart()
-
-    def restart(self) -> None:
-        """Starts a new epoch; the time since the last step does not count."""
-        self._steps, self._since = 0, 0.0
-
-    def step(self) -> float:
-        """Counts a step.
-
-        Returns:
-          Images per second of the epoch so far; on its first step, those of the previous epoch, or 0.
-        """
-        now = time.monotonic()
-        if self._steps == 0:
-            self._since = now
-        self._steps += 1
-        seconds = now - self._since
-        if seconds > 0:
-            self._rate = self._batch_size * (self._steps - 1) / seconds
-        return self._rate
+    def _give_signs(self) -> None:
+        """Says what goes on after 2 seconds without a line, then after 4, 8 and so on."""
+        while not self._ended.wait(0.1):
+            with self._lock:
+                now = time.monotonic()
+                if now - self._said < self._pause:
+                    continue
+                try:
+                    say(f"... {self._status}, for {now - self._began:.0f} s", flush=True)
+                except OutputError:  # The next line of the training reports it.
+                    return
+                self._said, self._pause = now, 2 * self._pause

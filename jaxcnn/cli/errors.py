@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from jaxcnn.training.recipe import RecipeError
+
 
 class CommandError(Exception):
     """Something a command was asked for that cannot be done."""
@@ -17,11 +19,23 @@ def reported(*kinds: type[Exception]) -> Iterator[None]:
     """Turns errors of the library that the user can cause into messages.
 
     Args:
-      *kinds: the exceptions to turn; all others keep their traceback.
+      *kinds: the exceptions to turn, besides `RecipeError`; all others keep their traceback.
     """
     try:
         yield
+    except RecipeError as error:
+        raise CommandError(in_options(error)) from error
     except kinds as error:
         # JAX's own notes are about tracebacks, which are not shown here.
         places = [note for note in getattr(error, "__notes__", []) if note.startswith("in ")]
         raise CommandError("\n".join([str(error), *places])) from error
+
+
+def flag(name: str) -> str:
+    """Returns the option of a field, such as "--learning-rate"."""
+    return f"--{name.replace('_', '-')}"
+
+
+def in_options(error: RecipeError) -> str:
+    """Returns the message of an error with options instead of the fields of a recipe."""
+    return f"{flag(error.field)} {error.expected}{flag(error.other) if error.other else ''}{error.rest}"

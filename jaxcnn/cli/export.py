@@ -5,11 +5,10 @@ from typing import Any
 from jaxcnn.cli import trained
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Export
-from jaxcnn.cli.run_folder import RunFolder
 from jaxcnn.cli.terminal import say, shown
-from jaxcnn.cli.trained import Trained
 from jaxcnn.interop.export import ExportedModel, check_paths, export_stablehlo
 from jaxcnn.interop.onnx import export_onnx
+from jaxcnn.training.run_folder import RunFolder, RunFolderError, TrainedModel
 from jaxcnn.types import Shape
 
 _SYMBOLIC = {"auto": None, "any": True, "fixed": False}
@@ -30,28 +29,31 @@ def export(options: Export) -> int:
     """
     if options.format == "onnx" and (options.image_size == "any" or options.gradients):
         raise CommandError("--format onnx takes images of the run's size and has no gradients; use --format stablehlo")
-    folder = RunFolder(options.run)
+    with reported(RunFolderError):
+        folder = RunFolder(options.run)
     output = options.output or folder.path / f"model.{options.format}"
     with reported(OSError):
         check_paths(output)
     run = trained.load(options.run)
-    shape = run.splits.train.images.shape[1:]
     with reported(ValueError, ImportError):
-        exported = _export(options, run, shape)
-    origin = {"model": folder.options.model, "epoch": run.epoch}
+        exported = _export(options, run)
+    # A run that was started in Python has no name of a model.
+    name = folder.config.get("options", {}).get("model", type(run.layer).__name__)
+    origin = {"model": name, "epoch": run.info.epoch}
     exported = exported._replace(description={"run": origin, **exported.description})
     with reported(OSError):
         path, beside = exported.save(output)
     say(
-        f"epoch {run.epoch} in {shown(path)} ({len(exported.content):,} bytes), described in {shown(beside)}\n"
+        f"epoch {run.info.epoch} in {shown(path)} ({len(exported.content):,} bytes), described in {shown(beside)}\n"
         f"it takes {exported.description['input']['sizes']}"
     )
     return 0
 
 
-def _export(options: Export, run: Trained, shape: Shape) -> ExportedModel:
-    arguments = (run.model, run.params, run.state, shape)
-    words: Any = {"class_names": run.splits.train.class_names, "preprocessing": _preprocessing(shape)}
+def _export(options: Export, run: TrainedModel) -> ExportedModel:
+    shape = run.info.image_shape
+    arguments: Any = (run.layer, run.params, run.state, shape)
+    words: Any = {"class_names": run.info.class_names, "preprocessing": _preprocessing(shape)}
     if options.format == "onnx":
         return export_onnx(*arguments, **words)
     return export_stablehlo(
@@ -59,7 +61,7 @@ def _export(options: Export, run: Trained, shape: Shape) -> ExportedModel:
         symbolic_size=_SYMBOLIC[options.image_size],
         platforms=options.platforms,
         gradients=options.gradients,
-        dtype=run.dtype,
+        dtype=run.info.precision,
         **words,
     )
 

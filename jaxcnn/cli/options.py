@@ -6,10 +6,20 @@ from typing import Annotated, Literal
 
 import tyro
 
+from jaxcnn.cli.help import readable
+from jaxcnn.training.recipe import Recipe
 
+
+@readable
+@dataclass(frozen=True)
+class RecipeOptions(Recipe):
+    """A recipe, described for the command line."""
+
+
+@readable
 @dataclass(frozen=True)
 class Train:
-    """Trains a classifier, keeps the best epoch on the validation set, and tests it once.
+    """Trains a model, keeps the best epoch on the validation set, and tests it once.
 
     Without options, LeNet-5 on scikit-learn's handwritten digits. Ctrl-C stops after the current step and writes a
     checkpoint; a second Ctrl-C stops at once.
@@ -18,77 +28,64 @@ class Train:
     model: str = "lenet5"
     """Name of the model; `jaxcnn summary` lists them."""
     data: str = "digits"
-    """Name of the data set, or an .npz file with arrays `images` (n, height, width[, channels]) and `labels` (n,)."""
+    """Data: digits; shapes (digits on photographs, with masks); an .npz file with arrays `images`
+    (n, height, width[, channels]) and `labels` (n,); or a folder with the folders `images` and `masks` of PNG files."""
+    validation_data: str | None = None
+    """Validation set, named as --data, with the same classes in any order. Default: that of the data, or drawn from
+    the training set."""
+    test_data: str | None = None
+    """Test set, likewise. Default: that of the data, or drawn from the training set."""
+    task: Literal["auto", "classification", "multi-label", "regression", "segmentation"] = "auto"
+    """What the model is trained for. auto: what the data are made for, by their labels, targets or masks."""
     classes: tuple[str, ...] = ()
     """Names of the classes to keep; the first becomes label 0. Default: all."""
     examples_per_class: int | None = None
     """Number of training images of each class, drawn by --split-seed. Default: all. Validation and test set are not
     reduced."""
-    epochs: int = 40
-    """Number of passes over the training set."""
-    batch_size: int = 64
-    """Images in a step; an epoch omits its last images if they do not fill a batch."""
-    optimizer: str = "adamw"
-    """Name of the optimizer: adam, adamw, lion, rmsprop or sgd (with Nesterov momentum 0.9)."""
-    learning_rate: float = 2e-3
-    """Largest learning rate of the schedule."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Decay of the learning rate after the warm-up."""
-    warmup_epochs: float = 3.0
-    """Epochs of warm-up, in which the learning rate rises from zero."""
-    weight_decay: float = 1e-2
-    """Weight decay of the kernels; biases and scales have none."""
-    clip_norm: float | None = None
-    """Largest norm of the whole gradient; larger gradients are scaled down."""
     label_smoothing: float = 0.0
     """Weight of the uniform distribution in the targets, in [0, 1)."""
-    augment: str = "affine"
-    """Augmentation of the training images: affine (rotate, scale, shear, shift), crop-flip (for photographs) or
-    none."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Dtype of the computation; parameters and the loss are always float32."""
-    seed: int = 0
-    """Seed of the initial parameters, the order of the images, the augmentation and the dropout."""
-    split_seed: int = 0
-    """Seed of the split into training, validation and test set (60, 20 and 20 % of each class)."""
     init_from: str | None = None
     """Source of the initial parameters: the folder of a run (its best epoch), or a source for `load_weights` of
-    jaxcnn.interop.weights. Model and number of input channels must match."""
+    jaxcnn.interop.weights. Model and number of input channels must match. Default: random."""
     head: Literal["auto", "new", "keep"] = "auto"
     """With --init-from: whether to draw a new head. auto: if the number of classes differs, or layers are frozen."""
-    freeze: str | None = None
-    """With --init-from: the layers whose parameters and running moments are frozen: backbone (all but the head), or a
-    regular expression that matches the whole path of a layer, such as 'stem|stage[12]'."""
-    unfreeze_epoch: int | None = None
-    """Number of epochs after which all layers are trained, with a new optimizer, warm-up and schedule. Default:
-    never."""
-    unfreeze_learning_rate: float | None = None
-    """Largest learning rate after --unfreeze-epoch. Default: a tenth of --learning-rate."""
-    learning_rates: tuple[str, ...] = ()
-    """Discriminative learning rates, PATTERN=FACTOR ...: the learning rate of a parameter is multiplied by the factor
-    of the one regular expression that matches its whole path, such as 'head/.*=1' '(?!head/).*=0.1'."""
-    cache_features: bool = False
-    """Compute the outputs of the frozen layers once for each image, instead of in every epoch; needs --augment none."""
-    checkpoint_epochs: int = 10
-    """Number of epochs between two checkpoints."""
+    recipe: Annotated[RecipeOptions, tyro.conf.arg(name="")] = RecipeOptions()
+    """How to train."""
     run_dir: Path | None = None
     """Folder of the run. Default: a new folder under runs/."""
     resume: bool = False
     """Resume the run in --run-dir, with its options and with the results of a run without a stop."""
+    tensorboard: bool = False
+    """Write the figures for TensorBoard too, to the folder tensorboard of the run; needs jaxcnn[tensorboard]."""
+    wandb: str | None = None
+    """Send the figures to this project of Weights & Biases; needs jaxcnn[wandb]. Default: nothing is sent."""
+    find_learning_rate: bool = False
+    """Do not train, but suggest a learning rate: the loss is measured in 100 steps with a growing one, and drawn in
+    learning_rate.png in the working directory."""
 
 
+@readable
 @dataclass(frozen=True)
 class Evaluate:
-    """Evaluates the best epoch of a run on every example of a split."""
+    """Evaluates the best epoch of a run on every example of a part of its data, or of other data.
+
+    Prints the figures and a table of the classes: precision, recall, F1 and number of images of a classification,
+    intersection over union and dice of a segmentation.
+    """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
-    split: Literal["test", "validation", "train"] = "test"
-    """Part of the data; the training set is not augmented."""
+    split: Literal["auto", "test", "validation", "train"] = "auto"
+    """Part of the data; the training set is not augmented. auto: test, or all of --data if it has no parts."""
+    data: str | None = None
+    """Other data, named as in `jaxcnn train`, with the same classes in any order. Default: those of the run."""
     batch_size: int = 256
     """Images in a batch."""
+    json: bool = False
+    """Print one JSON object instead of text; a figure that is undefined is null."""
 
 
+@readable
 @dataclass(frozen=True)
 class Plot:
     """Draws the losses and the accuracy of several runs in one picture.
@@ -97,7 +94,7 @@ class Plot:
     smallest to the largest value.
     """
 
-    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN ...")]
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN ...", help_behavior_hint="")]
     """Folders of runs."""
     labels: tuple[str, ...] = ()
     """A label for each run. Default: the options in which the runs differ, without the seed."""
@@ -105,20 +102,38 @@ class Plot:
     """PNG file to write; an older file is replaced."""
 
 
+@readable
 @dataclass(frozen=True)
 class Predict:
-    """Classifies image files of any size with the model of a run: PNG, JPEG, GIF, BMP, TIFF, WebP or PPM."""
+    """Classifies or segments image files of any size with the model of a run: PNG, JPEG, GIF, BMP, TIFF, WebP or PPM.
+
+    A model that segments writes, for each image, a mask of class indices and an overlay, of the size of its images.
+    Images that cannot be read are named at the end; the exit status is 1 then, and 2 if no image could be read.
+    """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
-    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE ...")]
-    """Image files."""
-    top: int = 3
-    """Number of classes to print for each image."""
+    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE ...", help_behavior_hint="")]
+    """Image files, and folders: all files in them, at any depth, whose extension is that of an image."""
+    top: int | None = None
+    """Number of classes for each image. Default: 3; all with --json and --csv."""
+    json: bool = False
+    """Write a JSON array with one object for each image: "file" and "classes", the likeliest first, each with "class"
+    and "probability"; "file" and "error" if it cannot be read. A segmentation has "share" instead of "probability",
+    and "mask" and "overlay"."""
+    csv: bool = False
+    """Write a CSV table with one row for each image and class: file, rank, class, probability, error."""
+    output: Path | None = None
+    """File for the predictions; an older file is replaced. Default: standard output."""
+    masks: Path | None = None
+    """Folder for masks and overlays. Default: masks in the folder of the run."""
     invert: bool = False
     """Invert light and dark: for dark ink on light paper, if the model was trained on light ink."""
+    batch_size: int = 64
+    """Images in a batch; memory grows with it, not with the number of images."""
 
 
+@readable
 @dataclass(frozen=True)
 class Export:
     """Writes the best epoch of a run as a file that runs without jaxcnn, for batches of any size.
@@ -141,6 +156,7 @@ class Export:
     """Whether a StableHLO program can be differentiated with respect to its images."""
 
 
+@readable
 @dataclass(frozen=True)
 class Summary:
     """Prints a model layer by layer: path, kind, output shape, parameters, multiply-adds and receptive field."""
@@ -153,6 +169,7 @@ class Summary:
     """Number of classes. Default: that of the catalog."""
 
 
+@readable
 @dataclass(frozen=True)
 class Bench:
     """Measures training steps and inference of models, alone or in turns with the same models in other libraries.
@@ -183,6 +200,9 @@ class Bench:
     plot: Path | None = None
     """PNG file for the picture of the ratios."""
 
+
+COMMANDS = ("train", "evaluate", "plot", "predict", "export", "summary", "bench")
+"""The names of the commands."""
 
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]

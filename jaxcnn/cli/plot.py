@@ -7,9 +7,9 @@ from typing import Any
 from jaxcnn import plots
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Plot
-from jaxcnn.cli.run_folder import RunFolder
 from jaxcnn.cli.terminal import say, shown
 from jaxcnn.files import check_target
+from jaxcnn.training.run_folder import RunFolder, RunFolderError
 
 
 def plot(options: Plot) -> int:
@@ -34,18 +34,26 @@ def plot(options: Plot) -> int:
         raise CommandError(f"--output expects a file with the extension .png, got {shown(options.output)}")
     with reported(OSError):
         check_target(options.output)
-    folders = [RunFolder(path) for path in options.runs]
-    histories = [folder.metrics() for folder in folders]
+    with reported(RunFolderError):
+        folders = [RunFolder(path) for path in options.runs]
+        histories = [folder.metrics() for folder in folders]
+        metric = _metric(folders)
     for folder, history in zip(folders, histories, strict=True):
         if not history:
             raise CommandError(f"expected a run with a finished epoch, got {shown(folder.path)}, which has none")
-    common, differing = compare_options([folder.config["options"] for folder in folders])
+    common, differing = compare_options([_settings(folder) for folder in folders])
     with reported(ValueError):
-        figure = plots.comparison(histories, options.labels or differing, metric=_metric(histories), subtitle=common)
+        figure = plots.comparison(histories, options.labels or differing, metric=metric, subtitle=common)
     with reported(OSError):
         plots.save(figure, options.output)
     say(f"{len(folders)} run{'s' if len(folders) > 1 else ''} in {shown(options.output)}")
     return 0
+
+
+def _settings(folder: RunFolder) -> dict[str, Any]:
+    # A run that was started in Python has no names of model and data.
+    unnamed = {"model": str(folder.config["model"]).partition("(")[0], "data": "own data"}
+    return unnamed | folder.config.get("options", {}) | folder.config["recipe"]
 
 
 def compare_options(runs: Sequence[dict[str, Any]]) -> tuple[str, list[str]]:
@@ -66,8 +74,8 @@ def compare_options(runs: Sequence[dict[str, Any]]) -> tuple[str, list[str]]:
     return f"{model} on {source}", labels
 
 
-def _metric(histories: Sequence[Sequence[dict[str, Any]]]) -> str | None:
-    """Returns the first validation metric that all runs have, besides the loss; None if there is none."""
-    shared = set.intersection(*(set(row) for history in histories for row in history))
-    measured = [name.removeprefix("validation_") for name in histories[0][0] if name.startswith("validation_")]
-    return next((name for name in measured if name != "loss" and f"validation_{name}" in shared), None)
+def _metric(folders: Sequence[RunFolder]) -> str | None:
+    """Returns the figure that chooses the best epoch of all runs, if it is a share of 1; None if they differ in it."""
+    objectives = {folder.task.objective for folder in folders}
+    [objective, *others] = objectives
+    return objective.figure if objective.larger_is_better and not others else None

@@ -1,71 +1,162 @@
 """`jaxcnn predict`."""
 
+import contextlib
+import itertools
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
-import jax
 import numpy as np
 
 from jaxcnn import training
 from jaxcnn.cli import trained
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Predict
-from jaxcnn.cli.terminal import complain, say, shown
-from jaxcnn.data.pictures import FitPicture, PictureError, read_picture
+from jaxcnn.cli.predictions import Prediction, Unreadable, make_writer
+from jaxcnn.cli.terminal import complain, shown
+from jaxcnn.data.pictures import EXTENSIONS, FitPicture, PictureError, read_picture
+from jaxcnn.training.prefetch import ahead
+from jaxcnn.training.run_folder import TrainedModel
 from jaxcnn.types import Shape
+
+T = TypeVar("T")
 
 
 def predict(options: Predict) -> int:
-    """Prints the most likely classes of image files.
+    """Prints the likeliest classes of image files, or writes their masks.
 
-    Reports unreadable files on stderr after the predictions.
+    The images are read and written batch by batch. Unreadable ones are reported on stderr after the predictions.
 
     Args:
       options: the run and the images.
 
     Returns:
-      The exit status: 0, or 2 if an image could not be read.
+      The exit status: 0, or 1 if some images could not be read, or 2 if none could.
 
     Raises:
-      CommandError: the run cannot be read, or its model does not take pictures.
+      CommandError: the run cannot be read, its model does not take pictures, or an output cannot be written.
     """
-    if not options.images:
-        raise CommandError("predict expects image files, got none: jaxcnn predict RUN image.png ...")
-    if options.top < 1:
-        raise CommandError(f"--top expects a number at least 1, got {options.top}")
+    _check(options)
     run = trained.load(options.run)
-    shape = run.splits.train.images.shape[1:]
+    shape = run.info.image_shape
     if shape[2] not in (1, 3):
         raise CommandError(f"predict reads images of 1 or 3 channels, but the model of the run takes {shape[2]}")
-    images, errors = [], []
-    for path in options.images:
-        try:
-            images.append((path, read_image(path, shape)))
-        except PictureError as error:
-            # The file is named as in the lines of the others, which escape bytes that are not UTF-8 in another way.
-            errors.append(str(error).replace(repr(str(path)), f"'{shown(path)}'"))
-    if images:
-        _print_predictions(run, images, options)
+    errors, count = [], 0
+    with make_writer(options, run.info) as write:
+        for results in _predicted(run, options):
+            write(results)
+            errors += [result.error for result in results if isinstance(result, Unreadable)]
+            count += len(results)
     for error in errors:
         complain(f"error: {error}")
-    if errors and images:
-        complain(f"{len(errors)} of {len(images) + len(errors)} images could not be read")
-    return 2 if errors else 0
+    if 0 < len(errors) < count:
+        complain(f"{len(errors)} of {count} images could not be read")
+    if not errors:
+        return 0
+    return 1 if len(errors) < count else 2
 
 
-def _print_predictions(run: trained.Trained, images: list[tuple[Path, np.ndarray]], options: Predict) -> None:
-    pixels = np.stack([image for _, image in images])
-    logits = training.predict(
-        training.make_predict_step(run.model, precision=run.dtype),
-        run.params,
-        run.state,
-        training.image_batches(1 - pixels if options.invert else pixels, min(len(pixels), 64)),
-    )
-    class_names = [shown(name) for name in run.splits.train.class_names]
-    files = [shown(path) for path, _ in images]
-    width = max(map(len, files))
-    for file, probabilities in zip(files, np.asarray(jax.nn.softmax(logits)), strict=True):
-        order = np.argsort(-probabilities, kind="stable")[: options.top]
-        say(f"{file:<{width}}  " + "  ".join(f"{class_names[i]} {probabilities[i]:.1%}" for i in order))
+def _check(options: Predict) -> None:
+    if not options.images:
+        raise CommandError("predict expects image files or folders, got none: jaxcnn predict RUN image.png ...")
+    for name, value in (("top", options.top), ("batch-size", options.batch_size)):
+        if value is not None and value < 1:
+            raise CommandError(f"--{name} expects a number at least 1, got {value}")
+    if options.json and options.csv:
+        raise CommandError("--json and --csv exclude each other; give one of them")
+
+
+class _File(NamedTuple):
+    """An image file to read.
+
+    Attributes:
+      path: of the file.
+      folder: the folder that was given, in which it was found; None for a file that was given itself.
+      fault: why there is nothing to read, or "".
+    """
+
+    path: Path
+    folder: Path | None
+    fault: str = ""
+
+
+def _files(paths: Iterable[Path]) -> Iterator[_File]:
+    """Yields the files, and the pictures in the folders in the order of their names."""
+    for path in paths:
+        if not path.is_dir():
+            yield _File(path, None)
+            continue
+        found = False
+        for file in _files_below(path):
+            found = True
+            yield file
+        if not found:
+            yield _File(
+                path, None, f"expected pictures ({', '.join(EXTENSIONS)}) in the folder {str(path)!r}, got none"
+            )
+
+
+def _files_below(folder: Path) -> Iterator[_File]:
+    """Yields the files of a folder whose extension is that of a picture, at any depth; no hidden ones."""
+    unreadable: list[OSError] = []
+    for place, folders, files in os.walk(folder, onerror=unreadable.append):
+        # `walk` goes on in this order.
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
+                yield _File(Path(place) / name, folder)
+    for error in unreadable:
+        fault = f"expected a folder that can be read, got {error.filename!r}: {error.strerror}"
+        yield _File(Path(error.filename), folder, fault)
+
+
+class _Read(NamedTuple):
+    """A file with its image, or with the reason why there is none."""
+
+    file: _File
+    image: np.ndarray | None
+    error: str = ""
+
+
+def _read(file: _File, shape: Shape) -> _Read:
+    try:
+        if file.fault:
+            raise PictureError(file.fault)
+        image = read_image(file.path, shape)
+    except PictureError as error:
+        # The file is named as in the lines of the others, which escape bytes that are not UTF-8 in another way.
+        return _Read(file, None, str(error).replace(repr(str(file.path)), f"'{shown(file.path)}'"))
+    return _Read(file, image)
+
+
+def _predicted(run: TrainedModel, options: Predict) -> Iterator[list[Prediction | Unreadable]]:
+    """Yields the predictions of each batch of files, in order; a thread reads the next batch meanwhile."""
+    step = training.make_predict_step(run.layer, run.info.task, precision=run.info.precision)
+    shape, size = run.info.image_shape, None
+    read = (_read(file, shape) for file in _files(options.images))
+    with contextlib.closing(ahead(_chunks(read, options.batch_size), 1)) as chunks:
+        for chunk in chunks:
+            images = [one.image for one in chunk if one.image is not None]
+            outputs: Iterator[Any] = iter(())
+            if images:
+                # One compiled program for all batches; a few images alone need no large one.
+                size = size or len(chunk)
+                pixels = np.stack(images)
+                batches = training.image_batches(1 - pixels if options.invert else pixels, size)
+                outputs = iter(training.predict(step, run.params, run.state, batches, prefetch=0))
+            yield [
+                Unreadable(one.file.path, one.error)
+                if one.image is None
+                else Prediction(one.file.path, one.file.folder, one.image, next(outputs))
+                for one in chunk
+            ]
+
+
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while chunk := list(itertools.islice(iterator, size)):
+        yield chunk
 
 
 def read_image(path: Path, shape: Shape) -> np.ndarray:
@@ -85,4 +176,4 @@ def read_image(path: Path, shape: Shape) -> np.ndarray:
       CommandError: Pillow is not installed.
     """
     with reported(ImportError):
-        return FitPicture((shape[0], shape[1], shape[2]))(read_picture(path, shape[2]))
+        return FitPicture(shape)(read_picture(path, shape[2]))

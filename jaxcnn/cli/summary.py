@@ -42,9 +42,12 @@ def summary(options: Summary) -> int:
 def _models() -> Table:
     rows = []
     for name, entry in CATALOG.items():
-        table = layers.summary(names.build_model(name, entry.num_classes, entry.image_shape), entry.image_shape)
+        model = names.build_model(name, entry.num_classes, entry.image_shape)
+        heads = getattr(model, "heads", ())
+        parameters = layers.count_parameters(model) - sum(layers.count_parameters(model[head]) for head in heads)
+        work = layers.multiply_adds(model, entry.image_shape)
         shape = "x".join(map(str, entry.image_shape))
-        rows.append((name, shape, f"{entry.num_classes:,}", f"{table.parameters:,}", f"{table.multiply_adds:,}"))
+        rows.append((name, shape, f"{entry.num_classes:,}", f"{parameters:,}", f"{work:,}"))
     return Table(
         ("name", "image", "classes", "parameters", "multiply-adds"), rows, [], left=(0,), counts=(3, 4), spare=(2, 1)
     )

@@ -1,40 +1,20 @@
-"""The trained model of a run."""
+"""The trained model of a run, and its data."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from jaxcnn.cli import pairs
+from jaxcnn.cli import names
 from jaxcnn.cli.errors import CommandError, reported
-from jaxcnn.cli.run_folder import RunFolder
-from jaxcnn.cli.terminal import say, shown
-from jaxcnn.cli.train import restore, set_up
-from jaxcnn.cli.transfer import read_normalization
-from jaxcnn.models.catalog import Model
-from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
+from jaxcnn.cli.terminal import complain, shown
+from jaxcnn.cli.train import stored_options
+from jaxcnn.data import Source
+from jaxcnn.training import first_schema
+from jaxcnn.training.checkpoint import CheckpointError
+from jaxcnn.training.experiment import fingerprints
+from jaxcnn.training.run_folder import RunFolder, RunFolderError, TrainedModel, load_model
 
 
-class Trained(NamedTuple):
-    """A model with the parameters of its best epoch.
-
-    Attributes:
-      model: gives logits.
-      params: its parameters.
-      state: its state.
-      epoch: the best epoch.
-      splits: the data of its training, validation and test.
-      dtype: dtype of the computation.
-    """
-
-    model: Model
-    params: Any
-    state: Any
-    epoch: int
-    splits: pairs.Splits
-    dtype: Any
-
-
-def load(run: Path) -> Trained:
-    """Reads the best epoch of a run from its newest valid checkpoint.
+def load(run: Path) -> TrainedModel:
+    """Reads the model of the best epoch of a run, and complains about damaged checkpoints.
 
     Args:
       run: folder of the run.
@@ -43,22 +23,39 @@ def load(run: Path) -> Trained:
       The model, ready to use.
 
     Raises:
-      CommandError: the path is not the folder of a run, its data have changed, or no epoch was saved.
+      CommandError: the path is not the folder of a run, is damaged, or no epoch was saved.
     """
-    folder = RunFolder(run)
-    experiment = set_up(folder.options, read_normalization(folder))
-    if folder.config["data_fingerprint"] != experiment.fingerprint:
+    with reported(RunFolderError, CheckpointError):
+        folder = RunFolder(run)
+        folder.metrics()
+        folder.result()
+        trained = load_model(run)
+        for reason in trained.info.skipped or folder.checkpoints.faults():
+            complain(f"note: a damaged checkpoint in {shown(run)} was not used: {reason}")
+    return trained
+
+
+def load_splits(run: Path) -> dict[str, Source]:
+    """Reads the data of a run.
+
+    Args:
+      run: folder of the run.
+
+    Returns:
+      The parts "train", "validation" and "test".
+
+    Raises:
+      CommandError: the data are not those that the run was trained on, or cannot be read.
+    """
+    with reported(RunFolderError):
+        folder = RunFolder(run)
+    options = stored_options(folder)
+    if folder.id is None:
+        with reported(ValueError, OSError, ImportError):
+            first_schema.read_source(folder.config)
+    splits = names.load_splits(options)
+    if folder.id is not None and folder.config["data_fingerprint"] != fingerprints(splits):
         raise CommandError(
             f"expected the data that the run in {shown(run)} was trained on, got other data; were they changed?"
         )
-    with reported(FileNotFoundError, CheckpointError, ValueError):
-        restored = restore(experiment, Checkpoints(folder.checkpoints))
-    for reason in restored.skipped:
-        say(f"skipped a damaged checkpoint: {reason}")
-    epoch = restored.meta["best"]["epoch"]
-    if epoch == 0:
-        raise CommandError(
-            f"expected a run with at least one whole epoch, got {shown(run)}, which stopped earlier; resume it first"
-        )
-    best = restored.tree["best"]
-    return Trained(experiment.model, best["params"], best["state"], epoch, experiment.splits, experiment.dtype)
+    return splits

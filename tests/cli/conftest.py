@@ -1,7 +1,9 @@
 import contextlib
 import io
+import json
 import os
 import signal
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,12 +11,15 @@ import jax
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from PIL import Image
 
-from jaxcnn import trees
-from jaxcnn.cli import main, train
+from jaxcnn import data
+from jaxcnn.cli import display, main, pictures, train
 from jaxcnn.cli.display import LineDisplay
-from jaxcnn.cli.run_folder import RunFolder
-from jaxcnn.training.checkpoint import Checkpoints
+from jaxcnn.layers import Conv, Sequential
+from jaxcnn.training.recipe import Recipe
+from jaxcnn.training.run_folder import RunFolder
+from jaxcnn.training.runs import run
 
 ROOT = Path(__file__).parents[2]
 FINISHED = ["--epochs", 4, "--learning-rate", 5e-3, "--warmup-epochs", 1, "--augment", "none", "--checkpoint-epochs", 1]
@@ -26,6 +31,14 @@ class Done(NamedTuple):
     status: int
     out: str
     err: str
+
+
+class Part(NamedTuple):
+    """A part of a data set as arrays."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
 
 
 class Saved(NamedTuple):
@@ -66,6 +79,14 @@ def environment(compilation_cache_settings):
     settings = {name.upper(): str(value) for name, value in compilation_cache_settings.items()}
     own = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
     return own | settings | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def without_signs_of_life():
+    """Leaves out the lines that depend on the time that something takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(display, "_FIRST_SIGN", 1e9)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -114,6 +135,17 @@ def npz(tmp_path_factory, digits8):
 
 
 @pytest.fixture(scope="session")
+def splits(npz):
+    """The three parts of that file, by name."""
+
+    def part(source):
+        (batch,) = data.eval_batches(source, len(source))
+        return Part(batch["image"], batch["label"], source.class_names)
+
+    return {name: part(source) for name, source in data.split(data.load_npz(npz), seed=0).items()}
+
+
+@pytest.fixture(scope="session")
 def words(npz):
     """`train` on that file with a small model."""
 
@@ -153,9 +185,36 @@ def other_seed(finish, words):
     return finish(lambda run: words(run, *FINISHED, "--seed", 1))
 
 
+@pytest.fixture(scope="session")
+def masked(tmp_path_factory):
+    """A folder of 30 noisy images of 8x8 and their masks: class 1 is bright, class 0 dark."""
+    folder = tmp_path_factory.mktemp("masked")
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (folder / name).mkdir()
+    for k in range(30):
+        mask = rng.random((8, 8)) < 0.4
+        image = np.clip(60 + 120 * mask[..., None] + rng.normal(0, 30, (8, 8, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(image).save(folder / "images" / f"{k:02}.png")
+        Image.fromarray(mask.astype(np.uint8)).save(folder / "masks" / f"{k:02}.png")
+    (folder / "classes.txt").write_text("dark\nbright\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def segmenter(tmp_path_factory, masked):
+    """The folder of a run that was started in Python: a model of one layer on these images."""
+    folder = tmp_path_factory.mktemp("segmenter") / "run"
+    recipe = Recipe(epochs=3, batch_size=6, learning_rate=0.5, augment="none", warmup_epochs=0)
+    with jax.numpy_dtype_promotion("standard"):
+        run(Sequential(head=Conv(3, 2, kernel_size=1)), data.mask_folder(masked), recipe, folder=folder)
+    return folder
+
+
 def leave_pictures_out(monkeypatch):
-    for name in ("curves", "confusion", "mistakes", "save"):
-        monkeypatch.setattr(train.plots, name, lambda *arguments, **options: None)
+    for name in ("curves", "confusion", "mistakes", "segmentations"):
+        monkeypatch.setattr(pictures.plots, name, lambda *arguments, **options: None)
+    monkeypatch.setattr(pictures.plots, "save", lambda figure, path: path.touch())
 
 
 @pytest.fixture
@@ -170,11 +229,11 @@ def at_step(monkeypatch):
 
     def plan(actions):
         class Planned(LineDisplay):
-            def step(self, step, epoch, metrics, rate):
-                super().step(step, epoch, metrics, rate)
-                actions.get(step, lambda: None)()
+            def on_step(self, progress, images_per_second):
+                super().on_step(progress, images_per_second)
+                actions.get(progress.step, lambda: None)()
 
-        monkeypatch.setattr(train, "make_display", lambda epochs, *_: Planned(epochs))
+        monkeypatch.setattr(train, "make_display", Planned)
 
     return plan
 
@@ -192,11 +251,9 @@ def saved():
     """Reads the newest checkpoint of a run."""
 
     def read(run: Path) -> Saved:
-        folder = RunFolder(run)
-        experiment = train.set_up(folder.options)
-        restored = train.restore(experiment, Checkpoints(folder.checkpoints))
+        restored = RunFolder(run).checkpoints.restore_leaves("")
         assert restored.skipped == ()
-        arrays = {name: np.asarray(leaf) for name, leaf in trees.named_leaves(restored.tree).items()}
+        arrays = {name: np.asarray(leaf) for name, leaf in restored.tree.items()}
         leaves = {name: (array.dtype, array.shape, array.tobytes()) for name, array in arrays.items()}
         return Saved(restored.step, leaves, restored.meta)
 
@@ -214,3 +271,18 @@ def rows():
         ]
 
     return read
+
+
+@pytest.fixture
+def edit_config():
+    """Changes config.json as the program itself would, with a new checksum."""
+
+    def edit(run: Path, change) -> None:
+        file = run / "config.json"
+        config = json.loads(file.read_text())
+        del config["checksum"]
+        change(config)
+        checksum = zlib.crc32(json.dumps(config, sort_keys=True).encode())
+        file.write_text(json.dumps(config | {"checksum": f"{checksum:08x}"}))
+
+    return edit

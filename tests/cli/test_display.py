@@ -1,5 +1,6 @@
 import fcntl
 import io
+import logging
 import os
 import pty
 import re
@@ -8,13 +9,15 @@ import subprocess
 import sys
 import termios
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from jaxcnn.cli import display
-from jaxcnn.cli.display import BarDisplay, LineDisplay, Stopwatch, make_display
-from jaxcnn.training import Metrics
-from jaxcnn.types import Mean
+from jaxcnn.cli.display import BarDisplay, Clock, LineDisplay, make_display
+from jaxcnn.training import Metrics, Progress, runs
+from jaxcnn.training.observers import Start
+from jaxcnn.types import Mean, Objective
 
 ROW = {
     "epoch": 3,
@@ -24,6 +27,9 @@ ROW = {
     "validation_loss": 0.6789,
     "images_per_second": 12345.6,
 }
+
+
+ACCURACY = Objective("accuracy", larger_is_better=True)
 
 
 class Terminal(io.StringIO):
@@ -53,28 +59,34 @@ def lines(drawn):
 
 
 BAR = re.compile(
-    r"epoch +(?P<epoch>\d+)/(?P<epochs>\d+) [━╸╺]+ +loss (?P<loss>\d\.\d{3}) train (?P<train>\d+\.\d)% "
-    r"val (?P<val>\d+\.\d)% (?P<rate>[\d,]+) img/s (?P<left>\d\d:\d\d)"
+    r"epoch +(?P<epoch>\d+)/(?P<epochs>\d+) [━╸╺]+ +loss (?P<loss>\d\.\d{3}) train (?P<train>\d+\.\d\d)% "
+    r"val (?P<val>\d+\.\d\d)% (?P<rate>[\d,]+) img/s (?P<left>(\d+:)?\d+:\d\d) left"
 )
 
 
-def measured(loss, correct):
-    return Metrics({"loss": Mean(loss, 64), "accuracy": Mean(correct, 64)})
+def start(epochs=4, steps_per_epoch=5, first_step=0, objective=ACCURACY):
+    sizes = {"train": 320, "validation": 60, "test": 60}
+    return Start(1000, 1000, sizes, (8, 8, 1), ("a", "b"), objective, epochs, steps_per_epoch, first_step, "runs/7")
+
+
+def progress(step, epoch, loss, correct):
+    return Progress(step, epoch, None, Metrics({"loss": Mean(loss, 64), "accuracy": Mean(correct, 64)}))
 
 
 def test_a_terminal_gets_a_bar_and_anything_else_lines(open_terminal, monkeypatch):
     open_terminal()
-    assert isinstance(make_display(3, 5, 0), BarDisplay)
+    assert isinstance(make_display("mlp", "digits"), BarDisplay)
     monkeypatch.setattr(sys, "stdout", io.StringIO())
-    assert isinstance(make_display(3, 5, 0), LineDisplay)
+    assert isinstance(make_display("mlp", "digits"), LineDisplay)
 
 
 def test_the_bar_shows_epoch_loss_accuracies_images_per_second_and_time_left(open_terminal):
     terminal = open_terminal()
-    with BarDisplay(4, 5, 0) as bar:
-        bar.step(11, 3, measured(30.0, 48), 9876.5)
-        bar.epoch(ROW, best=False)
-        bar.step(20, 4, measured(32.0, 48), 9876.5)
+    with BarDisplay("mlp", "digits") as bar:
+        bar.on_start(start())
+        bar.on_step(progress(11, 3, 30.0, 48), 9876.5)
+        bar.on_epoch(ROW, best=False)
+        bar.on_step(progress(20, 4, 32.0, 48), 9876.5)
     last = lines(terminal.getvalue())[-1]
     found = BAR.search(last)
     assert found, last
@@ -82,75 +94,143 @@ def test_the_bar_shows_epoch_loss_accuracies_images_per_second_and_time_left(ope
         "epoch": "4",
         "epochs": "4",
         "loss": "0.500",
-        "train": "75.0",
-        "val": "75.0",
+        "train": "75.00",
+        "val": "75.03",
         "rate": "9,876",
-        "left": "00:00",
+        "left": "0:00",
     }
 
 
 def test_the_bar_never_exceeds_the_terminal_and_gives_the_cursor_back(open_terminal):
     terminal = open_terminal()
-    with BarDisplay(400, 50, 0) as bar:
-        bar.note("a line that is longer than the terminal " * 4)
-        bar.step(50, 100, measured(6400.0, 64), 1_234_567.0)
-        bar.epoch({**ROW, "validation_accuracy": 1.0}, best=True)
+    with BarDisplay("mlp", "digits") as bar:
+        bar.on_start(start(400, 50))
+        bar.on_note("a line that is longer than the terminal " * 4)
+        bar.on_activity("computing the features of the frozen layers")
+        bar.on_activity(None)
+        bar.on_step(progress(50, 100, 6400.0, 64), 1_234_567.0)
+        bar.on_epoch({**ROW, "validation_accuracy": 1.0}, best=True)
     assert max(map(len, lines(terminal.getvalue()))) <= 80
     assert terminal.getvalue().count("\x1b[?25l") == terminal.getvalue().count("\x1b[?25h") == 1
 
 
 def test_a_new_best_epoch_gets_a_line_of_its_own_above_the_bar(open_terminal):
     terminal = open_terminal()
-    with BarDisplay(4, 5, 0) as bar:
-        bar.epoch(ROW, best=False)
+    with BarDisplay("mlp", "digits") as bar:
+        bar.on_start(start())
+        bar.on_epoch(ROW, best=False)
         assert not any("best so far" in line for line in lines(terminal.getvalue()))
-        bar.epoch(ROW, best=True)
+        bar.on_epoch(ROW, best=True)
     assert "best so far: epoch   3, validation 75.03%, loss 0.6789" in lines(terminal.getvalue())
 
 
 def test_a_note_is_printed_as_it_is(open_terminal):
     terminal = open_terminal()
-    with BarDisplay(4, 5, 0) as bar:
-        bar.note("runs/[bold]7 [red]")
+    with BarDisplay("mlp", "digits") as bar:
+        bar.on_note("runs/[bold]7 [red]")
     assert "runs/[bold]7 [red]" in lines(terminal.getvalue())
 
 
 @pytest.mark.parametrize(("first", "share"), [(0, 0.0), (10, 0.5)])
 def test_a_resumed_bar_starts_where_the_training_stands(open_terminal, first, share):
     open_terminal()
-    with BarDisplay(4, 5, first) as bar:
+    with BarDisplay("mlp", "digits") as bar:
+        bar.on_start(start(first_step=first))
         task = bar._progress.tasks[0]
         assert task.percentage == 100 * share
 
 
-def test_elsewhere_each_epoch_is_a_plain_line(capsys, monkeypatch):
-    clock = iter([100.0, 103.0, 107.0])
-    monkeypatch.setattr(display.time, "monotonic", lambda: next(clock))
-    with LineDisplay(5) as printed:
-        printed.note("[bold]a note")
-        printed.step(11, 3, Metrics(), 0.0)
-        printed.epoch(ROW, best=True)
-        printed.epoch({**ROW, "epoch": 4}, best=False)
+def test_the_bar_names_what_takes_long_and_counts_its_seconds(open_terminal, monkeypatch):
+    terminal = open_terminal()
+    with BarDisplay("mlp", "digits") as bar:
+        bar.on_start(start())
+        now = time.monotonic()
+        bar.on_activity("compiling the training step")
+        monkeypatch.setattr(display.time, "monotonic", lambda: now + 75)
+        bar._progress.refresh()
+    assert re.search(r"compiling the training step +1:15", terminal.getvalue().replace("\x1b[36m", ""))
+
+
+def test_elsewhere_each_epoch_is_a_plain_line(capsys, clock):
+    with LineDisplay("mlp", "digits") as printed:
+        printed.on_start(start(5, first_step=10))
+        printed.on_note("[bold]a note")
+        clock.now += 3
+        printed.on_epoch(ROW | {"step": 15}, best=True)
+        clock.now += 4
+        printed.on_epoch({**ROW, "epoch": 4, "step": 20}, best=False)
     # Resumed in the third epoch, which took 3 s; with the fourth it is 3.5 s an epoch, and one is left.
     assert capsys.readouterr().out == (
+        "mlp, 1,000 parameters, on digits: 320 training, 60 validation and 60 test images of 8x8x1, 2 classes\n"
+        "run folder runs/7; Ctrl-C stops with a checkpoint\n"
         "[bold]a note\n"
         "epoch   3/5  loss 0.5124  train  81.25%  validation  75.03%  12,346 images/s  6 s left  best so far\n"
         "epoch   4/5  loss 0.5124  train  81.25%  validation  75.03%  12,346 images/s  4 s left\n"
     )
 
 
+def test_a_figure_that_is_no_share_is_no_percentage(capsys):
+    row = {"epoch": 1, "step": 5, "train_loss": 2.0, "train_rmse": 1.5, "validation_loss": 2.0}
+    with LineDisplay("mlp", "wind") as printed:
+        printed.on_start(start(objective=Objective("rmse", larger_is_better=False)))
+        printed.on_epoch(row | {"validation_rmse": 2.25, "images_per_second": 10.0}, best=False)
+        printed.on_epoch(row | {"validation_rmse": None, "images_per_second": 10.0}, best=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert "train 1.5000  validation 2.2500  10 images/s" in lines[2]
+    assert "validation -  10 images/s" in lines[3]
+
+
+def test_signs_of_life_say_what_takes_long(capsys, monkeypatch):
+    monkeypatch.setattr(display, "_FIRST_SIGN", 0.2)
+    with LineDisplay("mlp", "digits") as printed:
+        printed.on_start(start())
+        printed.on_activity("compiling the training step")
+        time.sleep(1.2)
+        printed.on_activity(None)
+    signs = [line for line in capsys.readouterr().out.splitlines() if line.startswith("...")]
+    # After 0.2 and 0.6 seconds; the next one would come after 1.4.
+    assert signs == ["... compiling the training step, for 0 s", "... compiling the training step, for 1 s"]
+
+
+def test_notices_of_the_library_are_shown(capsys):
+    with LineDisplay("mlp", "digits"):
+        logging.getLogger("jaxcnn").info("building the C++ kernels of %s", "jaxcnn\x1b")
+    logging.getLogger("jaxcnn").info("nobody listens any more")
+    assert capsys.readouterr().out == "building the C++ kernels of jaxcnn\\x1b\n"
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(display.time, "monotonic", lambda: clock.now)
+    return clock
+
+
+def test_the_time_left_does_not_count_what_happens_once(clock):
+    measured = Clock()
+    measured.begin(first_step=10)
+    measured.pause(True)
+    clock.now += 1000  # compiling
+    measured.pause(False)
+    clock.now += 2
+    assert measured.seconds_left(11, 30) is None
+    assert measured.seconds_left(12, 30) == pytest.approx(2 / 2 * 18)
+    clock.now += 2
+    assert measured.seconds_left(14, 30) == pytest.approx(4 / 4 * 16)
+
+
 def test_the_stopwatch_keeps_its_rate_over_the_first_step_of_an_epoch_and_leaves_out_what_lies_between(monkeypatch):
     clock = iter([10.0, 12.0, 13.0, 50.0, 50.5])
-    monkeypatch.setattr(display.time, "monotonic", lambda: next(clock))
-    stopwatch = Stopwatch(64)
+    monkeypatch.setattr(runs.time, "monotonic", lambda: next(clock))
+    stopwatch = runs._Stopwatch(64)
     assert [stopwatch.step(), stopwatch.step(), stopwatch.step()] == [0.0, 64 / 2, 2 * 64 / 3]
     stopwatch.restart()
     assert [stopwatch.step(), stopwatch.step()] == [2 * 64 / 3, 64 / 0.5]
 
 
 def test_two_steps_at_the_same_moment_have_no_rate(monkeypatch):
-    monkeypatch.setattr(display.time, "monotonic", lambda: 1.0)
-    stopwatch = Stopwatch(64)
+    monkeypatch.setattr(runs.time, "monotonic", lambda: 1.0)
+    stopwatch = runs._Stopwatch(64)
     assert [stopwatch.step(), stopwatch.step()] == [0.0, 0.0]
 
 

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from jax import export
 
-from jaxcnn import data
-from jaxcnn.cli import pairs, trained
+from jaxcnn.cli import trained
 
 
-def test_the_best_epoch_of_a_run_is_exported(jaxcnn, finished, saved, npz, tmp_path):
+def test_the_best_epoch_of_a_run_is_exported(jaxcnn, finished, saved, splits, tmp_path):
     done = jaxcnn("export", finished, "--output", tmp_path / "digits.stablehlo", "--platforms", "cpu")
     assert done.err == ""
     assert done.status == 0
@@ -33,7 +32,7 @@ def test_the_best_epoch_of_a_run_is_exported(jaxcnn, finished, saved, npz, tmp_p
         name: np.frombuffer(content, dtype).reshape(shape)
         for name, (dtype, shape, content) in saved(finished).leaves.items()
     }
-    images = pairs.splits(data.split(data.load_npz(npz), seed=0)).test.images
+    images = splits["test"].images
     y = images.reshape(len(images), -1)
     for name in ("dense1", "dense2", "head"):
         y = y @ arrays[f"best/params/{name}/kernel"] + arrays[f"best/params/{name}/bias"]

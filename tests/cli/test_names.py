@@ -1,3 +1,4 @@
+import importlib.metadata
 import re
 import sys
 
@@ -6,8 +7,10 @@ import pytest
 
 from jaxcnn.cli import main, names
 from jaxcnn.cli.errors import CommandError, reported
+from jaxcnn.cli.options import COMMANDS
 from jaxcnn.models.catalog import CATALOG
 from jaxcnn.training.optimizers import OPTIMIZERS
+from jaxcnn.training.recipe import AUGMENTATIONS
 
 
 @pytest.mark.parametrize(
@@ -16,9 +19,8 @@ from jaxcnn.training.optimizers import OPTIMIZERS
         (["train", "--model", "lenet"], "model 'lenet'", "lenet5", CATALOG),
         (["train", "--model", "ResNet18"], "model 'ResNet18'", "resnet18", CATALOG),
         (["summary", "resnet-50"], "model 'resnet-50'", "resnet50", CATALOG),
-        (["train", "--data", "digit"], "data set 'digit'", "digits", ["digits", "FILE.npz"]),
-        (["train", "--optimizer", "adamwd"], "optimizer 'adamwd'", "adamw", OPTIMIZERS),
-        (["train", "--augment", "afine"], "augmentation 'afine'", "affine", names.AUGMENTATIONS),
+        (["train", "--data", "digit"], "data set 'digit'", "digits", [*names.DATA, "FILE.npz", "FOLDER"]),
+        (["trian"], "command 'trian'", "train", COMMANDS),
     ],
 )
 def test_an_unknown_name_lists_the_known_ones_and_the_nearest(
@@ -34,7 +36,21 @@ def test_an_unknown_name_lists_the_known_ones_and_the_nearest(
     assert list(tmp_path.iterdir()) == []  # no folder of a run that never was
 
 
-@pytest.mark.parametrize("option", ["--model", "--data", "--optimizer", "--augment"])
+@pytest.mark.parametrize(
+    ("option", "given", "nearest", "known"),
+    [("--optimizer", "adamwd", "adamw", OPTIMIZERS), ("--augment", "afine", "affine", AUGMENTATIONS)],
+)
+def test_an_unknown_choice_lists_the_known_ones_and_the_nearest(
+    jaxcnn, tmp_path, monkeypatch, option, given, nearest, known
+):
+    monkeypatch.chdir(tmp_path)
+    done = jaxcnn("train", option, given)
+    assert done.status == 2
+    assert done.err == f"error: {option} expects one of {', '.join(known)}, got {given!r}; did you mean {nearest}?\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--model", "--data"])
 def test_a_name_that_resembles_none_gets_no_guess(jaxcnn, option):
     done = jaxcnn("train", option, "qqqqqq")
     assert done.status == 2
@@ -44,7 +60,6 @@ def test_a_name_that_resembles_none_gets_no_guess(jaxcnn, option):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["trian"], r"Available subcommands: train, evaluate, plot, predict, export, summary, bench"),
         (["train", "--modle", "mlp"], r"Perhaps you meant:.* --model STR"),
         (["train", "--schedule", "cos"], r"invalid choice 'cos' .* Expected one of \('cosine', 'linear', 'constant'\)"),
         (["train", "--epochs", "many"], r"--epochs"),
@@ -69,8 +84,8 @@ def test_help_lists_the_commands(jaxcnn, words):
 @pytest.mark.parametrize(
     ("command", "mentioned"),
     [
-        ("train", ["--model", "--resume", "--run-dir", "(default: lenet5)", *OPTIMIZERS, *names.AUGMENTATIONS]),
-        ("evaluate", ["Folder of the run", "--split {test,validation,train}", "--batch-size"]),
+        ("train", ["--model", "--resume", "--run-dir", "(default: lenet5)", *OPTIMIZERS, *AUGMENTATIONS]),
+        ("evaluate", ["Folder of the run", "--split {auto,test,validation,train}", "--batch-size"]),
         ("predict", ["Folder of the run", "--top", "--invert", "PNG, JPEG"]),
         ("bench", ["--peers", "--repeats", "--mode {train,infer,both}", "(default: standard)"]),
         ("summary", ["Name of the model", "--image-shape", "--num-classes"]),
@@ -81,6 +96,29 @@ def test_help_of_a_command_explains_its_options(jaxcnn, command, mentioned):
     assert done.status == 0
     for word in mentioned:
         assert word in done.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_no_inner_names_of_types_and_defaults(jaxcnn, command):
+    text = jaxcnn(command, "--help").out
+    for inner in ("{None}", "(default: None)", "(default: )", "recipe"):
+        assert inner not in text
+    # No paragraph is broken in the middle: a short line ends a sentence, or continues an option.
+    described = re.findall(r"│ {10,}(\S.*?) *│", text)
+    assert all(len(line) > 30 or line.endswith((".", ")")) for line in described)
+
+
+def test_the_version_is_printed(jaxcnn):
+    assert jaxcnn("--version") == (0, f"jaxcnn {importlib.metadata.version('jaxcnn')}\n", "")
+
+
+def test_ctrl_c_while_the_options_are_read_leaves_no_traceback(monkeypatch, capsys):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tyro.cli", interrupted)
+    assert main(["evaluate", "run"]) == 130
+    assert capsys.readouterr().err == "\nstopped at once\n"
 
 
 def test_the_words_of_the_process_are_taken_where_none_are_given(monkeypatch, capsys):

@@ -4,7 +4,7 @@ from PIL import Image
 
 from jaxcnn import plots
 from jaxcnn.cli.plot import compare_options
-from jaxcnn.cli.run_folder import RunFolder
+from jaxcnn.training.run_folder import RunFolder
 
 
 def test_runs_that_differ_in_their_seed_are_one_line(jaxcnn, finished, other_seed, tmp_path, monkeypatch):
@@ -26,6 +26,15 @@ def test_labels_keep_runs_apart(jaxcnn, finished, other_seed, tmp_path, monkeypa
     monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
     jaxcnn("plot", finished, other_seed, "--labels", "first", "second", "--output", tmp_path / "runs.png")
     assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["first", "second"]
+
+
+def test_segmenters_are_compared_by_their_objective(jaxcnn, segmenter, tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
+    assert jaxcnn("plot", segmenter, "--output", tmp_path / "runs.png").status == 0
+    assert "mean IoU" in " ".join(axes.get_title(loc="left") for axes in figures[0].axes)
+    ious = [row["validation_mean_iou"] for row in RunFolder(segmenter).metrics()]
+    assert any(np.allclose(line.get_ydata(), 100 * np.array(ious)) for axes in figures[0].axes for line in axes.lines)
 
 
 def test_the_picture_is_a_png_file(jaxcnn, finished, tmp_path):

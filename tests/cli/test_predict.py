@@ -1,5 +1,8 @@
+import csv
+import json
 import os
 import re
+import shutil
 import struct
 import tracemalloc
 import zlib
@@ -10,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn import data
-from jaxcnn.cli import pairs, predict
+from jaxcnn.cli import predict
+from jaxcnn.training.run_folder import RunFolder
 
 
 def some_pixels(height=8, width=8, channels=()):
@@ -194,8 +197,8 @@ def test_a_very_long_picture_does_not_fill_the_memory(png):
 
 
 def test_a_model_of_other_channels_has_no_image_files(jaxcnn, png, monkeypatch):
-    splits = SimpleNamespace(train=SimpleNamespace(images=np.zeros((1, 8, 8, 2))))
-    monkeypatch.setattr(predict.trained, "load", lambda run: SimpleNamespace(splits=splits))
+    info = SimpleNamespace(image_shape=(8, 8, 2))
+    monkeypatch.setattr(predict.trained, "load", lambda run: SimpleNamespace(info=info))
     done = jaxcnn("predict", "run", save(png, some_pixels()))
     assert done.status == 2
     assert done.err == "error: predict reads images of 1 or 3 channels, but the model of the run takes 2\n"
@@ -207,8 +210,8 @@ def answer(line):
     return name, [(c.split(" ")[0], float(c.split(" ")[1].rstrip("%"))) for c in classes]
 
 
-def test_saved_digits_get_the_classes_that_the_arrays_get(jaxcnn, finished, saved, npz, tmp_path):
-    test = pairs.splits(data.split(data.load_npz(npz), seed=0)).test
+def test_saved_digits_get_the_classes_that_the_arrays_get(jaxcnn, finished, saved, splits, tmp_path):
+    test = splits["test"]
     leaves = saved(finished).leaves
     arrays = {name: np.frombuffer(content, dtype).reshape(shape) for name, (dtype, shape, content) in leaves.items()}
     y = test.images.reshape(60, -1)
@@ -269,7 +272,7 @@ NO_PICTURES = {
         "in {path!r} (PNG, JPEG, GIF, BMP, TIFF, WEBP, PPM), got another format or a damaged file",
     ),
     "cut": (lambda path, whole: path.write_bytes(whole[: len(whole) // 2]), "in {path!r}, got a file that " + CUT),
-    "folder": (lambda path, whole: path.mkdir(), "got the folder {path!r}; name the files in it"),
+    "folder": (lambda path, whole: path.mkdir(), "in the folder {path!r}, got none"),
     "pipe": (lambda path, whole: os.mkfifo(path), "got {path!r}, which is not a regular file"),
     "postscript": (
         lambda path, whole: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n"),
@@ -283,11 +286,11 @@ def test_files_that_are_no_pictures_are_named_and_the_others_predicted(jaxcnn, f
     for name, (make, _) in NO_PICTURES.items():
         make(tmp_path / name, good.read_bytes())
     done = jaxcnn("predict", finished, *(tmp_path / name for name in NO_PICTURES), good, good)
-    assert done.status == 2
+    assert done.status == 1
     assert [answer(line)[0] for line in done.out.splitlines()] == [str(good)] * 2
     *errors, count = done.err.splitlines()
     for (name, (_, message)), error in zip(NO_PICTURES.items(), errors, strict=True):
-        assert error.startswith("error: expected a picture")
+        assert error.startswith("error: expected ")
         assert message.format(path=str(tmp_path / name)) in error
     assert count == f"{len(NO_PICTURES)} of {len(NO_PICTURES) + 2} images could not be read"
 
@@ -296,6 +299,145 @@ def test_without_any_picture_only_the_errors_are_printed(jaxcnn, finished, tmp_p
     done = jaxcnn("predict", finished, tmp_path / "none.png")
     assert (done.status, done.out) == (2, "")
     assert done.err == f"error: expected a picture, got {str(tmp_path / 'none.png')!r}: No such file or directory\n"
+
+
+@pytest.fixture
+def pictures(tmp_path, digits8):
+    """A folder of digits, with folders in it, and with files that are no pictures."""
+    folder = tmp_path / "pictures"
+    for name in (".hidden", "b/deep", "empty"):
+        (folder / name).mkdir(parents=True)
+    names = ["2.PNG", "10.png", "b/1.png", "b/deep/1.png", "c.jpeg", ".hidden/1.png", ".1.png"]
+    for name, image in zip(names, digits8[0], strict=False):
+        save(folder / name, image)
+    (folder / "b" / "0.png").write_text("no picture")
+    (folder / "b" / "notes.txt").write_text("no picture either")
+    return folder
+
+
+FOUND = ["10.png", "2.PNG", "c.jpeg", "b/0.png", "b/1.png", "b/deep/1.png"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_folders_are_searched_at_any_depth_in_the_order_of_names(jaxcnn, finished, pictures, batch_size):
+    good = [str(pictures / name) for name in FOUND if name != "b/0.png"]
+    done = jaxcnn("predict", finished, pictures, "--batch-size", batch_size)
+    assert done.status == 1
+    assert [answer(line)[0] for line in done.out.splitlines()] == good
+    assert done.err.splitlines()[1] == "1 of 6 images could not be read"
+    lines = [re.sub(" +", " ", line) for line in done.out.splitlines()]
+    assert lines == [re.sub(" +", " ", jaxcnn("predict", finished, name).out.rstrip("\n")) for name in good]
+
+
+def test_json_has_the_probabilities_of_all_classes_and_the_errors(jaxcnn, finished, saved, pictures):
+    done = jaxcnn("predict", finished, pictures, "--json", "--batch-size", 2)
+    assert done.status == 1
+    records = json.loads(done.out)
+    assert [record["file"] for record in records] == [str(pictures / name) for name in FOUND]
+    assert list(records[3]) == ["file", "error"]
+    assert "b/0.png" in records[3].pop("error")
+    leaves = saved(finished).leaves
+    arrays = {name: np.frombuffer(content, dtype).reshape(shape) for name, (dtype, shape, content) in leaves.items()}
+    for record in records[:3] + records[4:]:
+        y = predict.read_image(Path(record["file"]), (8, 8, 1)).reshape(-1)
+        for name in ("dense1", "dense2", "head"):
+            y = y @ arrays[f"best/params/{name}/kernel"] + arrays[f"best/params/{name}/bias"]
+            y = y if name == "head" else np.maximum(y, 0)
+        expected = np.exp(y) / np.exp(y).sum()
+        assert [row["class"] for row in record["classes"]] == [str(k) for k in np.argsort(-expected)]
+        np.testing.assert_allclose(
+            [row["probability"] for row in record["classes"]], np.sort(expected)[::-1], rtol=1e-4
+        )
+
+
+def test_csv_has_a_row_for_each_image_and_class(jaxcnn, finished, pictures, tmp_path):
+    done = jaxcnn("predict", finished, pictures, "--csv", "--top", 2, "--output", tmp_path / "out.csv")
+    assert (done.status, done.out) == (1, "")
+    with open(tmp_path / "out.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["file", "rank", "class", "probability", "error"]
+    records = json.loads(jaxcnn("predict", finished, pictures, "--json", "--top", 2).out)
+    assert [
+        (row["file"], row["rank"], row["class"], float(row["probability"])) for row in rows if not row["error"]
+    ] == [
+        (record["file"], str(rank), each["class"], each["probability"])
+        for record in records
+        for rank, each in enumerate(record.get("classes", []), start=1)
+    ]
+    [bad] = [row for row in rows if row["error"]]
+    assert bad["file"].endswith("b/0.png")
+    assert bad["class"] == ""
+
+
+def test_names_in_json_are_exact_and_those_in_csv_are_one_line(jaxcnn, finished, digits8, tmp_path):
+    path = save(tmp_path / os.fsdecode(b'caf\xe9,"\n\x1b[2J.png'), digits8[0][0])
+    done = jaxcnn("predict", finished, path, "--json", "--top", 1)
+    assert json.loads(done.out)[0]["file"] == str(path)
+    assert done.out.isascii()
+    out = jaxcnn("predict", finished, path, "--csv", "--top", 1).out
+    _, row = csv.reader(out.splitlines())
+    assert row[0] == f'{tmp_path}/caf\\xe9,"\\n\\x1b[2J.png'
+
+
+def test_memory_does_not_grow_with_the_number_of_images(jaxcnn, finished, digits8, tmp_path, monkeypatch):
+    read, written = [], []
+    one = save(tmp_path / "image.png", digits8[0][0])
+    read_image = predict.read_image
+    monkeypatch.setattr(predict, "read_image", lambda *arguments: read.append(len(written)) or read_image(*arguments))
+    monkeypatch.setattr("jaxcnn.cli.predictions.say", lambda text, flush: written.extend(text.splitlines()))
+    jaxcnn("predict", finished, *[one] * 40, "--batch-size", 4)
+    assert len(written) == len(read) == 40
+    # One batch is computed, one waits and one is being read.
+    assert all(count - done <= 3 * 4 for count, done in enumerate(read))
+
+
+def test_an_output_that_cannot_be_written_is_refused(jaxcnn, finished, png, tmp_path):
+    done = jaxcnn("predict", finished, save(png, some_pixels()), "--output", tmp_path / "missing" / "out.txt")
+    assert done.status == 2
+    assert "does not exist" in done.err
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="the superuser may read every folder")
+def test_a_folder_that_may_not_be_read_is_named(jaxcnn, finished, pictures):
+    (pictures / "b").chmod(0)
+    done = jaxcnn("predict", finished, pictures)
+    (pictures / "b").chmod(0o700)
+    assert done.status == 1
+    assert f"got '{pictures / 'b'}': Permission denied" in done.err
+
+
+def test_masks_and_overlays_keep_their_places_and_never_replace_each_other(jaxcnn, segmenter, masked, tmp_path):
+    folder = tmp_path / "pictures"
+    for place in ("one", "two"):
+        (folder / place).mkdir(parents=True)
+        shutil.copy(masked / "images" / f"0{len(place) % 2}.png", folder / place / "x.png")
+    save(folder / "one" / "x.bmp", np.zeros((20, 10, 3), np.uint8))
+    done = jaxcnn("predict", segmenter, folder, folder / "one" / "x.bmp", "--masks", tmp_path / "masks", "--json")
+    assert done.status == 0
+    records = json.loads(done.out)
+    names = ["one/x", "one/x-2", "two/x", "x"]
+    assert [record["mask"] for record in records] == [str(tmp_path / "masks" / f"{name}_mask.png") for name in names]
+    weights = RunFolder(segmenter).read_best()[0]["params"]
+    for record in records:
+        image = predict.read_image(Path(record["file"]), (8, 8, 3))
+        expected = (image @ np.asarray(weights["head/kernel"])[0, 0] + np.asarray(weights["head/bias"])).argmax(2)
+        with Image.open(record["mask"]) as file:
+            np.testing.assert_array_equal(np.asarray(file), expected)
+        shares = {row["class"]: row["share"] for row in record["classes"]}
+        assert shares["bright"] == pytest.approx(expected.mean(), rel=1e-5)
+        with Image.open(record["overlay"]) as file:
+            np.testing.assert_array_equal(np.asarray(file)[expected == 0], np.rint(255 * image[expected == 0]))
+
+
+def test_masks_are_in_the_run_by_default(jaxcnn, segmenter, masked, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(segmenter, run)
+    done = jaxcnn("predict", run, masked / "images" / "00.png")
+    assert done.status == 0
+    line, where = done.out.splitlines()
+    assert re.fullmatch(r".*00\.png  (dark|bright) \d\d\.\d%  (dark|bright) \d\d\.\d%", line)
+    assert where == f"masks and overlays: {run / 'masks'}"
+    assert sorted(path.name for path in (run / "masks").iterdir()) == ["00_mask.png", "00_overlay.png"]
 
 
 def test_names_of_files_and_classes_are_escaped(jaxcnn, words, no_pictures, digits8, tmp_path):
@@ -329,9 +471,11 @@ def test_names_of_files_and_classes_are_escaped(jaxcnn, words, no_pictures, digi
 
 def test_no_images_and_no_classes_are_refused(jaxcnn, finished, png):
     assert jaxcnn("predict", finished).err == (
-        "error: predict expects image files, got none: jaxcnn predict RUN image.png ...\n"
+        "error: predict expects image files or folders, got none: jaxcnn predict RUN image.png ...\n"
     )
     assert jaxcnn("predict", finished, png, "--top", 0).err == "error: --top expects a number at least 1, got 0\n"
+    assert "--batch-size expects a number" in jaxcnn("predict", finished, png, "--batch-size", 0).err
+    assert "exclude each other" in jaxcnn("predict", finished, png, "--json", "--csv").err
 
 
 def test_a_folder_that_is_no_run_is_refused(jaxcnn, tmp_path):

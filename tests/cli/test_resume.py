@@ -1,4 +1,3 @@
-import json
 import os
 import re
 import shlex
@@ -11,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxcnn.cli import train
-from jaxcnn.cli.run_folder import RunFolder
+from jaxcnn.cli import display, train
+from jaxcnn.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 # Order and augmentation of the images are random. 5 steps in an epoch, a checkpoint every 2 epochs.
@@ -43,7 +42,7 @@ def assert_as_uninterrupted(uninterrupted, saved, rows):
 
 
 def contents(folder):
-    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "lock"}
 
 
 def damage(run, step):
@@ -135,13 +134,13 @@ def test_a_second_ctrl_c_stops_at_once_even_while_the_first_is_answered(
 ):
     def press_again(text, **options):
         if "stopping after this step" in text:
-            monkeypatch.setattr(train, "say", say)
+            monkeypatch.setattr(display, "say", say)
             ctrl_c()
 
-    say = train.say
+    say = display.say
 
     def press():
-        monkeypatch.setattr(train, "say", press_again)
+        monkeypatch.setattr(display, "say", press_again)
         ctrl_c()
 
     at_step({2: press})
@@ -161,11 +160,11 @@ from jaxcnn.cli import main, train
 from jaxcnn.cli.display import LineDisplay
 
 class Deadly(LineDisplay):
-    def step(self, step, epoch, metrics, rate):
-        if step == 18:
+    def on_step(self, progress, images_per_second):
+        if progress.step == 18:
             os.kill(os.getpid(), signal.SIGKILL)
 
-train.make_display = lambda epochs, *_: Deadly(epochs)
+train.make_display = Deadly
 sys.exit(main())
 """
 
@@ -272,7 +271,7 @@ def test_a_run_with_nothing_but_damaged_checkpoints_says_what_is_wrong_with_each
 
 
 def test_a_finished_run_is_not_touched(jaxcnn, uninterrupted, monkeypatch):
-    monkeypatch.setattr(train, "set_up", None)  # not even the data are read
+    monkeypatch.setattr(train.names, "load_splits", None)  # not even the data are read
     before = contents(uninterrupted)
     resumed = jaxcnn("train", "--run-dir", uninterrupted, "--resume")
     result = RunFolder(uninterrupted).result()
@@ -312,7 +311,7 @@ def test_other_options_are_refused(jaxcnn, uninterrupted, options, message):
     assert resumed.status == 2
     assert re.match(
         rf"error: --resume keeps the options of a run and cannot change {message} omit these options, "
-        "or start a new run\n",
+        "or start a new run",
         resumed.err,
     )
     assert contents(uninterrupted) == before
@@ -342,13 +341,12 @@ def test_other_data_are_refused(jaxcnn, words, at_step, ctrl_c, digits8, tmp_pat
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_other_versions_are_noted(jaxcnn, uninterrupted, tmp_path):
+def test_other_versions_are_noted(jaxcnn, uninterrupted, tmp_path, edit_config):
     run = tmp_path / "run"
     shutil.copytree(uninterrupted, run)
     (run / "result.json").unlink()
-    config = json.loads((run / "config.json").read_text())
-    now, config["versions"]["optax"] = config["versions"]["optax"], "0.0.1"
-    (run / "config.json").write_text(json.dumps(config))
+    now = RunFolder(run).config["versions"]["optax"]
+    edit_config(run, lambda config: config["versions"].update(optax="0.0.1"))
     assert (
         f"note: optax 0.0.1, now {now}; the last digits may differ from those of a run without a stop\n"
         in jaxcnn("train", "--run-dir", run, "--resume").out
@@ -357,15 +355,12 @@ def test_other_versions_are_noted(jaxcnn, uninterrupted, tmp_path):
 
 @pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("recorded", [True, False])
-def test_another_number_of_cores_is_noted(jaxcnn, uninterrupted, tmp_path, recorded):
+def test_another_number_of_cores_is_noted(jaxcnn, uninterrupted, tmp_path, edit_config, recorded):
     run = tmp_path / "run"
     shutil.copytree(uninterrupted, run)
     (run / "result.json").unlink()
-    config = json.loads((run / "config.json").read_text())
-    processor = config.pop("processor")
-    if recorded:
-        config["processor"] = processor | {"cores": 99}
-    (run / "config.json").write_text(json.dumps(config))
+    processor = RunFolder(run).config["processor"]
+    edit_config(run, lambda config: config.update(processor=processor | {"cores": 99} if recorded else {}))
     done = jaxcnn("train", "--run-dir", run, "--resume")
     assert done.status == 0
     note = f"note: cores 99, now {processor['cores']}; the last digits may differ from those of a run without"

@@ -1,3 +1,5 @@
+import dataclasses
+import itertools
 import json
 import re
 
@@ -6,18 +8,19 @@ import numpy as np
 import pytest
 
 from jaxcnn import data
-from jaxcnn.cli import pairs, train
+from jaxcnn.cli import names
 from jaxcnn.cli.options import Train
-from jaxcnn.cli.run_folder import RunFolder
 from jaxcnn.layers import AuxiliaryHeads, Conv, Dense, Function, GlobalAvgPool, Sequential
 from jaxcnn.models import mlp
 from jaxcnn.models.catalog import CATALOG, Entry
+from jaxcnn.training import runs
+from jaxcnn.training.run_folder import RunFolder
 from jaxcnn.types import Mean
 
 
 def test_the_defaults_are_lenet5_on_digits_with_augmentation():
     options = Train()
-    assert (options.model, options.data, options.augment) == ("lenet5", "digits", "affine")
+    assert (options.model, options.data, options.recipe.augment) == ("lenet5", "digits", "affine")
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -60,7 +63,7 @@ def test_output_that_is_no_terminal_is_plain_lines(finished):
     lines = output.splitlines()
     assert lines[0] == (
         "mlp, 50,826 parameters, on "
-        + RunFolder(finished).options.data
+        + RunFolder(finished).config["options"]["data"]
         + ": 180 training, 60 validation and 60 test images of 8x8x1, 10 classes"
     )
     assert lines[1] == f"run folder {finished}; Ctrl-C stops with a checkpoint"
@@ -94,8 +97,11 @@ def test_it_learns(finished):
     ],
 )
 def test_the_best_epoch_is_chosen_on_the_validation_set(jaxcnn, words, saved, monkeypatch, tmp_path, measured, best):
-    planned = iter({"loss": Mean(60 * loss, 60), "accuracy": Mean(correct, 60)} for correct, loss in measured)
-    monkeypatch.setattr(train, "evaluate", lambda *arguments, **options: next(planned))
+    # The last one is for the test set.
+    planned = iter(
+        {"loss": Mean(60 * loss, 60), "accuracy": Mean(correct, 60)} for correct, loss in [*measured, (0, 9.0)]
+    )
+    monkeypatch.setattr(runs, "evaluate", lambda *arguments, **options: next(planned))
     # A constant learning rate, so that a shorter run is the beginning of a longer one.
     options = ["--augment", "none", "--schedule", "constant", "--warmup-epochs", 0]
     assert jaxcnn(*words(tmp_path / "run", "--epochs", 3, *options)).status == 0
@@ -107,8 +113,8 @@ def test_the_best_epoch_is_chosen_on_the_validation_set(jaxcnn, words, saved, mo
         loss,
     )
     # What is kept, and tested, is that epoch and no other.
-    planned = iter({"loss": Mean(60.0, 60), "accuracy": Mean(30, 60)} for _ in measured)
-    monkeypatch.setattr(train, "evaluate", lambda *arguments, **options: next(planned))
+    planned = itertools.repeat({"loss": Mean(60.0, 60), "accuracy": Mean(30, 60)})
+    monkeypatch.setattr(runs, "evaluate", lambda *arguments, **options: next(planned))
     assert jaxcnn(*words(tmp_path / "short", "--epochs", best, *options)).status == 0
     kept, last = saved(tmp_path / "run").leaves, saved(tmp_path / "short").leaves
     params = [name.removeprefix("best/") for name in kept if name.startswith("best/")]
@@ -122,20 +128,24 @@ def other_test_split(monkeypatch):
     """Exchanges the test split for noise that a function may be told to watch."""
 
     def exchange(watch):
-        original = pairs.splits
+        original = names.load_splits
 
-        class Watched(pairs.Dataset):
-            @property
-            def images(self):
+        @dataclasses.dataclass(frozen=True, eq=False)
+        class Watched(data.Arrays):
+            fingerprint = "noise"
+
+            def gather(self, indices, names):
                 watch()
-                return self[0]
+                return super().gather(indices, names)
 
-        def splits(parts):
-            read = original(parts)
-            noise = np.random.default_rng(0).uniform(size=read.test.images.shape).astype(np.float32)
-            return read._replace(test=Watched(noise, read.test.labels[::-1], read.test.class_names))
+        def splits(options):
+            read = original(options)
+            test = read["test"].entries
+            noise = np.random.default_rng(0).uniform(size=test["image"].shape).astype(np.float32)
+            changed = {"image": noise, "label": test["label"][::-1]}
+            return read | {"test": Watched(changed, read["test"].class_names)}
 
-        monkeypatch.setattr(pairs, "splits", splits)
+        monkeypatch.setattr(names, "load_splits", splits)
 
     return exchange
 
@@ -167,12 +177,11 @@ def test_a_stopped_run_never_reads_the_test_split(jaxcnn, words, other_test_spli
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_label_smoothing_belongs_to_the_training_loss_only(jaxcnn, words, npz, tmp_path):
+def test_label_smoothing_belongs_to_the_training_loss_only(jaxcnn, words, splits, tmp_path):
     # One step whose learning rate is still zero: both losses are those of the first parameters.
     options = ["--epochs", 1, "--batch-size", 180, "--warmup-epochs", 1, "--augment", "none", "--label-smoothing", 0.3]
     assert jaxcnn(*words(tmp_path / "run", *options)).status == 0
     params, _ = mlp(10, image_size=8).init(jax.random.split(jax.random.key(0))[0])
-    splits = pairs.splits(data.split(data.load_npz(npz), seed=0))
 
     def log_probabilities(images):
         y = images.reshape(len(images), -1)
@@ -182,9 +191,9 @@ def test_label_smoothing_belongs_to_the_training_loss_only(jaxcnn, words, npz, t
         return y - np.log(np.exp(y).sum(1, keepdims=True))
 
     [row] = RunFolder(tmp_path / "run").metrics()
-    target = 0.03 + 0.7 * np.eye(10)[splits.train.labels]
-    smoothed = -np.mean(np.sum(target * log_probabilities(splits.train.images), 1))
-    plain = -np.mean(log_probabilities(splits.validation.images)[np.arange(60), splits.validation.labels])
+    target = 0.03 + 0.7 * np.eye(10)[splits["train"].labels]
+    smoothed = -np.mean(np.sum(target * log_probabilities(splits["train"].images), 1))
+    plain = -np.mean(log_probabilities(splits["validation"].images)[np.arange(60), splits["validation"].labels])
     assert row["train_loss"] == pytest.approx(smoothed, rel=1e-5)
     assert row["validation_loss"] == pytest.approx(plain, rel=1e-5)
     assert row["learning_rate"] == 0.0
@@ -259,7 +268,9 @@ def test_a_model_that_is_no_classifier_is_refused(jaxcnn, tmp_path, monkeypatch)
     np.savez(data, images=np.zeros((40, 16, 16, 3), np.float32), labels=np.arange(40) % 2)
     done = jaxcnn("train", "--model", "unet", "--data", str(data), "--batch-size", "4", "--augment", "none")
     assert done.status == 2
-    assert re.match(r"error: train expects .* one logit for each class, got unet, which gives \(16, 16, 2\)", done.err)
+    assert re.match(
+        r"error: expected a model that gives one number for each of 2 classes, got .* \(16, 16, 2\)", done.err
+    )
     assert list(tmp_path.iterdir()) == [data]
 
 
@@ -276,7 +287,7 @@ def test_a_folder_that_holds_a_run_is_refused(jaxcnn, words, finished):
     assert done.status == 2
     assert done.err == (
         f"error: expected a new folder for the run, but {finished} already contains a run; "
-        "choose another --run-dir, or resume its run with --resume\n"
+        "choose another folder, or resume its run\n"
     )
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
@@ -291,7 +302,8 @@ def test_a_place_where_something_else_is_is_refused(jaxcnn, words, tmp_path, kin
         run.touch()
     done = jaxcnn(*words(run))
     assert done.status == 2
-    assert re.match(rf"error: expected a new folder for the run, but {run} is not empty", done.err)
+    what = f"but {run} is not empty" if kind == "folder" else f"got the file {run}"
+    assert re.match(rf"error: expected a new folder for the run, {what}", done.err)
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -304,7 +316,7 @@ def test_a_folder_that_cannot_be_made_is_refused(jaxcnn, words, tmp_path):
     (tmp_path / "file").touch()
     done = jaxcnn(*words(tmp_path / "file" / "run"))
     assert done.status == 2
-    assert "Not a directory" in done.err
+    assert f"got the file {tmp_path}/file" in done.err
 
 
 def test_a_learning_rate_that_is_much_too_large_stops_and_names_the_step(jaxcnn, words, tmp_path):
@@ -402,9 +414,25 @@ def two_heads(num_classes=10, *, in_channels=1):
 
 @pytest.mark.usefixtures("no_pictures")
 def test_a_model_with_auxiliary_heads_trains_with_their_weight(jaxcnn, words, tmp_path, monkeypatch):
-    monkeypatch.setitem(CATALOG, "two_heads", Entry(two_heads, (8, 8, 1), 10, ("in_channels",), 8))
-    options = ("--model", "two_heads", "--epochs", 1, "--learning-rate", 1e-9, "--augment", "none")
-    assert jaxcnn(*words(tmp_path, *options)).status == 0
-    [row] = RunFolder(tmp_path).metrics()
-    # At this learning rate the main head alone has the same loss on all images, up to which images they are.
-    assert row["train_loss"] > 1.2 * row["validation_loss"]
+    losses = {}
+    for weight in (0.0, 0.3):
+        monkeypatch.setitem(CATALOG, "two_heads", Entry(two_heads, (8, 8, 1), 10, ("in_channels",), 8))
+        run = tmp_path / str(weight)
+        options = (
+            "--model",
+            "two_heads",
+            "--epochs",
+            1,
+            "--learning-rate",
+            1e-9,
+            "--augment",
+            "none",
+            "--auxiliary-weight",
+            weight,
+        )
+        assert jaxcnn(*words(run, *options)).status == 0
+        [row] = RunFolder(run).metrics()
+        losses[weight] = row["train_loss"]
+        # At this learning rate the main head alone has the same loss on all images, up to which images they are.
+        assert abs(row["validation_loss"] - losses[0.0]) < 0.2
+    assert losses[0.3] > 1.2 * losses[0.0]

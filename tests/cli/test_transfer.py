@@ -5,16 +5,17 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcnn import batched, trees
-from jaxcnn.cli import trained
-from jaxcnn.cli.run_folder import RunFolder
-from jaxcnn.cli.transfer import cut_in_two, freeze_layers
+from jaxcnn import batched, data, trees
+from jaxcnn.cli import names
+from jaxcnn.cli.train import stored_options
 from jaxcnn.interop import weights as published_weights
 from jaxcnn.interop.preprocessing import Preprocessing
 from jaxcnn.interop.weights import Weights, save_safetensors
 from jaxcnn.layers import AuxiliaryHeads, Conv, Dense, Function, GlobalAvgPool, Sequential
 from jaxcnn.models import resnet20, small_cnn
-from jaxcnn.training.checkpoint import Checkpoints
+from jaxcnn.training.phases import cut_in_two, make_phases
+from jaxcnn.training.recipe import Recipe
+from jaxcnn.training.run_folder import RunFolder, load_model
 
 FIRST, SECOND = ["0", "1", "2", "3", "4"], ["5", "6", "7", "8", "9"]
 # 18 training images of each class: 3 steps of 30 in an epoch. Frozen until step 6, a checkpoint every 4 epochs.
@@ -52,7 +53,7 @@ def without_pictures(no_pictures):
 
 
 def best(run):
-    restored = Checkpoints(RunFolder(run).checkpoints).restore_leaves("best/params/")
+    restored = RunFolder(run).checkpoints.restore_leaves("best/params/")
     return {name: np.asarray(leaf) for name, leaf in restored.tree.items()}
 
 
@@ -212,13 +213,16 @@ def test_few_examples_are_taken_of_the_training_set_alone(jaxcnn, transferring, 
         (["--cache-features", "--augment", "none"], "--cache-features has an effect only with --freeze"),
         (["--unfreeze-epoch", 2], "--unfreeze-epoch has an effect only with --freeze"),
         (["--freeze", "backbone", "--unfreeze-learning-rate", 1], "has an effect only with --unfreeze-epoch"),
-        (["--freeze", "backbone", "--unfreeze-epoch", 40], "--unfreeze-epoch expects a number at least 1 and below"),
-        (["--learning-rates", "head"], "--learning-rates expects PATTERN=FACTOR with a factor above 0, got 'head'"),
-        (["--learning-rates", "head/.*=0"], "with a factor above 0, got 'head/.*=0'"),
+        (["--freeze", "backbone", "--unfreeze-epoch", 40], "--unfreeze-epoch expects a number below --epochs, got 40"),
+        (
+            ["--learning-rates", "head"],
+            "--learning-rates expects PATTERN=FACTOR with a regular expression and a factor above 0, got 'head'",
+        ),
+        (["--learning-rates", "head/.*=0"], "and a factor above 0, got 'head/.*=0'"),
         (["--learning-rates", "head/.*=2"], "'dense1/kernel' matches no rule"),
         (["--learning-rates", "head/.*=2", ".*=1"], "'head/bias' matches ['head/.*', '.*']"),
         (["--learning-rates", ".*=1", "tail=2"], "rule 'tail' matches no leaf"),
-        (["--learning-rates", "(=1"], "missing ), unterminated subpattern"),
+        (["--learning-rates", "(=1"], "with a regular expression and a factor above 0, got '(=1'"),
         (["--classes", "5", "ten"], "classes must be different names among ('0', '1',"),
         (["--examples-per-class", 0], "--examples-per-class expects a number at least 1, got 0"),
         (["--model", "small_cnn"], "expected the weights of small_cnn, got a run of mlp"),
@@ -278,7 +282,8 @@ def test_frozen_layers_are_cut_off_with_the_auxiliary_heads_that_look_into_them(
     params, state = model.init(jax.random.key(0))
     images = jax.random.normal(jax.random.key(1), (2, 6, 5, 3))
     for pattern, results in (("a|b", {"main", "aux2"}), ("backbone", None)):
-        whole = freeze_layers(pattern, model)
+        recipe = Recipe(freeze=pattern, augment="none", cache_features=True)
+        whole = make_phases(recipe, model, params, steps_per_epoch=5)[0].layer
         frozen, learning = cut_in_two(whole)
         cached, _ = batched(frozen)(params, state, images, train=False)
         assert cached.shape == (2, 6, 5, 4)
@@ -322,18 +327,20 @@ def test_published_weights_bring_what_they_expect_of_pixels(jaxcnn, words, publi
     options += ["--epochs", 1, "--freeze", "backbone", "--cache-features"]
     done = jaxcnn(*words(run, *options))
     assert done.status == 0, done.err
-    loaded = trained.load(run)
-    images = loaded.splits.test.images[:5]
-    logits, _ = batched(loaded.model)(loaded.params, loaded.state, images, train=False)
+    loaded = load_model(run)
+    test = names.load_splits(stored_options(RunFolder(run)))["test"]
+    images = next(data.eval_batches(test, 5))["image"]
+    logits, _ = batched(loaded.layer)(loaded.params, loaded.state, images, train=False)
     levels = (255 * images[..., ::-1] - np.array([10, 20, 30])) / np.array([51, 102, 204])
     plain = small_cnn(10, image_size=8)
     params = {**weights.params, "head": loaded.params["head"]}
     expected, _ = batched(plain)(params, weights.state, levels.astype(np.float32), train=False)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
     # The head learned from such pixels, and what goes on from this run sees them too.
-    assert RunFolder(run).config["normalization"]["reverse"] is True
+    assert "normalize=Function(jaxcnn.models.normalized.normalize, mean=(" in RunFolder(run).config["model"]
+    assert "reverse=True" in RunFolder(run).config["model"]
     assert jaxcnn(*words(tmp_path / "next", *options, "--init-from", run)).status == 0
-    assert RunFolder(tmp_path / "next").config["normalization"] == RunFolder(run).config["normalization"]
+    assert RunFolder(tmp_path / "next").config["model"] == RunFolder(run).config["model"]
 
 
 def test_weights_of_a_variant_of_the_model_are_refused(jaxcnn, words, published, colour, tmp_path):
@@ -352,7 +359,7 @@ def test_a_file_of_weights_is_a_source(jaxcnn, words, colour, tmp_path):
     options = ["--model", "resnet20", "--data", colour, "--init-from", tmp_path / "weights.safetensors"]
     options += ["--freeze", "backbone", "--epochs", 1, "--augment", "none"]
     assert jaxcnn(*words(tmp_path / "run", *options)).status == 0
-    loaded = trained.load(tmp_path / "run")
+    loaded = load_model(tmp_path / "run")
     was = trees.named_leaves((params, state))
     for name, leaf in trees.named_leaves((loaded.params, loaded.state)).items():
         assert np.array_equal(leaf, was[name]) != name.startswith("0/head"), name

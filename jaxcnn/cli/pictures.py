@@ -1,0 +1,105 @@
+"""The pictures of a run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxcnn import data, plots
+from jaxcnn.cli.errors import reported
+from jaxcnn.cli.options import Train
+from jaxcnn.data import Source
+from jaxcnn.tasks import Classification, Segmentation
+from jaxcnn.training import make_predict_step, predict
+from jaxcnn.training.run_folder import RunFolder
+from jaxcnn.training.runs import EVAL_BATCH_SIZE, Result
+from jaxcnn.types import Layer, Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_EXAMPLES = 12
+"""Number of examples in the picture of masks."""
+
+
+def missing(folder: RunFolder) -> bool:
+    """Tells whether a finished run lacks a picture: it may have been killed while they were drawn.
+
+    Args:
+      folder: the run folder.
+    """
+    return not all((folder.path / f"{name}.png").exists() for name in _names(folder.task))
+
+
+def draw_curves(folder: RunFolder, options: Train, history: list[dict[str, Any]], best_epoch: int) -> None:
+    """Draws loss and metric over the epochs.
+
+    Args:
+      folder: the run folder.
+      options: the options of the run.
+      history: the metrics of each epoch; nothing is drawn without an epoch.
+      best_epoch: the best of them.
+    """
+    if not history:
+        return
+    objective = folder.task.objective
+    # What is no share of 1 is not drawn in percent.
+    metric = objective.figure if objective.larger_is_better else None
+    note = None if options.recipe.augment == "none" else "augmented images, before each step's update"
+    subtitle = _subtitle(options, f"seed {options.recipe.seed}")
+    curves = plots.curves(history, metric=metric, best_epoch=best_epoch, train_note=note, subtitle=subtitle)
+    _save(folder, "curves", curves)
+
+
+def draw(folder: RunFolder, options: Train, test: Source, layer: Layer, result: Result) -> None:
+    """Draws all pictures of a finished run.
+
+    Args:
+      folder: the run folder.
+      options: the options of the run.
+      test: its test set.
+      layer: its model.
+      result: its result.
+    """
+    draw_curves(folder, options, result.history, result.best_epoch)
+    task, subtitle = folder.task, _subtitle(options, "test set")
+    if isinstance(task, Classification):
+        images, labels, probabilities = _outputs(test, "label", layer, task, options, result)
+        predictions = probabilities.argmax(1)
+        _save(folder, "confusion", plots.confusion(labels, predictions, test.class_names, subtitle=subtitle))
+        mistakes = plots.mistakes(images, labels, predictions, probabilities, test.class_names, subtitle=subtitle)
+        _save(folder, "mistakes", mistakes)
+    if isinstance(task, Segmentation):
+        few = data.Subset(test, np.arange(min(_EXAMPLES, len(test))))
+        images, masks, predictions = _outputs(few, "mask", layer, task, options, result)
+        masks = plots.segmentations(
+            images, masks, predictions, test.class_names, ignore_index=task.ignore_index, subtitle=subtitle
+        )
+        _save(folder, "masks", masks)
+
+
+def _names(task: Task) -> tuple[str, ...]:
+    if isinstance(task, Classification):
+        return "curves", "confusion", "mistakes"
+    return ("curves", "masks") if isinstance(task, Segmentation) else ("curves",)
+
+
+def _subtitle(options: Train, part: str) -> str:
+    return f"{options.model} on {Path(options.data).name}, {part}"
+
+
+def _outputs(source: Source, truth: str, layer: Layer, task: Task, options: Train, result: Result) -> Any:
+    """Returns images, truths and predictions."""
+    step = make_predict_step(layer, task, precision=options.recipe.precision)
+    batches = data.eval_batches(source, min(EVAL_BATCH_SIZE, len(source)))
+    predictions = predict(step, result.params, result.state, batches)
+    (whole,) = data.eval_batches(source, len(source))
+    images = whole["image"]
+    # Images that are neither grey nor RGB are drawn as the mean of their channels.
+    drawn = images if images.shape[3] in (1, 3) else images.mean(axis=3, keepdims=True)
+    return drawn, whole[truth], predictions
+
+
+def _save(folder: RunFolder, name: str, figure: "Figure") -> None:
+    with reported(OSError):
+        plots.save(figure, folder.path / f"{name}.png")
