@@ -14,7 +14,7 @@ from jaxcnn.types import Layer, Params, State
 if TYPE_CHECKING:
     from jaxcnn import data, inspection, interop, models, plots, tasks, training
     from jaxcnn.interop.own_file import load_parameters, save_parameters
-    from jaxcnn.network import Network, load
+    from jaxcnn.network import Network, load, train
 
 __all__ = [
     "Layer",
@@ -33,6 +33,7 @@ __all__ = [
     "plots",
     "save_parameters",
     "tasks",
+    "train",
     "training",
     "trees",
 ]
@@ -45,5 +46,6 @@ __getattr__, __dir__ = lazy_attributes(
         "load": "network",
         "load_parameters": "interop.own_file",
         "save_parameters": "interop.own_file",
+        "train": "network",
     },
 )

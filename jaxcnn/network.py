@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.data import Source, Splits
 from jaxcnn.data.pictures import FitPicture, read_picture
 from jaxcnn.interop import conversion, own_file
 from jaxcnn.interop.files import paths
@@ -29,9 +30,12 @@ from jaxcnn.interop.preprocessing import Preprocessing
 from jaxcnn.interop.weights import load_published, load_safetensors
 from jaxcnn.layers import batched, batched_features, fold_batch_norm, freeze, identity, unfreeze
 from jaxcnn.models import catalog
+from jaxcnn.models.normalized import normalized
 from jaxcnn.models.text import parse_value
 from jaxcnn.tasks import Classification, MultiLabel
 from jaxcnn.text import printable
+from jaxcnn.training import Recipe, Result, run
+from jaxcnn.training.run_folder import is_run_folder, load_model
 from jaxcnn.types import Layer, Params, Shape, State, Task
 from jaxcnn.values import Value
 
@@ -290,6 +294,38 @@ class Network:
         return [{names[i]: float(row[i]) for i in order} for row, order in zip(rows, likeliest, strict=True)]
 
 
+def train(network: Network | Layer, source: Source | Splits, recipe: Recipe | None = None, **options: Any) -> Result:
+    """Trains a network, or a model from random weights: `jaxcnn.training.run`, which this calls.
+
+        result = train(network, data.digits(), Recipe(epochs=5), folder="runs/digits")
+        network = load("runs/digits")  # the best epoch
+
+    The data hold pixels in [0, 1]. So if the weights of the network are published ones, the normalization that they
+    expect becomes a layer of the model, named "normalize".
+
+    Args:
+      network: a network, whose weights training starts from, or a layer.
+      source: the examples; see `jaxcnn.training.run`.
+      recipe: how to train.
+      **options: as in `jaxcnn.training.run`: `task`, `folder`, `resume`, `observers` and others. The task is that of
+        the network if it has one.
+
+    Returns:
+      The weights of the best epoch, and all figures.
+
+    Raises:
+      ValueError: as in `jaxcnn.training.run`.
+      TypeError: a network with published weights is not a `Sequential` or `AuxiliaryHeads`.
+    """
+    if not isinstance(network, Network):
+        return run(network, source, recipe, **options)
+    layer, params, state = network.unpack()
+    if isinstance(network.preprocessing, Preprocessing):
+        layer = normalized(layer, network.preprocessing.normalization())
+        params, state = {"normalize": {}, **params}, {"normalize": {}, **state}
+    return run(layer, source, recipe, weights=(params, state), **{"task": network.task, **options})
+
+
 def load(
     source: str | os.PathLike[str],
     *,
@@ -300,6 +336,7 @@ def load(
 ) -> Network:
     """Loads a network from any source that jaxcnn reads.
 
+        load("runs/flowers")                           # the best epoch of a run; the data are not needed
         load("flowers.safetensors")                    # a file that Network.save or save_safetensors wrote
         load("timm/resnet50.a1_in1k")                  # the Hugging Face hub, or a folder of timm
         load("resnet50-11ad3fa6.pth")                  # torchvision, by the name of the file
@@ -311,26 +348,30 @@ def load(
     Args:
       source: path of a file or folder, or an id of the hub.
       model: name of a model of the catalog, for published weights whose source does not tell it.
-      layer: the model of an own file, if it has layers of classes that are not imported.
+      layer: the model of an own file or of a run, if it has layers of classes that are not imported.
       architecture: as in `jaxcnn.interop.weights.load_weights`, for published weights.
       entry: as in `load_weights`, for a checkpoint of torch.
 
     Returns:
-      The network. That of published weights is a classifier, or has no task if its head is the identity.
+      The network. That of a run has its class names and task, and fits pictures as `jaxcnn predict` does. That of
+      published weights is a classifier, or has no task if its head is the identity.
 
     Raises:
       FileNotFoundError: the file, folder or repository does not exist.
       FileError: the file is damaged, has another format, does not match the model, or does not tell it. It is a
         ValueError.
+      RunFolderError: a run folder is damaged, its model is unknown, or no epoch is finished. It is a ValueError.
+      CheckpointError: a run folder has no best weights, and all its checkpoints are damaged.
       KeyError: `model` is unknown.
       ValueError: `source` is invalid, or an option does not apply to it.
       ImportError: a package that the source needs is not installed.
     """
     options = {"model": model, "architecture": architecture, "entry": entry}
-    if _is_own_file(Path(source)):
+    is_run = is_run_folder(source)
+    if is_run or _is_own_file(Path(source)):
         _refuse(options, source, "for published weights")
-        return _load_own(Path(source), layer)
-    _refuse({"layer": layer}, source, "for jaxcnn's own files; build published weights with model=")
+        return _load_run(Path(source), layer) if is_run else _load_own(Path(source), layer)
+    _refuse({"layer": layer}, source, "for jaxcnn's own files and runs; build published weights with model=")
     if str(source) in catalog.CATALOG and not os.path.lexists(source):
         raise ValueError(
             f"load expects a source of weights, got the name of a model, {str(source)!r}; for random weights use "
@@ -381,6 +422,14 @@ def _is_own_file(path: Path) -> bool:
         return False
     is_safetensors = paths.describe_file(paths.existing_file(path)) == paths.SAFETENSORS
     return is_safetensors and own_file.read_about(path) is not None
+
+
+def _load_run(path: Path, layer: Layer | None) -> Network:
+    found, params, state, info = load_model(path, layer=layer)
+    shape = info.image_shape
+    # A model of images of any size has no size to fit pictures into.
+    prepare = FitPicture(shape) if len(shape) == 3 and all(shape) else None
+    return Network(found, params, state, prepare, info.class_names, info.task)
 
 
 def _load_own(path: Path, layer: Layer | None) -> Network:

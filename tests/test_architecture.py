@@ -54,9 +54,11 @@ HEAVY = (
     "rich",
     "safetensors",
     "sklearn",
+    "tensorboardX",
     "tensorflow_datasets",
     "torch",
     "tyro",
+    "wandb",
 )
 
 

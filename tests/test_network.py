@@ -4,8 +4,10 @@ import copy
 import dataclasses
 import json
 import pickle
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -38,8 +40,10 @@ from jaxcnn.layers import (
     features,
     identity,
 )
-from jaxcnn.models import resnet18, squeezenet1_1
+from jaxcnn.models import mlp, resnet18, squeezenet1_1
+from jaxcnn.models.normalized import normalized
 from jaxcnn.tasks import Classification, MultiLabel, Regression, Segmentation
+from jaxcnn.training.run_folder import RunFolder, RunFolderError
 
 LAYER = Sequential(
     conv=Conv(3, 4),
@@ -475,6 +479,51 @@ def test_a_published_file_of_torchvision_tells_its_model(squeezenet, tmp_path, m
     assert jaxcnn.load(path).layer == squeezenet[0]
 
 
+RUN = {
+    "recipe": {"epochs": 3, "precision": "float32"},
+    "model": repr(LAYER),
+    "task": "Classification(label_smoothing=0.1)",
+    "image_shape": [6, 5, 3],
+    "class_names": list(NAMES),
+    "data_fingerprint": {"train": "ab"},
+    "versions": {},
+}
+
+
+def write_run(path, network, **changes):
+    with RunFolder.create(path, RUN | changes) as folder:
+        folder.save_best(network.params, network.state, epoch=2)
+    return path
+
+
+def test_the_best_epoch_of_a_run_is_loaded(network, tmp_path):
+    path = write_run(tmp_path / "run", network)
+    expected = dataclasses.replace(network, preprocessing=FitPicture((6, 5, 3)))
+    assert_same(jaxcnn.load(path), expected)
+    assert_same(jaxcnn.load(str(path), layer=LAYER), expected)
+    with pytest.raises(ValueError, match=r"load expects entry= only for published weights, got entry='a' for .*run"):
+        jaxcnn.load(path, entry="a")
+    with pytest.raises(RunFolderError, match="which differs from layer="):
+        jaxcnn.load(path, layer=LAYER.replace(head=Dense(4, 5)))
+
+
+def test_a_run_on_images_of_any_size_prepares_nothing(network, tmp_path):
+    assert jaxcnn.load(write_run(tmp_path / "run", network, image_shape=[0, 0, 3])).preprocessing is None
+
+
+def test_a_run_of_version_0_1_is_loaded(tmp_path):
+    golden = Path(__file__).parent / "golden"
+    shutil.copytree(golden / "run_0_1", tmp_path / "old")
+    config = json.loads((tmp_path / "old" / "config.json").read_text())
+    config["options"]["data"] = str(golden / "digits16.npz")
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    with np.load(golden / "digits16.npz") as arrays:
+        Image.fromarray(arrays["images"][40, ..., 0]).save(tmp_path / "digit.png")
+    (found,) = jaxcnn.load(tmp_path / "old").predict(tmp_path / "digit.png", top=3)
+    # As version 0.1 printed it.
+    assert {name: f"{share:.1%}" for name, share in found.items()} == {"eight": "95.4%", "two": "3.7%", "one": "0.7%"}
+
+
 @pytest.mark.parametrize(
     ("source", "options", "error", "message"),
     [
@@ -583,3 +632,32 @@ def test_predictions_that_cannot_be_made_say_why(network, images, tmp_path):
     (tmp_path / "b.png").write_text("no picture")
     with pytest.raises(PictureError, match=r"b\.png"):
         network.predict(tmp_path / "b.png")
+
+
+def test_training_starts_from_the_weights_of_a_network(tmp_path):
+    model = mlp(3, image_size=8, hidden=(8,))
+    network = jaxcnn.Network(model, *model.init(jax.random.key(0)))
+    images = np.random.default_rng(0).uniform(size=(30, 8, 8, 1)).astype(np.float32)
+    examples = jaxcnn.data.arrays(image=images, label=np.arange(30) % 3)
+    recipe = jaxcnn.training.Recipe(epochs=1, batch_size=6, optimizer="sgd", learning_rate=1e-12, augment="none")
+    result = jaxcnn.train(network, examples, recipe, folder=tmp_path / "run")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), result.params, network.params)
+    assert jaxcnn.load(tmp_path / "run").layer == model
+    other = jaxcnn.train(model, examples, recipe)
+    assert not np.allclose(other.params["head"]["kernel"], network.params["head"]["kernel"], atol=1e-3)
+
+
+def test_published_weights_are_trained_with_their_normalization():
+    model = Sequential(conv=Conv(3, 4), pool=GlobalAvgPool(), head=Dense(4, 2))
+    preprocessing = Preprocessing(8, (8, 8), scale=255, mean=(51.0, 0.0, 0.0), std=(25.5, 255.0, 255.0))
+    network = jaxcnn.Network(model, *model.init(jax.random.key(0)), preprocessing)
+    images = np.random.default_rng(0).uniform(size=(20, 8, 8, 3)).astype(np.float32)
+    examples = jaxcnn.data.arrays(image=images, label=np.arange(20) % 2)
+    recipe = jaxcnn.training.Recipe(epochs=1, batch_size=6, optimizer="sgd", learning_rate=1e-12, augment="none")
+    result = jaxcnn.train(network, examples, recipe)
+    assert result.params["normalize"] == {}
+    trained = normalized(model, preprocessing.normalization())
+    y, _ = trained.apply(result.params, result.state, images[0], train=False)
+    prepared = (images[0] - np.array([0.2, 0, 0], np.float32)) / np.array([0.1, 1, 1], np.float32)
+    expected, _ = model.apply(network.params, network.state, prepared, train=False)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)

@@ -180,6 +180,8 @@ def check_torch_training(name, module, tmp_path, size, *, batch=4):
     def step(params, state):
         def loss(params):
             logits, new_state = batched(model)(params, state, jnp.asarray(x), train=True, key=jax.random.key(0))
+            if isinstance(logits, dict):  # with auxiliary heads
+                logits = jnp.stack([logits["main"], *(logits[name] for name in model.heads)], 1)
             return jnp.sum(scales * logits), (logits, new_state)
 
         return jax.grad(loss, has_aux=True)(params)

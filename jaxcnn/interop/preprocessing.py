@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from jaxcnn.interop.files.config import TimmConfig
+from jaxcnn.models.normalized import Normalization
 from jaxcnn.ops.check import Size, as_pair
 from jaxcnn.ops.resize import resize
 from jaxcnn.values import Value
@@ -126,6 +127,11 @@ class Preprocessing(Value):
         if self.scale == 1:
             values /= np.float32(255)
         return (values - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+
+    def normalization(self) -> Normalization:
+        """Returns the normalization of pixels in [0, 1], for `jaxcnn.models.normalized`."""
+        mean, std = (tuple(number / self.scale for number in numbers) for numbers in (self.mean, self.std))
+        return Normalization(mean, std, reverse=self.channel_order == "BGR")
 
     def with_channels(self, channels: Literal[1, 3]) -> Self:
         """Returns the preprocessing of grey or colour images for which the model has been converted.

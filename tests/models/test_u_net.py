@@ -8,13 +8,15 @@ import pytest
 from jaxcnn import batched, trees
 from jaxcnn.inspection import count_multiply_adds, gradient_support
 from jaxcnn.layers import arithmetic, count_parameters, multiply_adds, output_shape, receptive_field
-from jaxcnn.models import unet
+from jaxcnn.models import small_unet, unet
 
 
 def test_parameters_are_as_many_as_known():
     # The two counts that the padded network with batch norm is known by.
     assert count_parameters(unet(1)) == 31_037_633
     assert count_parameters(unet(2)) == 31_037_698
+    assert count_parameters(small_unet(2)) == 482_754
+    assert small_unet(5, in_channels=1) == unet(5, in_channels=1, width=16, depth=3)
 
 
 @pytest.mark.parametrize(("width", "depth", "in_channels", "classes"), [(4, 1, 3, 2), (4, 3, 1, 5), (6, 2, 3, 1)])

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 
 def googlenet(**options):
-    """torchvision's model; in training it returns the logits of all heads stacked, as ours does."""
+    """torchvision's model; in training it returns the logits of all heads stacked."""
     module = torchvision.models.googlenet(num_classes=10, init_weights=False, **options)
     module.eager_outputs = lambda x, aux2, aux1: torch.stack([x, aux1, aux2], 1) if module.training else x
     return module
