@@ -397,7 +397,7 @@ def test_an_output_that_cannot_be_written_is_refused(jaxcnn, finished, png, tmp_
     assert "does not exist" in done.err
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="the superuser may read every folder")
+@pytest.mark.skipif(os.getuid() == 0, reason="does not apply: the superuser may read every folder")
 def test_a_folder_that_may_not_be_read_is_named(jaxcnn, finished, pictures):
     (pictures / "b").chmod(0)
     done = jaxcnn("predict", finished, pictures)

@@ -180,7 +180,7 @@ def test_every_command_notices_edited_and_damaged_files(jaxcnn, finished, other_
     uses |= {"edited result": ("evaluate", "predict", "export", "resume")}
     uses |= {"other weights": ("evaluate", "predict", "export", "init-from")}
     if command not in uses.get(kind, COMMANDS):
-        pytest.skip("the command does not read that file")
+        pytest.skip("does not apply: the command does not read that file")
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     if kind == "edited config":

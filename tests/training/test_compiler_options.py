@@ -21,7 +21,7 @@ OPTIMIZER = optax.sgd(0.1, momentum=0.9)
 @pytest.fixture
 def on_cpu():
     if jax.default_backend() != "cpu":
-        pytest.skip("the options are those of XLA for CPU")
+        pytest.skip("does not apply: the options are those of XLA for CPU")
 
 
 def batch(examples=4):
