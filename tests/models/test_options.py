@@ -159,7 +159,7 @@ def test_every_model_offers_the_options_of_its_family(name):
     function = getattr(models, name)
     common = {"num_classes", "in_channels"} | ({"activation"} if "mobilenet_v3" not in name else set())
     assert common <= offered(function)
-    without_norm = ("mlp", "lenet", "small", "alexnet", "squeezenet")
+    without_norm = ("mlp", "lenet", "small_cnn", "alexnet", "squeezenet")
     assert ("norm" in offered(function)) == (not name.startswith(without_norm))
     # What the signature names, the model takes.
     values = {"activation": RELU, "norm": BatchNorm, "drop_path": 0.1, "dropout_rate": 0.1, "in_channels": 2}
