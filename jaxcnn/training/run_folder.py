@@ -8,7 +8,7 @@
     lock            held by the process that trains
 
 Every file names the run that wrote it and has a checksum, so that an edited or damaged file, or one of another run, is
-noticed by whoever reads it. The folder can be moved.
+noticed when it is read. The folder can be moved.
 """
 
 import contextlib
