@@ -48,7 +48,7 @@ def readable(kind: type[T]) -> type[T]:
 
 
 def _descriptions(kind: type) -> dict[str, str]:
-    """Reads the string after each field from the source of a dataclass and of those that it extends."""
+    """Reads the string after each field from the source of a dataclass and of its bases."""
     found = {}
     for base in reversed(kind.__mro__):
         if not dataclasses.is_dataclass(base):

@@ -45,7 +45,7 @@ def load_splits(run: Path) -> dict[str, Source]:
       The parts "train", "validation" and "test".
 
     Raises:
-      CommandError: the data are not those that the run was trained on, or cannot be read.
+      CommandError: the data differ from the training data of the run, or cannot be read.
     """
     with reported(RunFolderError):
         folder = RunFolder(run)

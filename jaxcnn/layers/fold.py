@@ -46,7 +46,7 @@ def fold_batch_norm(
     between the two does not matter, since it does nothing then.
 
     Other batch norms stay: before a convolution, after a pooling, a sum or a concatenation, and where the result of
-    the convolution is used elsewhere too or a layer is applied several times. `foldable` lists those that go.
+    the convolution is used elsewhere too or a layer is applied several times. `foldable` lists the folded ones.
 
     With `train=True` the new model is a plain one with biases: it has no moments of the batch to normalise by, and does
     not train as the old one did. So train first and fold at the end. Frozen layers are frozen no more.

@@ -95,7 +95,7 @@ class Experiment:
         return tuple(size or 0 for size in self.splits["train"].spec["image"].shape)
 
     def first_weights(self, weights: tuple[Params, State] | None) -> tuple[Params, State]:
-        """Returns the weights to begin with: those that are given, or those that the seed draws."""
+        """Returns the first weights: the given ones, or weights drawn from the seed."""
         return self.layer.init(init_key(self.recipe)) if weights is None else weights
 
     @functools.cached_property

@@ -108,7 +108,7 @@ class Recipe:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Builds a recipe from the values of `to_json`, also those that an earlier version wrote.
+        """Builds a recipe from the values of `to_json`, of this version or an earlier one.
 
         Args:
           values: JSON values by field; fields that a later version added have their defaults.

@@ -349,7 +349,7 @@ def golden(tmp_path, monkeypatch):
 
 
 def test_a_folder_of_the_first_version_is_used_by_every_command(jaxcnn, golden, tmp_path):
-    # All figures are those that version 0.1 printed.
+    # Version 0.1 printed these figures.
     assert (
         "epoch 5, test: accuracy 85.00% (51 of 60), top-5 accuracy 100.00%, loss 0.3969\n"
         in jaxcnn("evaluate", golden).out

@@ -31,7 +31,7 @@ ELEMENTWISE = frozenset({
 
 _CALLS = frozenset({"jit", "pjit", "closed_call"})
 _OWN_DERIVATIVES = frozenset({"custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint"})
-"""Names of primitives that call a function; in torch, also those that say how to differentiate it."""
+"""Names of primitives that call a function, with or without a derivative of its own."""
 
 _ACTIVATIONS = (
     Function(jax.nn.relu),
@@ -81,7 +81,7 @@ class Plan:
 
     Attributes:
       layers: all layers and the shapes of their inputs, by path, in the order of use in training.
-      steps: in order; those that do not contribute to the result are left out.
+      steps: in order, without steps whose result is not used.
       constants: values of variables that do not depend on the image.
       image: variable of the image.
       key: variable of the random key.
