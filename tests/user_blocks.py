@@ -137,7 +137,8 @@ class TwoInputs(Composite):
         image, small = x
         y = jnp.concatenate([run.left(image), ops.resize(run.right(small), image.shape[:2])], axis=-1)
         if run.train:
-            y = y * (1 + 0.1 * jax.random.normal(run.key(), y.shape, y.dtype))
+            noise = 0.1 * jax.random.normal(run.key(), y.shape)
+            y = y * (1 + noise.astype(y.dtype))
         return run.join(jax.nn.tanh(y))
 
 

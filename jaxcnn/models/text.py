@@ -39,15 +39,18 @@ def parse_value(text: str) -> Any:
 
 
 def _known_classes() -> dict[str, list[type]]:
-    """Lists all imported subclasses of `Value` by name."""
-    classes: dict[str, list[type]] = {}
+    """Lists all imported subclasses of `Value` by name; of a class that a notebook defined again, the newest."""
+    classes: dict[str, dict[str, type]] = {}
+    seen = {Value}
     todo = [Value]
     while todo:
+        # The oldest first, so that a newer class of the same place takes its place.
         for kind in todo.pop().__subclasses__():
-            if kind not in classes.setdefault(kind.__name__, []):
-                classes[kind.__name__].append(kind)
+            if kind not in seen:
+                seen.add(kind)
+                classes.setdefault(kind.__name__, {})[f"{kind.__module__}.{kind.__qualname__}"] = kind
                 todo.append(kind)
-    return classes
+    return {name: list(places.values()) for name, places in classes.items()}
 
 
 def _built(node: ast.expr, classes: dict[str, list[type]]) -> Any:

@@ -53,7 +53,13 @@ def test_what_is_no_text_of_a_value_is_refused(text, message):
 
 
 def test_two_classes_of_one_name_are_refused():
-    first, second = (type("Twice", (Dense,), {"__module__": module}) for module in ("one", "two"))
-    with pytest.raises(ValueError, match=r"'Twice', which is that of one\.Twice and two\.Twice; rename one"):
-        parse_value("Twice(2, 3)")
+    first, second = (type("Namesake", (Dense,), {"__module__": module}) for module in ("one", "two"))
+    with pytest.raises(ValueError, match=r"'Namesake', which is that of one\.Namesake and two\.Namesake; rename one"):
+        parse_value("Namesake(2, 3)")
     del first, second
+
+
+def test_a_class_that_was_defined_again_is_the_newest():
+    old, new = (type("Redefined", (Dense,), {"__module__": "notebook"}) for _ in range(2))
+    assert type(parse_value("Redefined(2, 3)")) is new
+    del old

@@ -194,7 +194,7 @@ def test_another_training_does_not_go_on_in_the_folder(finished, stripes):
 
 
 @dataclass(frozen=True, repr=False)
-class Block(Composite):
+class BlockOfOnesOwn(Composite):
     """A block of a user."""
 
     conv: Conv
@@ -205,7 +205,7 @@ class Block(Composite):
 
 
 def test_a_model_of_ones_own_travels(stripes, tmp_path):
-    model = Sequential(block=Block(Conv(1, 1)), flatten=Flatten(), head=Dense(36, 2))
+    model = Sequential(block=BlockOfOnesOwn(Conv(1, 1)), flatten=Flatten(), head=Dense(36, 2))
     result = run(model, stripes, dataclasses.replace(RECIPE, epochs=1), folder=tmp_path / "run")
     for loaded in (load_model(tmp_path / "run"), load_model(tmp_path / "run", layer=model)):
         assert loaded.layer == model
@@ -221,7 +221,7 @@ def test_a_model_of_ones_own_travels(stripes, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )
-    assert "'Block', which is unknown; import the module that defines it" in done.stderr
+    assert "'BlockOfOnesOwn', which is unknown; import the module that defines it" in done.stderr
 
 
 def test_averages_are_evaluated_and_kept(stripes, finished):
