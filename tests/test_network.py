@@ -141,7 +141,7 @@ def test_it_goes_through_tree_map_jit_and_grad(network, images):
 
     gradients = jax.jit(jax.grad(lambda network: jnp.sum(network(images) ** 2)))(network)
     assert isinstance(gradients, Network)
-    for name, leaf in trees.named_leaves(jax.grad(loss)(network.params)).items():
+    for name, leaf in trees.named_leaves(jax.jit(jax.grad(loss))(network.params)).items():
         np.testing.assert_allclose(trees.named_leaves(gradients.params)[name], leaf, rtol=1e-4, atol=1e-5, err_msg=name)
 
 

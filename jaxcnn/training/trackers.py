@@ -97,7 +97,7 @@ class WeightsAndBiases(Observer):
 
     def __init__(self, project: str, *, config: Mapping[str, Any] | None = None, **options: Any) -> None:
         try:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ImportError("WeightsAndBiases expects wandb; pip install 'jaxcnn[wandb]'") from error
         self._init, self._options = wandb.init, {"project": project, "config": dict(config or {}), **options}
