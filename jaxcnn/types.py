@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 Params: TypeAlias = dict[str, Any]
-"""Trainable arrays: a nested dict with the names of the model, `{}` under a layer that has none."""
+"""Trainable arrays: a nested dict with the names of the layers, `{}` under a layer without parameters."""
 
 State: TypeAlias = dict[str, Any]
 """Arrays that training updates without a gradient (running moments): nested as `Params`."""
@@ -89,7 +89,7 @@ class Objective(NamedTuple):
 
     Attributes:
       figure: its name among those of `Task.report`.
-      larger_is_better: whether the largest or the smallest is the best.
+      larger_is_better: whether the largest value is the best, rather than the smallest.
     """
 
     figure: str
