@@ -21,7 +21,7 @@ def split(
     class are split the same way. Every part has at least one example of every class, even if its fraction is too small
     for that. Each part keeps the order of the source. Examples without a label are split as if they had one class.
 
-    Parts that a data set brings along are kept as they are. The missing ones are drawn from its part "train", in
+    Parts that a data set already has are kept as they are. The missing ones are drawn from its part "train", in
     proportion to the fractions.
 
     Args:
@@ -113,7 +113,7 @@ def choose_classes(source: Source, classes: Sequence[str]) -> Arrays:
 
 
 def match_classes(source: Source, class_names: Sequence[str]) -> Source:
-    """Renumbers the classes of a source as another one numbers them, by their names.
+    """Renumbers the classes of a source by their names, to the order of another source.
 
     Args:
       source: examples with classes.
@@ -210,7 +210,7 @@ class Renumbered:
 
 
 def _looked_up(numbers: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Replaces numbers by a table. Those out of its range stay: `IGNORED`, and what batches refuse."""
+    """Looks numbers up in a table. Those out of its range stay: `IGNORED`, and numbers that batches refuse."""
     numbers = np.asarray(numbers)
     known = (numbers >= 0) & (numbers < len(table))
     return np.where(known, table[np.where(known, numbers, 0)], numbers).astype(numbers.dtype)
@@ -239,7 +239,7 @@ def _check_labelled(function: str, source: Source) -> None:
 
 
 def _classes(source: Source) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Returns the class of each example, and the names of the classes; a single class for examples without a label."""
+    """Returns the class of each example and the names of the classes; a single class for examples without a label."""
     if "label" not in source.spec:
         return np.zeros(len(source), np.int32), ("all",)
     return gather(source, np.arange(len(source)), ["label"])["label"], source.class_names
