@@ -94,7 +94,7 @@ def differences(expected: Mapping[str, object], found: Mapping[str, object]) -> 
         # ["missing 'bias'", "'kernel' is (5, 5), expected (3, 3)"]
 
     Args:
-      expected: what is compared of each leaf, by path: its shape, or a text with shape and dtype.
+      expected: a description of each leaf, by path, to compare: its shape, or a text with shape and dtype.
       found: the same of the other tree.
 
     Returns:

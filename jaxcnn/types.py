@@ -51,8 +51,8 @@ class Layer(Protocol):
         Args:
           params: as `init` returned them, or trained since.
           state: as `init` returned it, or updated since.
-          x: one image, shape (height, width, channels), or whatever the layer before it returned: an array or a tree
-            of arrays.
+          x: one image, shape (height, width, channels), or the result of the previous layer: an array or a tree of
+            arrays.
           train: a Python bool. True: normalise by the moments of the batch, drop units, update the state.
             False: use the state, return it unchanged.
           key: typed random key, consumed; needed only when `train` and a layer draws random numbers.

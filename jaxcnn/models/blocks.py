@@ -79,7 +79,7 @@ def conv(
       kernel_size: (height, width) of the kernel, in taps; odd.
       strides: step of the kernel, in pixels.
       groups: number of channel groups.
-      padding: "symmetric", which keeps the size at stride 1, "same", or whatever `Conv` takes.
+      padding: "symmetric", which keeps the size at stride 1, "same", or any padding of `Conv`.
       use_bias: whether to add a bias.
       kernel_init: draws the kernel.
 

@@ -63,7 +63,7 @@ def inception_v3(
 
     Returns:
       The model: stem, mixed5b to mixed7c, pool, dropout, head, and aux after mixed6e; parameters are named like
-      `mixed5b/branch3x3/conv2/conv/kernel`. An image has at least 75x75 pixels; 299x299 is what it was made for.
+      `mixed5b/branch3x3/conv2/conv/kernel`. An image has at least 75x75 pixels; the model was made for 299x299.
 
     Raises:
       ValueError: the padding is unknown, or the rate is outside [0, 1).

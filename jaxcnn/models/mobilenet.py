@@ -126,8 +126,8 @@ def mobilenet_v1(
 ) -> Sequential:
     """Builds MobileNet (Howard et al. 2017, table 1) in the form of Keras; 4,231,976 parameters at width 1.
 
-    Its batch norms have an epsilon of 0.001 and a decay of 0.99, and the images that a depthwise convolution halves are
-    padded at the bottom and on the right, whatever their size.
+    Its batch norms have an epsilon of 0.001 and a decay of 0.99. Images of any size that a depthwise convolution halves
+    are padded at the bottom and on the right.
 
     Args:
       num_classes: number of logits.

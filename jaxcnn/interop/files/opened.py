@@ -198,7 +198,7 @@ def few(names: Sequence[str], most: int = 5) -> str:
       most: largest number of names to list.
 
     Returns:
-      The first ones, and how many more there are.
+      The first names, and the number of the others.
     """
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(unquoted, names[:most])) + rest

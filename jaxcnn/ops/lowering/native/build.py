@@ -87,7 +87,7 @@ def _compiler() -> tuple[str, ...]:
         try:
             words = [name] if shutil.which(name) else shlex.split(name)
         except ValueError as error:
-            raise BuildError(f"CXX expects a C++ compiler, with arguments if need be, got {name!r}: {error}") from None
+            raise BuildError(f"CXX expects a C++ compiler, optionally with arguments, got {name!r}: {error}") from None
         if path := shutil.which(words[0]):
             return path, *words[1:]
     raise BuildError(f"no C++ compiler found (looked for {', '.join(names)}); install one, or name it in CXX")
