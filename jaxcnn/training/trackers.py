@@ -42,7 +42,7 @@ class TensorBoard(Observer):
         """Opens the event file.
 
         Args:
-          start: what is trained.
+          start: facts about the training.
 
         Raises:
           ValueError: there is neither a folder nor a run folder.
@@ -108,7 +108,7 @@ class WeightsAndBiases(Observer):
         """Starts or continues a run.
 
         Args:
-          start: what is trained.
+          start: facts about the training.
         """
         place: dict[str, Any] = {}
         if start.folder is not None:
