@@ -63,7 +63,7 @@ def stored_options(folder: RunFolder) -> Train:
     if values is None:
         raise CommandError(
             f"expected a run of `jaxcnn train`, got {shown(folder.path)}, which was started in Python: its data are "
-            "not recorded; use it in Python, with jaxcnn.training.run or jaxcnn.load"
+            "not recorded; resume it with jaxcnn.training.run, or evaluate it with --data"
         )
     known = {field.name for field in dataclasses.fields(Train)}
     if unknown := sorted(values.keys() - known):

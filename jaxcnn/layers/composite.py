@@ -102,7 +102,7 @@ class Composite(Value):
         return dataclasses.replace(self, **children)  # pyright: ignore[reportArgumentType]
 
     def without(self, name: str) -> Self:
-        """Returns a copy without a child: `identity` takes its place, or a container drops its name."""
+        """Returns a copy without a child: `identity` takes its place, or a container drops it."""
         return self.with_children({**self.children(), name: identity})
 
     def forward(self, run: "Run", x: Any) -> Any:

@@ -140,7 +140,7 @@ def _plain_notes() -> Iterator[None]:
 
 
 def _multiply_adds(layer: Layer | Callable[[Any], Any], input_shape: Any) -> int:
-    """Adds up the multiply-adds of the layers, each counted once for equal layers, and those between them."""
+    """Adds up the multiply-adds of the layers and those between them; equal layers are traced only once."""
     function, arguments = _call(layer, input_shape)
     if not (isinstance(layer, Layer) and is_open(layer)):
         return count_multiply_adds(function, *arguments)
