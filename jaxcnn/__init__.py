@@ -1,7 +1,7 @@
 """A purely functional CNN library for JAX: written for one image, vmapped over batches, trained with Optax.
 
-Layers and array functions are imported at once; `models`, `data`, `tasks`, `training`, `interop`, `inspection`, `plots`
-and what is built on them when they are first used.
+Layers and array functions are imported at once. `models`, `data`, `tasks`, `training`, `interop`, `inspection`, `plots`
+and the names built on them are imported when they are first used.
 """
 
 from typing import TYPE_CHECKING

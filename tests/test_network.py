@@ -453,7 +453,7 @@ def test_a_file_of_torch_is_loaded_by_the_name_of_its_model(squeezenet, tmp_path
     for options in ({"model": "squeezenet1_1"}, {"architecture": "torchvision/squeezenet1_1"}):
         loaded = jaxcnn.load(path, **options)
         assert_same(loaded, Network(*squeezenet, task=Classification(), preprocessing=loaded.preprocessing))
-    with pytest.raises(FileError, match=r"a source that tells its model, got .*weights.pth; give model="):
+    with pytest.raises(FileError, match=r"a source that names its model, got .*weights.pth; give model="):
         jaxcnn.load(path)
     with pytest.raises(KeyError, match=r"got 'squeezenet_1_1'; did you mean squeezenet1_1\?"):
         jaxcnn.load(path, model="squeezenet_1_1")
@@ -547,7 +547,7 @@ def test_options_for_other_sources_are_refused(network, tmp_path):
     with pytest.raises(FileError, match="empty file"):
         jaxcnn.load(tmp_path / "empty.safetensors", model="resnet18")
     write_safetensors(tmp_path / "other.safetensors", {"a": np.ones(2)})
-    with pytest.raises(FileError, match="a source that tells its model"):
+    with pytest.raises(FileError, match="a source that names its model"):
         jaxcnn.load(tmp_path / "other.safetensors")
 
 

@@ -7,7 +7,7 @@ from jaxcnn.types import Shape
 
 
 class Workload(NamedTuple):
-    """What a model is given in one step.
+    """The input of a model in one step.
 
     Attributes:
       batch_size: images in a step.
@@ -34,13 +34,13 @@ _SMALL_IMAGE = 64 * 64
 
 
 def workload(name: str) -> Workload:
-    """Returns what a model of the catalog is given in one step unless the user says otherwise.
+    """Returns the default workload of a model of the catalog.
 
     Args:
       name: its name in the catalog.
 
     Returns:
-      That of the standard set; for other models 128 images of up to 64x64 pixels, or 8 larger ones.
+      The workload of the standard set; for other models 128 images of up to 64x64 pixels, or 8 larger ones.
     """
     if name in STANDARD:
         return STANDARD[name]

@@ -21,8 +21,8 @@ class RecipeOptions(Recipe):
 class Train:
     """Trains a model, keeps the best epoch on the validation set, and tests it once.
 
-    Without options, LeNet-5 on scikit-learn's handwritten digits. Ctrl-C stops after the current step and writes a
-    checkpoint; a second Ctrl-C stops at once.
+    Without options, it trains LeNet-5 on scikit-learn's handwritten digits. Ctrl-C stops after the current step and
+    writes a checkpoint; a second Ctrl-C stops at once.
     """
 
     model: str = "lenet5"
@@ -36,7 +36,7 @@ class Train:
     test_data: str | None = None
     """Test set, likewise. Default: that of the data, or drawn from the training set."""
     task: Literal["auto", "classification", "multi-label", "regression", "segmentation"] = "auto"
-    """What the model is trained for. auto: what the data are made for, by their labels, targets or masks."""
+    """What the model is trained for. auto: chosen by the labels, targets or masks of the data."""
     classes: tuple[str, ...] = ()
     """Names of the classes to keep; the first becomes label 0. Default: all."""
     examples_per_class: int | None = None
@@ -54,13 +54,13 @@ class Train:
     run_dir: Path | None = None
     """Folder of the run. Default: a new folder under runs/."""
     resume: bool = False
-    """Resume the run in --run-dir, with its options and with the results of a run without a stop."""
+    """Resume the run in --run-dir with its options; the results are those of an uninterrupted run."""
     tensorboard: bool = False
     """Write the figures for TensorBoard too, to the folder tensorboard of the run; needs jaxcnn[tensorboard]."""
     wandb: str | None = None
     """Send the figures to this project of Weights & Biases; needs jaxcnn[wandb]. Default: nothing is sent."""
     find_learning_rate: bool = False
-    """Do not train, but suggest a learning rate: the loss is measured in 100 steps with a growing one, and drawn in
+    """Do not train, but suggest a learning rate: the loss is measured in 100 steps with a growing rate, and drawn in
     learning_rate.png in the working directory."""
 
 
@@ -76,7 +76,7 @@ class Evaluate:
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
     split: Literal["auto", "test", "validation", "train"] = "auto"
-    """Part of the data; the training set is not augmented. auto: test, or all of --data if it has no parts."""
+    """Part of the data; the training set is not augmented. auto: test, or all of --data if they have no parts."""
     data: str | None = None
     """Other data, named as in `jaxcnn train`, with the same classes in any order. Default: those of the run."""
     batch_size: int = 256
@@ -90,7 +90,7 @@ class Evaluate:
 class Plot:
     """Draws the losses and the accuracy of several runs in one picture.
 
-    Runs that differ in their seed alone, or that have the same label, are one line: their mean, with a band from the
+    Runs that differ only in their seed, or that have the same label, are one line: their mean, with a band from the
     smallest to the largest value.
     """
 
@@ -107,8 +107,8 @@ class Plot:
 class Predict:
     """Classifies or segments image files of any size with the model of a run: PNG, JPEG, GIF, BMP, TIFF, WebP or PPM.
 
-    A model that segments writes, for each image, a mask of class indices and an overlay, of the size of its images.
-    Images that cannot be read are named at the end; the exit status is 1 then, and 2 if no image could be read.
+    For each image, a segmentation model writes a mask of class indices and an overlay, in the image size of the model.
+    Images that cannot be read are listed at the end; the exit status is then 1, or 2 if no image could be read.
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
@@ -120,9 +120,10 @@ class Predict:
     json: bool = False
     """Write a JSON array with one object for each image: "file" and "classes", the likeliest first, each with "class"
     and "probability"; "file" and "error" if it cannot be read. A segmentation has "share" instead of "probability",
-    and "mask" and "overlay"."""
+    and "mask" and "overlay"; a regression has "values" instead of "classes"."""
     csv: bool = False
-    """Write a CSV table with one row for each image and class: file, rank, class, probability, error."""
+    """Write a CSV table with one row for each image and class: file, rank, class, probability, error. A segmentation
+    has share, mask and overlay instead of probability; a regression has file, number, value, error."""
     output: Path | None = None
     """File for the predictions; an older file is replaced. Default: standard output."""
     masks: Path | None = None
@@ -138,7 +139,7 @@ class Predict:
 class Export:
     """Writes the best epoch of a run as a file that runs without jaxcnn, for batches of any size.
 
-    A JSON file beside it describes input and output, and has the class names and Python code that loads the file.
+    A JSON file next to it describes input and output, and has the class names and Python code that loads the file.
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]

@@ -31,7 +31,7 @@ def find(
       splits: its data.
       weights: its initial weights; drawn by its seed if None.
       task: its task.
-      display: shows that something goes on.
+      display: shows the activities.
 
     Returns:
       The exit status, 0.

@@ -25,7 +25,7 @@ from jaxcnn.training.runs import Result, run
 from jaxcnn.types import Layer
 
 _UNSTORED = ("run_dir", "resume", "tensorboard", "wandb", "find_learning_rate")
-"""Options that do not define a run: where it is, and who watches it."""
+"""Options that do not define a run: its place, its trackers, and other actions than to train."""
 
 
 def train(options: Train, arguments: list[str]) -> int:
@@ -63,7 +63,7 @@ def stored_options(folder: RunFolder) -> Train:
     if values is None:
         raise CommandError(
             f"expected a run of `jaxcnn train`, got {shown(folder.path)}, which was started in Python: its data are "
-            "not recorded; go on in Python, with jaxcnn.training.run"
+            "not recorded; resume it with jaxcnn.training.run, or evaluate it with --data"
         )
     known = {field.name for field in dataclasses.fields(Train)}
     if unknown := sorted(values.keys() - known):
@@ -167,7 +167,7 @@ def _draw(options: Train, splits: dict[str, Source], layer: Layer, result: Resul
 
 
 def _end(result: Result) -> int:
-    """Says how the training ended."""
+    """Prints how the training ended."""
     assert result.folder is not None
     folder = RunFolder(result.folder)
     if result.stopped:
@@ -190,7 +190,7 @@ def _build(options: Train, splits: dict[str, Source], source: transfer.Source | 
 
 
 def _option_values(options: Train) -> dict[str, Any]:
-    """Returns the options that define a run and are no fields of the recipe, as JSON values by name."""
+    """Returns the options that define a run and are not fields of the recipe, as JSON values by name."""
     values = {
         field.name: getattr(options, field.name)
         for field in dataclasses.fields(options)

@@ -14,7 +14,7 @@ from jaxcnn.training.run_folder import RunFolder, RunFolderError, TrainedModel, 
 
 
 def load(run: Path) -> TrainedModel:
-    """Reads the model of the best epoch of a run, and complains about damaged checkpoints.
+    """Reads the model of the best epoch of a run, and prints a note about damaged checkpoints.
 
     Args:
       run: folder of the run.

@@ -59,7 +59,7 @@ def read_source(options: Train) -> Source:
 
 
 def _read_weights(source: str, options: Train) -> Source:
-    # Imported here: it is large, and not needed if a run starts from another run.
+    # Imported here: it is large, and a run that starts from another run does not need it.
     from jaxcnn.interop.weights import load_weights
 
     with reported(ImportError, OSError, ValueError):

@@ -23,7 +23,7 @@ def learning_rates(
       rates: learning rates, increasing and above 0, shape (steps,).
       losses: the loss at each rate, shape (steps,).
       suggestion: the learning rate to mark, between the first and the last; None for no mark.
-      subtitle: which model and data these are, such as 'lenet5 on digits'.
+      subtitle: names model and data, such as 'lenet5 on digits'.
 
     Returns:
       A figure 9 inches wide.

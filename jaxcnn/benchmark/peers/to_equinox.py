@@ -81,7 +81,7 @@ def make_program(spec: Spec) -> Program:
 
 
 def plan_of(spec: Spec) -> Plan:
-    """Plans what the model of a spec does."""
+    """Returns the plan of the model of a spec."""
     return make_plan(
         "equinox", spec.model, spec.image_shape, train=spec.mode == "train", dtype=jnp.dtype(spec.precision)
     )
@@ -92,7 +92,7 @@ def make_model(spec: Spec, plan: Plan) -> JaxModel:
 
     Args:
       spec: what to measure.
-      plan: what the model does, of `plan_of`.
+      plan: the plan of the model, from `plan_of`.
 
     Returns:
       The model, with Equinox's own initial parameters.

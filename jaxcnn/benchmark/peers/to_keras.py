@@ -83,7 +83,7 @@ def make_model(spec: Spec, plan: Plan) -> JaxModel:
 
     Args:
       spec: what to measure.
-      plan: what the model does, of `make_plan("keras", ...)`.
+      plan: the plan of the model, from `make_plan("keras", ...)`.
 
     Returns:
       The model, with Keras's own initial parameters.
@@ -104,7 +104,7 @@ def build(plan: Plan, image_shape: Shape) -> tuple[keras.Model, int]:
     """Builds the functional model of a plan.
 
     Args:
-      plan: what the model does, of `make_plan("keras", ...)`.
+      plan: the plan of the model, from `make_plan("keras", ...)`.
       image_shape: (height, width, channels) of one image.
 
     Returns:
