@@ -14,7 +14,7 @@ from jax.extend import core
 
 from jaxcnn import trees
 from jaxcnn.layers.composite import apply_around, is_open, layer_paths
-from jaxcnn.layers.dataflow import Dataflow, dataflow, is_call, structure
+from jaxcnn.layers.flow import Dataflow, dataflow, is_call, structure
 from jaxcnn.tracing import count_multiply_adds, field_of, follow, receptive_fields, seen_by_image, work_of
 from jaxcnn.types import Layer, Params, State
 

@@ -21,9 +21,9 @@ from jaxcnn.models import (
     u_net,
     vgg,
 )
-from jaxcnn.models.alexnet import alexnet
-from jaxcnn.models.googlenet import googlenet
-from jaxcnn.models.xception import xception
+from jaxcnn.models.alex_net import alexnet
+from jaxcnn.models.extreme_inception import xception
+from jaxcnn.models.google_net import googlenet
 from jaxcnn.types import Shape
 from jaxcnn.values import Partial
 

@@ -1,6 +1,6 @@
 """What a peer does with a model: its layers in order of use, and the operations between them.
 
-A model is traced once, with the call of each layer as one step (`jaxcnn.layers.dataflow`). So a peer needs translations
+A model is traced once, with the call of each layer as one step (`jaxcnn.layers.flow`). So a peer needs translations
 of the layers that compute something, but of none that is made of layers.
 """
 
@@ -17,7 +17,7 @@ from jax.extend import core
 from jaxcnn import ops
 from jaxcnn.benchmark.program import Untranslatable
 from jaxcnn.layers import Function
-from jaxcnn.layers.dataflow import called_path, dataflow, structure
+from jaxcnn.layers.flow import called_path, dataflow, structure
 from jaxcnn.ops.lowering import PLAIN_RULES
 from jaxcnn.types import Layer, Shape
 
