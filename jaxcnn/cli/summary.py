@@ -40,14 +40,16 @@ def summary(options: Summary) -> int:
 
 
 def _models() -> Table:
-    rows = []
-    for name, entry in CATALOG.items():
-        model = names.build_model(name, entry.num_classes, entry.image_shape)
-        heads = getattr(model, "heads", ())
-        parameters = layers.count_parameters(model) - sum(layers.count_parameters(model[head]) for head in heads)
-        work = layers.multiply_adds(model, entry.image_shape)
-        shape = "x".join(map(str, entry.image_shape))
-        rows.append((name, shape, f"{entry.num_classes:,}", f"{parameters:,}", f"{work:,}"))
+    rows = [
+        (
+            name,
+            "x".join(map(str, entry.image_shape)),
+            f"{entry.num_classes:,}",
+            f"{entry.parameters:,}",
+            f"{entry.multiply_adds:,}",
+        )
+        for name, entry in CATALOG.items()
+    ]
     return Table(
         ("name", "image", "classes", "parameters", "multiply-adds"), rows, [], left=(0,), counts=(3, 4), spare=(2, 1)
     )
