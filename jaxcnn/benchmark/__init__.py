@@ -9,7 +9,7 @@ its own modules (`jaxcnn.benchmark.peers`).
 
 from jaxcnn.benchmark.contest import Contest, Outcome, Race, race
 from jaxcnn.benchmark.records import Record, append_records, make_records
-from jaxcnn.benchmark.standard import STANDARD, Workload, workload
+from jaxcnn.benchmark.standard import STANDARD, Workload, own_workload, workload
 
 __all__ = [
     "STANDARD",
@@ -20,6 +20,7 @@ __all__ = [
     "Workload",
     "append_records",
     "make_records",
+    "own_workload",
     "race",
     "workload",
 ]

@@ -58,6 +58,17 @@ class Contest:
         """Returns what the process of a contestant measures."""
         return Spec(contestant, self.model, self.image_shape, self.batch_size, self.mode, self.precision, self.devices)
 
+    def check(self) -> None:
+        """Refuses a model that cannot be measured, before any process starts.
+
+        Raises:
+          ValueError: the model does not take the images, its result is not one array, or it cannot be sent to another
+            process.
+        """
+        spec = self.spec(OURS)
+        spec.output_shape  # noqa: B018 - it raises.
+        spec.to_json()
+
 
 @dataclass
 class Outcome:
@@ -291,6 +302,8 @@ def _check_comparable(ours: Outcome, peer: Outcome) -> None:
 def _environment(spec: Spec) -> dict[str, str]:
     environment = {
         **os.environ,
+        # What this process can import, such as the module of the model, the other one can import too.
+        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
         "KERAS_BACKEND": "jax",
         # All contestants share the device's memory, and none may take most of it in advance.
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",

@@ -41,7 +41,7 @@ def evaluate(options: Evaluate) -> int:
     """
     if options.batch_size < 1:
         raise CommandError(f"--batch-size expects a number at least 1, got {options.batch_size}")
-    run = trained.load(options.run)
+    run = trained.load(options.run, options.layer)
     source, part = _source(options, run.info)
     task = _detailed(run.info.task)
     with reported(ValueError):

@@ -34,7 +34,7 @@ def export(options: Export) -> int:
     output = options.output or folder.path / f"model.{options.format}"
     with reported(OSError):
         check_paths(output)
-    run = trained.load(options.run)
+    run = trained.load(options.run, options.layer)
     with reported(ValueError, ImportError):
         exported = _export(options, run)
     # The config of a run that was started in Python does not name its model.

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxcnn import data
-from jaxcnn.cli.errors import CommandError, reported
+from jaxcnn.cli import own_models
+from jaxcnn.cli.errors import CommandError, flag, reported
 from jaxcnn.cli.options import Train
 from jaxcnn.cli.terminal import shown
 from jaxcnn.data import Source, Splits
@@ -15,7 +16,7 @@ from jaxcnn.models import catalog
 from jaxcnn.tasks import Classification, MultiLabel, Regression, Segmentation
 from jaxcnn.text import nearest
 from jaxcnn.training.experiment import choose_task
-from jaxcnn.types import Shape, Task
+from jaxcnn.types import Layer, Shape, Task
 
 T = TypeVar("T")
 
@@ -181,12 +182,28 @@ def make_task(options: Train, source: Source) -> Task:
     return dataclasses.replace(task, label_smoothing=options.label_smoothing)
 
 
-def build_model(name: str, num_classes: int, image_shape: Shape) -> catalog.Model:
-    """Builds a model of the catalog.
+def check_count(options: Any, *fields: str) -> None:
+    """Refuses options that are numbers less than 1.
 
     Args:
-      name: its name.
-      num_classes: number of logits.
+      options: the options of a command.
+      *fields: names of its fields; None is allowed.
+
+    Raises:
+      CommandError: one of them is less than 1.
+    """
+    for name in fields:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise CommandError(f"{flag(name)} expects a number at least 1, got {value}")
+
+
+def build_model(name: str, num_classes: int | None, image_shape: Shape) -> Layer:
+    """Builds a model.
+
+    Args:
+      name: its name in the catalog, or a model of one's own; see `jaxcnn.cli.own_models.build`.
+      num_classes: number of logits; None for that of the catalog, or of one's own function.
       image_shape: (height, width, channels) of the images.
 
     Returns:
@@ -195,6 +212,8 @@ def build_model(name: str, num_classes: int, image_shape: Shape) -> catalog.Mode
     Raises:
       CommandError: there is no model of that name, or it cannot take such images.
     """
-    choose("model", name, catalog.CATALOG)
+    if own_models.is_own(name):
+        return own_models.build(name, num_classes, image_shape)
+    entry = choose("model", name, catalog.CATALOG)
     with reported(ValueError):
-        return catalog.build(name, num_classes, image_shape)
+        return catalog.build(name, entry.num_classes if num_classes is None else num_classes, image_shape)

@@ -26,7 +26,8 @@ class Train:
     """
 
     model: str = "lenet5"
-    """Name of the model; `jaxcnn summary` lists them."""
+    """Name of the model; `jaxcnn summary` lists them. For a model of your own give MODULE:FUNCTION or
+    FILE.py:FUNCTION; see `jaxcnn bench`."""
     data: str = "digits"
     """Data: digits; shapes (digits on photographs, with masks); an .npz file with arrays `images`
     (n, height, width[, channels]) and `labels` (n,); or a folder with the folders `images` and `masks` of PNG files."""
@@ -63,6 +64,11 @@ class Train:
     """Do not train, but suggest a learning rate: the loss is measured in 100 steps with a growing rate, and drawn in
     learning_rate.png in the working directory."""
 
+    @property
+    def model_name(self) -> str:
+        """The name of the model, without the module of one's own."""
+        return self.model.rpartition(":")[2]
+
 
 @readable
 @dataclass(frozen=True)
@@ -75,6 +81,9 @@ class Evaluate:
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
+    layer: str | None = None
+    """MODULE:FUNCTION or FILE.py:FUNCTION of a run with a model of your own, as --model of `jaxcnn train`. The module
+    is imported, which runs its code. Default: only layers of the library."""
     split: Literal["auto", "test", "validation", "train"] = "auto"
     """Part of the data; the training set is not augmented. auto: test, or all of --data if they have no parts."""
     data: str | None = None
@@ -115,6 +124,9 @@ class Predict:
     """Folder of the run."""
     images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE ...", help_behavior_hint="")]
     """Image files, and folders: all files in them, at any depth, whose extension is that of an image."""
+    layer: str | None = None
+    """MODULE:FUNCTION or FILE.py:FUNCTION of a run with a model of your own, as --model of `jaxcnn train`. The module
+    is imported, which runs its code. Default: only layers of the library."""
     top: int | None = None
     """Number of classes for each image. Default: 3; all with --json and --csv."""
     json: bool = False
@@ -144,6 +156,9 @@ class Export:
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
+    layer: str | None = None
+    """MODULE:FUNCTION or FILE.py:FUNCTION of a run with a model of your own, as --model of `jaxcnn train`. The module
+    is imported, which runs its code. Default: only layers of the library."""
     format: Literal["stablehlo", "onnx"] = "stablehlo"
     """StableHLO, which runs with jax, or ONNX, whose results in onnxruntime are checked before it is written."""
     output: Path | None = None
@@ -163,11 +178,11 @@ class Summary:
     """Prints a model layer by layer: path, kind, output shape, parameters, multiply-adds and receptive field."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")] = ""
-    """Name of the model. Default: list the models."""
+    """Name of the model, or MODULE:FUNCTION or FILE.py:FUNCTION for one of your own. Default: list the models."""
     image_shape: tuple[int, int, int] | None = None
     """Height, width and channels of the image. Default: those of the catalog."""
     num_classes: int | None = None
-    """Number of classes. Default: that of the catalog."""
+    """Number of classes. Default: that of the catalog, or of the function."""
 
 
 @readable
@@ -180,7 +195,9 @@ class Bench:
     """
 
     models: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="MODEL ...")] = ("standard",)
-    """Names of models, or standard for the eight of the standard set; `jaxcnn summary` lists the models."""
+    """Names of models, or standard for the eight of the standard set; `jaxcnn summary` lists the models. For a
+    model of your own give MODULE:FUNCTION or FILE.py:FUNCTION, and --image-size. The function returns a layer; it gets
+    those of num_classes, in_channels and image_size that it has as parameters."""
     peers: str = ""
     """Libraries to compare with, separated by commas: torch, torch-compile, flax, equinox, keras. flax adds flax-flags,
     flax with the best known XLA options; on a GPU, torch adds torch-compile."""
@@ -190,6 +207,10 @@ class Bench:
     """Images in a step, over all devices. Default: that of the standard set, or 128 small or 8 large images."""
     image_size: int | None = None
     """Height and width of the images in pixels. Default: those of the catalog."""
+    in_channels: int | None = None
+    """Channels of the images. Default: those of the catalog, or 3."""
+    num_classes: int | None = None
+    """Number of classes. Default: that of the catalog, or of the function."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the computation; parameters and the loss are always float32."""
     repeats: int = 7

@@ -85,7 +85,7 @@ def _names(task: Task) -> tuple[str, ...]:
 
 
 def _subtitle(options: Train, part: str) -> str:
-    return f"{options.model} on {Path(options.data).name}, {part}"
+    return f"{options.model_name} on {Path(options.data).name}, {part}"
 
 
 def _outputs(source: Source, truth: str, layer: Layer, task: Task, options: Train, result: Result) -> Any:

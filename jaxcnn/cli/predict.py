@@ -38,7 +38,7 @@ def predict(options: Predict) -> int:
       CommandError: the run cannot be read, its model does not take pictures, or an output cannot be written.
     """
     _check(options)
-    run = trained.load(options.run)
+    run = trained.load(options.run, options.layer)
     shape = run.info.image_shape
     if shape[2] not in (1, 3):
         raise CommandError(f"predict reads images of 1 or 3 channels, but the model of the run takes {shape[2]}")

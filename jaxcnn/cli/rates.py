@@ -50,7 +50,7 @@ def find(
         found.rates,
         found.losses,
         suggestion=found.suggestion,
-        subtitle=f"{options.model} on {Path(options.data).name}, {options.recipe.optimizer}",
+        subtitle=f"{options.model_name} on {Path(options.data).name}, {options.recipe.optimizer}",
     )
     with reported(OSError):
         plots.save(figure, _PICTURE)

@@ -14,8 +14,8 @@ from jax.extend import core
 from jaxcnn import ops
 from jaxcnn.layers.composite import Composite, layer_paths, named, path_of_child
 from jaxcnn.layers.conv import Conv, ConvTranspose
-from jaxcnn.layers.dataflow import Dataflow, dataflow, structure
 from jaxcnn.layers.dense import Dense
+from jaxcnn.layers.flow import Dataflow, dataflow, structure
 from jaxcnn.layers.frozen import unfreeze
 from jaxcnn.layers.norm import BatchNorm
 from jaxcnn.layers.parameters import check_names

@@ -8,7 +8,7 @@ from jaxcnn import ops
 from jaxcnn.layers.stateless import Stateless
 from jaxcnn.ops.arithmetic import pad_sides
 from jaxcnn.ops.check import Sides
-from jaxcnn.ops.conv import Border
+from jaxcnn.ops.convolution import Border
 from jaxcnn.types import Params, State
 from jaxcnn.values import Value
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from jaxcnn.ops.check import at_least_float32
 from jaxcnn.tasks.examples import take, weighted
-from jaxcnn.tasks.figures import figures
 from jaxcnn.tasks.losses import as_weights, check_smoothing, check_weights, cross_entropy
+from jaxcnn.tasks.means import figures
 from jaxcnn.types import Example, Mean, Objective
 from jaxcnn.values import Value
 

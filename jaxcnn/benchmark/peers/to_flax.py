@@ -14,6 +14,7 @@ from jaxcnn.benchmark.peers.common import (
     channels_of,
     conv_sides,
     equal_windows,
+    jax_resize,
     pair,
     plain_average,
     refuse,
@@ -321,6 +322,7 @@ def _(layer: layers.Function, shape: Shape, dtype: Any) -> nn.Module:
 for _kind, _translation in {
     layers.Dense: lambda layer, shape, dtype: Always(nn.Dense(layer.out_features, layer.use_bias, dtype=dtype)),
     layers.LayerScale: lambda layer, shape, dtype: LayerScale(layer.channels, layer.init_value, dtype),
+    layers.Resize: lambda layer, shape, dtype: Always(jax_resize("flax", layer, shape)),
     AuxiliaryPool: lambda layer, shape, dtype: translate(layer.on(shape), shape, dtype),
     layers.GlobalAvgPool: lambda layer, shape, dtype: Always(partial(jnp.mean, axis=(1, 2))),
     layers.GlobalMaxPool: lambda layer, shape, dtype: Always(partial(jnp.max, axis=(1, 2))),

@@ -74,6 +74,7 @@ _FUNCTIONS: dict[Any, Callable[..., nn.Module]] = {
     ops.gelu: nn.GELU,
     ops.channel_slice: lambda start, stop: ChannelSlice(start, stop),
     ops.channel_shuffle: nn.ChannelShuffle,
+    ops.resize: lambda **options: Resize(layers.Resize(**options)),
 }
 
 
@@ -318,6 +319,20 @@ class ChannelSlice(nn.Module):
         return x[:, self.start : self.stop]
 
 
+class Resize(nn.Module):
+    """`F.interpolate`, of which `jaxcnn.layers.Resize` has the options."""
+
+    def __init__(self, layer: layers.Resize) -> None:
+        super().__init__()
+        self.options = {"size": layer.output_shape, "scale_factor": layer.scale_factor, "mode": layer.method}
+        if layer.method in ("bilinear", "bicubic"):
+            self.options |= {"align_corners": layer.align_corners, "antialias": layer.antialias}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Resizes the images."""
+        return F.interpolate(x, **self.options)
+
+
 class ZeroPad(nn.Module):
     """Every n-th pixel, with channels of zeros after the others."""
 
@@ -422,6 +437,7 @@ for _kind, _translation in {
     layers.LayerScale: lambda layer, shape: LayerScale(shape, layer.init_value),
     layers.AdaptiveAvgPool: lambda layer, shape: nn.AdaptiveAvgPool2d(layer.output_shape),
     layers.AdaptiveMaxPool: lambda layer, shape: nn.AdaptiveMaxPool2d(layer.output_shape),
+    layers.Resize: lambda layer, shape: Resize(layer),
     layers.PixelShuffle: lambda layer, shape: nn.PixelShuffle(layer.factor),
     layers.PixelUnshuffle: lambda layer, shape: nn.PixelUnshuffle(layer.factor),
     AuxiliaryPool: lambda layer, shape: translate(layer.on(shape), shape),

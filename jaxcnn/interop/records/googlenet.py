@@ -6,7 +6,7 @@ With published weights, torchvision's own model changes the moments of its input
 
 from jaxcnn.interop.preprocessing import torchvision_preprocessing
 from jaxcnn.interop.records.record import Record, Rules
-from jaxcnn.models.googlenet import googlenet
+from jaxcnn.models.google_net import googlenet
 from jaxcnn.values import Partial
 
 _BLOCKS = (

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from jaxcnn.layers.batched import batch_size
+from jaxcnn.layers.batching import batch_size
 from jaxcnn.layers.composite import Composite, apply_around
 from jaxcnn.types import Layer, Params, State
 
