@@ -5,7 +5,7 @@
     best.npz        parameters and state of the best epoch; neither data nor optimizer is needed to read it
     checkpoints/    all that a resumed run needs; see `jaxcnn.training.checkpoint`
     result.json     what the finished run reached
-    lock            held by the process that trains
+    lock            held by the process that trains, which it names
 
 Every file names the run that wrote it and has a checksum, so that an edited or damaged file, or one of another run, is
 noticed when it is read. The folder can be moved.
@@ -470,6 +470,8 @@ def load_model(path: str | os.PathLike[str], *, layer: Layer | None = None) -> T
     return TrainedModel(found, params, state, info)
 
 
+_LOCKED_BYTE = 1024
+
 _RESTORE = "restore the file from a copy, or start a new run"
 
 
@@ -525,29 +527,41 @@ def _check_empty(folder: Path) -> None:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Holds the lock of a folder. The system releases it when the process ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: there, two processes are not kept apart.
-        (folder / "lock").touch()
-        yield
-        return
     with _written(folder):
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(lock, 20, 0).decode(errors="replace").strip()
-            raise RunFolderError(
-                f"expected a run folder that no other process writes to, got {printable(folder)}, in which process "
-                f"{printable(holder)} trains; wait for it, or stop it"
-            ) from None
         with _written(folder):
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, str(os.getpid()).encode(), 0)
+            is_held = _hold(lock)
+            os.lseek(lock, 0, os.SEEK_SET)
+            if is_held:
+                os.ftruncate(lock, 0)
+                os.write(lock, str(os.getpid()).encode())
+            else:
+                holder = os.read(lock, 20).decode(errors="replace").strip()
+                raise RunFolderError(
+                    f"expected a run folder that no other process writes to, got {printable(folder)}, in which process "
+                    f"{printable(holder)} trains; wait for it, or stop it"
+                )
         yield
     finally:
         os.close(lock)
+
+
+def _hold(lock: int) -> bool:
+    """Locks an open file until it is closed; returns False if another process holds it."""
+    try:
+        try:
+            import fcntl
+        except ImportError:  # Windows, where nobody else can read the locked byte: it is one after the text.
+            import msvcrt
+
+            os.lseek(lock, _LOCKED_BYTE, os.SEEK_SET)
+            msvcrt.locking(lock, msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]
+        else:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
 
 
 @contextlib.contextmanager
