@@ -1,5 +1,7 @@
 import importlib.metadata
+import os
 import re
+import subprocess
 import sys
 
 import numpy as np
@@ -119,6 +121,23 @@ def test_ctrl_c_while_the_options_are_read_leaves_no_traceback(monkeypatch, caps
     monkeypatch.setattr("tyro.cli", interrupted)
     assert main(["evaluate", "run"]) == 130
     assert capsys.readouterr().err == "\nstopped at once\n"
+
+
+@pytest.mark.parametrize("package", ["jax", "tyro"])
+@pytest.mark.parametrize(
+    "start", [["-m", "jaxcnn.cli"], ["-c", "import sys; from jaxcnn.cli import main; sys.exit(main())"]]
+)
+def test_ctrl_c_while_packages_are_imported_leaves_no_traceback(environment, tmp_path, package, start):
+    (tmp_path / f"{package}.py").write_text("raise KeyboardInterrupt")
+    path = os.pathsep.join([str(tmp_path), environment["PYTHONPATH"]])
+    done = subprocess.run(
+        [sys.executable, *start, "--version"],
+        env=environment | {"PYTHONPATH": path},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "\nstopped at once\n")
 
 
 def test_the_words_of_the_process_are_taken_where_none_are_given(monkeypatch, capsys):
