@@ -12,7 +12,6 @@ import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,7 +31,7 @@ from jaxcnn.layers import batched, batched_features, fold_batch_norm, freeze, id
 from jaxcnn.layers.fold import usual_shapes
 from jaxcnn.models import catalog
 from jaxcnn.models.normalized import normalized
-from jaxcnn.models.text import parse_value
+from jaxcnn.models.text import difference, parse_value
 from jaxcnn.tasks import Classification, MultiLabel
 from jaxcnn.text import printable
 from jaxcnn.training import Recipe, Result, run
@@ -258,7 +257,7 @@ class Network:
         """Writes the network atomically to one file of safetensors, which `jaxcnn.load` reads.
 
         Layer, preprocessing and task are stored as text. If a class of your own is in them, its module must be imported
-        before loading, or the layer be given: `jaxcnn.load(path, layer=layer)`.
+        before loading. Or give the layer, also if it has functions of your own: `jaxcnn.load(path, layer=layer)`.
 
         Args:
           path: file to write, usually with the extension `.safetensors`.
@@ -364,7 +363,7 @@ def load(
     Args:
       source: path of a file or folder, or an id of the hub.
       model: name of a model of the catalog, for published weights whose source does not tell it.
-      layer: the model of an own file or of a run, if it has layers of classes that are not imported.
+      layer: the model of an own file or of a run, if it has classes that are not imported or functions of your own.
       architecture: as in `jaxcnn.interop.weights.load_weights`, for published weights.
       entry: as in `load_weights`, for a checkpoint of torch.
 
@@ -465,11 +464,9 @@ def _load_own(path: Path, layer: Layer | None) -> Network:
     about = own_file.read_about(path) or {}
     text = about.get("model", "")
     found: Layer = _from_text(path, "model", text, Layer) if layer is None else layer
-    if layer is not None and repr(layer) != text:
-        lines = zip_longest(text.splitlines(), repr(layer).splitlines(), fillvalue="")
-        expected, got = next((old.strip(), new.strip()) for old, new in lines if old != new)
+    if layer is not None and (lines := difference(text, layer)):
         raise FileError(
-            f"expected the layer of {printable(path)}, got layer= with {shown(got)} instead of {shown(expected)}; "
+            f"expected the layer of {printable(path)}, got layer= with {shown(lines[1])} instead of {shown(lines[0])}; "
             "jaxcnn.interop.weights.load_safetensors reads the arrays into any layer that has them"
         )
     params, state = load_safetensors(path, found, keep_precision=True)

@@ -26,7 +26,7 @@ import numpy as np
 
 from jaxcnn import trees
 from jaxcnn.files import check_target, written_whole
-from jaxcnn.models.text import parse_value
+from jaxcnn.models.text import difference, parse_value
 from jaxcnn.text import printable
 from jaxcnn.training import first_schema
 from jaxcnn.training.checkpoint import Checkpoints
@@ -170,7 +170,8 @@ class RunFolder:
         """Returns what is needed to use the model of the run, besides its weights.
 
         Args:
-          layer: the model, if it has layers of classes that are not imported; None reads it from the folder.
+          layer: the model, if it has classes that are not imported or functions of your own; None reads it from the
+            folder.
 
         Returns:
           The model, the shape of its images and the names of its classes.
@@ -183,10 +184,20 @@ class RunFolder:
             text = self.config["model"]
             if text is None:
                 return first_schema.describe(self.config)
-            if layer is not None and repr(layer) != text:
-                raise ValueError(f"{text:.200}, which differs from layer={layer!r:.200}")
-            found = parse_value(text) if layer is None else layer
+            if layer is not None and (lines := difference(text, layer)):
+                raise ValueError(f"{lines[0]!r:.200}, which differs from {lines[1]!r:.200} in layer=")
+            found = self._parsed(text) if layer is None else layer
             return found, tuple(self.config["image_shape"]), tuple(self.config["class_names"])
+
+    @staticmethod
+    def _parsed(text: str) -> Layer:
+        try:
+            return parse_value(text)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; a model with classes or functions of your own is loaded in Python: "
+                "jaxcnn.load(folder, layer=model)"
+            ) from error
 
     @contextlib.contextmanager
     def _reading(self, what: str) -> Iterator[None]:
@@ -447,7 +458,7 @@ def load_model(path: str | os.PathLike[str], *, layer: Layer | None = None) -> T
 
     Args:
       path: the run folder.
-      layer: the model, if it has layers of classes that are not imported; None reads it from the folder.
+      layer: the model, if it has classes that are not imported or functions of your own; None reads it from the folder.
 
     Returns:
       The model with the weights of its best epoch.
