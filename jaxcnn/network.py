@@ -12,7 +12,6 @@ import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,10 +27,11 @@ from jaxcnn.interop.files.opened import parse_json, shown
 from jaxcnn.interop.files.paths import FileError
 from jaxcnn.interop.preprocessing import Preprocessing
 from jaxcnn.interop.weights import load_published, load_safetensors
-from jaxcnn.layers import batched, batched_features, fold_batch_norm, freeze, identity, unfreeze
+from jaxcnn.layers import batched, batched_features, fold_batch_norm, freeze, identity, output_shape, unfreeze
+from jaxcnn.layers.fold import usual_shapes
 from jaxcnn.models import catalog
 from jaxcnn.models.normalized import normalized
-from jaxcnn.models.text import parse_value
+from jaxcnn.models.text import difference, parse_value
 from jaxcnn.tasks import Classification, MultiLabel
 from jaxcnn.text import printable
 from jaxcnn.training import Recipe, Result, run
@@ -179,23 +179,31 @@ class Network:
             results += self._predicted(images, size, self.task, top)
         return results
 
-    def replace(self, layers: Mapping[str, Layer], *, key: jax.Array | None = None) -> Self:
+    def replace(
+        self,
+        layers: Mapping[str, Layer],
+        *,
+        key: jax.Array | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> Self:
         """Returns a network with some layers replaced. Their parameters are drawn; all other arrays are kept.
 
-            network = network.replace({"head": Dense(2048, 10)}, key=key)
+            network = network.replace({"head": Dense(2048, 2)}, key=key, class_names=["cat", "dog"])
 
         Args:
           layers: the new layers by path, at any depth.
           key: typed random key, consumed; split into one for each new layer in their order. Not needed if none of them
             has parameters.
+          class_names: names of the classes of the new network. None keeps those of this one, unless their number is no
+            longer that of the outputs: then the new network has none. If the model takes no image of a usual size, the
+            outputs cannot be counted, and the names stay; `predict` refuses them if they do not fit.
 
         Returns:
-          The network, with the preprocessing, class names and task of this one. `dataclasses.replace` changes the class
-          names for a new head.
+          The network, with the preprocessing and the task of this one.
 
         Raises:
-          ValueError: a path is unknown, or `key` is missing.
-          TypeError: the model is a single layer, or a value is not a layer.
+          ValueError: a path is unknown, `key` is missing, or the number of `class_names` is not that of the outputs.
+          TypeError: the model is a single layer, a value is not a layer, or a class name is not a string.
         """
         if not hasattr(self.layer, "replace"):
             raise TypeError(f"replace expects a model made of layers, got {self.layer!r:.200}")
@@ -205,7 +213,14 @@ class Network:
         for (path, layer), layer_key in zip(layers.items(), keys, strict=True):
             new_params, new_state = _drawn(path, layer, layer_key)
             params, state = (_with_part(*pair, path) for pair in ((params, new_params), (state, new_state)))
-        return self._with(model, params, state)
+        network = self._with(model, params, state)
+        names = self.class_names if class_names is None else class_names
+        outputs = _count_outputs(model, self.preprocessing) if names else None
+        if outputs in (None, len(names)):
+            return dataclasses.replace(network, class_names=names)
+        if class_names is not None:
+            raise ValueError(f"replace expects a class name for each of {outputs} outputs, got {len(names)} names")
+        return dataclasses.replace(network, class_names=())
 
     def freeze(self, pattern: str) -> Self:
         """Freezes the layers whose path matches a regular expression; see `jaxcnn.layers.freeze`.
@@ -243,7 +258,7 @@ class Network:
         """Writes the network atomically to one file of safetensors, which `jaxcnn.load` reads.
 
         Layer, preprocessing and task are stored as text. If they use a class of your own, import its module before
-        loading, or pass the layer: `jaxcnn.load(path, layer=layer)`.
+        loading. Or pass the layer, also if it has functions of your own: `jaxcnn.load(path, layer=layer)`.
 
         Args:
           path: file to write, usually with the extension `.safetensors`.
@@ -349,7 +364,7 @@ def load(
     Args:
       source: path of a file or folder, or an id of the hub.
       model: name of a model of the catalog, for published weights whose source does not name it.
-      layer: the model of an own file or of a run, if it has layers of classes that are not imported.
+      layer: the model of an own file or of a run, if it has classes that are not imported or functions of your own.
       architecture: as in `jaxcnn.interop.weights.load_weights`, for published weights.
       entry: as in `load_weights`, for a checkpoint of torch.
 
@@ -405,6 +420,19 @@ def _drawn(path: str, layer: Layer, key: jax.Array | None) -> tuple[Params, Stat
     return layer.init(jax.random.key(0) if key is None else key)
 
 
+def _count_outputs(layer: Layer, preprocessing: Preprocessing | FitPicture | None) -> int | None:
+    """Returns the size of the last axis of the outputs; None if they are no array, or the size of images is unknown."""
+    shapes = [preprocessing.image_shape] if isinstance(preprocessing, FitPicture) else usual_shapes(layer)
+    for shape in shapes:
+        try:
+            outputs = output_shape(layer, shape)
+        # The model does not take images of this size.
+        except (TypeError, ValueError):
+            continue
+        return outputs[-1] if isinstance(outputs, tuple) and outputs and isinstance(outputs[-1], int) else None
+    return None
+
+
 def _with_part(tree: Any, part: Any, path: str) -> Any:
     """Returns a copy of nested dicts with another tree at a path."""
     first, _, rest = path.partition("/")
@@ -437,11 +465,9 @@ def _load_own(path: Path, layer: Layer | None) -> Network:
     about = own_file.read_about(path) or {}
     text = about.get("model", "")
     found: Layer = _from_text(path, "model", text, Layer) if layer is None else layer
-    if layer is not None and repr(layer) != text:
-        lines = zip_longest(text.splitlines(), repr(layer).splitlines(), fillvalue="")
-        expected, got = next((old.strip(), new.strip()) for old, new in lines if old != new)
+    if layer is not None and (lines := difference(text, layer)):
         raise FileError(
-            f"expected the layer of {printable(path)}, got layer= with {shown(got)} instead of {shown(expected)}; "
+            f"expected the layer of {printable(path)}, got layer= with {shown(lines[1])} instead of {shown(lines[0])}; "
             "jaxcnn.interop.weights.load_safetensors reads the arrays into any layer that has them"
         )
     params, state = load_safetensors(path, found, keep_precision=True)

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxcnn import data, training
 from jaxcnn.cli import names, trained
+from jaxcnn.cli.activity import Activity
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Evaluate
 from jaxcnn.cli.terminal import columns, say, shown
@@ -41,10 +42,11 @@ def evaluate(options: Evaluate) -> int:
     """
     if options.batch_size < 1:
         raise CommandError(f"--batch-size expects a number at least 1, got {options.batch_size}")
-    run = trained.load(options.run, options.layer)
-    source, part = _source(options, run.info)
+    with Activity("reading the run and the data"):
+        run = trained.load(options.run, options.layer)
+        source, part = _source(options, run.info)
     task = _detailed(run.info.task)
-    with reported(ValueError):
+    with Activity(f"evaluating {len(source):,} examples"), reported(ValueError):
         sums = training.evaluate(
             training.make_eval_step(run.layer, task, precision=run.info.precision),
             run.params,

@@ -3,6 +3,7 @@
 from typing import Any
 
 from jaxcnn.cli import trained
+from jaxcnn.cli.activity import Activity
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Export
 from jaxcnn.cli.terminal import say, shown
@@ -34,8 +35,9 @@ def export(options: Export) -> int:
     output = options.output or folder.path / f"model.{options.format}"
     with reported(OSError):
         check_paths(output)
-    run = trained.load(options.run, options.layer)
-    with reported(ValueError, ImportError):
+    with Activity("reading the run"):
+        run = trained.load(options.run, options.layer)
+    with Activity("exporting the model"), reported(ValueError, ImportError):
         exported = _export(options, run)
     # The config of a run that was started in Python does not name its model.
     name = folder.config.get("options", {}).get("model", type(run.layer).__name__)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn import plots
+from jaxcnn.cli.activity import Activity
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Plot
 from jaxcnn.cli.terminal import say, shown
@@ -42,9 +43,8 @@ def plot(options: Plot) -> int:
         if not history:
             raise CommandError(f"expected a run with a finished epoch, got {shown(folder.path)}, which has none")
     common, differing = compare_options([_settings(folder) for folder in folders])
-    with reported(ValueError):
+    with Activity("drawing the picture"), reported(ValueError, OSError):
         figure = plots.comparison(histories, options.labels or differing, metric=metric, subtitle=common)
-    with reported(OSError):
         plots.save(figure, options.output)
     say(f"{len(folders)} run{'s' if len(folders) > 1 else ''} in {shown(options.output)}")
     return 0

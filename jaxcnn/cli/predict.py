@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxcnn import training
 from jaxcnn.cli import trained
+from jaxcnn.cli.activity import Activity
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Predict
 from jaxcnn.cli.predictions import Prediction, Unreadable, make_writer
@@ -26,7 +27,8 @@ T = TypeVar("T")
 def predict(options: Predict) -> int:
     """Prints the likeliest classes of image files, or writes their masks.
 
-    The images are read and written batch by batch. Unreadable ones are reported on stderr after the predictions.
+    The images are read and written batch by batch. Standard error shows the progress if it is a terminal, and names the
+    unreadable images after the predictions.
 
     Args:
       options: the run and the images.
@@ -38,16 +40,19 @@ def predict(options: Predict) -> int:
       CommandError: the run cannot be read, its model does not take pictures, or an output cannot be written.
     """
     _check(options)
-    run = trained.load(options.run, options.layer)
+    with Activity("reading the run"):
+        run = trained.load(options.run, options.layer)
     shape = run.info.image_shape
     if shape[2] not in (1, 3):
         raise CommandError(f"predict reads images of 1 or 3 channels, but the model of the run takes {shape[2]}")
     errors, count = [], 0
-    with make_writer(options, run.info) as write:
+    with make_writer(options, run.info) as write, Activity("predicting") as activity:
         for results in _predicted(run, options):
-            write(results)
+            with activity.hidden():
+                write(results)
             errors += [result.error for result in results if isinstance(result, Unreadable)]
             count += len(results)
+            activity.update(f"predicting, {count:,} image{'s' if count > 1 else ''} so far")
     for error in errors:
         complain(f"error: {error}")
     if 0 < len(errors) < count:

@@ -49,6 +49,7 @@ def find(
     figure = plots.learning_rates(
         found.rates,
         found.losses,
+        smoothed=found.smoothed,
         suggestion=found.suggestion,
         subtitle=f"{options.model_name} on {Path(options.data).name}, {options.recipe.optimizer}",
     )

@@ -188,7 +188,7 @@ def load_published(
         params, state = _read(record, model, conversion.usable(record, opened.tensors), opened.path)
         names = () if opened.config is None else opened.config.label_names
         weights = Weights(model, params, state, _preprocessing(record, model, opened))
-    return Published(weights if in_channels is None else _with_channels(weights, model_name, in_channels), names)
+    return Published(weights if in_channels is None else with_channels(weights, model_name, in_channels), names)
 
 
 def _model_name(source: _Source, architecture: str | None) -> str:
@@ -470,8 +470,30 @@ def _first(model: Any) -> tuple[str, Any]:
     return next((path, model[path]) for path in layer_paths(model) if isinstance(model[path], Conv | Dense))
 
 
-def _with_channels(weights: Weights, model_name: str, in_channels: int) -> Weights:
-    """Converts the first convolution and the preprocessing to images of another number of channels."""
+def input_channels(model: Any) -> int | None:
+    """Returns the channels of the images that a model takes; None if its first layer is not a convolution.
+
+    Args:
+      model: a model of the catalog.
+    """
+    _, layer = _first(model)
+    return layer.in_channels if isinstance(layer, Conv) else None
+
+
+def with_channels(weights: Weights, model_name: str, in_channels: int) -> Weights:
+    """Converts the first convolution and the preprocessing to images of another number of channels.
+
+    Args:
+      weights: what `load_weights` returned.
+      model_name: name of the model, for the message.
+      in_channels: number of channels, at least 1.
+
+    Returns:
+      The weights that `load_weights(..., in_channels=in_channels)` returns.
+
+    Raises:
+      ValueError: the model does not start with a convolution.
+    """
     model, params, state, preprocessing = weights
     path, layer = _first(model)
     if not isinstance(layer, Conv):

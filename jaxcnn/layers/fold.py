@@ -128,7 +128,7 @@ def _trace(model: Layer, input_shape: Shape | None) -> Dataflow:
     if input_shape is not None:
         return trace(jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32))
     refused: dict[Shape, Exception] = {}
-    for shape in _usual_shapes(model):
+    for shape in usual_shapes(model):
         try:
             return trace(jax.ShapeDtypeStruct(shape, jnp.float32))
         except (TypeError, ValueError) as error:
@@ -140,8 +140,15 @@ def _trace(model: Layer, input_shape: Shape | None) -> Dataflow:
     ) from first
 
 
-def _usual_shapes(model: Layer) -> list[Shape]:
-    """Returns shapes of inputs to try, by the channels of the first layer that tells them."""
+def usual_shapes(model: Layer) -> list[Shape]:
+    """Returns shapes of inputs to try, by the channels of the first layer that tells them.
+
+    Args:
+      model: a layer or a whole model.
+
+    Returns:
+      Shapes that such a model may take; none if no layer tells its channels.
+    """
     for layer in _leaf_layers(model):
         if channels := getattr(layer, "in_channels", getattr(layer, "channels", None)):
             return [(size, size, channels) for size in _USUAL_SIZES]

@@ -13,6 +13,7 @@ import numpy as np
 from jaxcnn import environment, trees
 from jaxcnn.data import Batches, Source, Splits
 from jaxcnn.layers import batched
+from jaxcnn.models.text import difference
 from jaxcnn.tasks import Classification, MultiLabel, Regression, Segmentation
 from jaxcnn.text import printable
 from jaxcnn.training.observers import Observer
@@ -211,8 +212,8 @@ def check_same(folder: RunFolder, experiment: Experiment) -> None:
     if changed := [f"{name} {before[name]!r} to {now[name]!r}" for name in before if before[name] != now[name]]:
         raise RunFolderError(f"expected the recipe of {where}, got changes: {', '.join(changed)}; start a new run")
     for name, got in (("model", experiment.layer), ("task", experiment.task)):
-        if config[name] is not None and config[name] != repr(got):
-            raise RunFolderError(f"expected the {name} of {where}, {config[name]:.200}, got {got!r:.200}")
+        if config[name] is not None and (lines := difference(config[name], got)):
+            raise RunFolderError(f"expected the {name} of {where}, with {lines[0]!r:.200}, got {lines[1]!r:.200}")
     # The data of a folder of version 0.1 are checked where they are read; see `first_schema.read_source`.
     if folder.id is not None and config["data_fingerprint"] != fingerprints(experiment.splits):
         raise RunFolderError(f"expected the data that {where} was started with, got other data")

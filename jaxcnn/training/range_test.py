@@ -29,7 +29,7 @@ _SMOOTHING = 30
 
 
 class RangeTest(NamedTuple):
-    """The result of a learning-rate range test; `jaxcnn.plots.learning_rates(rates, losses)` draws it.
+    """The result of a learning-rate range test; `jaxcnn.plots.learning_rates` draws it.
 
     Attributes:
       rates: learning rates of the steps, increasing, shape (steps,).

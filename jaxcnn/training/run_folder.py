@@ -5,7 +5,7 @@
     best.npz        parameters and state of the best epoch; neither data nor optimizer is needed to read it
     checkpoints/    all that a resumed run needs; see `jaxcnn.training.checkpoint`
     result.json     the figures of the finished run
-    lock            held by the process that trains
+    lock            held by the process that trains, which it names
 
 Every file names the run that wrote it and has a checksum, so that an edited or damaged file, or one of another run, is
 noticed when it is read. The folder can be moved.
@@ -26,7 +26,7 @@ import numpy as np
 
 from jaxcnn import trees
 from jaxcnn.files import check_target, written_whole
-from jaxcnn.models.text import parse_value
+from jaxcnn.models.text import difference, parse_value
 from jaxcnn.text import printable
 from jaxcnn.training import first_schema
 from jaxcnn.training.checkpoint import Checkpoints
@@ -170,7 +170,8 @@ class RunFolder:
         """Returns all that the use of the model needs besides its weights.
 
         Args:
-          layer: the model, if it has layers of classes that are not imported; None reads it from the folder.
+          layer: the model, if it has classes that are not imported or functions of your own; None reads it from the
+            folder.
 
         Returns:
           The model, the shape of its images and the names of its classes.
@@ -183,10 +184,20 @@ class RunFolder:
             text = self.config["model"]
             if text is None:
                 return first_schema.describe(self.config)
-            if layer is not None and repr(layer) != text:
-                raise ValueError(f"{text:.200}, which differs from layer={layer!r:.200}")
-            found = parse_value(text) if layer is None else layer
+            if layer is not None and (lines := difference(text, layer)):
+                raise ValueError(f"{lines[0]!r:.200}, which differs from {lines[1]!r:.200} in layer=")
+            found = self._parsed(text) if layer is None else layer
             return found, tuple(self.config["image_shape"]), tuple(self.config["class_names"])
+
+    @staticmethod
+    def _parsed(text: str) -> Layer:
+        try:
+            return parse_value(text)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; a model with classes or functions of your own is loaded in Python: "
+                "jaxcnn.load(folder, layer=model)"
+            ) from error
 
     @contextlib.contextmanager
     def _reading(self, what: str) -> Iterator[None]:
@@ -447,7 +458,7 @@ def load_model(path: str | os.PathLike[str], *, layer: Layer | None = None) -> T
 
     Args:
       path: the run folder.
-      layer: the model, if it has layers of classes that are not imported; None reads it from the folder.
+      layer: the model, if it has classes that are not imported or functions of your own; None reads it from the folder.
 
     Returns:
       The model with the weights of its best epoch.
@@ -469,6 +480,8 @@ def load_model(path: str | os.PathLike[str], *, layer: Layer | None = None) -> T
     info = ModelInfo(image_shape, class_names, folder.task, folder.config["recipe"]["precision"], epoch, skipped)
     return TrainedModel(found, params, state, info)
 
+
+_LOCKED_BYTE = 1024
 
 _RESTORE = "restore the file from a copy, or start a new run"
 
@@ -525,29 +538,41 @@ def _check_empty(folder: Path) -> None:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Holds the lock of a folder. The system releases it when the process ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: there, two processes are not kept apart.
-        (folder / "lock").touch()
-        yield
-        return
     with _written(folder):
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(lock, 20, 0).decode(errors="replace").strip()
-            raise RunFolderError(
-                f"expected a run folder that no other process writes to, got {printable(folder)}, in which process "
-                f"{printable(holder)} trains; wait for it, or stop it"
-            ) from None
         with _written(folder):
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, str(os.getpid()).encode(), 0)
+            is_held = _hold(lock)
+            os.lseek(lock, 0, os.SEEK_SET)
+            if is_held:
+                os.ftruncate(lock, 0)
+                os.write(lock, str(os.getpid()).encode())
+            else:
+                holder = os.read(lock, 20).decode(errors="replace").strip()
+                raise RunFolderError(
+                    f"expected a run folder that no other process writes to, got {printable(folder)}, in which process "
+                    f"{printable(holder)} trains; wait for it, or stop it"
+                )
         yield
     finally:
         os.close(lock)
+
+
+def _hold(lock: int) -> bool:
+    """Locks an open file until it is closed; returns False if another process holds it."""
+    try:
+        try:
+            import fcntl
+        except ImportError:  # Windows, where nobody else can read the locked byte: it is one after the text.
+            import msvcrt
+
+            os.lseek(lock, _LOCKED_BYTE, os.SEEK_SET)
+            msvcrt.locking(lock, msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]
+        else:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
 
 
 @contextlib.contextmanager

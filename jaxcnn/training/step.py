@@ -16,6 +16,7 @@ from jaxcnn.layers import batched
 from jaxcnn.meshes import spec_of, with_automatic_axes
 from jaxcnn.ops.check import at_least_float32, check_floating
 from jaxcnn.tasks import Classification
+from jaxcnn.training.drop_path_schedule import has_drop_path, scheduled, with_share, without_share
 from jaxcnn.training.metrics import Metrics
 from jaxcnn.training.micro_batches import sum_over
 from jaxcnn.training.mixing import Mix
@@ -46,6 +47,7 @@ def make_train_step(
     micro_batches: int = 1,
     ema: float | None = None,
     auxiliary_weight: float = 0.3,
+    drop_path_schedule: optax.Schedule | None = None,
     trainable: Any = None,
     compiler_options: dict[str, Any] | None = None,
 ) -> TrainStep:
@@ -83,6 +85,9 @@ def make_train_step(
         start.
       auxiliary_weight: weight of each auxiliary head's loss, at least 0, for models with `AuxiliaryHeads`: 0.3 for
         GoogLeNet (Szegedy et al. 2015, section 5), 0.4 for Inception v3 (torchvision's and the authors' code).
+      drop_path_schedule: from the step to a factor in [0, 1] of the rates of all `DropPath` layers, such as
+        `optax.linear_schedule(0.0, 1.0, steps)` (ScheduledDropPath, Zoph et al. 2018); None for the rates as
+        they are.
       trainable: a tree like the parameters of bools, True for parameters to train; None to train those outside of
         frozen layers. The others have no gradient and no optimizer state, and stay. Give `make_train_state` the same.
       compiler_options: XLA's options, as for `jax.jit`, which refuses them within another transformed function.
@@ -97,11 +102,17 @@ def make_train_step(
 
     Raises:
       TypeError: `optimizer` is not an optimizer.
-      ValueError: an option is out of range.
+      ValueError: an option is out of range, or `drop_path_schedule` is given for a model without such layers.
     """
     check_optimizer(optimizer)
     _check_options(micro_batches, ema, auxiliary_weight)
-    forward = _Forward(model, task, as_precision(precision), float(auxiliary_weight))
+    if drop_path_schedule is not None and not has_drop_path(model):
+        raise ValueError(
+            "make_train_step expects a model with DropPath layers of a rate above 0, not frozen, for "
+            "drop_path_schedule, got one without; omit it, or build the model with drop_path="
+        )
+    trained_model = model if drop_path_schedule is None else scheduled(model)
+    forward = _Forward(trained_model, task, as_precision(precision), float(auxiliary_weight))
     extra_args = _extra_args(optimizer)
 
     def compute(train_state: TrainState, batch: Example, key: jax.Array) -> tuple[TrainState, Metrics]:
@@ -113,9 +124,11 @@ def make_train_step(
         mask = trainable_mask(model, train_state.params, trainable)
         trained, frozen = trees.partition(train_state.params, mask)
         _check_opt_state(optimizer, train_state, trained)
-        sum_parts = functools.partial(
-            sum_over, count=micro_batches, state=train_state.state, batch=batch, key=model_key
-        )
+        first_state = train_state.state
+        if drop_path_schedule is not None:
+            share = jnp.asarray(drop_path_schedule(train_state.step), jnp.float32)
+            first_state = with_share(trained_model, first_state, share)
+        sum_parts = functools.partial(sum_over, count=micro_batches, state=first_state, batch=batch, key=model_key)
 
         def sums_of(params: Params, *part: Any) -> tuple[dict[str, Mean], State]:
             return forward.sums(trees.merge(params, frozen), *part)
@@ -137,6 +150,8 @@ def make_train_step(
             return value_and_gradient(params)[1]
 
         value, gradients, sums, state = value_and_gradient(trained)
+        if drop_path_schedule is not None:
+            state = without_share(trained_model, state)
         known = {"value": value, "grad": gradients, "value_fn": value_fn, "obj_fn": value_fn, "grad_fn": grad_fn}
         updates, opt_state = optimizer.update(
             gradients,
