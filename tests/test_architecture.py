@@ -206,8 +206,6 @@ assert jaxcnn.models.resnet18.__module__ == "jaxcnn.models.resnet"
 assert callable(jaxcnn.interop.weights.load_weights)
 for name in jaxcnn.__all__:
     value = getattr(jaxcnn, name)
-    # No module and object of one name: importing the module would replace the object.
-    assert getattr(value, "__name__", name) == f"jaxcnn.{name}" or f"jaxcnn.{name}" not in sys.modules, name
 try:
     jaxcnn.modles
 except AttributeError as error:
@@ -216,6 +214,41 @@ else:
     raise AssertionError
 """
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+
+
+def shadowed(source, package, modules):
+    """Returns the names of modules of a package that it also gives to something else: one would hide the other."""
+    tree = ast.parse(source)
+    bound = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module != package:
+            bound |= {alias.asname or alias.name for alias in node.names}
+        # The objects of `lazy_attributes`.
+        if isinstance(node, ast.Dict):
+            bound |= {ast.literal_eval(key) for key in node.keys if isinstance(key, ast.Constant)}
+    return bound & set(modules)
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.name == "__init__.py"], ids=name_of)
+def test_no_module_has_the_name_of_something_else_in_its_package(path):
+    modules = {one.stem for one in path.parent.iterdir() if one.suffix == ".py" or (one / "__init__.py").exists()}
+    assert shadowed(path.read_text(), name_of(path), modules) == set()
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("from jaxcnn.ops.conv import conv, pad", {"conv"}),
+        ("from jaxcnn.layers import Conv as conv", {"conv"}),
+        ("def conv(): ...", {"conv"}),
+        ("class pool: ...", {"pool"}),
+        ("__getattr__, __dir__ = lazy_attributes(__name__, ['pool'], {'conv': 'convolution'})", {"conv"}),
+        ("from jaxcnn.ops import conv", set()),
+        ("from jaxcnn.ops.conv import conv_transpose", set()),
+    ],
+)
+def test_shadowing_is_seen(source, expected):
+    assert shadowed(source, "jaxcnn.ops", {"conv", "pool"}) == expected
 
 
 def test_type_checkers_see_what_the_package_offers():

@@ -142,7 +142,7 @@ def test_it_goes_through_tree_map_jit_and_grad(network, images):
 
     gradients = jax.jit(jax.grad(lambda network: jnp.sum(network(images) ** 2)))(network)
     assert isinstance(gradients, Network)
-    for name, leaf in trees.named_leaves(jax.grad(loss)(network.params)).items():
+    for name, leaf in trees.named_leaves(jax.jit(jax.grad(loss))(network.params)).items():
         np.testing.assert_allclose(trees.named_leaves(gradients.params)[name], leaf, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
@@ -483,7 +483,7 @@ def test_a_file_of_torch_is_loaded_by_the_name_of_its_model(squeezenet, tmp_path
     for options in ({"model": "squeezenet1_1"}, {"architecture": "torchvision/squeezenet1_1"}):
         loaded = jaxcnn.load(path, **options)
         assert_same(loaded, Network(*squeezenet, task=Classification(), preprocessing=loaded.preprocessing))
-    with pytest.raises(FileError, match=r"a source that tells its model, got .*weights.pth; give model="):
+    with pytest.raises(FileError, match=r"a source that names its model, got .*weights.pth; give model="):
         jaxcnn.load(path)
     with pytest.raises(KeyError, match=r"got 'squeezenet_1_1'; did you mean squeezenet1_1\?"):
         jaxcnn.load(path, model="squeezenet_1_1")
@@ -577,7 +577,7 @@ def test_options_for_other_sources_are_refused(network, tmp_path):
     with pytest.raises(FileError, match="empty file"):
         jaxcnn.load(tmp_path / "empty.safetensors", model="resnet18")
     write_safetensors(tmp_path / "other.safetensors", {"a": np.ones(2)})
-    with pytest.raises(FileError, match="a source that tells its model"):
+    with pytest.raises(FileError, match="a source that names its model"):
         jaxcnn.load(tmp_path / "other.safetensors")
 
 

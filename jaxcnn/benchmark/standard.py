@@ -7,7 +7,7 @@ from jaxcnn.types import Shape
 
 
 class Workload(NamedTuple):
-    """What a model is given in one step.
+    """The input of a model in one step.
 
     Attributes:
       batch_size: images in a step.
@@ -34,15 +34,24 @@ _SMALL_IMAGE = 64 * 64
 
 
 def workload(name: str) -> Workload:
-    """Returns what a model of the catalog is given in one step unless the user says otherwise.
+    """Returns the default workload of a model of the catalog.
 
     Args:
       name: its name in the catalog.
 
     Returns:
-      That of the standard set; for other models 128 images of up to 64x64 pixels, or 8 larger ones.
+      The workload of the standard set, or that of `own_workload`.
     """
-    if name in STANDARD:
-        return STANDARD[name]
-    shape = CATALOG[name].image_shape
-    return Workload(128 if shape[0] * shape[1] <= _SMALL_IMAGE else 8, shape)
+    return STANDARD[name] if name in STANDARD else own_workload(CATALOG[name].image_shape)
+
+
+def own_workload(image_shape: Shape) -> Workload:
+    """Returns what a model that is not of the standard set is given in one step unless the user says otherwise.
+
+    Args:
+      image_shape: (height, width, channels) of one image.
+
+    Returns:
+      128 images of up to 64x64 pixels, or 8 larger ones.
+    """
+    return Workload(128 if image_shape[0] * image_shape[1] <= _SMALL_IMAGE else 8, image_shape)

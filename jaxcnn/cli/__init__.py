@@ -17,8 +17,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: as after `jaxcnn` on the command line; those of the process if None.
 
     Returns:
-      The exit status: 0, or 2 where the user asked for something that cannot be done or standard output is closed or
-      full, or 130 after Ctrl-C.
+      The exit status: that of the command, usually 0 or 1; 2 after an error that the user can fix, or if standard
+      output is closed or full; 130 after Ctrl-C.
     """
     # Python sets a stream to None if it was closed at the start.
     if sys.stderr is None:
@@ -86,7 +86,7 @@ def _run(arguments: list[str]) -> int:
         finally:
             terminal.finish()
     except OutputError as error:
-        # The reader of a pipe may have seen enough, as `head` has.
+        # The reader of a pipe may stop early, as `head` does.
         if not isinstance(error.__cause__, BrokenPipeError):
             terminal.complain(f"error: {error}")
         return 2

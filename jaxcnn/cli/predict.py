@@ -41,7 +41,7 @@ def predict(options: Predict) -> int:
     """
     _check(options)
     with Activity("reading the run"):
-        run = trained.load(options.run)
+        run = trained.load(options.run, options.layer)
     shape = run.info.image_shape
     if shape[2] not in (1, 3):
         raise CommandError(f"predict reads images of 1 or 3 channels, but the model of the run takes {shape[2]}")
@@ -103,10 +103,10 @@ def _files(paths: Iterable[Path]) -> Iterator[_File]:
 
 
 def _files_below(folder: Path) -> Iterator[_File]:
-    """Yields the files of a folder whose extension is that of a picture, at any depth; no hidden ones."""
+    """Yields the picture files of a folder at any depth, by their extension; hidden ones are ignored."""
     unreadable: list[OSError] = []
     for place, folders, files in os.walk(folder, onerror=unreadable.append):
-        # `walk` goes on in this order.
+        # `walk` visits the folders in this order.
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
@@ -117,7 +117,7 @@ def _files_below(folder: Path) -> Iterator[_File]:
 
 
 class _Read(NamedTuple):
-    """A file with its image, or with the reason why there is none."""
+    """A file with its image, or with the reason why it has none."""
 
     file: _File
     image: np.ndarray | None
@@ -130,7 +130,7 @@ def _read(file: _File, shape: Shape) -> _Read:
             raise PictureError(file.fault)
         image = read_image(file.path, shape)
     except PictureError as error:
-        # The file is named as in the lines of the others, which escape bytes that are not UTF-8 in another way.
+        # Name the file as the lines of predictions do, which escape bytes that are not UTF-8 in another way.
         return _Read(file, None, str(error).replace(repr(str(file.path)), f"'{shown(file.path)}'"))
     return _Read(file, image)
 
@@ -145,7 +145,7 @@ def _predicted(run: TrainedModel, options: Predict) -> Iterator[list[Prediction 
             images = [one.image for one in chunk if one.image is not None]
             outputs: Iterator[Any] = iter(())
             if images:
-                # One compiled program for all batches; a few images alone need no large one.
+                # One compiled program for all batches; few images need only a small batch.
                 size = size or len(chunk)
                 pixels = np.stack(images)
                 batches = training.image_batches(1 - pixels if options.invert else pixels, size)

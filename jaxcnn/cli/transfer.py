@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn import trees
-from jaxcnn.cli import names
+from jaxcnn.cli import names, own_models
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Train
 from jaxcnn.cli.terminal import shown
@@ -55,13 +55,21 @@ def read_source(options: Train, channels: int, note: Callable[[str], None]) -> S
     Raises:
       CommandError: there are no weights, or they belong to another model.
     """
-    names.choose("model", options.model, CATALOG)
     source = str(options.init_from)
+    if own_models.is_own(options.model):
+        if not is_run_folder(source):
+            raise CommandError(
+                f"--init-from expects the folder of a run with {shown(options.model)}, which is not in the catalog, "
+                f"got {shown(source)}"
+            )
+        own_models.find(options.model)
+    else:
+        names.choose("model", options.model, CATALOG)
     return _read_run(Path(source), options) if is_run_folder(source) else _read_weights(source, options, channels, note)
 
 
 def _read_weights(source: str, options: Train, channels: int, note: Callable[[str], None]) -> Source:
-    # Imported here: it is large, and not needed if a run starts from another run.
+    # Imported here: it is large, and a run that starts from another run does not need it.
     from jaxcnn.interop.weights import input_channels, load_weights, with_channels
 
     with reported(ImportError, OSError, ValueError):
@@ -85,7 +93,8 @@ def _read_run(path: Path, options: Train) -> Source:
         trained = load_model(path)
         # The folder of a run that was started in Python has no options.
         name = RunFolder(path).config.get("options", {}).get("model", options.model)
-    if name != options.model:
+    is_own = own_models.is_own(options.model) and own_models.is_own(name)
+    if name != options.model and not is_own:
         raise CommandError(f"expected the weights of {options.model}, got a run of {name} in {shown(path)}")
     layers = dict(getattr(trained.layer, "layers", ()))
     normalization = Normalization(**dict(layers["normalize"].options)) if "normalize" in layers else None

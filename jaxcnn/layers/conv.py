@@ -11,7 +11,7 @@ from jaxcnn.layers.initializers import lecun_normal
 from jaxcnn.layers.parameters import affine_names, check_channels, check_names, init_kernel_and_bias
 from jaxcnn.ops.arithmetic import transpose_padding_sides
 from jaxcnn.ops.check import Padding, Size, as_padding, as_pair
-from jaxcnn.ops.conv import Border
+from jaxcnn.ops.convolution import Border
 from jaxcnn.types import Params, Shape, State
 from jaxcnn.values import Value
 

@@ -25,7 +25,7 @@ def parse_value(text: str) -> Any:
     functions of `jax.nn`, `jax.numpy`, `jax.lax` and of this library.
 
     Args:
-      text: the constructor call. A class of your own must be imported before; functions of your own cannot be named.
+      text: the constructor call. Classes of your own must have been imported; functions of your own cannot be named.
 
     Returns:
       The value.
@@ -70,12 +70,12 @@ def _imported(line: str, other: str) -> bool:
 
 
 def _known_classes() -> dict[str, list[type]]:
-    """Lists all imported subclasses of `Value` by name; of a class that a notebook defined again, the newest."""
+    """Lists all imported subclasses of `Value` by name; the newest of a class that a notebook defined again."""
     classes: dict[str, dict[str, type]] = {}
     seen = {Value}
     todo = [Value]
     while todo:
-        # The oldest first, so that a newer class of the same place takes its place.
+        # The oldest first, so that a newer class of the same name replaces it.
         for kind in todo.pop().__subclasses__():
             if kind not in seen:
                 seen.add(kind)

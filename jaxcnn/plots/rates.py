@@ -31,7 +31,7 @@ def learning_rates(
       losses: the loss at each rate, shape (steps,).
       smoothed: the losses averaged over neighbouring steps, finite, shape (steps,); None for no such curve.
       suggestion: the learning rate to mark, between the first and the last; None for no mark.
-      subtitle: which model and data these are, such as 'lenet5 on digits'.
+      subtitle: names model and data, such as 'lenet5 on digits'.
 
     Returns:
       A figure 9 inches wide.

@@ -26,7 +26,7 @@ _PACKAGES = ("jaxcnn", "jax", "jaxlib", "optax", "numpy", "orbax-checkpoint", "s
 
 
 def choose_task(source: Source) -> Task:
-    """Chooses the task that the entries of the examples are made for.
+    """Chooses the task by the entries of the examples.
 
     Args:
       source: the examples.
@@ -76,7 +76,7 @@ class Experiment:
       splits: "train", "validation" and "test".
       recipe: how to train.
       task: loss and metrics.
-      observers: get the events of the training.
+      observers: receive the events of the training.
     """
 
     layer: Layer
@@ -136,7 +136,7 @@ class Experiment:
         if augment is not None:
             one = {name: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for name, leaf in example.items()}
             jax.eval_shape(augment, jax.random.key(0), one)
-        # Both refuse what does not fit.
+        # Building both refuses parts that do not fit.
         _ = self.batches, self.phases
 
     def _check_classes(self, outputs: Shape) -> None:
@@ -203,7 +203,7 @@ def weights_fingerprint(params: Params, state: State) -> str:
 
 
 def check_same(folder: RunFolder, experiment: Experiment) -> None:
-    """Refuses a training that is not that of the folder.
+    """Refuses a training that differs from that of the folder.
 
     Args:
       folder: the run folder.

@@ -1,4 +1,4 @@
-"""Recipes: all that defines a training besides the model, its first weights, the task and the data."""
+"""Recipes: everything that defines a training besides the model, its initial weights, the task and the data."""
 
 import dataclasses
 import math
@@ -22,12 +22,12 @@ _LONGEST_DEFAULT_WARMUP = 3.0
 
 
 class RecipeError(ValueError):
-    """A field of a recipe has a value that no training can have.
+    """A field of a recipe has an invalid value.
 
     Attributes:
       field: name of the field.
       expected: the message after that name.
-      other: name of another field that the message ends with or goes on from, or "".
+      other: name of another field, which follows in the message, or "".
       rest: the message after that other name.
     """
 
@@ -38,7 +38,7 @@ class RecipeError(ValueError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that defines a training besides the model, its first weights, the task and the data; a hashable value.
+    """Everything that defines a training besides the model, its initial weights, the task and the data; hashable.
 
     Raises:
       RecipeError: a field is out of range, or has no effect without another field.

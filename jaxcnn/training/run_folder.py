@@ -1,10 +1,10 @@
 """The folder of a run: its description, metrics, best weights, checkpoints and result.
 
-    config.json     what the run is: recipe, task, model, data, versions; with its identity
+    config.json     recipe, task, model, fingerprint of the data and versions; with the identity of the run
     metrics.jsonl   one line for each finished epoch
     best.npz        parameters and state of the best epoch; neither data nor optimizer is needed to read it
     checkpoints/    all that a resumed run needs; see `jaxcnn.training.checkpoint`
-    result.json     what the finished run reached
+    result.json     the figures of the finished run
     lock            held by the process that trains, which it names
 
 Every file names the run that wrote it and has a checksum, so that an edited or damaged file, or one of another run, is
@@ -40,7 +40,7 @@ _REQUIRED = ("recipe", "model", "task", "image_shape", "class_names", "data_fing
 
 
 class RunFolderError(ValueError):
-    """A path is no run folder, or its files are damaged, were edited, belong to another run or cannot be written."""
+    """A path is not a run folder, or its files are damaged, were edited, belong to another run or cannot be written."""
 
 
 class RunFolder:
@@ -51,10 +51,10 @@ class RunFolder:
 
     Attributes:
       path: the folder.
-      config: what the run is, as JSON values by name.
+      config: the description of the run, as JSON values by name.
 
     Raises:
-      RunFolderError: the path is no run folder, or config.json is damaged, was edited or is of a later version.
+      RunFolderError: the path is not a run folder, or config.json is damaged, was edited or is of a later version.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -90,7 +90,7 @@ class RunFolder:
 
         Args:
           path: the folder; it must be new or empty.
-          config: what the run is, as JSON values by name.
+          config: the description of the run, as JSON values by name.
           numbered: whether to append a number to the name if there is such a folder already. No two processes get the
             same folder.
 
@@ -167,7 +167,7 @@ class RunFolder:
             return parse_value(self.config["task"])
 
     def described(self, layer: Layer | None = None) -> tuple[Layer, Shape, tuple[str, ...]]:
-        """Returns what is needed to use the model of the run, besides its weights.
+        """Returns all that the use of the model needs besides its weights.
 
         Args:
           layer: the model, if it has classes that are not imported or functions of your own; None reads it from the
@@ -177,8 +177,8 @@ class RunFolder:
           The model, the shape of its images and the names of its classes.
 
         Raises:
-          RunFolderError: the model is unknown or differs from `layer`, or the data of a run of version 0.1 are not
-            there.
+          RunFolderError: the model is unknown or differs from `layer`, or the data of a run of version 0.1 are
+            missing.
         """
         with self._reading("model"):
             text = self.config["model"]
@@ -346,7 +346,7 @@ class RunFolder:
                 },
             }
         )
-        # NumPy's format knows no bfloat16: all arrays are written as bytes.
+        # NumPy's format does not support bfloat16: all arrays are written as bytes.
         content: Any = {name: np.frombuffer(array.tobytes(), np.uint8) for name, array in arrays.items()}
         with _written(self.path), written_whole(self.path / "best.npz") as file:
             np.savez(file, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **content)
@@ -406,7 +406,7 @@ class RunFolder:
 
 
 def is_run_folder(path: str | os.PathLike[str]) -> bool:
-    """Tells whether a path is the folder of a run, and not of published weights, which may have a config.json too.
+    """Tells whether a path is the folder of a run, rather than of published weights, which may have a config.json too.
 
     Args:
       path: any path.
@@ -416,7 +416,7 @@ def is_run_folder(path: str | os.PathLike[str]) -> bool:
 
 
 class ModelInfo(NamedTuple):
-    """What the trained model of a run is for.
+    """Facts about the trained model of a run.
 
     Attributes:
       image_shape: (height, width, channels) of the images; their pixels are in [0, 1].
@@ -442,7 +442,7 @@ class TrainedModel(NamedTuple):
       layer: the model.
       params: parameters of the best epoch.
       state: its state.
-      info: what it is for.
+      info: its images, classes and task.
     """
 
     layer: Layer
@@ -454,7 +454,7 @@ class TrainedModel(NamedTuple):
 def load_model(path: str | os.PathLike[str], *, layer: Layer | None = None) -> TrainedModel:
     """Reads the trained model of a run folder; neither the data nor the optimizer is needed.
 
-    The folder of a run of version 0.1 does not name its classes; there, the data are read for them.
+    The folder of a run of version 0.1 lacks the class names; they are read from the data.
 
     Args:
       path: the run folder.
@@ -464,8 +464,8 @@ def load_model(path: str | os.PathLike[str], *, layer: Layer | None = None) -> T
       The model with the weights of its best epoch.
 
     Raises:
-      RunFolderError: the path is no run folder, the folder is damaged, its model is unknown or differs from `layer`, or
-        no epoch is finished.
+      RunFolderError: the path is not a run folder, the folder is damaged, its model is unknown or differs from `layer`,
+        or no epoch is finished.
       CheckpointError: there is no best.npz, and all checkpoints are damaged.
     """
     folder = RunFolder(path)
@@ -499,7 +499,7 @@ def _upgraded(config: dict[str, Any], file: Path) -> dict[str, Any]:
 
 
 def _numbered(path: Path) -> Path:
-    """Creates a new folder, with a number after its name if need be."""
+    """Creates a new folder, with a number after its name if the name is taken."""
     number, folder = 1, path
     while True:
         try:
@@ -577,7 +577,7 @@ def _hold(lock: int) -> bool:
 
 @contextlib.contextmanager
 def _written(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns the system's errors of writing."""
+    """Turns the system's errors of writing into `RunFolderError`."""
     try:
         yield
     except OSError as error:
@@ -589,7 +589,7 @@ def _written(path: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _read(file: Path) -> Iterator[None]:
-    """Turns the system's errors of reading."""
+    """Turns the system's errors of reading into `RunFolderError`."""
     try:
         yield
     except OSError as error:

@@ -24,7 +24,7 @@ from jaxcnn.training.precision import Precision, as_precision
 from jaxcnn.training.train_state import Average, TrainState, check_optimizer, trainable_mask, with_fixed_types
 from jaxcnn.types import Augment, Example, Layer, Mean, Params, State, Task
 
-# What the steps are for unless said.
+# The default task of the steps.
 _CLASSIFICATION = Classification()
 
 
@@ -57,8 +57,8 @@ def make_train_step(
     donated: its buffers are used again, so it must not be read afterwards. Randomness is drawn from the key folded with
     the step, so that the same key serves the whole run and a resumed run draws the same numbers.
 
-    What is minimised is the quotient of the task's loss and weight over the whole batch, whatever devices and
-    micro-batches it is split over. A batch whose weight is 0 has the gradient 0.
+    The step minimises the quotient of the task's loss and weight over the whole batch, however the batch is split over
+    devices and micro-batches. A batch whose weight is 0 has the gradient 0.
 
     Optimizers that ask for more than gradients (`optax.GradientTransformationExtraArgs`) are given, by keyword, the
     mean loss of the batch (`value`), its gradient (`grad`), the mean loss as a function of parameters (`value_fn`, also
@@ -70,7 +70,7 @@ def make_train_step(
 
     Args:
       model: a layer whose outputs the task understands.
-      optimizer: any Optax optimizer; it sees the trained parameters alone.
+      optimizer: any Optax optimizer; it sees only the trained parameters.
       task: loss and metrics; `Classification()` unless given.
       augment: changes one example at random, or None.
       mix: changes the augmented batch at random, such as `Mixup`, or None.
@@ -101,7 +101,7 @@ def make_train_step(
       earlier step has taken over.
 
     Raises:
-      TypeError: `optimizer` is no optimizer.
+      TypeError: `optimizer` is not an optimizer.
       ValueError: an option is out of range, or `drop_path_schedule` is given for a model without such layers.
     """
     check_optimizer(optimizer)
@@ -139,10 +139,10 @@ def make_train_step(
             gradients = jax.tree.map(lambda g, p: _quotient(g, loss.weight).astype(p.dtype), gradients, params)
             return _quotient(*loss), gradients, sums, state
 
-        # Optax's line searches insist that their `value_fn` takes all the arguments that are not theirs.
+        # Optax's line searches require that `value_fn` takes all arguments that they do not use themselves.
         def value_fn(params: Params, obj_fn: Any = None, grad_fn: Any = None) -> jax.Array:
             part = functools.partial(sums_of, params)
-            # Recomputed in a backward pass: else the activations of all micro-batches would need memory at once.
+            # Recomputed in a backward pass: otherwise the activations of all micro-batches would be in memory at once.
             sums, _ = sum_parts(part if micro_batches == 1 else jax.checkpoint(part))
             return _quotient(*sums["loss"])
 
@@ -226,7 +226,7 @@ def _averaged(train_state: TrainState, new: Average, decay: float) -> Average:
     rest = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
 
     def average(old: jax.Array, new: jax.Array) -> jax.Array:
-        # In this form, what does not change has itself as its average, to the bit.
+        # In this form, the average of an array that does not change is the array itself, to the bit.
         return old + rest.astype(old.dtype) * (new - old) if jnp.issubdtype(old.dtype, jnp.floating) else new
 
     return jax.tree.map(average, train_state.ema, new)
@@ -240,7 +240,7 @@ def check_batch(step: str, batch: Any) -> None:
       batch: expected a mapping with "image".
 
     Raises:
-      TypeError: the batch is no mapping, or the images are not floating point.
+      TypeError: the batch is not a mapping, or the images are not floating point.
       ValueError: there is no "image", or the arrays are not of one length.
     """
     if not isinstance(batch, Mapping):
@@ -276,7 +276,7 @@ def _check_options(micro_batches: int, ema: float | None, auxiliary_weight: floa
 
 
 class _DonatingJit:
-    """A compiled training step that says what to do with a train state that is gone."""
+    """A compiled training step with an error that explains the reuse of a donated train state."""
 
     def __init__(self, function: Callable[..., Any], **options: Any) -> None:
         functools.update_wrapper(self, function)

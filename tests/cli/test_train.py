@@ -416,7 +416,7 @@ def two_heads(num_classes=10, *, in_channels=1):
 def test_a_model_with_auxiliary_heads_trains_with_their_weight(jaxcnn, words, tmp_path, monkeypatch):
     losses = {}
     for weight in (0.0, 0.3):
-        monkeypatch.setitem(CATALOG, "two_heads", Entry(two_heads, (8, 8, 1), 10, ("in_channels",), 8))
+        monkeypatch.setitem(CATALOG, "two_heads", Entry(two_heads, (8, 8, 1), 10, ("in_channels",), 0, 0, 8))
         run = tmp_path / str(weight)
         options = (
             "--model",

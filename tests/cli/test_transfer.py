@@ -140,7 +140,7 @@ def test_a_run_without_a_checkpoint_starts_again_from_the_same_weights_only(
     shutil.copytree(uninterrupted, weights)
     refused = jaxcnn("train", "--run-dir", run, "--resume")
     assert refused.status == 2
-    assert "expected the weights of the start of the run in" in refused.err
+    assert "expected the initial weights of the run in" in refused.err
     shutil.rmtree(weights)
     shutil.copytree(pretrained, weights)
     assert jaxcnn("train", "--run-dir", run, "--resume").status == 0

@@ -388,7 +388,7 @@ def test_the_weights_of_the_start_must_be_the_same_without_a_checkpoint(stripes,
     with pytest.raises(RuntimeError, match="killed"):
         run(classifier(), stripes, RECIPE, folder=tmp_path / "run", observers=[Killed()])
     other = classifier().init(jax.random.key(5))
-    with pytest.raises(RunFolderError, match="expected the weights of the start of the run in"):
+    with pytest.raises(RunFolderError, match="expected the initial weights of the run in"):
         run(classifier(), stripes, RECIPE, weights=other, folder=tmp_path / "run", resume=True)
     recorder = Recorder()
     run(classifier(), stripes, RECIPE, folder=tmp_path / "run", resume=True, observers=[recorder])

@@ -14,6 +14,7 @@ from jaxcnn.benchmark.peers.common import (
     channels_of,
     conv_sides,
     equal_windows,
+    jax_resize,
     pair,
     plain_average,
     refuse,
@@ -71,7 +72,7 @@ def make_model(spec: Spec, plan: Plan) -> JaxModel:
 
     Args:
       spec: what to measure.
-      plan: what the model does, of `plan_of`.
+      plan: the plan of the model, from `plan_of`.
 
     Returns:
       The model, with flax's own initial parameters.
@@ -93,7 +94,7 @@ def make_model(spec: Spec, plan: Plan) -> JaxModel:
 
 
 def plan_of(spec: Spec) -> Plan:
-    """Plans what the model of a spec does."""
+    """Returns the plan of the model of a spec."""
     return make_plan("flax", spec.model, spec.image_shape, train=spec.mode == "train", dtype=jnp.dtype(spec.precision))
 
 
@@ -101,7 +102,7 @@ def build(plan: Plan, dtype: Any) -> "Model":
     """Builds the module of a model.
 
     Args:
-      plan: what it does, of `make_plan("flax", ...)`.
+      plan: its plan, from `make_plan("flax", ...)`.
       dtype: dtype of the computation; parameters are float32.
 
     Returns:
@@ -132,11 +133,11 @@ def translate(layer: Layer, shape: Shape, dtype: Any) -> nn.Module:
 
 
 class Model(nn.Module):
-    """The modules of a model's layers, and what is done with them.
+    """The modules of a model's layers, and the plan that uses them.
 
     Attributes:
       layers: the modules by path.
-      plan: what is done, of `make_plan("flax", ...)`.
+      plan: the plan, from `make_plan("flax", ...)`.
     """
 
     layers: Mapping[str, nn.Module]
@@ -145,7 +146,7 @@ class Model(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> Any:
         """Runs the plan on a batch; returns the tree of results."""
         if self.is_initializing():
-            # Also layers that only training calls, as auxiliary heads.
+            # Also layers that only training calls, such as auxiliary heads.
             for path, (_, shape) in self.plan.layers.items():
                 self.layers[path](jnp.zeros((1, *shape), x.dtype), train)
         keys = jax.random.split(self.make_rng("dropout"), x.shape[0]) if self.plan.draws() else None
@@ -168,7 +169,7 @@ class Always(nn.Module):
 
 
 class Padded(nn.Module):
-    """A convolution after a padding that it does not know."""
+    """A convolution after a padding that it does not support."""
 
     pad: Callable[[jax.Array], jax.Array]
     conv: nn.Module
@@ -321,6 +322,7 @@ def _(layer: layers.Function, shape: Shape, dtype: Any) -> nn.Module:
 for _kind, _translation in {
     layers.Dense: lambda layer, shape, dtype: Always(nn.Dense(layer.out_features, layer.use_bias, dtype=dtype)),
     layers.LayerScale: lambda layer, shape, dtype: LayerScale(layer.channels, layer.init_value, dtype),
+    layers.Resize: lambda layer, shape, dtype: Always(jax_resize("flax", layer, shape)),
     AuxiliaryPool: lambda layer, shape, dtype: translate(layer.on(shape), shape, dtype),
     layers.GlobalAvgPool: lambda layer, shape, dtype: Always(partial(jnp.mean, axis=(1, 2))),
     layers.GlobalMaxPool: lambda layer, shape, dtype: Always(partial(jnp.max, axis=(1, 2))),

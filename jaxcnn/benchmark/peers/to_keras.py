@@ -18,6 +18,7 @@ from jaxcnn.benchmark.peers.common import (
     channels_of,
     conv_sides,
     equal_windows,
+    jax_resize,
     pair,
     plain_average,
     pointwise,
@@ -83,7 +84,7 @@ def make_model(spec: Spec, plan: Plan) -> JaxModel:
 
     Args:
       spec: what to measure.
-      plan: what the model does, of `make_plan("keras", ...)`.
+      plan: the plan of the model, from `make_plan("keras", ...)`.
 
     Returns:
       The model, with Keras's own initial parameters.
@@ -104,7 +105,7 @@ def build(plan: Plan, image_shape: Shape) -> tuple[keras.Model, int]:
     """Builds the functional model of a plan.
 
     Args:
-      plan: what the model does, of `make_plan("keras", ...)`.
+      plan: the plan of the model, from `make_plan("keras", ...)`.
       image_shape: (height, width, channels) of one image.
 
     Returns:
@@ -290,6 +291,7 @@ def _(layer: ZeroPadShortcut, shape: Shape, name: str) -> Callable[[Any], Any]:
 for _kind, _translation in {
     layers.Dense: lambda layer, shape, name: keras.layers.Dense(layer.out_features, use_bias=layer.use_bias, name=name),
     layers.LayerScale: lambda layer, shape, name: LayerScale(layer.channels, layer.init_value, name=name),
+    layers.Resize: lambda layer, shape, name: keras.layers.Lambda(jax_resize("keras", layer, shape)),
     AuxiliaryPool: lambda layer, shape, name: translate(layer.on(shape), shape, name),
     layers.GlobalAvgPool: lambda layer, shape, name: keras.layers.GlobalAveragePooling2D(),
     layers.GlobalMaxPool: lambda layer, shape, name: keras.layers.GlobalMaxPooling2D(),
