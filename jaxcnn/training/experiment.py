@@ -18,7 +18,7 @@ from jaxcnn.tasks import Classification, MultiLabel, Regression, Segmentation
 from jaxcnn.text import printable
 from jaxcnn.training.observers import Observer
 from jaxcnn.training.phases import Phase, make_phases
-from jaxcnn.training.recipe import AUGMENTATIONS, Recipe
+from jaxcnn.training.recipe import AUGMENTATIONS, Recipe, RecipeError
 from jaxcnn.training.run_folder import RunFolder, RunFolderError
 from jaxcnn.types import Layer, Params, Shape, State, Task
 
@@ -88,6 +88,11 @@ class Experiment:
     @functools.cached_property
     def batches(self) -> Batches:
         """The training set by step."""
+        count = len(self.splits["train"])
+        if self.recipe.batch_size > count:
+            raise RecipeError(
+                "batch_size", f"expects at most the number of training examples, {count}, got {self.recipe.batch_size}"
+            )
         return Batches(self.splits["train"], self.recipe.batch_size, seed=self.recipe.seed)
 
     @property

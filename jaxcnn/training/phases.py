@@ -193,7 +193,7 @@ def _rise(recipe: Recipe, steps_per_epoch: int) -> optax.Schedule | None:
     if not recipe.drop_path_warmup_epochs:
         return None
     steps = recipe.drop_path_warmup_epochs * steps_per_epoch
-    return lambda step: jnp.minimum(step.astype(jnp.float32) / steps, 1.0)
+    return lambda step: jnp.minimum(jnp.asarray(step, jnp.float32) / steps, 1.0)
 
 
 def _of_trained(factors: Mapping[str, float], params: Params, mask: Any) -> dict[str, float]:

@@ -351,7 +351,10 @@ def test_the_task_is_chosen_by_the_examples(stripes):
         ({"layer": mlp(3, image_size=6)}, r"gives one number for each of 2 classes, got a model that gives \(3,\)"),
         ({"layer": Sequential(conv=Conv(1, 2))}, r"got a model that gives \(6, 6, 2\)"),
         ({"layer": Sequential(conv=Conv(3, 2))}, r"conv expects"),
-        ({"recipe": Recipe(batch_size=61, augment="none")}, "batch_size must be at most the number of examples"),
+        (
+            {"recipe": Recipe(batch_size=61, augment="none")},
+            "batch_size expects at most the number of training examples, 60",
+        ),
         ({"recipe": Recipe(batch_size=6, augment="none", freeze="stage1")}, "freeze expects a pattern that matches"),
         ({"recipe": Recipe(batch_size=6, augment="none", freeze=".*")}, "leaves no parameter to train"),
         ({"task": Segmentation(2)}, "Segmentation expects a batch with 'mask'|Segmentation expects"),
