@@ -39,14 +39,13 @@ def main() -> None:
     started = time.monotonic()
     records: list[benchmark.Record] = []
     for name in options.models or benchmark.STANDARD:
-        batch_size, image_shape = benchmark.workload(name)
-        model = catalog.build(name, catalog.CATALOG[name].num_classes, image_shape)
+        model, image_shape = catalog.build(name), catalog.CATALOG[name].image_shape
         for mode in ("train", "infer"):
             contest = benchmark.Contest(
                 name,
                 model,
                 image_shape,
-                batch_size * options.batch_factor,
+                benchmark.STANDARD[name] * options.batch_factor,
                 mode,
                 options.precision,
                 peers=tuple(options.peers.split(",")),

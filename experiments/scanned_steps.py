@@ -49,9 +49,8 @@ def measure(name: str) -> dict[str, Any]:
     Raises:
       ArithmeticError: scan and loop differ in their first losses by more than rounding.
     """
-    batch_size, image_shape = STANDARD[name]
-    model = catalog.build(name, catalog.CATALOG[name].num_classes, image_shape)
-    spec = Spec("jaxcnn", model, image_shape, batch_size)
+    model, image_shape = catalog.build(name), catalog.CATALOG[name].image_shape
+    spec = Spec("jaxcnn", model, image_shape, STANDARD[name])
     built = ours.make_model(spec)
     step, batch = make_train_step(built.apply), jax.tree.map(jnp.asarray, draw_batch(spec))
     compiled_step = jax.jit(step, donate_argnums=0)
@@ -102,7 +101,7 @@ def main(names: list[str]) -> None:
     rows = []
     for name in names or STANDARD:
         results = measure(name)
-        rows.append({"model": name, "batch_size": STANDARD[name].batch_size, **results})
+        rows.append({"model": name, "batch_size": STANDARD[name], **results})
         ratio = results["ratio"]
         print(
             f"{name:<16} {results['steps']:3} steps of {results['loop_step_ms']:8.1f} ms   scan / loop "

@@ -9,7 +9,7 @@ its own modules (`jaxcnn.benchmark.peers`).
 
 from jaxcnn.benchmark.contest import Contest, Outcome, Race, race
 from jaxcnn.benchmark.records import Record, append_records, make_records
-from jaxcnn.benchmark.standard import STANDARD, Workload, own_workload, workload
+from jaxcnn.benchmark.standard import STANDARD, usual_batch_size
 
 __all__ = [
     "STANDARD",
@@ -17,10 +17,8 @@ __all__ = [
     "Outcome",
     "Race",
     "Record",
-    "Workload",
     "append_records",
     "make_records",
-    "own_workload",
     "race",
-    "workload",
+    "usual_batch_size",
 ]

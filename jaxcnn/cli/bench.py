@@ -17,6 +17,7 @@ from jaxcnn.cli.terminal import columns, make_console, say, shown
 from jaxcnn.files import check_target
 from jaxcnn.models.catalog import CATALOG
 from jaxcnn.tables import Table
+from jaxcnn.types import Shape
 
 _STANDARD = "standard"
 _MEANING = (
@@ -85,7 +86,8 @@ def plan(options: Bench) -> list[benchmark.Contest]:
     models = [name for word in options.models for name in (tuple(benchmark.STANDARD) if word == _STANDARD else (word,))]
     contests = []
     for name in models:
-        batch_size, image_shape = _workload(options, name)
+        image_shape = _image_shape(options, name)
+        batch_size = options.batch_size or benchmark.usual_batch_size(name, image_shape)
         if batch_size % options.devices:
             raise CommandError(
                 f"--devices expects a number that divides the batch of {batch_size} images, got {options.devices}"
@@ -102,19 +104,18 @@ def plan(options: Bench) -> list[benchmark.Contest]:
     return contests
 
 
-def _workload(options: Bench, name: str) -> benchmark.Workload:
-    """Returns the batch and the images of a model: those of the options, then those that are usual for it."""
+def _image_shape(options: Bench, name: str) -> Shape:
+    """Returns the shape of the images of a model: that of the options, then that of the catalog."""
     if own_models.is_own(name):
         if options.image_size is None:
             raise CommandError(f"--image-size expects the size of the images for {shown(name)}, got none")
-        usual = benchmark.own_workload((options.image_size, options.image_size, 3))
+        usual = (options.image_size, options.image_size, 3)
     elif name in CATALOG:
-        usual = benchmark.workload(name)
+        usual = CATALOG[name].image_shape
     else:
         raise CommandError(names.unknown("model", name, [*CATALOG, _STANDARD]))
-    height, width, channels = usual.image_shape
-    size, channels = options.image_size, options.in_channels or channels
-    return benchmark.Workload(options.batch_size or usual.batch_size, (size or height, size or width, channels))
+    size, channels = options.image_size, options.in_channels
+    return size or usual[0], size or usual[1], channels or usual[2]
 
 
 def print_records(records: list[benchmark.Record]) -> None:

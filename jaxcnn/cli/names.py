@@ -214,6 +214,6 @@ def build_model(name: str, num_classes: int | None, image_shape: Shape) -> Layer
     """
     if own_models.is_own(name):
         return own_models.build(name, num_classes, image_shape)
-    entry = choose("model", name, catalog.CATALOG)
+    choose("model", name, catalog.CATALOG)
     with reported(ValueError):
-        return catalog.build(name, entry.num_classes if num_classes is None else num_classes, image_shape)
+        return catalog.build(name, num_classes, image_shape)

@@ -156,13 +156,13 @@ CATALOG: dict[str, Entry] = {
 }
 
 
-def build(name: str, num_classes: int, image_shape: Shape) -> Model:
+def build(name: str, num_classes: int | None = None, image_shape: Shape | None = None) -> Model:
     """Builds a model of the catalog for given images.
 
     Args:
       name: its name.
-      num_classes: number of logits.
-      image_shape: (height, width, channels) of the images.
+      num_classes: number of logits; that of the catalog if None.
+      image_shape: (height, width, channels) of the images; that of the catalog if None.
 
     Returns:
       The model.
@@ -172,6 +172,8 @@ def build(name: str, num_classes: int, image_shape: Shape) -> Model:
       ValueError: the model cannot take such images.
     """
     entry = CATALOG[name]
+    num_classes = entry.num_classes if num_classes is None else num_classes
+    image_shape = entry.image_shape if image_shape is None else image_shape
     options = {"in_channels": image_shape[2], "image_size": image_shape[:2]}
     if not entry.takes and image_shape != entry.image_shape:
         raise ValueError(f"{name} expects images of shape {entry.image_shape}, got {image_shape}")

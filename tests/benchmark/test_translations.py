@@ -121,6 +121,7 @@ CASES = {
     "resize, nearest exact": (Resize((6, 5), method="nearest-exact"), (3, 3, 3)),
     "resize, bicubic": (Resize((5, 7), method="bicubic"), (4, 6, 3)),
     "resize, bicubic, antialias": (Resize((3, 4), method="bicubic", antialias=True), (7, 6, 3)),
+    "resize, function": (Function(ops.resize, output_shape=(5, 7)), (4, 6, 3)),
     "resize, area": (Resize((3, 4), method="area"), (7, 6, 3)),
     "auxiliary pool": (AuxiliaryPool(), (18, 17, 4)),
     "auxiliary pool, small": (AuxiliaryPool(), (10, 5, 4)),
@@ -177,6 +178,7 @@ REFUSED = {
 }
 NOT_IN_JAX = ("max pool, dilated", "max pool, dilated, same", "adaptive max", "pad, value", "pixel shuffle")
 REFUSED |= {case: ("flax", "equinox", "keras") for case in (*NOT_IN_JAX, "pixel unshuffle")}
+REFUSED["resize, function"] = ("equinox", "keras")
 OTHER_PIXELS = ("broken factor", "corners", "nearest", "bicubic", "area")
 REFUSED |= {f"resize, {case}": ("flax", "equinox", "keras") for case in OTHER_PIXELS}
 
@@ -404,7 +406,7 @@ def test_every_model_has_as_many_parameters_in_torch(name):
     from jaxcnn.benchmark.peers import to_torch
 
     entry = catalog.CATALOG[name]
-    model = catalog.build(name, entry.num_classes, entry.image_shape)
+    model = catalog.build(name)
     plan = make_plan("torch", model, entry.image_shape, train=False)
     with torch.device("meta"):
         module = to_torch.build(plan)

@@ -123,7 +123,7 @@ def test_hidden_layers_start_for_relu(key):
 @pytest.mark.parametrize("name", members(catalog.CATALOG))
 def test_the_catalog_says_what_each_model_was_made_for(name):
     entry = catalog.CATALOG[name]
-    model = catalog.build(name, entry.num_classes, entry.image_shape)
+    model = catalog.build(name)
     if name.endswith("_cifar"):
         assert model == getattr(models, name.removesuffix("_cifar"))(10, stem="cifar")
     else:

@@ -10,8 +10,7 @@ from jaxcnn.values import Partial
 
 @pytest.mark.parametrize("name", members(sorted(catalog.CATALOG)))
 def test_every_model_comes_back_from_its_text(name):
-    entry = catalog.CATALOG[name]
-    model = catalog.build(name, entry.num_classes, entry.image_shape)
+    model = catalog.build(name)
     assert parse_value(repr(model)) == model
 
 

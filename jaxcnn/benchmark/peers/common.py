@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import ops
@@ -221,8 +222,8 @@ def jax_resize(peer: str, layer: Resize, shape: Shape) -> Callable[[jax.Array], 
     if layer.method not in _JAX_METHODS:
         raise refuse(peer, layer, f"jax.image.resize has no method {layer.method!r}")
     resize = partial(resized, size=output_shape(layer, shape)[:2], method=layer.method, antialias=layer.antialias)
-    image = np.random.default_rng(0).standard_normal((*shape[:2], 1), np.float32)
-    ours, _ = layer.apply({}, {}, jax.numpy.asarray(image), train=False)
+    image = jnp.asarray(np.random.default_rng(0).standard_normal((*shape[:2], 1), np.float32))
+    ours, _ = layer.apply({}, {}, image, train=False)
     if not np.allclose(resize(image[None])[0], ours, atol=1e-4):
         raise refuse(peer, layer, f"jax.image.resize gives other pixels on an image of {shape[0]}x{shape[1]}")
     return resize

@@ -17,6 +17,7 @@ from jax.extend import core
 from jaxcnn import ops
 from jaxcnn.benchmark.peers.common import jax_resize, resized
 from jaxcnn.benchmark.program import Untranslatable
+from jaxcnn.benchmark.spec import Spec
 from jaxcnn.layers import Function, Resize
 from jaxcnn.layers.flow import called_path, dataflow, structure
 from jaxcnn.ops.lowering import PLAIN_RULES
@@ -158,6 +159,12 @@ def make_plan(peer: str, model: Layer, image_shape: Shape, *, train: bool, dtype
     image = jax.ShapeDtypeStruct(tuple(image_shape), dtype)
     plan = _traced(peer, model, image, train=True)
     return plan if train else replace(_traced(peer, model, image, train=False), layers=plan.layers)
+
+
+def plan_of(peer: str, spec: Spec) -> Plan:
+    """Plans what the model of a spec does, in the dtype of its computation; see `make_plan`."""
+    train, dtype = spec.mode == "train", jnp.dtype(spec.precision)
+    return make_plan(peer, spec.model, spec.image_shape, train=train, dtype=dtype)
 
 
 def evaluate(equation: core.JaxprEqn, operands: Sequence[Any]) -> Sequence[Any]:

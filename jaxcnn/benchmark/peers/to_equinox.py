@@ -28,7 +28,7 @@ from jaxcnn.benchmark.peers.common import (
     refuse,
     undilated_window,
 )
-from jaxcnn.benchmark.peers.plan import ELEMENTWISE, Call, Plan, Step, call_function, evaluate, make_plan
+from jaxcnn.benchmark.peers.plan import ELEMENTWISE, Call, Plan, Step, call_function, evaluate, plan_of
 from jaxcnn.benchmark.program import Program
 from jaxcnn.benchmark.spec import Spec
 from jaxcnn.layers import Function
@@ -78,14 +78,7 @@ def make_program(spec: Spec) -> Program:
     Raises:
       Untranslatable: there is no translation of a layer.
     """
-    return JaxProgram(spec, partial(make_model, spec, plan_of(spec)))
-
-
-def plan_of(spec: Spec) -> Plan:
-    """Returns the plan of the model of a spec."""
-    return make_plan(
-        "equinox", spec.model, spec.image_shape, train=spec.mode == "train", dtype=jnp.dtype(spec.precision)
-    )
+    return JaxProgram(spec, partial(make_model, spec, plan_of("equinox", spec)))
 
 
 def make_model(spec: Spec, plan: Plan) -> JaxModel:
@@ -93,7 +86,7 @@ def make_model(spec: Spec, plan: Plan) -> JaxModel:
 
     Args:
       spec: what to measure.
-      plan: the plan of the model, from `plan_of`.
+      plan: the plan of the model, from `plan_of("equinox", ...)`.
 
     Returns:
       The model, with Equinox's own initial parameters.

@@ -20,7 +20,7 @@ from jaxcnn.benchmark.peers.common import (
     refuse,
     undilated_window,
 )
-from jaxcnn.benchmark.peers.plan import Call, Plan, Step, make_plan, operate_on_batch
+from jaxcnn.benchmark.peers.plan import Call, Plan, Step, operate_on_batch, plan_of
 from jaxcnn.benchmark.program import Program, Unavailable
 from jaxcnn.benchmark.spec import Spec
 from jaxcnn.models.inception import AuxiliaryPool
@@ -48,7 +48,7 @@ def make_program(spec: Spec) -> Program:
       Untranslatable: a layer has no translation.
     """
     options = best_options() if spec.contestant == "flax-flags" else {}
-    return JaxProgram(spec, partial(make_model, spec, plan_of(spec)), compiler_options=options)
+    return JaxProgram(spec, partial(make_model, spec, plan_of("flax", spec)), compiler_options=options)
 
 
 def best_options() -> dict[str, str]:
@@ -72,7 +72,7 @@ def make_model(spec: Spec, plan: Plan) -> JaxModel:
 
     Args:
       spec: what to measure.
-      plan: the plan of the model, from `plan_of`.
+      plan: the plan of the model, from `plan_of("flax", ...)`.
 
     Returns:
       The model, with flax's own initial parameters.
@@ -91,11 +91,6 @@ def make_model(spec: Spec, plan: Plan) -> JaxModel:
 
     params, state = variables.get("params", {}), variables.get("batch_stats", {})
     return JaxModel(params, state, apply, trees.count(params))
-
-
-def plan_of(spec: Spec) -> Plan:
-    """Returns the plan of the model of a spec."""
-    return make_plan("flax", spec.model, spec.image_shape, train=spec.mode == "train", dtype=jnp.dtype(spec.precision))
 
 
 def build(plan: Plan, dtype: Any) -> "Model":
@@ -315,7 +310,9 @@ def _(layer: ZeroPadShortcut, shape: Shape, dtype: Any) -> nn.Module:
 
 @translate.register
 def _(layer: layers.Function, shape: Shape, dtype: Any) -> nn.Module:
-    # flax's own function: jaxcnn's is optimized.
+    # flax's own functions: those of jaxcnn are optimized.
+    if layer.function is ops.resize:
+        return Always(jax_resize("flax", layers.Resize(**dict(layer.options)), shape))
     return Always(partial(jax.nn.gelu, approximate=False) if layer.function is ops.gelu else jax.vmap(layer))
 
 

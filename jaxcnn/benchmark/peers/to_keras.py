@@ -25,7 +25,7 @@ from jaxcnn.benchmark.peers.common import (
     refuse,
     undilated_window,
 )
-from jaxcnn.benchmark.peers.plan import Call, Plan, Step, make_plan, operate_on_batch
+from jaxcnn.benchmark.peers.plan import Call, Plan, Step, operate_on_batch, plan_of
 from jaxcnn.benchmark.program import Program, Unavailable, Untranslatable
 from jaxcnn.benchmark.spec import Spec
 from jaxcnn.models.inception import AuxiliaryPool
@@ -74,9 +74,7 @@ def make_program(spec: Spec) -> Program:
     """
     if keras.backend.backend() != "jax":
         raise Unavailable(f"expected Keras on its JAX backend, got {keras.backend.backend()!r}; set KERAS_BACKEND=jax")
-    train, dtype = spec.mode == "train", jnp.dtype(spec.precision)
-    plan = make_plan("keras", spec.model, spec.image_shape, train=train, dtype=dtype)
-    return JaxProgram(spec, partial(make_model, spec, plan))
+    return JaxProgram(spec, partial(make_model, spec, plan_of("keras", spec)))
 
 
 def make_model(spec: Spec, plan: Plan) -> JaxModel:
@@ -84,7 +82,7 @@ def make_model(spec: Spec, plan: Plan) -> JaxModel:
 
     Args:
       spec: what to measure.
-      plan: the plan of the model, from `make_plan("keras", ...)`.
+      plan: the plan of the model, from `plan_of("keras", ...)`.
 
     Returns:
       The model, with Keras's own initial parameters.
@@ -105,7 +103,7 @@ def build(plan: Plan, image_shape: Shape) -> tuple[keras.Model, int]:
     """Builds the functional model of a plan.
 
     Args:
-      plan: the plan of the model, from `make_plan("keras", ...)`.
+      plan: the plan of the model, from `plan_of("keras", ...)`.
       image_shape: (height, width, channels) of one image.
 
     Returns:
