@@ -42,7 +42,7 @@ def bench(options: Bench) -> int:
       CommandError: an option is invalid, or a file cannot be written; then nothing is measured.
     """
     contests = plan(options)
-    # Before the measurements.
+    # Files that cannot be written are refused before the measurements.
     with reported(OSError):
         for path in filter(None, (options.output, options.plot)):
             check_target(path)

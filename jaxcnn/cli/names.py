@@ -1,4 +1,4 @@
-"""What the names on the command line stand for."""
+"""Looks up the names on the command line: of data sets, tasks and models."""
 
 import dataclasses
 import textwrap
@@ -27,15 +27,15 @@ def choose(kind: str, name: str, known: Mapping[str, T]) -> T:
     """Looks up a name.
 
     Args:
-      kind: what it names, for the message.
+      kind: kind of the object, such as "model", for the message.
       name: the name.
-      known: what there is, by name.
+      known: the known objects by name.
 
     Returns:
-      What the name stands for.
+      The object of that name.
 
     Raises:
-      CommandError: there is none of that name; the message lists those there are and the nearest.
+      CommandError: the name is unknown; the message lists the known names and the nearest one.
     """
     if name not in known:
         raise CommandError(unknown(kind, name, known))
@@ -43,12 +43,12 @@ def choose(kind: str, name: str, known: Mapping[str, T]) -> T:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Writes the message for a name that there is not.
+    """Formats the message for an unknown name.
 
     Args:
-      kind: what it names.
+      kind: kind of the object, such as "model".
       name: the name.
-      known: the names there are.
+      known: the known names.
 
     Returns:
       The message, with the nearest name first.
@@ -70,10 +70,10 @@ def load_data(name: str) -> Source | Splits:
       name: a name of `DATA`, the path of an .npz file, or a folder of pictures and masks (`jaxcnn.data.mask_folder`).
 
     Returns:
-      The data set, or the parts that it brings along.
+      The data set, or its parts if it has any.
 
     Raises:
-      CommandError: there is none of that name, or the file cannot be read.
+      CommandError: the name is unknown, or the file cannot be read.
     """
     if name not in DATA and Path(name).is_dir():
         with reported(ValueError, OSError, ImportError):
@@ -98,7 +98,7 @@ def load_part(name: str, part: str | None) -> Source:
       The examples.
 
     Raises:
-      CommandError: the data cannot be read, or have no such part, or have several of which none is named.
+      CommandError: the data cannot be read, have no such part, or have several parts and `part` is None.
     """
     source = load_data(name)
     if not isinstance(source, Mapping):

@@ -21,8 +21,8 @@ class RecipeOptions(Recipe):
 class Train:
     """Trains a model, keeps the best epoch on the validation set, and tests it once.
 
-    Without options, LeNet-5 on scikit-learn's handwritten digits. Ctrl-C stops after the current step and writes a
-    checkpoint; a second Ctrl-C stops at once.
+    Without options, it trains LeNet-5 on scikit-learn's handwritten digits. Ctrl-C stops after the current step and
+    writes a checkpoint; a second Ctrl-C stops at once.
     """
 
     model: str = "lenet5"
@@ -37,7 +37,7 @@ class Train:
     test_data: str | None = None
     """Test set, likewise. Default: that of the data, or drawn from the training set."""
     task: Literal["auto", "classification", "multi-label", "regression", "segmentation"] = "auto"
-    """What the model is trained for. auto: what the data are made for, by their labels, targets or masks."""
+    """What the model is trained for. auto: chosen by the labels, targets or masks of the data."""
     classes: tuple[str, ...] = ()
     """Names of the classes to keep; the first becomes label 0. Default: all."""
     examples_per_class: int | None = None
@@ -47,7 +47,8 @@ class Train:
     """Weight of the uniform distribution in the targets, in [0, 1)."""
     init_from: str | None = None
     """Source of the initial parameters: the folder of a run (its best epoch), or a source for `load_weights` of
-    jaxcnn.interop.weights. Model and number of input channels must match. Default: random."""
+    jaxcnn.interop.weights, whose first convolution is converted to the channels of the images. The model must be the
+    same, and for a run the number of channels. Default: random."""
     head: Literal["auto", "new", "keep"] = "auto"
     """With --init-from: whether to draw a new head. auto: if the number of classes differs, or layers are frozen."""
     recipe: Annotated[RecipeOptions, tyro.conf.arg(name="")] = RecipeOptions()
@@ -55,13 +56,13 @@ class Train:
     run_dir: Path | None = None
     """Folder of the run. Default: a new folder under runs/."""
     resume: bool = False
-    """Resume the run in --run-dir, with its options and with the results of a run without a stop."""
+    """Resume the run in --run-dir with its options; the results are those of an uninterrupted run."""
     tensorboard: bool = False
     """Write the figures for TensorBoard too, to the folder tensorboard of the run; needs jaxcnn[tensorboard]."""
     wandb: str | None = None
     """Send the figures to this project of Weights & Biases; needs jaxcnn[wandb]. Default: nothing is sent."""
     find_learning_rate: bool = False
-    """Do not train, but suggest a learning rate: the loss is measured in 100 steps with a growing one, and drawn in
+    """Do not train, but suggest a learning rate: the loss is measured in 100 steps with a growing rate, and drawn in
     learning_rate.png in the working directory."""
 
     @property
@@ -85,7 +86,7 @@ class Evaluate:
     """MODULE:FUNCTION or FILE.py:FUNCTION of a run with a model of your own, as --model of `jaxcnn train`. The module
     is imported, which runs its code. Default: only layers of the library."""
     split: Literal["auto", "test", "validation", "train"] = "auto"
-    """Part of the data; the training set is not augmented. auto: test, or all of --data if it has no parts."""
+    """Part of the data; the training set is not augmented. auto: test, or all of --data if they have no parts."""
     data: str | None = None
     """Other data, named as in `jaxcnn train`, with the same classes in any order. Default: those of the run."""
     batch_size: int = 256
@@ -99,7 +100,7 @@ class Evaluate:
 class Plot:
     """Draws the losses and the accuracy of several runs in one picture.
 
-    Runs that differ in their seed alone, or that have the same label, are one line: their mean, with a band from the
+    Runs that differ only in their seed, or that have the same label, are one line: their mean, with a band from the
     smallest to the largest value.
     """
 
@@ -116,8 +117,8 @@ class Plot:
 class Predict:
     """Classifies or segments image files of any size with the model of a run: PNG, JPEG, GIF, BMP, TIFF, WebP or PPM.
 
-    A model that segments writes, for each image, a mask of class indices and an overlay, of the size of its images.
-    Images that cannot be read are named at the end; the exit status is 1 then, and 2 if no image could be read.
+    For each image, a segmentation model writes a mask of class indices and an overlay, in the image size of the model.
+    Images that cannot be read are listed at the end; the exit status is then 1, or 2 if no image could be read.
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
@@ -132,9 +133,10 @@ class Predict:
     json: bool = False
     """Write a JSON array with one object for each image: "file" and "classes", the likeliest first, each with "class"
     and "probability"; "file" and "error" if it cannot be read. A segmentation has "share" instead of "probability",
-    and "mask" and "overlay"."""
+    and "mask" and "overlay"; a regression has "values" instead of "classes"."""
     csv: bool = False
-    """Write a CSV table with one row for each image and class: file, rank, class, probability, error."""
+    """Write a CSV table with one row for each image and class: file, rank, class, probability, error. A segmentation
+    has share, mask and overlay instead of probability; a regression has file, number, value, error."""
     output: Path | None = None
     """File for the predictions; an older file is replaced. Default: standard output."""
     masks: Path | None = None
@@ -150,7 +152,7 @@ class Predict:
 class Export:
     """Writes the best epoch of a run as a file that runs without jaxcnn, for batches of any size.
 
-    A JSON file beside it describes input and output, and has the class names and Python code that loads the file.
+    A JSON file next to it describes input and output, and has the class names and Python code that loads the file.
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]

@@ -25,7 +25,7 @@ from jaxcnn.training.runs import Result, run
 from jaxcnn.types import Layer
 
 _UNSTORED = ("run_dir", "resume", "tensorboard", "wandb", "find_learning_rate")
-"""Options that do not define a run: where it is, and who watches it."""
+"""Options that do not define a run: its place, its trackers, and other actions than to train."""
 
 
 def train(options: Train, arguments: list[str]) -> int:
@@ -63,7 +63,7 @@ def stored_options(folder: RunFolder) -> Train:
     if values is None:
         raise CommandError(
             f"expected a run of `jaxcnn train`, got {shown(folder.path)}, which was started in Python: its data are "
-            "not recorded; go on in Python, with jaxcnn.training.run"
+            "not recorded; resume it with jaxcnn.training.run, or evaluate it with --data"
         )
     known = {field.name for field in dataclasses.fields(Train)}
     if unknown := sorted(values.keys() - known):
@@ -83,8 +83,9 @@ def _start(options: Train, arguments: list[str]) -> int:
     options = _with_absolute_paths(options)
     watching = _trackers(options)
     with make_display(options.model_name, options.data) as display:
-        source = None if options.init_from is None else transfer.read_source(options)
         splits = names.load_splits(options)
+        channels = _channels(options, splits["train"])
+        source = None if options.init_from is None else transfer.read_source(options, channels, display.on_note)
         layer = _build(options, splits, source)
         weights = transfer.first_parameters(options, layer, init_key(options.recipe), source)
         task = names.make_task(options, splits["train"])
@@ -125,10 +126,11 @@ def _resume(options: Train, arguments: list[str]) -> int:
         splits = names.load_splits(options)
         if own_models.is_own(options.model):
             own_models.find(options.model)
-        layer, _, _ = folder.described()
+        layer, image_shape, _ = folder.described()
         weights = None
         if options.init_from is not None and folder.checkpoints.latest_step() is None:
-            weights = transfer.first_parameters(options, layer, init_key(options.recipe), transfer.read_source(options))
+            source = transfer.read_source(options, image_shape[2], display.on_note)
+            weights = transfer.first_parameters(options, layer, init_key(options.recipe), source)
         result = _run(
             options,
             layer,
@@ -169,7 +171,7 @@ def _draw(options: Train, splits: dict[str, Source], layer: Layer, result: Resul
 
 
 def _end(result: Result) -> int:
-    """Says how the training ended."""
+    """Prints how the training ended."""
     assert result.folder is not None
     folder = RunFolder(result.folder)
     if result.stopped:
@@ -182,10 +184,16 @@ def _end(result: Result) -> int:
     return 0
 
 
+def _channels(options: Train, source: Source) -> int:
+    """Returns the number of channels of the images."""
+    if "image" not in source.spec:
+        raise CommandError(f"expected examples with images in {shown(options.data)}, got {', '.join(source.spec)}")
+    shape: Any = source.spec["image"].shape
+    return shape[2]
+
+
 def _build(options: Train, splits: dict[str, Source], source: transfer.Source | None) -> Layer:
     spec, class_names = splits["train"].spec, splits["train"].class_names
-    if "image" not in spec:
-        raise CommandError(f"expected examples with images in {shown(options.data)}, got {', '.join(spec)}")
     outputs = len(class_names) or int(spec["target"].shape[-1] or 1 if spec["target"].shape else 1)
     shape: Any = spec["image"].shape
     model = names.build_model(options.model, outputs, shape)
@@ -195,7 +203,7 @@ def _build(options: Train, splits: dict[str, Source], source: transfer.Source | 
 
 
 def _option_values(options: Train) -> dict[str, Any]:
-    """Returns the options that define a run and are no fields of the recipe, as JSON values by name."""
+    """Returns the options that define a run and are not fields of the recipe, as JSON values by name."""
     values = {
         field.name: getattr(options, field.name)
         for field in dataclasses.fields(options)

@@ -14,7 +14,7 @@ from jaxcnn.training.run_folder import RunFolder, RunFolderError, TrainedModel, 
 
 
 def load(run: Path, layer: str | None) -> TrainedModel:
-    """Reads the model of the best epoch of a run, and complains about damaged checkpoints.
+    """Reads the model of the best epoch of a run, and prints a note about damaged checkpoints.
 
     The folder may come from anywhere: code that it names is imported only if the user names it too.
 

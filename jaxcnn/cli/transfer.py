@@ -1,7 +1,7 @@
 """Loads the initial parameters of a training."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,11 +41,13 @@ class Source(NamedTuple):
     normalization: Normalization | None
 
 
-def read_source(options: Train) -> Source:
+def read_source(options: Train, channels: int, note: Callable[[str], None]) -> Source:
     """Reads the weights of --init-from.
 
     Args:
       options: the options of a training with --init-from.
+      channels: number of channels of the images; published weights are converted to them.
+      note: called with a line that says what was converted.
 
     Returns:
       The weights, with any head.
@@ -63,15 +65,24 @@ def read_source(options: Train) -> Source:
         own_models.find(options.model)
     else:
         names.choose("model", options.model, CATALOG)
-    return _read_run(Path(source), options) if is_run_folder(source) else _read_weights(source, options)
+    return _read_run(Path(source), options) if is_run_folder(source) else _read_weights(source, options, channels, note)
 
 
-def _read_weights(source: str, options: Train) -> Source:
-    # Imported here: it is large, and not needed if a run starts from another run.
-    from jaxcnn.interop.weights import load_weights
+def _read_weights(source: str, options: Train, channels: int, note: Callable[[str], None]) -> Source:
+    # Imported here: it is large, and a run that starts from another run does not need it.
+    from jaxcnn.interop.weights import input_channels, load_weights, with_channels
 
     with reported(ImportError, OSError, ValueError):
         weights = load_weights(options.model, source)
+    given = input_channels(weights.model)
+    if given not in (None, channels):
+        had_preprocessing = weights.preprocessing is not None
+        weights = with_channels(weights, options.model, channels)
+        lost = had_preprocessing and weights.preprocessing is None
+        note(
+            f"first convolution converted from {given} to {channels} channel{'s' if channels > 1 else ''}"
+            + (f"; the pixels are not normalized, as the weights are for {given} channels" if lost else "")
+        )
     params, state = trees.named_leaves(weights.params), trees.named_leaves(weights.state)
     normalization = None if weights.preprocessing is None else weights.preprocessing.normalization()
     return Source(source, params, state, weights.model, normalization)

@@ -24,7 +24,7 @@ class Batches:
       seed: random seed of the orders, at least 0.
 
     Raises:
-      ValueError: a batch size or a seed out of range, or the examples differ in size.
+      ValueError: the batch size or the seed is out of range, or the examples differ in size.
     """
 
     source: Source

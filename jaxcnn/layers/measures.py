@@ -1,6 +1,6 @@
 """Shapes, parameters, multiply-adds and receptive fields of layers and whole models, from their traced program.
 
-They hold for layers and functions of one's own: nothing is registered. Nothing is computed.
+They work on layers and functions of your own without registration. Nothing is computed.
 """
 
 import functools
@@ -70,8 +70,8 @@ def receptive_field(layer: Layer | Callable[[Any], Any], input_shape: Any) -> An
 
     Returns:
       The receptive field; a tree if the output is one. It may be too large where an operation is not known, or where
-      neighbouring pixels see a different number of pixels; it is never too small, but for pixels next to a border that
-      repeats the image.
+      neighbouring pixels see a different number of pixels. It is never too small, except for pixels next to a border
+      that repeats the image.
 
     Raises:
       TypeError, ValueError: the shapes do not fit together.
@@ -132,7 +132,7 @@ def count_parameters(layer: Layer) -> int:
 
 @contextmanager
 def _plain_notes() -> Iterator[None]:
-    """Leaves out the note on traceback filtering that JAX adds to an error within a trace."""
+    """Removes the note on traceback filtering that JAX adds to an error within a trace."""
     try:
         yield
     except Exception as error:
@@ -172,7 +172,7 @@ def _output_shape(layer: Layer | Callable[[Any], Any], input_shape: Any) -> Any:
 
 
 def _call(layer: Layer | Callable[[Any], Any], input_shape: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """Returns a function of an image and of other arguments, and what describes the arguments."""
+    """Returns a function of an image and of other arguments, and the shapes of the arguments."""
     image = _arrays(input_shape)
     if not isinstance(layer, Layer):
         return layer, (image,)

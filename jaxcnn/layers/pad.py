@@ -15,7 +15,7 @@ from jaxcnn.values import Value
 
 @dataclass(frozen=True, repr=False)
 class Pad(Stateless, Value):
-    """Pads an image: `jaxcnn.ops.pad`. Convolution and pooling pad by themselves; this layer adds other borders.
+    """Pads an image: `jaxcnn.ops.pad`. Convolution and pooling pad by themselves; use this layer for other borders.
 
     Attributes:
       padding: number of pixels: an int for all sides or ((top, bottom), (left, right)).

@@ -1,4 +1,4 @@
-"""The models by name, each with the image it was made for and its size: what the command line offers."""
+"""The models by name, with their images and sizes. The command line and the tests use this list."""
 
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
@@ -38,8 +38,8 @@ class Entry(NamedTuple):
       build: the model function, called with the number of classes.
       image_shape: (height, width, channels) of the image that the model was made for.
       num_classes: number of classes that it was made for.
-      takes: which of the options "in_channels" and "image_size" the function has; without them the model takes no other
-        image than its own.
+      takes: which of the options "in_channels" and "image_size" the function has; without any, the model takes only
+        images of `image_shape`.
       parameters: number of its parameters for that image, without those of auxiliary heads.
       multiply_adds: its multiply-adds for that image in evaluation.
       min_size: smallest height and width of an image that the model takes, in pixels.

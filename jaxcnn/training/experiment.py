@@ -13,6 +13,7 @@ import numpy as np
 from jaxcnn import environment, trees
 from jaxcnn.data import Batches, Source, Splits
 from jaxcnn.layers import batched
+from jaxcnn.models.text import difference
 from jaxcnn.tasks import Classification, MultiLabel, Regression, Segmentation
 from jaxcnn.text import printable
 from jaxcnn.training.observers import Observer
@@ -25,7 +26,7 @@ _PACKAGES = ("jaxcnn", "jax", "jaxlib", "optax", "numpy", "orbax-checkpoint", "s
 
 
 def choose_task(source: Source) -> Task:
-    """Chooses the task that the entries of the examples are made for.
+    """Chooses the task by the entries of the examples.
 
     Args:
       source: the examples.
@@ -75,7 +76,7 @@ class Experiment:
       splits: "train", "validation" and "test".
       recipe: how to train.
       task: loss and metrics.
-      observers: get the events of the training.
+      observers: receive the events of the training.
     """
 
     layer: Layer
@@ -130,7 +131,7 @@ class Experiment:
         if augment is not None:
             one = {name: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for name, leaf in example.items()}
             jax.eval_shape(augment, jax.random.key(0), one)
-        # Both refuse what does not fit.
+        # Building both refuses parts that do not fit.
         _ = self.batches, self.phases
 
     def _check_classes(self, outputs: Shape) -> None:
@@ -197,7 +198,7 @@ def weights_fingerprint(params: Params, state: State) -> str:
 
 
 def check_same(folder: RunFolder, experiment: Experiment) -> None:
-    """Refuses a training that is not that of the folder.
+    """Refuses a training that differs from that of the folder.
 
     Args:
       folder: the run folder.
@@ -211,8 +212,8 @@ def check_same(folder: RunFolder, experiment: Experiment) -> None:
     if changed := [f"{name} {before[name]!r} to {now[name]!r}" for name in before if before[name] != now[name]]:
         raise RunFolderError(f"expected the recipe of {where}, got changes: {', '.join(changed)}; start a new run")
     for name, got in (("model", experiment.layer), ("task", experiment.task)):
-        if config[name] is not None and config[name] != repr(got):
-            raise RunFolderError(f"expected the {name} of {where}, {config[name]:.200}, got {got!r:.200}")
+        if config[name] is not None and (lines := difference(config[name], got)):
+            raise RunFolderError(f"expected the {name} of {where}, with {lines[0]!r:.200}, got {lines[1]!r:.200}")
     # The data of a folder of version 0.1 are checked where they are read; see `first_schema.read_source`.
     if folder.id is not None and config["data_fingerprint"] != fingerprints(experiment.splits):
         raise RunFolderError(f"expected the data that {where} was started with, got other data")

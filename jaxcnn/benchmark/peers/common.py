@@ -1,4 +1,4 @@
-"""Shared parts of the translations."""
+"""Functions that the translations share."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

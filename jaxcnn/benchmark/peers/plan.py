@@ -1,7 +1,7 @@
-"""What a peer does with a model: its layers in order of use, and the operations between them.
+"""The steps of a model for its translation to a peer: its layers in order of use, and the operations between them.
 
 A model is traced once, with the call of each layer as one step (`jaxcnn.layers.flow`). So a peer needs translations
-of the layers that compute something, but of none that is made of layers.
+only of layers that are not made of layers.
 """
 
 import functools
@@ -49,7 +49,7 @@ _ACTIVATIONS = (
     Function(jax.nn.leaky_relu),
     Function(jax.nn.softplus),
 )
-"""Functions that are known again where a forward calls them: peers have them as one operation."""
+"""Functions that are recognised where a forward calls them, because peers have them as one operation."""
 
 _RESIZES = (
     *({"method": method, "align_corners": False, "antialias": False} for method in get_args(Method)),
@@ -78,7 +78,7 @@ class Step(NamedTuple):
     """A step of a model: the call of a layer, or an operation between the layers.
 
     Attributes:
-      does: the layer that is called, an activation or a resize, or the equation of another operation.
+      does: the called layer, an activation or a resize, or the equation of another operation.
       inputs: the operands: variables of the program, or literals.
       outputs: variables of the results.
     """
@@ -114,16 +114,16 @@ class Plan:
         return Counter(one for inputs in read for one in inputs if not isinstance(one, core.Literal))
 
     def draws(self) -> bool:
-        """Tells whether a forward draws random numbers itself, beside those of its layers."""
+        """Tells whether a forward draws random numbers itself, besides those of its layers."""
         return self.uses()[self.key] > 0
 
     def run(self, x: Any, key: Any, do: Callable[[Step, list[Any]], Sequence[Any]]) -> Any:
         """Runs the steps one after the other.
 
         Args:
-          x: stands for the image.
-          key: stands for the random key, if the plan draws.
-          do: from a step and its operands to its results. An operand is what an earlier step returned, `x`, `key`, a
+          x: the image, or a symbol for it.
+          key: the random key, or a symbol for it, if the plan draws.
+          do: computes the results of a step from its operands. An operand is a result of an earlier step, `x`, `key`, a
             constant array, or the number of a literal.
 
         Returns:
@@ -162,7 +162,7 @@ def make_plan(peer: str, model: Layer, image_shape: Shape, *, train: bool, dtype
 
 
 def plan_of(peer: str, spec: Spec) -> Plan:
-    """Plans what the model of a spec does, in the dtype of its computation; see `make_plan`."""
+    """Returns the plan of the model of a spec, in the dtype of its computation; see `make_plan`."""
     train, dtype = spec.mode == "train", jnp.dtype(spec.precision)
     return make_plan(peer, spec.model, spec.image_shape, train=train, dtype=dtype)
 
@@ -249,7 +249,7 @@ def _traced(peer: str, model: Layer, image: jax.ShapeDtypeStruct, *, train: bool
 
 
 def _open(program: core.ClosedJaxpr, opened: frozenset[str]) -> core.ClosedJaxpr:
-    """Replaces calls of functions by what the functions do; calls of layers and of activations stay."""
+    """Replaces calls of functions by the bodies of the functions; calls of layers and of activations stay."""
 
     def run(jaxpr: core.Jaxpr, consts: Sequence[Any], operands: Sequence[Any]) -> list[Any]:
         values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *operands], strict=True))
@@ -311,7 +311,7 @@ def _call(peer: str, path: str, layer: Layer, equation: core.JaxprEqn) -> Step:
 
 
 def _without_known(steps: Sequence[Step], constants: dict[Any, Any]) -> list[Step]:
-    """Computes what does not depend on the image, adds it to the constants, and returns the other steps."""
+    """Computes the steps that do not depend on the image into the constants, and returns the other steps."""
     rest = []
     for step in steps:
         if isinstance(step.does, core.JaxprEqn) and all(

@@ -86,7 +86,7 @@ def make_model(spec: Spec, plan: Plan) -> JaxModel:
 
     Args:
       spec: what to measure.
-      plan: what the model does, of `plan_of("equinox", ...)`.
+      plan: the plan of the model, from `plan_of("equinox", ...)`.
 
     Returns:
       The model, with Equinox's own initial parameters.

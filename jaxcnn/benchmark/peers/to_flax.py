@@ -72,7 +72,7 @@ def make_model(spec: Spec, plan: Plan) -> JaxModel:
 
     Args:
       spec: what to measure.
-      plan: what the model does, of `plan_of("flax", ...)`.
+      plan: the plan of the model, from `plan_of("flax", ...)`.
 
     Returns:
       The model, with flax's own initial parameters.
@@ -97,7 +97,7 @@ def build(plan: Plan, dtype: Any) -> "Model":
     """Builds the module of a model.
 
     Args:
-      plan: what it does, of `make_plan("flax", ...)`.
+      plan: its plan, from `make_plan("flax", ...)`.
       dtype: dtype of the computation; parameters are float32.
 
     Returns:
@@ -128,11 +128,11 @@ def translate(layer: Layer, shape: Shape, dtype: Any) -> nn.Module:
 
 
 class Model(nn.Module):
-    """The modules of a model's layers, and what is done with them.
+    """The modules of a model's layers, and the plan that uses them.
 
     Attributes:
       layers: the modules by path.
-      plan: what is done, of `make_plan("flax", ...)`.
+      plan: the plan, from `make_plan("flax", ...)`.
     """
 
     layers: Mapping[str, nn.Module]
@@ -141,7 +141,7 @@ class Model(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> Any:
         """Runs the plan on a batch; returns the tree of results."""
         if self.is_initializing():
-            # Also layers that only training calls, as auxiliary heads.
+            # Also layers that only training calls, such as auxiliary heads.
             for path, (_, shape) in self.plan.layers.items():
                 self.layers[path](jnp.zeros((1, *shape), x.dtype), train)
         keys = jax.random.split(self.make_rng("dropout"), x.shape[0]) if self.plan.draws() else None
@@ -164,7 +164,7 @@ class Always(nn.Module):
 
 
 class Padded(nn.Module):
-    """A convolution after a padding that it does not know."""
+    """A convolution after a padding that it does not support."""
 
     pad: Callable[[jax.Array], jax.Array]
     conv: nn.Module

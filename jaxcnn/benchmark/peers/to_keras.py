@@ -82,7 +82,7 @@ def make_model(spec: Spec, plan: Plan) -> JaxModel:
 
     Args:
       spec: what to measure.
-      plan: what the model does, of `plan_of("keras", ...)`.
+      plan: the plan of the model, from `plan_of("keras", ...)`.
 
     Returns:
       The model, with Keras's own initial parameters.
@@ -103,7 +103,7 @@ def build(plan: Plan, image_shape: Shape) -> tuple[keras.Model, int]:
     """Builds the functional model of a plan.
 
     Args:
-      plan: what the model does, of `plan_of("keras", ...)`.
+      plan: the plan of the model, from `plan_of("keras", ...)`.
       image_shape: (height, width, channels) of one image.
 
     Returns:

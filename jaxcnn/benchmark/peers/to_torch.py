@@ -141,7 +141,7 @@ class TorchProgram:
             return
         self._optimizer.zero_grad(set_to_none=True)
         with self._autocast():
-            # With auxiliary heads there are several results for one label: all of them count alike.
+            # Auxiliary heads give several results for one label, which all have the same weight.
             results = jax.tree.leaves(self._model(self._images))
             loss = torch.stack([F.cross_entropy(logits, self._labels) for logits in results]).mean()
         loss.backward()
@@ -182,7 +182,7 @@ def build(plan: Plan) -> GraphModule:
     """Builds the module of a model.
 
     Args:
-      plan: what it does, of `make_plan("torch", ...)`.
+      plan: its plan, from `make_plan("torch", ...)`.
 
     Returns:
       The module, from a batch (batch, channels, height, width) to the tree of results. The module of a layer is
@@ -212,14 +212,14 @@ def build(plan: Plan) -> GraphModule:
 
     graph.output(plan.run(graph.placeholder("x"), None, do))
     module = GraphModule(root, graph)
-    # Also those of training alone, as auxiliary heads.
+    # Also layers that only training calls, such as auxiliary heads.
     for path in plan.layers:
         module.add_submodule(f"model/{path}", root.get_submodule(f"model/{path}"))
     return module
 
 
 def _operand(root: nn.Module, graph: Graph, equation: core.JaxprEqn, operand: Any) -> Any:
-    """Turns a constant into a number, where one will do, or into a buffer."""
+    """Turns a constant into a number if possible, otherwise into a buffer."""
     if isinstance(operand, Node):
         return operand
     array = np.asarray(operand)
