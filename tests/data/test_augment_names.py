@@ -98,6 +98,7 @@ def test_none_is_nothing():
         ("cutout(8 + 1)", r"expects numbers, strings and tuples as options, got '8 \+ 1'"),
         ("cutout(size)", "expects numbers, strings and tuples as options, got 'size'"),
         ("shift(2, mask_fill=-1)", "Step expects mask_fill, a class index of at least 0, got -1"),
+        (None, "expects one of .*, got None"),
         ("((((", r"expects one of .* got '\(\(\(\('"),
         ("flip(\0)", "expects one of .* got"),
     ],

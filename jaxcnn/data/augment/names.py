@@ -83,6 +83,8 @@ def parse_augment(text: str) -> Composition | None:
     Raises:
       ValueError: the text is no such list, a name is unknown, or a function does not take the options.
     """
+    if not isinstance(text, str):
+        raise ValueError(_expected(text))
     text = " ".join(text.split())
     if text in AUGMENTATIONS:
         return AUGMENTATIONS[text]
@@ -126,7 +128,7 @@ def _step(source: str, function: Callable[..., jax.Array], call: ast.Call) -> St
         options[keyword.arg] = _value(keyword.value)
     try:
         return Step(function, **options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"expects other options in {source!r}: {error}") from None
 
 
@@ -143,8 +145,8 @@ def _value(node: ast.expr) -> Any:
     raise ValueError(f"expects numbers, strings and tuples as options, got {ast.unparse(node)!r}")
 
 
-def _expected(given: str) -> str:
+def _expected(given: object) -> str:
     return (
         f"expects one of {', '.join(AUGMENTATIONS)} or a list such as 'random_crop(padding=4), flip(), cutout(8)', got "
-        f"{given!r}{nearest(given, AUGMENTATIONS)}"
+        f"{given!r}{nearest(str(given), AUGMENTATIONS)}"
     )
