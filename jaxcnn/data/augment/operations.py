@@ -100,10 +100,13 @@ def equalized(image: jax.Array) -> jax.Array:
     level = levels(image)
     pixels = level.shape[0] * level.shape[1]
     counts = _histogram(level)
-    brightest = jnp.take_along_axis(counts, level.max((0, 1))[:, None], axis=1)
+    # Found in the counts: a maximum over the pixels takes XLA for the CPU as long as all the rest.
+    last = 255 - jnp.argmax(counts[:, ::-1] > 0, axis=1)
+    brightest = jnp.take_along_axis(counts, last[:, None], axis=1)
     step = (pixels - brightest) // 255
     below = jnp.cumsum(counts, axis=1) - counts
-    table = jnp.clip((below + step // 2) // jnp.maximum(step, 1), 0, 255)
+    # The barrier keeps XLA for the CPU from computing the table again for every pixel.
+    table = jax.lax.optimization_barrier(jnp.clip((below + step // 2) // jnp.maximum(step, 1), 0, 255))
     changed = jnp.take_along_axis(table.T, level.reshape(pixels, -1), axis=0).reshape(level.shape)
     return jnp.where(step[:, 0] == 0, image, from_levels(changed, image.dtype))
 

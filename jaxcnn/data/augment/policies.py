@@ -233,8 +233,9 @@ def trivial_augment(
     """
     check_colours("trivial_augment", image)
     _check_interpolation("trivial_augment", interpolation)
+    height, width, _ = image.shape
     operation = _trivial_augment(key, bins)
-    return operation.recolour(operation.geometry(*image.shape[:2], interpolation).image(image, fill))
+    return operation.recolour(operation.geometry(height, width, interpolation).image(image, fill))
 
 
 @geometric(_no_geometry)
