@@ -132,6 +132,7 @@ def test_alternating_flips_mirror_every_image_in_one_of_two_epochs(key):
     assert 70 < first.sum() < 130
     np.testing.assert_array_equal(mirrored(1), ~first)
     np.testing.assert_array_equal(mirrored(2), first)
+    np.testing.assert_array_equal(mirrored(3), ~first)
     np.testing.assert_array_equal(mirrored(7), ~first)
     assert (mirrored(0, seed=1) != first).any()
 

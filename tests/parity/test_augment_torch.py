@@ -130,16 +130,19 @@ def test_resized_crops(window, size, interpolation):
     np.testing.assert_allclose(geometry.boxes(jnp.asarray(BOXES), 40, 53), boxes, atol=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(64, 64), (40, 90), (200, 31)])
-def test_windows_of_resized_crops_have_torchvisions_distribution(shape):
-    transform = v2.RandomResizedCrop(8)
+@pytest.mark.parametrize(
+    ("shape", "ratio"),
+    [((64, 64), (3 / 4, 4 / 3)), ((64, 64), (1.2, 2.5)), ((40, 90), (0.5, 0.8)), ((200, 31), (1, 2))],
+)
+def test_windows_of_resized_crops_have_torchvisions_distribution(shape, ratio):
+    transform = v2.RandomResizedCrop(8, ratio=ratio)
     torch.manual_seed(0)
     drawn = [transform.make_params([torch.zeros(3, *shape)]) for _ in range(1500)]
     theirs = np.array([[one[name] for name in ("top", "left", "height", "width")] for one in drawn], float)
     keys = jax.random.split(jax.random.key(0), 4000)
 
     def window(key):
-        geometry = _draw_resized_crop(key, *shape)
+        geometry = _draw_resized_crop(key, *shape, ratio=ratio)
         return jnp.concatenate([geometry.top_left, geometry.extent])
 
     ours = np.asarray(jax.jit(jax.vmap(window))(keys), float)
