@@ -224,7 +224,28 @@ class Bench:
     """PNG file for the picture of the ratios."""
 
 
-COMMANDS = ("train", "evaluate", "plot", "predict", "export", "summary", "bench")
+@readable
+@dataclass(frozen=True)
+class Preview:
+    """Draws examples of a data set beside augmented forms of them, with masks and boxes."""
+
+    what: Annotated[tyro.conf.Positional[Literal["preview"]], tyro.conf.arg(metavar="preview")]
+    """The word preview."""
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
+    """Data, named as in `jaxcnn train`; of several parts, the training set."""
+    augment: str = "affine"
+    """Augmentation, as in `jaxcnn train`: a name or a list."""
+    examples: int = 5
+    """Number of examples."""
+    copies: int = 6
+    """Number of augmented forms of each."""
+    seed: int = 0
+    """Seed of the choice of examples and of the augmentation."""
+    output: Path = Path("preview.png")
+    """PNG file to write; an older file is replaced."""
+
+
+COMMANDS = ("train", "evaluate", "plot", "predict", "export", "summary", "bench", "data")
 """The names of the commands."""
 
 Command = (
@@ -235,4 +256,5 @@ Command = (
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Summary, tyro.conf.subcommand("summary")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
+    | Annotated[Preview, tyro.conf.subcommand("data")]
 )

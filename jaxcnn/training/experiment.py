@@ -18,7 +18,7 @@ from jaxcnn.tasks import Classification, MultiLabel, Regression, Segmentation
 from jaxcnn.text import printable
 from jaxcnn.training.observers import Observer
 from jaxcnn.training.phases import Phase, make_phases
-from jaxcnn.training.recipe import AUGMENTATIONS, Recipe, RecipeError
+from jaxcnn.training.recipe import Recipe, RecipeError
 from jaxcnn.training.run_folder import RunFolder, RunFolderError
 from jaxcnn.types import Layer, Params, Shape, State, Task
 
@@ -124,18 +124,20 @@ class Experiment:
         example = {name: jax.ShapeDtypeStruct((1, *entry.shape), entry.dtype) for name, entry in spec.items()}
         example["image"] = jax.ShapeDtypeStruct(example["image"].shape, jnp.float32)
         weights = jax.eval_shape(self.layer.init, jax.random.key(0))
-        outputs, _ = jax.eval_shape(
-            lambda images, params, state: batched(self.layer)(params, state, images, train=False),
-            example["image"],
-            *weights,
-        )
+
+        def apply(images: jax.Array, params: Params, state: State) -> tuple[Any, State]:
+            return batched(self.layer)(params, state, images, train=False)
+
+        outputs, _ = jax.eval_shape(apply, example["image"], *weights)
         if isinstance(outputs, jax.ShapeDtypeStruct):
             self._check_classes(outputs.shape[1:])
         jax.eval_shape(self.task.loss, outputs, example)
-        augment = AUGMENTATIONS[self.recipe.augment]
+        augment = self.recipe.augmentation
         if augment is not None:
             one = {name: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for name, leaf in example.items()}
-            jax.eval_shape(augment, jax.random.key(0), one)
+            image = jax.eval_shape(augment, jax.random.key(0), one)["image"]
+            # The model must take the images of training too, if they have another size.
+            jax.eval_shape(apply, jax.ShapeDtypeStruct((1, *image.shape), image.dtype), *weights)
         # Building both refuses parts that do not fit.
         _ = self.batches, self.phases
 

@@ -357,6 +357,11 @@ def test_the_task_is_chosen_by_the_examples(stripes):
         ),
         ({"recipe": Recipe(batch_size=6, augment="none", freeze="stage1")}, "freeze expects a pattern that matches"),
         ({"recipe": Recipe(batch_size=6, augment="none", freeze=".*")}, "leaves no parameter to train"),
+        ({"recipe": Recipe(batch_size=6, augment="random_resized_crop(5)")}, "dense expects"),
+        (
+            {"recipe": Recipe(batch_size=6, augment="cutout(7)")},
+            "cutout expects size a whole number of .* from 0 to 6",
+        ),
         ({"task": Segmentation(2)}, "Segmentation expects a batch with 'mask'|Segmentation expects"),
     ],
 )
