@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.ops.check import at_least_float32
-from jaxcnn.ops.resize import interpolation_weights
+from jaxcnn.ops.resizing import interpolation_weights
 
 Border: TypeAlias = Literal["zeros", "edge", "reflect"]
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.ops.check import at_least_float32
-from jaxcnn.ops.resize import resize
+from jaxcnn.ops.resizing import resize
 
 
 def blended(image: jax.Array, towards: jax.Array, excess: jax.Array) -> jax.Array:
