@@ -18,10 +18,15 @@ from jaxcnn.data.augment import (
     shift,
 )
 from jaxcnn.data.batches import Batches, eval_batches
+from jaxcnn.data.crops import RandomResizedCrop
+from jaxcnn.data.pixels import unit_pixels
+from jaxcnn.data.places import Place, Where, choose_place, put
+from jaxcnn.data.reading import Prepare
 from jaxcnn.data.sources.arrays import Arrays, arrays
 from jaxcnn.data.sources.digits import digits
 from jaxcnn.data.sources.mask_folder import MaskFolder, mask_folder
 from jaxcnn.data.sources.npz import load_npz
+from jaxcnn.data.sources.on_device import OnDevice
 from jaxcnn.data.sources.shapes import shapes
 from jaxcnn.data.sources.source import IGNORED, ArraySpec, Gathers, Source, Splits, Subset, gather
 from jaxcnn.data.splits import choose_classes, few, in_memory, match_classes, split
@@ -34,14 +39,20 @@ __all__ = [
     "Composition",
     "Gathers",
     "MaskFolder",
+    "OnDevice",
+    "Place",
+    "Prepare",
+    "RandomResizedCrop",
     "Source",
     "Splits",
     "Step",
     "Subset",
+    "Where",
     "affine",
     "arrays",
     "brightness",
     "choose_classes",
+    "choose_place",
     "compose",
     "contrast",
     "cutout",
@@ -58,9 +69,11 @@ __all__ = [
     "match_classes",
     "noise",
     "photometric",
+    "put",
     "random_crop",
     "rotate",
     "shapes",
     "shift",
     "split",
+    "unit_pixels",
 ]

@@ -105,7 +105,7 @@ def find_learning_rate(
     )
     losses: list[float] = []
     diverged, average = False, _MovingAverage()
-    with closing(ahead((experiment.batches[step] for step in range(steps)), 2)) as prepared:
+    with closing(ahead(experiment.batches.at(range(steps)), 2)) as prepared:
         for batch in prepared:
             train_state, metrics = train_step(train_state, batch, key)
             loss = jax.device_get(metrics).mean_loss
