@@ -53,6 +53,9 @@ class Train:
     """How to train."""
     run_dir: Path | None = None
     """Folder of the run. Default: a new folder under runs/."""
+    place: Literal["auto", "device", "memory", "stream"] = "auto"
+    """Where training and validation set are meanwhile: on the device, in memory, or read (stream) whenever they are
+    used. auto: the fastest place that is large enough. The results are the same."""
     resume: bool = False
     """Resume the run in --run-dir, with its options and with the results of a run without a stop."""
     tensorboard: bool = False
