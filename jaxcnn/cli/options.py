@@ -202,6 +202,9 @@ class Bench:
     """File of JSON lines to append the records to, one for each contestant and mode."""
     plot: Path | None = None
     """PNG file for the picture of the ratios."""
+    data: bool = False
+    """Measure the loading of data instead: images of 32x32 in memory, and JPEG files of 500x375 that are cropped to
+    224x224. Peers: numpy, torch (with torchvision), grain."""
 
 
 COMMANDS = ("train", "evaluate", "plot", "predict", "export", "summary", "bench")

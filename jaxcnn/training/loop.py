@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from jaxcnn.data import Batches
+from jaxcnn.data.prefetch import ahead
 from jaxcnn.training.metrics import Metrics, add_sums
-from jaxcnn.training.prefetch import ahead
 from jaxcnn.training.step import TrainStep
 from jaxcnn.training.train_state import TrainState
 from jaxcnn.types import Example, Mean, Params, State
@@ -120,7 +120,7 @@ def fit(
       on_step: called after each step.
       on_epoch: called after each epoch, after the check that its last loss and train state are finite.
       metrics: sums of the unfinished epoch, if training was stopped within one.
-      prefetch: greatest number of batches that wait; 0 for no thread. See `jaxcnn.training.prefetch.ahead`.
+      prefetch: greatest number of batches that wait; 0 for no thread. See `jaxcnn.data.prefetch.ahead`.
 
     Returns:
       The train state, the metrics to continue with, and the history.

@@ -230,8 +230,9 @@ class _Job:
     def _put(self, train: Source, validation: Source) -> "_Examples":
         where = self.place
         if where is None:
-            where, reason = data.choose_place([train, validation], prepared=self.experiment.prepare is not None)
-            self._note(f"the examples are {_PLACES[where]}: {reason}")
+            place = data.choose_place([train, validation], prepared=self.experiment.prepare is not None)
+            self._note(f"the examples are {_PLACES[place.where]}: {place.reason}")
+            where = place.where
         with self._doing("reading the examples"):
             return _Examples(where, data.put(train, where), data.put(validation, where))
 

@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from jaxcnn.data import Batches, Step, arrays, compose, eval_batches, shift
+from jaxcnn.data.prefetch import ahead
 from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, Flatten, Function, Sequential
 from jaxcnn.training import (
     Metrics,
@@ -28,7 +29,6 @@ from jaxcnn.training import (
     make_train_step,
     predict,
 )
-from jaxcnn.training.prefetch import ahead
 from jaxcnn.types import Mean
 
 MODEL = Sequential(
