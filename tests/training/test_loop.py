@@ -636,7 +636,8 @@ def test_the_items_of_a_loop_that_ends_early_are_closed():
         finally:
             closed.append(True)
 
-    iterator = ahead(items(), 2)
+    generator = items()
+    iterator = ahead(generator, 2)
     next(iterator)
     iterator.close()
     assert closed == [True]
