@@ -232,7 +232,6 @@ class BarDisplay(Display):
 
     def on_epoch(self, row: dict[str, Any], best: bool) -> None:
         """Shows the validation figure beside the bar, and a line above it for a new best."""
-        super().on_epoch(row, best)
         figure = self._figure(row[f"validation_{self._objective.figure}"]).strip()
         self._progress.update(self._task, validation=f"val {figure}")
         if best:
@@ -242,6 +241,7 @@ class BarDisplay(Display):
                     f": epoch {row['epoch']:>3}, validation {figure}, loss {row['validation_loss']:.4f}",
                 )
             )
+        super().on_epoch(row, best)
 
     def on_note(self, note: str) -> None:
         """Prints a line above the bar."""
@@ -286,7 +286,6 @@ class LineDisplay(Display):
 
     def on_epoch(self, row: dict[str, Any], best: bool) -> None:
         """Prints the line of an epoch."""
-        super().on_epoch(row, best)
         figure = self._objective.figure
         train = f"train {self._figure(row[name])}  " if (name := f"train_{figure}") in row else ""
         left = self._clock.seconds_left(row["step"], self._start.epochs * self._start.steps_per_epoch)
@@ -296,6 +295,7 @@ class LineDisplay(Display):
             f"{_waiting(row['waiting_for_data'])}  "
             f"{0 if left is None else left:.0f} s left{'  best so far' if best else ''}"
         )
+        super().on_epoch(row, best)
         self._begin("training")
 
     def on_note(self, note: str) -> None:
