@@ -438,3 +438,14 @@ def test_a_model_with_auxiliary_heads_trains_with_their_weight(jaxcnn, words, tm
         # At this learning rate the main head alone has the same loss on all images, up to which images they are.
         assert abs(row["validation_loss"] - losses[0.0]) < 0.2
     assert losses[0.3] > 1.2 * losses[0.0]
+
+
+def test_where_the_examples_are_is_no_part_of_the_run(jaxcnn, finished, saved, rows, tmp_path):
+    options = [*RunFolder(finished).config["command"][2:], "--run-dir", tmp_path / "run"]
+    done = jaxcnn("train", *options, "--place", "stream")
+    assert done.status == 0
+    assert "the examples are" not in done.out
+    assert saved(tmp_path / "run") == saved(finished)
+    assert rows(tmp_path / "run") == rows(finished)
+    assert "place" not in RunFolder(tmp_path / "run").config["options"]
+    assert jaxcnn("train", "--run-dir", tmp_path / "run", "--resume", "--place", "memory").status == 0
