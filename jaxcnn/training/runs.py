@@ -228,7 +228,7 @@ class _Job:
         return self._put(*(self.experiment.splits[name] for name in ("train", "validation")))
 
     def _put(self, train: Source, validation: Source) -> "_Examples":
-        where = self.place
+        where: Where | None = self.place
         if where is None:
             place = data.choose_place([train, validation], prepared=self.experiment.prepare is not None)
             self._note(f"the examples are {_PLACES[place.where]}: {place.reason}")
