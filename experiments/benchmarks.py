@@ -1,15 +1,15 @@
 """The standard set of `jaxcnn bench`: training steps and inference of eight models, in turns with the same in peers.
 
-Writes experiments/results/<device>.json (the records of `jaxcnn.benchmark`), the picture beside it, and the table
-between two marker comments of docs/speed.md. Let the machine do nothing else meanwhile: the script says if it did.
+Writes experiments/results/<device>.json (the records of `jaxcnn.benchmark`), a picture next to it, and the table
+between two marker comments of docs/speed.md. Run nothing else on the machine: the script prints the load of others.
 
     python experiments/benchmarks.py                        against torch and flax
     python experiments/benchmarks.py --peers torch          about 15 minutes on 2 CPU cores
     python experiments/benchmarks.py --peers torch,flax,equinox,keras
-    python experiments/benchmarks.py --peers flax --add     keep what the file says of other peers
+    python experiments/benchmarks.py --peers flax --add     keep the records of other peers
     python experiments/benchmarks.py --models lenet5 unet   some of the set; docs/speed.md is changed with --add only
 
-On an accelerator, give it work to do: `--precision bfloat16 --batch-factor 16`.
+On an accelerator, use larger batches: `--precision bfloat16 --batch-factor 16`.
 """
 
 import argparse
@@ -39,14 +39,13 @@ def main() -> None:
     started = time.monotonic()
     records: list[benchmark.Record] = []
     for name in options.models or benchmark.STANDARD:
-        batch_size, image_shape = benchmark.workload(name)
-        model = catalog.build(name, catalog.CATALOG[name].num_classes, image_shape)
+        model, image_shape = catalog.build(name), catalog.CATALOG[name].image_shape
         for mode in ("train", "infer"):
             contest = benchmark.Contest(
                 name,
                 model,
                 image_shape,
-                batch_size * options.batch_factor,
+                benchmark.STANDARD[name] * options.batch_factor,
                 mode,
                 options.precision,
                 peers=tuple(options.peers.split(",")),
@@ -70,14 +69,14 @@ def main() -> None:
 
 
 def joined(before: Sequence[benchmark.Record], now: Sequence[benchmark.Record]) -> list[benchmark.Record]:
-    """Puts new records in the place of those that they are newer than.
+    """Replaces records by newer ones of the same model, mode and contestant.
 
     Args:
       before: records of an earlier run, with other peers or models.
       now: records of this run.
 
     Returns:
-      The records of both, those of a model and mode together; of a model, mode and contestant only the new one. Each
+      The records of both, grouped by model and mode; for the same model, mode and contestant only the new one. Each
       ratio stays that of its own run.
     """
     kept = {(record["model"], record["mode"], record["contestant"]): record for record in (*before, *now)}
@@ -86,7 +85,7 @@ def joined(before: Sequence[benchmark.Record], now: Sequence[benchmark.Record]) 
 
 
 def line(record: benchmark.Record) -> str:
-    """Writes what a record says in one line."""
+    """Formats a record as one line."""
     head = f"{record['model']:16} {record['mode']:6} {record['contestant']:14}"
     step = record["step_seconds"]
     if not step:
@@ -96,16 +95,16 @@ def line(record: benchmark.Record) -> str:
 
 
 def ratio(record: benchmark.Record) -> str:
-    """Writes a ratio with its quartiles; nothing where there is none."""
+    """Formats a ratio with its quartiles; empty without a ratio."""
     found = record["ratio"]
     return f"{found['median']:.2f} ({found['lower_quartile']:.2f} to {found['upper_quartile']:.2f})" if found else ""
 
 
 def table(records: Sequence[benchmark.Record]) -> str:
-    """Writes the table of docs/speed.md: for each model and mode our time, and our time divided by each peer's.
+    """Formats the table of docs/speed.md: for each model and mode our time, and our time divided by each peer's.
 
     Args:
-      records: those of the whole set.
+      records: records of the whole set.
 
     Returns:
       Lines of Markdown.
@@ -138,7 +137,7 @@ def with_table(text: str, table: str) -> str:
 
     Args:
       text: with both markers, each once.
-      table: what to put between them, instead of what is there.
+      table: replaces the text between them.
 
     Returns:
       The new text.
@@ -171,7 +170,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Runs the standard set of jaxcnn bench.")
     parser.add_argument("--models", nargs="*", choices=list(benchmark.STANDARD), help="some of the set")
     parser.add_argument("--peers", default="torch,flax", help="separated by commas")
-    parser.add_argument("--add", action="store_true", help="keep the records of other peers and models that there are")
+    parser.add_argument("--add", action="store_true", help="keep the existing records of other peers and models")
     parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--batch-factor", type=int, default=1, help="multiplies every batch size")
     return parser.parse_args()

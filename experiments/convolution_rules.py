@@ -2,8 +2,9 @@
 
 For each shape and each of the three products (forward, input gradient, kernel gradient), all three are compiled and run
 in turn; the numbers are medians over repeats and their quartiles, in milliseconds. Then both algorithms for 3x3 kernels
-of stride 1 are measured in processor time, and what Winograd's costs beside its matrix products is fitted: the two
-numbers at the top of `jaxcnn.ops.lowering.native.rules`. Writes experiments/results/convolution_rules.json.
+of stride 1 are measured in processor time, and the costs of Winograd's algorithm besides its matrix products are
+fitted: the two numbers at the top of `jaxcnn.ops.lowering.native.rules`. Writes
+experiments/results/convolution_rules.json.
 
     python experiments/convolution_rules.py             about 5 minutes on 2 CPU cores
 """
@@ -96,7 +97,7 @@ def measure(case: Case) -> dict[str, Any]:
         seconds: dict[str, list[float]] = {way: [] for way in functions}
         for _ in range(SLOW_REPEATS if slowest > SLOW_SECONDS else REPEATS):
             for way, function in functions.items():
-                _timed(function, operands)  # not counted: caches and memory are then those of this way, not of the last
+                _timed(function, operands)  # not counted: it fills caches and memory after the previous way
                 seconds[way].append(_timed(function, operands))
         results[product] = {
             way: {
@@ -133,10 +134,10 @@ def products(case: Case, geometry: Geometry) -> dict[str, tuple[str, tuple[jax.A
 
 
 def fit() -> dict[str, Any]:
-    """Fits what Winograd's algorithm costs to tile and kernel transforms, in multiplications of the direct one.
+    """Fits the costs of Winograd's tile and kernel transforms, in multiplications of the direct algorithm.
 
     Returns:
-      The two costs, as fitted and as `rules` has them.
+      The two costs, as fitted and as in `rules`.
     """
     geometry = Geometry((1, 1), ((1, 1), (1, 1)))
     left, right = [], []
@@ -152,7 +153,7 @@ def fit() -> dict[str, Any]:
                 seconds[algorithm] = min(_timed(function, operands, time.process_time) for _ in range(REPEATS))
             direct, winograd = seconds[rules.Algorithm.DIRECT], seconds[rules.Algorithm.WINOGRAD]
             multiplications = 9 * images * size**2 * matrix * winograd / direct
-            # Divided by the whole, so that the fit is to ratios and large cases do not outweigh small ones.
+            # Divided by the total, so that large cases do not outweigh small ones in the fit.
             scale = 1 / multiplications
             left.append([scale * tiles * (channels + outputs), scale * matrix])
             right.append(scale * (multiplications - 36 * tiles * matrix))

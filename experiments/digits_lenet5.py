@@ -1,7 +1,7 @@
 """LeNet-5 on handwritten digits: the numbers of the README.
 
-Trains the default of `jaxcnn train` for seeds 0 to 4, each in a process of its own, timed from its start to its end
-with compilation, and for comparison a support vector machine (scikit-learn's SVC, C=10, on the 8x8 pixels) on the same
+Trains the default of `jaxcnn train` for seeds 0 to 4, each in a separate process, timed from its start to its end with
+compilation; and for comparison a support vector machine (scikit-learn's SVC, C=10, on the 8x8 pixels) on the same
 split. Writes experiments/results/digits_lenet5.json.
 
     python experiments/digits_lenet5.py
@@ -26,7 +26,7 @@ SEEDS = range(5)
 
 
 def train(seed: int, folder: Path) -> dict[str, Any]:
-    """Trains one seed in a process of its own.
+    """Trains one seed in a separate process.
 
     Args:
       seed: seed of the run.

@@ -35,14 +35,12 @@ def measure(name: str) -> dict[str, Any]:
       For memory (MiB), for trace, lower and compile together and for compile alone (seconds): both medians and
       quartiles, and the ratio of the medians, ours to flax's.
     """
-    batch_size, image_shape = STANDARD[name]
-    num_classes = catalog.CATALOG[name].num_classes
-    model = catalog.build(name, num_classes, image_shape)
+    model, image_shape = catalog.build(name), catalog.CATALOG[name].image_shape
     seen: dict[str, dict[str, list[float]]] = {"temporary_mib": {}, "trace_lower_compile_s": {}, "compile_s": {}}
     for _ in range(REPEATS):
         for who, make_program in PROGRAMS.items():
             jax.clear_caches()
-            program = make_program(Spec(who, model, image_shape, batch_size))
+            program = make_program(Spec(who, model, image_shape, STANDARD[name]))
             parts = [program.cold_start[part] or 0.0 for part in ("trace", "lower", "compile")]
             seen["temporary_mib"].setdefault(who, []).append(program.facts["temporary_bytes"] / 2**20)
             seen["trace_lower_compile_s"].setdefault(who, []).append(sum(parts))
@@ -70,7 +68,7 @@ def main(names: list[str]) -> None:
     rows = []
     for name in names or STANDARD:
         results = measure(name)
-        rows.append({"model": name, "batch_size": STANDARD[name].batch_size, **results})
+        rows.append({"model": name, "batch_size": STANDARD[name], **results})
         cells = (f"{what} {r['jaxcnn']:.2f} | {r['flax']:.2f} ({r['ratio']:.2f})" for what, r in results.items())
         print(f"{name:<16} " + "   ".join(cells), flush=True)
     if names:

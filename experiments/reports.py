@@ -1,4 +1,4 @@
-"""What every experiment writes beside its measurements: which script, on what hardware, with which jax."""
+"""Writes the results of an experiment with the script, the hardware and the versions."""
 
 import json
 import platform
@@ -17,7 +17,7 @@ def write_report(script: str, measured: Mapping[str, Any]) -> Path:
 
     Args:
       script: the `__file__` of the script.
-      measured: what JSON can hold, by name.
+      measured: JSON values by name.
 
     Returns:
       The path of the file.

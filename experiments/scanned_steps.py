@@ -1,10 +1,10 @@
 """Training steps in `jax.lax.scan` against the same steps called from a Python loop, for the benchmark's standard set.
 
-Steps in one program are how whole runs are mapped over seeds, and XLA's own convolutions on CPU take a slow path in
-loops. Both take the benchmark's step and the same batches in the same order, in turns. Ratios are of the time of all
+To map whole runs over seeds, all steps must be in one program, and XLA's own convolutions on CPU take a slow path in
+loops. Both run the benchmark's step on the same batches in the same order, in turns. Ratios are of the time of all
 steps, scan to loop: above 1 the scan is slower. Writes experiments/results/scanned_steps.json.
 
-    python experiments/scanned_steps.py                     # the whole set: some 12 minutes on 2 CPU cores
+    python experiments/scanned_steps.py                     # the whole set: about 12 minutes on 2 CPU cores
     python experiments/scanned_steps.py lenet5 small_cnn    # some models: printed, not written
 """
 
@@ -30,10 +30,10 @@ from jaxcnn.models import catalog
 
 ROUNDS = 5
 SECONDS = 2.0
-"""About as long as all steps of one turn take, if they are not fewer than FEWEST_STEPS or more than MOST_STEPS."""
+"""Approximate duration of all steps of a turn, within the limits of FEWEST_STEPS and MOST_STEPS."""
 FEWEST_STEPS, MOST_STEPS = 3, 50
 TOLERANCE = 1e-4
-"""Between the losses of both, relative."""
+"""Largest relative difference between the losses of both."""
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -49,9 +49,8 @@ def measure(name: str) -> dict[str, Any]:
     Raises:
       ArithmeticError: scan and loop differ in their first losses by more than rounding.
     """
-    batch_size, image_shape = STANDARD[name]
-    model = catalog.build(name, catalog.CATALOG[name].num_classes, image_shape)
-    spec = Spec("jaxcnn", model, image_shape, batch_size)
+    model, image_shape = catalog.build(name), catalog.CATALOG[name].image_shape
+    spec = Spec("jaxcnn", model, image_shape, STANDARD[name])
     built = ours.make_model(spec)
     step, batch = make_train_step(built.apply), jax.tree.map(jnp.asarray, draw_batch(spec))
     compiled_step = jax.jit(step, donate_argnums=0)
@@ -76,11 +75,11 @@ def measure(name: str) -> dict[str, Any]:
     one = jax.tree.map(lambda array: array[None], batch)
     timed(loop, one)  # compiles
     steps = int(np.clip(SECONDS / timed(loop, one)[0], FEWEST_STEPS, MOST_STEPS))
-    # Batches that differ: what depends on one of them alone must stay in the loop.
+    # Different batches, so that XLA cannot move the work on a batch out of the loop.
     stacked = jax.tree.map(lambda array: jnp.stack([jnp.roll(array, i, axis=0) for i in range(steps)]), batch)
     listed = [list(array) for array in stacked]
     looped, scanned = timed(loop, listed)[1], timed(scan, stacked)[1]
-    # Only the first: rounding differs between the programs, and training amplifies it.
+    # Only the first losses: rounding differs between the programs, and training amplifies the difference.
     difference = float(np.max(np.abs(scanned - looped)[:FEWEST_STEPS] / looped[:FEWEST_STEPS]))
     if not difference < TOLERANCE:
         raise ArithmeticError(f"{name}: expected losses {looped[:FEWEST_STEPS]}, got {scanned[:FEWEST_STEPS]}")
@@ -102,7 +101,7 @@ def main(names: list[str]) -> None:
     rows = []
     for name in names or STANDARD:
         results = measure(name)
-        rows.append({"model": name, "batch_size": STANDARD[name].batch_size, **results})
+        rows.append({"model": name, "batch_size": STANDARD[name], **results})
         ratio = results["ratio"]
         print(
             f"{name:<16} {results['steps']:3} steps of {results['loop_step_ms']:8.1f} ms   scan / loop "

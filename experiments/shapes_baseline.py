@@ -1,7 +1,7 @@
-"""What a threshold reaches on `jaxcnn.data.shapes`, to compare a segmenter with.
+"""The accuracy of a threshold on `jaxcnn.data.shapes`, as a baseline for segmenters.
 
-Otsu's threshold of its luma cuts each test image in two; the smaller side is the foreground. All of it gets the most
-frequent class of the training masks. Writes experiments/results/shapes_baseline.json.
+Otsu's threshold on the luma divides the pixels of each test image in two; the smaller part is the foreground, which
+gets the most frequent class of the training masks. Writes experiments/results/shapes_baseline.json.
 
     python experiments/shapes_baseline.py
 """
@@ -30,7 +30,7 @@ def otsu_threshold(grey: np.ndarray) -> int:
 
 
 def threshold_masks(images: np.ndarray, digit_class: int) -> np.ndarray:
-    """Segments images by a threshold each.
+    """Segments each image by its own threshold.
 
     Args:
       images: uint8, shape (n, height, width, 3).

@@ -1,6 +1,6 @@
-"""What the loop of `jaxcnn.training.fit` costs beside the bare compiled steps, over data so small that it could show.
+"""The cost of the loop of `jaxcnn.training.fit` over the bare compiled steps, on data so small that it could matter.
 
-Bare: the compiled step is called with batches that are on the device already, and nothing is read.
+Bare: the compiled step is called with batches that are already on the device, and no result is read.
 The loop: `fit` takes the batches from arrays on the host by a shuffled index, prepares them ahead in a thread or not,
 reads and adds up the metrics of each step, and checks them. Both train the same steps, in turns. Ratios are of the time
 of all steps, loop to bare. Writes experiments/results/step_loop.json.
@@ -34,7 +34,7 @@ CASES = {
 
 
 class Shuffled(NamedTuple):
-    """Batches by step out of arrays on the host."""
+    """Batches by step, from arrays on the host."""
 
     images: np.ndarray
     labels: np.ndarray

@@ -16,8 +16,8 @@ and 20 examples and two seeds that are used for nothing else. A run looks at the
 
     python experiments/transfer_learning.py
 
-In some minutes on two CPU cores (x86-64, Python 3.11, jax 0.10.2), mean accuracy and standard deviation in percent,
-over seeds 0 to 4, each on 448 test images:
+It takes some minutes on two CPU cores (x86-64, Python 3.11, jax 0.10.2). Mean accuracy and standard deviation in
+percent, over seeds 0 to 4, each on 448 test images:
 
     steps  way               1 example    2            5            10           20
     50     from scratch      78.3 (6.7)   84.5 (4.6)   88.3 (5.2)   90.3 (2.9)   89.3 (5.8)
@@ -29,9 +29,9 @@ over seeds 0 to 4, each on 448 test images:
     200    new dense layers  79.2 (7.6)   84.7 (3.2)   91.9 (4.6)   95.5 (2.3)   98.2 (0.7)
     200    unfrozen          76.3 (6.4)   84.3 (3.7)   92.5 (4.2)   95.8 (1.3)   97.8 (0.7)
 
-What the convolutions learned carries over, what the dense layer after them learned does not (it was trained to tell
-five other digits apart). With 50 steps and 10 examples or more, frozen convolutions beat training from scratch (with
-10, for each of the five seeds); with 200 steps or fewer examples, training from scratch is as good.
+The pretrained convolutions help; the pretrained dense layer after them does not (it was trained to distinguish five
+other digits). With 50 steps and 10 examples or more, frozen convolutions beat training from scratch (with 10, for each
+of the five seeds); with 200 steps or fewer examples, training from scratch is as good.
 
 This setting is not the first that was tried. At first all but the head was frozen. A ResNet-8 and the small CNN with
 400 steps were given up after trials on validation images; a probe of frozen features (LeNet-5, small CNN, ResNet-8;
@@ -81,13 +81,13 @@ EVAL_STEP = make_eval_step(MODEL)
 
 
 class Task(NamedTuple):
-    """What one seed has to work with.
+    """The pretrained network and the data of one seed.
 
     Attributes:
-      params: of the pretrained network.
-      state: of the pretrained network.
-      splits: the digits 5 to 9; the test part is the half of them.
-      pretrained_accuracy: of the pretrained network on test images of its own digits.
+      params: parameters of the pretrained network.
+      state: state of the pretrained network.
+      splits: the digits 5 to 9; the test part is half of them.
+      pretrained_accuracy: accuracy of the pretrained network on test images of its own digits.
     """
 
     params: Params
@@ -129,7 +129,7 @@ def transfer(
       way: one of `RATES`.
       rates: learning rate of each way, at the start of its schedule.
       budget: number of steps.
-      task: what there is to work with.
+      task: the pretrained network and the data.
       examples: number of examples of each class.
       seed: draws the examples, their order and the fresh parameters.
 

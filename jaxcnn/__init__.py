@@ -1,20 +1,18 @@
 """A purely functional CNN library for JAX: written for one image, vmapped over batches, trained with Optax.
 
-Layers and array functions are imported at once; `models`, `data`, `tasks`, `training`, `interop`, `inspection`, `plots`
-and what is built on them when they are first used.
+Everything is imported when it is first used, JAX too.
 """
 
 from typing import TYPE_CHECKING
 
-from jaxcnn import layers, ops, trees
-from jaxcnn.layers import batched
 from jaxcnn.lazy import lazy_attributes
-from jaxcnn.types import Layer, Params, State
 
 if TYPE_CHECKING:
-    from jaxcnn import data, inspection, interop, models, plots, tasks, training
+    from jaxcnn import data, inspection, interop, layers, models, ops, plots, tasks, training, trees
     from jaxcnn.interop.own_file import load_parameters, save_parameters
+    from jaxcnn.layers import batched
     from jaxcnn.network import Network, load, train
+    from jaxcnn.types import Layer, Params, State
 
 __all__ = [
     "Layer",
@@ -40,9 +38,26 @@ __all__ = [
 
 __getattr__, __dir__ = lazy_attributes(
     __name__,
-    ["data", "inspection", "interop", "models", "plots", "tasks", "training"],
+    [
+        "data",
+        "inspection",
+        "interop",
+        "layers",
+        "models",
+        "ops",
+        "plots",
+        "tasks",
+        "tracing",
+        "training",
+        "trees",
+        "types",
+    ],
     {
+        "Layer": "types",
         "Network": "network",
+        "Params": "types",
+        "State": "types",
+        "batched": "layers",
         "load": "network",
         "load_parameters": "interop.own_file",
         "save_parameters": "interop.own_file",

@@ -1,4 +1,4 @@
-"""What a measurement depends on besides the model: versions, processor, commit."""
+"""Describes the environment of a measurement: versions, processor, other programs, commit."""
 
 import importlib.metadata
 import os
@@ -34,11 +34,11 @@ def usable_cores() -> int:
 
 
 class OtherWork:
-    """How many CPU cores other programs keep busy meanwhile: a context manager that ends with `cores`.
+    """Measures how many CPU cores other programs keep busy: a context manager that sets `cores` at its end.
 
     Attributes:
-      cores: their mean number from entering to leaving, without what this process and its ended children used; None
-        where the system does not tell (it has no /proc/stat).
+      cores: the mean number of busy cores within the block, without those that this process and its ended children
+        used; None on systems without /proc/stat.
     """
 
     cores: float | None = None
@@ -65,7 +65,7 @@ def _others_seconds() -> float | None:
 
 
 def processor() -> str:
-    """Names the CPU, as the system tells it."""
+    """Names the CPU, as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -75,7 +75,7 @@ def processor() -> str:
 
 
 def commit() -> str | None:
-    """Names the commit of the library if it is a git checkout, with "+changes" if files differ from it."""
+    """Names the commit of the library, with "+changes" if its files differ; None if it is not a git checkout."""
     git = ["git", "-C", str(Path(sys.modules["jaxcnn"].__file__ or "").parent)]
     try:
         name, changes = (

@@ -1,10 +1,10 @@
-"""A network: a model with its parameters, its state and what is needed to use it, in one value.
+"""A network: one value that holds a model, its parameters and state, and all that its use needs.
 
     network = load("timm/resnet50.a1_in1k")
     network.predict("cat.png", "dog.png")  # class names with their probabilities, for each picture
 
-Everything here is a short way to write what other modules do with a layer, its parameters and its state; none of them
-needs a `Network`.
+Everything here is a shorthand for functions of other modules, which take a layer, its parameters and its state; none of
+them needs a `Network`.
 """
 
 import dataclasses
@@ -12,7 +12,6 @@ import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,10 +27,11 @@ from jaxcnn.interop.files.opened import parse_json, shown
 from jaxcnn.interop.files.paths import FileError
 from jaxcnn.interop.preprocessing import Preprocessing
 from jaxcnn.interop.weights import load_published, load_safetensors
-from jaxcnn.layers import batched, batched_features, fold_batch_norm, freeze, identity, unfreeze
+from jaxcnn.layers import batched, batched_features, fold_batch_norm, freeze, identity, output_shape, unfreeze
+from jaxcnn.layers.fold import usual_shapes
 from jaxcnn.models import catalog
 from jaxcnn.models.normalized import normalized
-from jaxcnn.models.text import parse_value
+from jaxcnn.models.text import difference, parse_value
 from jaxcnn.tasks import Classification, MultiLabel
 from jaxcnn.text import printable
 from jaxcnn.training import Recipe, Result, run
@@ -46,7 +46,7 @@ _MAX_TEXT = 2**18
 @jax.tree_util.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Network:
-    """A model with its parameters, its state and what is needed to use it.
+    """A model with its parameters and state, preprocessing, class names and task.
 
         network = Network(layer, *layer.init(key))
         outputs = network(images)  # a batch, in evaluation
@@ -97,7 +97,7 @@ class Network:
 
     @classmethod
     def tree_unflatten(cls, static: Any, trees: Any) -> Self:
-        """Builds a network from what `tree_flatten_with_keys` returns; the leaves may be of any kind."""
+        """Builds a network from the parts that `tree_flatten_with_keys` returns; the leaves may be of any kind."""
         network = object.__new__(cls)
         values = (static[0], *trees, *static[1:])
         for field, value in zip(dataclasses.fields(cls), values, strict=True):
@@ -112,8 +112,8 @@ class Network:
         """Computes the outputs for a batch in evaluation, compiled once for each shape.
 
         Args:
-          images: prepared images, floating point, shape (batch, height, width, channels), or what the model takes with
-            the batch as the first axis.
+          images: prepared images, floating point, shape (batch, height, width, channels); or another input of the
+            model, with the batch as the first axis.
 
         Returns:
           The outputs, with the batch as the first axis.
@@ -159,7 +159,8 @@ class Network:
 
         Raises:
           ValueError: the network has no task, a file is given and it has no preprocessing, pictures have different
-            shapes after preparation, or the number of class names is not that of the outputs.
+            shapes after preparation, the number of class names is not that of the outputs, or `top` or `batch_size` is
+            below 1.
           PictureError: a file is not a picture.
           ImportError: Pillow is not installed.
         """
@@ -178,23 +179,31 @@ class Network:
             results += self._predicted(images, size, self.task, top)
         return results
 
-    def replace(self, layers: Mapping[str, Layer], *, key: jax.Array | None = None) -> Self:
-        """Returns a network with some layers replaced, whose new parameters are drawn; all other arrays are kept.
+    def replace(
+        self,
+        layers: Mapping[str, Layer],
+        *,
+        key: jax.Array | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> Self:
+        """Returns a network with some layers replaced. Their parameters are drawn; all other arrays are kept.
 
-            network = network.replace({"head": Dense(2048, 10)}, key=key)
+            network = network.replace({"head": Dense(2048, 2)}, key=key, class_names=["cat", "dog"])
 
         Args:
           layers: the new layers by path, at any depth.
           key: typed random key, consumed; split into one for each new layer in their order. Not needed if none of them
             has parameters.
+          class_names: names of the classes of the new network. None keeps those of this one, unless their number is no
+            longer that of the outputs: then the new network has none. If the model takes no image of a usual size, the
+            outputs cannot be counted, and the names stay; `predict` refuses them if they do not fit.
 
         Returns:
-          The network. Preprocessing, class names and task are those of this one; give a new head its class names by
-          `dataclasses.replace`.
+          The network, with the preprocessing and the task of this one.
 
         Raises:
-          ValueError: a path is unknown, or `key` is missing.
-          TypeError: the model is a single layer, or a value is not a layer.
+          ValueError: a path is unknown, `key` is missing, or the number of `class_names` is not that of the outputs.
+          TypeError: the model is a single layer, a value is not a layer, or a class name is not a string.
         """
         if not hasattr(self.layer, "replace"):
             raise TypeError(f"replace expects a model made of layers, got {self.layer!r:.200}")
@@ -204,7 +213,14 @@ class Network:
         for (path, layer), layer_key in zip(layers.items(), keys, strict=True):
             new_params, new_state = _drawn(path, layer, layer_key)
             params, state = (_with_part(*pair, path) for pair in ((params, new_params), (state, new_state)))
-        return self._with(model, params, state)
+        network = self._with(model, params, state)
+        names = self.class_names if class_names is None else class_names
+        outputs = _count_outputs(model, self.preprocessing) if names else None
+        if outputs in (None, len(names)):
+            return dataclasses.replace(network, class_names=names)
+        if class_names is not None:
+            raise ValueError(f"replace expects a class name for each of {outputs} outputs, got {len(names)} names")
+        return dataclasses.replace(network, class_names=())
 
     def freeze(self, pattern: str) -> Self:
         """Freezes the layers whose path matches a regular expression; see `jaxcnn.layers.freeze`.
@@ -241,8 +257,8 @@ class Network:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the network atomically to one file of safetensors, which `jaxcnn.load` reads.
 
-        Layer, preprocessing and task are stored as text. If a class of your own is in them, its module must be imported
-        before loading, or the layer be given: `jaxcnn.load(path, layer=layer)`.
+        Layer, preprocessing and task are stored as text. If they use a class of your own, import its module before
+        loading. Or pass the layer, also if it has functions of your own: `jaxcnn.load(path, layer=layer)`.
 
         Args:
           path: file to write, usually with the extension `.safetensors`.
@@ -300,15 +316,15 @@ def train(network: Network | Layer, source: Source | Splits, recipe: Recipe | No
         result = train(network, data.digits(), Recipe(epochs=5), folder="runs/digits")
         network = load("runs/digits")  # the best epoch
 
-    The data hold pixels in [0, 1]. So if the weights of the network are published ones, the normalization that they
-    expect becomes a layer of the model, named "normalize".
+    The pixels of the data are in [0, 1]. So for published weights, the normalization that they expect becomes a layer
+    of the model, named "normalize".
 
     Args:
       network: a network, whose weights training starts from, or a layer.
       source: the examples; see `jaxcnn.training.run`.
       recipe: how to train.
-      **options: as in `jaxcnn.training.run`: `task`, `folder`, `resume`, `observers` and others. The task is that of
-        the network if it has one.
+      **options: as in `jaxcnn.training.run`: `task`, `folder`, `resume`, `observers` and others. The default task is
+        that of the network, if it has one.
 
     Returns:
       The weights of the best epoch, and all figures.
@@ -342,23 +358,23 @@ def load(
         load("resnet50-11ad3fa6.pth")                  # torchvision, by the name of the file
         load("weights.pth", model="resnet50")          # other files of torch, safetensors or Keras
 
-    Files may come from untrusted sources: nothing in them is executed, and the memory to read them is bounded as
-    `jaxcnn.interop.files` says.
+    Files may come from untrusted sources: nothing in them is executed, and `jaxcnn.interop.files` lists the limits of
+    the memory to read them.
 
     Args:
       source: path of a file or folder, or an id of the hub.
-      model: name of a model of the catalog, for published weights whose source does not tell it.
-      layer: the model of an own file or of a run, if it has layers of classes that are not imported.
+      model: name of a model of the catalog, for published weights whose source does not name it.
+      layer: the model of an own file or of a run, if it has classes that are not imported or functions of your own.
       architecture: as in `jaxcnn.interop.weights.load_weights`, for published weights.
       entry: as in `load_weights`, for a checkpoint of torch.
 
     Returns:
-      The network. That of a run has its class names and task, and fits pictures as `jaxcnn predict` does. That of
-      published weights is a classifier, or has no task if its head is the identity.
+      The network. For a run, it has the class names and the task, and fits pictures as `jaxcnn predict` does. For
+      published weights, it is a classifier, or has no task if its head is the identity.
 
     Raises:
       FileNotFoundError: the file, folder or repository does not exist.
-      FileError: the file is damaged, has another format, does not match the model, or does not tell it. It is a
+      FileError: the file is damaged, has another format, does not match the model, or does not name it. It is a
         ValueError.
       RunFolderError: a run folder is damaged, its model is unknown, or no epoch is finished. It is a ValueError.
       CheckpointError: a run folder has no best weights, and all its checkpoints are damaged.
@@ -398,10 +414,23 @@ def _in_float32(outputs: jax.Array) -> jax.Array:
 
 
 def _drawn(path: str, layer: Layer, key: jax.Array | None) -> tuple[Params, State]:
-    """Draws a layer, for which no key is needed if it has no arrays."""
+    """Draws the arrays of a layer. A layer without arrays needs no key."""
     if key is None and jax.tree.leaves(conversion.shapes_of(layer)):
         raise ValueError(f"replace expects key= to draw the parameters of {path!r}, got none")
     return layer.init(jax.random.key(0) if key is None else key)
+
+
+def _count_outputs(layer: Layer, preprocessing: Preprocessing | FitPicture | None) -> int | None:
+    """Returns the size of the last axis of the outputs; None if they are no array, or the size of images is unknown."""
+    shapes = [preprocessing.image_shape] if isinstance(preprocessing, FitPicture) else usual_shapes(layer)
+    for shape in shapes:
+        try:
+            outputs = output_shape(layer, shape)
+        # The model does not take images of this size.
+        except (TypeError, ValueError):
+            continue
+        return outputs[-1] if isinstance(outputs, tuple) and outputs and isinstance(outputs[-1], int) else None
+    return None
 
 
 def _with_part(tree: Any, part: Any, path: str) -> Any:
@@ -436,11 +465,9 @@ def _load_own(path: Path, layer: Layer | None) -> Network:
     about = own_file.read_about(path) or {}
     text = about.get("model", "")
     found: Layer = _from_text(path, "model", text, Layer) if layer is None else layer
-    if layer is not None and repr(layer) != text:
-        lines = zip_longest(text.splitlines(), repr(layer).splitlines(), fillvalue="")
-        expected, got = next((old.strip(), new.strip()) for old, new in lines if old != new)
+    if layer is not None and (lines := difference(text, layer)):
         raise FileError(
-            f"expected the layer of {printable(path)}, got layer= with {shown(got)} instead of {shown(expected)}; "
+            f"expected the layer of {printable(path)}, got layer= with {shown(lines[1])} instead of {shown(lines[0])}; "
             "jaxcnn.interop.weights.load_safetensors reads the arrays into any layer that has them"
         )
     params, state = load_safetensors(path, found, keep_precision=True)

@@ -31,7 +31,7 @@ def printable(text: object, *, keep: str = "") -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Writes the end of the message for an unknown name.
+    """Formats the end of the message for an unknown name.
 
     Args:
       name: the unknown name.

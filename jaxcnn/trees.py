@@ -94,7 +94,7 @@ def differences(expected: Mapping[str, object], found: Mapping[str, object]) -> 
         # ["missing 'bias'", "'kernel' is (5, 5), expected (3, 3)"]
 
     Args:
-      expected: what is compared of each leaf, by path: its shape, or a text with shape and dtype.
+      expected: a description of each leaf, by path, to compare: its shape, or a text with shape and dtype.
       found: the same of the other tree.
 
     Returns:
@@ -180,15 +180,15 @@ def count(tree: Any) -> int:
 
 
 def partition(tree: Any, mask: Any) -> tuple[Any, Any]:
-    """Splits a tree into the leaves that a mask chooses and the others; `merge` puts them together again.
+    """Splits a tree into the leaves that a mask chooses and the others; `merge` joins them again.
 
     Args:
       tree: any pytree.
       mask: a tree like `tree` of bools.
 
     Returns:
-      Two trees with the nesting of `tree`: one with the leaves where the mask is True, one with the others. None stands
-      for a leaf that is in the other tree, which JAX takes for an empty subtree.
+      Two trees with the nesting of `tree`: one with the leaves where the mask is True, one with the others. A leaf that
+      is in the other tree is None, which JAX treats as an empty subtree.
     """
     return (
         jax.tree.map(lambda chosen, leaf: leaf if chosen else None, mask, tree),
@@ -197,7 +197,7 @@ def partition(tree: Any, mask: Any) -> tuple[Any, Any]:
 
 
 def merge(one: Any, other: Any) -> Any:
-    """Puts two trees of `partition` together.
+    """Joins two trees that `partition` returned.
 
     Args:
       one: a tree with None for each leaf of the other.

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 Params: TypeAlias = dict[str, Any]
-"""Trainable arrays: a nested dict with the names of the model, `{}` under a layer that has none."""
+"""Trainable arrays: a nested dict with the names of the layers, `{}` under a layer without parameters."""
 
 State: TypeAlias = dict[str, Any]
 """Arrays that training updates without a gradient (running moments): nested as `Params`."""
@@ -51,8 +51,8 @@ class Layer(Protocol):
         Args:
           params: as `init` returned them, or trained since.
           state: as `init` returned it, or updated since.
-          x: one image, shape (height, width, channels), or whatever the layer before it returned: an array or a tree
-            of arrays.
+          x: one image, shape (height, width, channels), or the result of the previous layer: an array or a tree of
+            arrays.
           train: a Python bool. True: normalise by the moments of the batch, drop units, update the state.
             False: use the state, return it unchanged.
           key: typed random key, consumed; needed only when `train` and a layer draws random numbers.
@@ -89,7 +89,7 @@ class Objective(NamedTuple):
 
     Attributes:
       figure: its name among those of `Task.report`.
-      larger_is_better: whether the largest or the smallest is the best.
+      larger_is_better: whether the largest value is the best, rather than the smallest.
     """
 
     figure: str

@@ -21,8 +21,8 @@ class Value:
     `Conv(3, 64, strides=(2, 2))`.
 
     Equal values print alike and compute alike. NumPy numbers, also within tuples, become Python numbers before
-    `__post_init__`. Numbers are converted to the annotated `float` or `bool`. Copies are the object itself. Pickling
-    needs functions importable by name.
+    `__post_init__`. Numbers are converted to the annotated `float` or `bool`. A copy is the object itself. Functions
+    in a value must be importable by name to be pickled.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -147,7 +147,7 @@ def describe(value: Any) -> str:
 
 
 def call(name: str, arguments: list[str]) -> str:
-    """Writes a constructor call, on several lines if it is long.
+    """Formats a constructor call, on several lines if it is long.
 
     Args:
       name: name of the class.

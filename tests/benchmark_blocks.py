@@ -79,3 +79,29 @@ class Sorted(Composite):
 
     def forward(self, run, x):
         return jnp.sort(run.conv(x), axis=0)
+
+
+@dataclass(frozen=True, repr=False)
+class Rescaled(Composite):
+    """A layer and a resize by a factor that is not the quotient of the sizes."""
+
+    conv: Conv
+
+    def forward(self, run, x):
+        return ops.resize(run.conv(x), scale_factor=1.3)
+
+
+@dataclass(frozen=True, repr=False)
+class Resizes(Composite):
+    """Resizes between the layers, of which some are equal in several methods."""
+
+    conv: Conv
+
+    def forward(self, run, x):
+        y = run.conv(x)
+        height, width, _ = y.shape
+        smaller = ops.resize(ops.resize(y, (3, 2)), (height, width))
+        filtered = ops.resize(ops.resize(y, (4, 3), antialias=True), (height, width), method="nearest-exact")
+        cubic = ops.resize(ops.resize(y, (4, 3), method="bicubic", antialias=True), (height, width))
+        doubled = ops.resize(y, (2 * height, 2 * width), method="nearest")[::2, ::2]
+        return jnp.concatenate([smaller, filtered, cubic, doubled, jax.nn.relu(ops.resize(y, scale_factor=1.0))], -1)

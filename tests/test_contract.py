@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from catalog_members import DEEP, LARGER
 from user_blocks import USER_BLOCKS
 
 import jaxcnn
@@ -206,24 +207,6 @@ LAYERS = {
     ZeroPadShortcut: [((6, 5, 4), lambda: ZeroPadShortcut(4, 6, 2))],
 }
 
-DEEP = {"resnet18", "resnet50", "resnet50_v2"}
-DEEP |= {"efficientnet_b0", "mobilenet_v1", "xception"}
-DEEP |= {"convnext_tiny", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "resnext50_32x4d", "unet"}
-DEEP |= {"densenet121", "regnet_y_400mf", "shufflenet_v2_x0_5"}
-DEEP |= {"alexnet", "googlenet", "inception_v3", "squeezenet1_1"}
-
-# The blocks of a model above, only more or wider (for VGG, AlexNet's layers): the tests of the models count them.
-LARGER = {"convnext_base", "convnext_large", "convnext_small"}
-LARGER |= {"resnet32", "resnet34", "resnet44", "resnet56", "resnet101", "resnet110", "resnet152"}
-LARGER |= {"resnet50_v1", "resnet101_v1", "resnet152_v1", "resnet101_v2", "resnet152_v2", "wrn_28_10"}
-LARGER |= {f"efficientnet_{size}" for size in ("b1", "b2", "b3", "b4", "b5", "b6", "b7", "v2_s", "v2_m", "v2_l")}
-LARGER |= {"resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"}
-LARGER |= {"densenet161", "densenet169", "densenet201"}
-LARGER |= {"shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0"}
-LARGER |= {f"regnet_x_{size}" for size in ("400mf", "800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")}
-LARGER |= {f"regnet_y_{size}" for size in ("800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")}
-LARGER |= {"squeezenet1_0", "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"}
-
 BATCH = 4
 
 
@@ -365,8 +348,8 @@ def test_a_compiled_batch_gives_what_a_plain_loop_over_its_images_gives(subject,
     state, keys = subject.used_state, jax.random.split(subject.key, BATCH)
     outputs, _ = subject.forward(subject.layer, subject.params, state, subject.images, subject.key, train=train)
     apply = functools.partial(subject.layer.apply, train=train)
-    # Op by op, a deep model takes minutes: every op is a program of its own.
-    apply = jax.jit(apply) if subject.is_deep else apply
+    # Op by op, a model of many layers takes minutes: every op is a program of its own. Its layers are in the table.
+    apply = jax.jit(apply) if subject.is_model else apply
     loop = [apply(subject.params, state, subject.image(i), key=key)[0] for i, key in enumerate(keys)]
     assert_close(outputs, jax.tree.map(lambda *leaves: np.stack(leaves), *loop))
 

@@ -32,6 +32,7 @@ from jaxcnn.layers import (
     Conv,
     Dense,
     DropPath,
+    Flatten,
     Frozen,
     Function,
     GlobalAvgPool,
@@ -141,7 +142,7 @@ def test_it_goes_through_tree_map_jit_and_grad(network, images):
 
     gradients = jax.jit(jax.grad(lambda network: jnp.sum(network(images) ** 2)))(network)
     assert isinstance(gradients, Network)
-    for name, leaf in trees.named_leaves(jax.grad(loss)(network.params)).items():
+    for name, leaf in trees.named_leaves(jax.jit(jax.grad(loss))(network.params)).items():
         np.testing.assert_allclose(trees.named_leaves(gradients.params)[name], leaf, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
@@ -195,7 +196,7 @@ def test_replace_draws_new_layers_and_keeps_all_other_arrays(network, images):
     new = {"head": Dense(4, 7), "block/conv": Conv(4, 4, 1)}
     changed = network.replace(new, key=key)
     assert changed(images).shape == (4, 7)
-    assert changed.preprocessing == PREPARE
+    assert (changed.preprocessing, changed.task) == (PREPARE, network.task)
     before, after = trees.named_leaves(network), trees.named_leaves(changed)
     for name, leaf in after.items():
         drawn = any(f"/{path}/" in f"/{name}" for path in new)
@@ -219,6 +220,35 @@ def test_replace_needs_a_key_only_for_parameters(network, images):
         network.replace({"haed": identity})
     with pytest.raises(TypeError, match="a model made of layers, got Dense"):
         draw_network(Dense(2, 3)).replace({"head": identity})
+
+
+@pytest.mark.parametrize("preprocessing", [None, PREPARE, FitPicture((6, 5, 3))])
+def test_replace_keeps_no_class_names_that_do_not_fit(preprocessing):
+    network = draw_network(preprocessing=preprocessing, class_names=NAMES, task=Classification())
+    key = jax.random.key(0)
+    assert network.replace({"head": Dense(4, 3)}, key=key).class_names == NAMES
+    assert network.replace({"block/conv": Conv(4, 4, 1)}, key=key).class_names == NAMES
+    assert network.replace({"head": identity}).class_names == ()
+    two = network.replace({"head": Dense(4, 2)}, key=key)
+    assert two.class_names == ()
+    picture = np.zeros((6, 5, 3), np.float32 if preprocessing is None else np.uint8)
+    (probabilities,) = two.predict(picture)
+    assert sorted(probabilities) == ["0", "1"]
+    (probabilities,) = network.replace({"head": Dense(4, 2)}, key=key, class_names=["yes", "no"]).predict(picture)
+    assert sorted(probabilities) == ["no", "yes"]
+    with pytest.raises(ValueError, match="replace expects a class name for each of 2 outputs, got 3 names"):
+        network.replace({"head": Dense(4, 2)}, key=key, class_names=NAMES)
+    with pytest.raises(TypeError, match="expects class names that are strings, got"):
+        network.replace({"head": Dense(4, 2)}, key=key, class_names=[0, 1])
+
+
+def test_replace_keeps_the_class_names_where_the_outputs_cannot_be_counted():
+    layer = Sequential(conv=Conv(3, 4), flatten=Flatten(), head=Dense(6 * 5 * 4, 3))
+    network = draw_network(layer, class_names=NAMES, task=Classification())
+    changed = network.replace({"head": Dense(6 * 5 * 4, 2)}, key=jax.random.key(0))
+    assert changed.class_names == NAMES
+    with pytest.raises(ValueError, match="one output for each of 3 class names, got outputs of shape"):
+        changed.predict(np.zeros((6, 5, 3), np.float32))
 
 
 def test_replace_works_within_frozen_layers_and_blocks_of_ones_own():
@@ -453,7 +483,7 @@ def test_a_file_of_torch_is_loaded_by_the_name_of_its_model(squeezenet, tmp_path
     for options in ({"model": "squeezenet1_1"}, {"architecture": "torchvision/squeezenet1_1"}):
         loaded = jaxcnn.load(path, **options)
         assert_same(loaded, Network(*squeezenet, task=Classification(), preprocessing=loaded.preprocessing))
-    with pytest.raises(FileError, match=r"a source that tells its model, got .*weights.pth; give model="):
+    with pytest.raises(FileError, match=r"a source that names its model, got .*weights.pth; give model="):
         jaxcnn.load(path)
     with pytest.raises(KeyError, match=r"got 'squeezenet_1_1'; did you mean squeezenet1_1\?"):
         jaxcnn.load(path, model="squeezenet_1_1")
@@ -503,7 +533,7 @@ def test_the_best_epoch_of_a_run_is_loaded(network, tmp_path):
     assert_same(jaxcnn.load(str(path), layer=LAYER), expected)
     with pytest.raises(ValueError, match=r"load expects entry= only for published weights, got entry='a' for .*run"):
         jaxcnn.load(path, entry="a")
-    with pytest.raises(RunFolderError, match="which differs from layer="):
+    with pytest.raises(RunFolderError, match=r"which differs from .* in layer="):
         jaxcnn.load(path, layer=LAYER.replace(head=Dense(4, 5)))
 
 
@@ -547,7 +577,7 @@ def test_options_for_other_sources_are_refused(network, tmp_path):
     with pytest.raises(FileError, match="empty file"):
         jaxcnn.load(tmp_path / "empty.safetensors", model="resnet18")
     write_safetensors(tmp_path / "other.safetensors", {"a": np.ones(2)})
-    with pytest.raises(FileError, match="a source that tells its model"):
+    with pytest.raises(FileError, match="a source that names its model"):
         jaxcnn.load(tmp_path / "other.safetensors")
 
 

@@ -1,7 +1,7 @@
 """The benchmark: training steps and inference of a layer value, in jaxcnn and in other libraries, side by side.
 
-`race` starts each contestant in a process of its own and lets them run in turns; a peer is made by translating the
-layer value into the peer's own modules (`jaxcnn.benchmark.peers`).
+`race` starts each contestant in a separate process and runs them in turns. A peer runs the layer value translated into
+its own modules (`jaxcnn.benchmark.peers`).
 
     contest = Contest("mine", model, (32, 32, 3), batch_size=64, peers=("torch", "flax"))
     records = make_records(race(contest))
@@ -9,7 +9,7 @@ layer value into the peer's own modules (`jaxcnn.benchmark.peers`).
 
 from jaxcnn.benchmark.contest import Contest, Outcome, Race, race
 from jaxcnn.benchmark.records import Record, append_records, make_records
-from jaxcnn.benchmark.standard import STANDARD, Workload, workload
+from jaxcnn.benchmark.standard import STANDARD, usual_batch_size
 
 __all__ = [
     "STANDARD",
@@ -17,9 +17,8 @@ __all__ = [
     "Outcome",
     "Race",
     "Record",
-    "Workload",
     "append_records",
     "make_records",
     "race",
-    "workload",
+    "usual_batch_size",
 ]

@@ -24,28 +24,28 @@ PEAKS: dict[str, dict[str, float]] = {
     "TPU v6 lite": {"bfloat16": 918e12},
     "TPU v6e": {"bfloat16": 918e12},
 }
-"""FLOP/s by dtype, by what the name of the device contains (`jax.Device.device_kind`); the first that fits counts."""
+"""FLOP/s by dtype, by a part of the name of the device (`jax.Device.device_kind`); the first match counts."""
 
 
 def peak_flops(device_kind: str, precision: str) -> float | None:
     """Looks up the peak of a device.
 
     Args:
-      device_kind: its name, as JAX or CUDA tells it.
+      device_kind: its name, as JAX or CUDA reports it.
       precision: "float32" or "bfloat16".
 
     Returns:
-      FLOP/s of one device; None where it is not known.
+      FLOP/s of one device; None if unknown.
     """
     for name, peaks in PEAKS.items():
-        # "NVIDIA L4" must not stand for an L40.
+        # "NVIDIA L4" must not match an L40.
         if name in device_kind and not device_kind.partition(name)[2][:1].isalnum():
             return peaks.get(precision)
     return None
 
 
 def step_flops(multiply_adds: int, batch_size: int, mode: str) -> int:
-    """Counts the floating-point operations of a step by the model's arithmetic, whatever is really computed.
+    """Counts the floating-point operations of a step by the model's arithmetic, not by the executed operations.
 
     Args:
       multiply_adds: of the forward pass on one image (`jaxcnn.layers.multiply_adds`).

@@ -1,4 +1,4 @@
-"""The race: every contestant in a process of its own, and only one of them running at any time."""
+"""The race: every contestant has a separate process, and only one of them runs at a time."""
 
 import importlib.util
 import json
@@ -21,16 +21,16 @@ ROUND_SECONDS = 0.5
 """How long a round of one contestant lasts, unless a single step takes longer."""
 
 WARM_SECONDS = 10.0
-"""A first step of at least this length is warm-up enough: there is no round for it."""
+"""A first step of at least this length is enough warm-up: there is no round for it."""
 
 PATIENCE_SECONDS = 30.0
 PATIENCE_ROUNDS = 3
-"""A contestant that has spent so long in at least so many rounds sits the others out."""
+"""A contestant that has run for this time in at least this number of rounds skips the others."""
 
 
 @dataclass(frozen=True)
 class Contest:
-    """What is compared.
+    """A model and the settings for which contestants are compared.
 
     Attributes:
       name: name of the model, for the record.
@@ -41,7 +41,7 @@ class Contest:
       precision: dtype of the computation; parameters, moments and the loss are float32.
       devices: number of devices that share the batch.
       peers: names of `jaxcnn.benchmark.peers.PEERS`.
-      rounds: how many rounds count, at least 1; the one before them does not.
+      rounds: number of rounds that count, at least 1; a round before them does not.
     """
 
     name: str
@@ -58,16 +58,27 @@ class Contest:
         """Returns what the process of a contestant measures."""
         return Spec(contestant, self.model, self.image_shape, self.batch_size, self.mode, self.precision, self.devices)
 
+    def check(self) -> None:
+        """Refuses a model that cannot be measured, before any process starts.
+
+        Raises:
+          ValueError: the model does not take the images, its result is not one array, or it cannot be sent to another
+            process.
+        """
+        spec = self.spec(OURS)
+        spec.output_shape  # noqa: B018 - it raises.
+        spec.to_json()
+
 
 @dataclass
 class Outcome:
-    """How a contestant did.
+    """The outcome of a contestant.
 
     Attributes:
       contestant: its name.
       status: "measured", "missing" (not installed, or not possible here) or "failed".
       reason: why it is missing or failed.
-      ready: what it answered before its first round: parameters, seconds of its cold start, facts.
+      ready: its answer before the first round: parameters, seconds of its cold start, facts.
       rounds: its answers to the rounds that count.
     """
 
@@ -84,17 +95,17 @@ class Outcome:
 
     @property
     def seconds(self) -> float:
-        """How long its rounds took together."""
+        """Seconds of all its rounds together."""
         return sum(sum(answer["samples"]) * answer["steps"] for answer in self.rounds)
 
 
 class Race(NamedTuple):
-    """What `race` found.
+    """The result of `race`.
 
     Attributes:
-      contest: what was compared.
-      outcomes: how each contestant did: jaxcnn first, then the peers in the order of the table.
-      busy_cores: how many CPU cores other programs kept busy meanwhile, on average; None where it is not known.
+      contest: the contest.
+      outcomes: the outcome of each contestant: jaxcnn first, then the peers in the order of the table.
+      busy_cores: mean number of CPU cores that other programs kept busy during the race; None if unknown.
     """
 
     contest: Contest
@@ -125,7 +136,7 @@ class Runner(Protocol):
 
 
 class WorkerProcess:
-    """A contestant in a process of its own; a context manager.
+    """A contestant in a separate process; a context manager.
 
     Args:
       spec: what it measures.
@@ -205,19 +216,19 @@ def race(
 ) -> Race:
     """Measures jaxcnn and its peers in turns.
 
-    First each contestant gets ready alone. Then all of them run one round after the other, in turning order, so that a
-    machine that slows down or drifts does so for all. The first round of each does not count, and is left out where a
-    step takes more than `WARM_SECONDS`. A contestant that has spent `PATIENCE_SECONDS` in at least `PATIENCE_ROUNDS`
-    rounds sits the others out.
+    First each contestant gets ready alone. Then they run round by round, in alternating order, so that a slowdown or
+    drift of the machine affects all of them. The first round of each does not count, and is skipped if the first step
+    takes at least `WARM_SECONDS`. A contestant that has run for `PATIENCE_SECONDS` in at least `PATIENCE_ROUNDS` rounds
+    skips the others.
 
     Args:
-      contest: what is compared.
-      report: is told what happens.
+      contest: the contest.
+      report: called with a line of text about each stage.
       start: gets a contestant ready.
-      round_seconds: how long a round lasts, at least one step; one more before does not count.
+      round_seconds: duration of a round; a round has at least one step.
 
     Returns:
-      How each did, and how busy the machine was with other things.
+      The outcome of each contestant, and the load of the machine by other programs.
     """
     with OtherWork() as others:
         outcomes = _run(contest, report, start, round_seconds)
@@ -252,7 +263,7 @@ def _run(
                 outcome.rounds.clear()
         for turn in range(contest.rounds):
             report(f"{title}: round {turn + 1} of {contest.rounds}")
-            # To and fro, so that no contestant always runs after the same one.
+            # Forwards and backwards, so that no contestant always runs after the same one.
             for outcome in outcomes if turn % 2 else outcomes[::-1]:
                 if len(outcome.rounds) < PATIENCE_ROUNDS or outcome.seconds < PATIENCE_SECONDS:
                     _round(outcome, runners, round_seconds)
@@ -275,7 +286,7 @@ def _stopping(outcome: Outcome) -> Iterator[None]:
 
 
 def _check_comparable(ours: Outcome, peer: Outcome) -> None:
-    """Refuses a peer whose model is another one, or that runs on another kind of device."""
+    """Refuses a peer with another model, or on another kind of device."""
     if ours.status != "measured" or peer.status != "measured":
         return
     expected, counted = ours.ready["parameters"], peer.ready["parameters"]
@@ -291,10 +302,12 @@ def _check_comparable(ours: Outcome, peer: Outcome) -> None:
 def _environment(spec: Spec) -> dict[str, str]:
     environment = {
         **os.environ,
+        # What this process can import, such as the module of the model, the other one can import too.
+        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
         "KERAS_BACKEND": "jax",
         # All contestants share the device's memory, and none may take most of it in advance.
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        # A cold start that finds its program in a cache would not be one.
+        # With a cached program, the start would not be cold.
         "JAX_ENABLE_COMPILATION_CACHE": "false",
     }
     if CONTESTANTS[spec.contestant].imports == ("torch",):

@@ -51,7 +51,7 @@ def make_train_step(apply: Apply) -> Callable[[Any, jax.Array, jax.Array], tuple
 
         def mean_loss(params: Any) -> tuple[jax.Array, Any]:
             results, new_state = apply(params, state, images, True, step_key)
-            # With auxiliary heads there are several results for one label: all of them count alike.
+            # Auxiliary heads give several results for one label, which all have the same weight.
             losses = [
                 optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels).mean()
                 for logits in jax.tree.leaves(results)
@@ -77,7 +77,7 @@ class JaxProgram:
       spec: what to measure.
       make_model: builds the model; its time belongs to "build".
       compiler_options: XLA options of this program alone.
-      facts: what else the record holds.
+      facts: other entries of the record.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class JaxProgram:
             batch = jax.device_put((model.lay_out(images).astype(spec.precision), labels), split)
             arguments = _arguments(spec, model, batch, shared)
             jax.block_until_ready(arguments)
-        # Donation lets the new parameters take the place of the old ones, as in a training loop.
+        # Donation lets the new parameters use the memory of the old ones, as in a training loop.
         if spec.mode == "train":
             jitted = jax.jit(make_train_step(model.apply), donate_argnums=0, out_shardings=shared)
         else:
@@ -157,7 +157,7 @@ def _arguments(spec: Spec, model: JaxModel, batch: Any, shared: Any) -> tuple[An
 
 
 def _shardings(devices: int) -> tuple[Any, Any]:
-    """Returns where parameters and batch go: the parameters to every device, a part of the batch to each."""
+    """Returns the shardings of parameters and batch: the parameters on every device, the batch split over all."""
     if devices == 1:
         return None, None
     if devices > len(jax.devices()):

@@ -1,4 +1,4 @@
-"""What a worker runs: one step of one contestant, compiled and ready."""
+"""The program that a worker runs: one step of one contestant, compiled and ready."""
 
 import time
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ class Program(Protocol):
 
     Attributes:
       parameters: number of trained numbers.
-      cold_start: seconds of "build", and of "trace", "lower" and "compile" where the contestant has them apart.
-      facts: what else the record holds: "device", "compiler_options", "temporary_bytes", "folded_batch_norms" ...
+      cold_start: seconds of "build", and of "trace", "lower" and "compile" if the contestant has them separately.
+      facts: other entries of the record: "device", "compiler_options", "temporary_bytes", "folded_batch_norms" ...
     """
 
     parameters: int
@@ -32,7 +32,7 @@ class Program(Protocol):
         ...
 
     def wait(self) -> None:
-        """Waits until the device has done every step started."""
+        """Waits until the device has finished every started step."""
         ...
 
     def peak_device_bytes(self) -> int | None:
@@ -56,7 +56,7 @@ class Stopwatch:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Times what is done inside.
+        """Times the block.
 
         Args:
           name: one of `COLD_START`.

@@ -55,7 +55,7 @@ class Spec:
 
     @classmethod
     def from_json(cls, line: str) -> "Spec":
-        """Reads what `to_json` wrote; only for lines of one's own, since a layer is unpickled."""
+        """Reads a line that `to_json` wrote; only for trusted lines, since a layer is unpickled."""
         fields = json.loads(line)
         model = pickle.loads(base64.b64decode(fields["model"]))
         return cls(**{**fields, "model": model, "image_shape": tuple(fields["image_shape"])})

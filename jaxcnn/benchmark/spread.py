@@ -8,14 +8,14 @@ import numpy as np
 
 
 class Spread(NamedTuple):
-    """What is told of repeated measurements.
+    """The distribution of repeated measurements.
 
     Attributes:
-      median: the middle one.
-      lower_quartile: a quarter of them is below; between two of them by linear interpolation.
-      upper_quartile: a quarter of them is above.
+      median: the median.
+      lower_quartile: a quarter of the measurements is below; interpolated linearly.
+      upper_quartile: a quarter of the measurements is above.
       minimum: the smallest.
-      n: how many there are.
+      n: number of measurements.
     """
 
     median: float
@@ -48,18 +48,18 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def three_digits(value: float) -> str:
-    """Writes a number to three digits, or to a whole number above a hundred: 0.123, 12.3, 1,235."""
+    """Formats a number with three digits, or as an integer above a hundred: 0.123, 12.3, 1,235."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def ratios(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> list[float]:
-    """Divides our time by theirs, round by round, so that what slows a whole round down cancels out.
+    """Divides our time by theirs, round by round, so that a slowdown of a whole round cancels out.
 
     Args:
       ours: for each round the seconds of a step, at least one number.
-      theirs: the same of a peer; where one has more rounds than the other, the last of them do not count.
+      theirs: the same of a peer; if one has more rounds than the other, its last ones do not count.
 
     Returns:
-      For each round the ratio of the medians: below 1, we are faster.
+      For each round the ratio of the medians; below 1, we are faster.
     """
     return [statistics.median(a) / statistics.median(b) for a, b in zip(ours, theirs, strict=False)]

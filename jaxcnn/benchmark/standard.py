@@ -1,48 +1,30 @@
-"""The workloads: the standard set, and a batch for every other model of the catalog."""
+"""The standard set of models, and how many images a model is given in one step."""
 
-from typing import NamedTuple
-
-from jaxcnn.models.catalog import CATALOG
 from jaxcnn.types import Shape
 
-
-class Workload(NamedTuple):
-    """What a model is given in one step.
-
-    Attributes:
-      batch_size: images in a step.
-      image_shape: (height, width, channels) of one image.
-    """
-
-    batch_size: int
-    image_shape: Shape
-
-
-STANDARD: dict[str, Workload] = {
-    "lenet5": Workload(128, (32, 32, 1)),
-    "small_cnn": Workload(128, (32, 32, 3)),
-    "resnet18_cifar": Workload(64, (32, 32, 3)),
-    "resnet50": Workload(8, (224, 224, 3)),
-    "mobilenet_v2": Workload(8, (224, 224, 3)),
-    "convnext_tiny": Workload(4, (224, 224, 3)),
-    "resnext50_32x4d": Workload(4, (224, 224, 3)),
-    "unet": Workload(4, (128, 128, 3)),
+STANDARD: dict[str, int] = {
+    "lenet5": 128,
+    "small_cnn": 128,
+    "resnet18_cifar": 64,
+    "resnet50": 8,
+    "mobilenet_v2": 8,
+    "convnext_tiny": 4,
+    "resnext50_32x4d": 4,
+    "unet": 4,
 }
-"""The standard set, by name in the catalog."""
+"""Images in a step of the models of the standard set, by name in the catalog."""
 
 _SMALL_IMAGE = 64 * 64
 
 
-def workload(name: str) -> Workload:
-    """Returns what a model of the catalog is given in one step unless the user says otherwise.
+def usual_batch_size(name: str, image_shape: Shape) -> int:
+    """Returns how many images a model is given in one step unless the user says otherwise.
 
     Args:
-      name: its name in the catalog.
+      name: its name.
+      image_shape: (height, width, channels) of one image.
 
     Returns:
       That of the standard set; for other models 128 images of up to 64x64 pixels, or 8 larger ones.
     """
-    if name in STANDARD:
-        return STANDARD[name]
-    shape = CATALOG[name].image_shape
-    return Workload(128 if shape[0] * shape[1] <= _SMALL_IMAGE else 8, shape)
+    return STANDARD.get(name, 128 if image_shape[0] * image_shape[1] <= _SMALL_IMAGE else 8)

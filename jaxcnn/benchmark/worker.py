@@ -1,8 +1,8 @@
-"""The process of one contestant: it gets ready, then runs a round whenever it is told to.
+"""The process of one contestant: it gets ready, then runs a round on request.
 
-Lines of JSON in both directions. First comes the spec (`Spec.to_json`) and the answer `{"ready": {...}}`; then for
-each line `{"seconds": s}` a round and the answer `{"round": {...}}`; the end of the input ends the process. A
-contestant that cannot run answers `{"missing": reason}` or `{"failed": reason}` and ends.
+It exchanges lines of JSON with its parent. The first line is the spec (`Spec.to_json`), with the answer
+`{"ready": {...}}`. Each further line `{"seconds": s}` runs a round, with the answer `{"round": {...}}`. The end of the
+input ends the process. A contestant that cannot run answers `{"missing": reason}` or `{"failed": reason}` and ends.
 """
 
 import json
@@ -29,21 +29,21 @@ seconds = time.perf_counter() - started
 from jaxcnn.benchmark import worker
 worker.main(seconds)
 """
-"""The program of the process, which times what it imports before anything else; its arguments are those modules."""
+"""The program of the process. First it times the import of the modules that are its arguments."""
 
 _PACKAGES = ("jaxcnn", "jax", "jaxlib", "optax", "flax", "torch", "equinox", "keras", "numpy")
 
 SAMPLE_SECONDS = 0.02
-"""How long a sample lasts at least: waiting for the device at its end then costs nothing to speak of."""
+"""Least duration of a sample in seconds, so that the wait for the device at its end is negligible."""
 
 
 def main(import_seconds: float) -> None:
     """Talks to the parent process until the input ends.
 
     Args:
-      import_seconds: how long it took to import the contestant.
+      import_seconds: seconds to import the contestant.
     """
-    # What a library prints must not end up between the answers.
+    # The output of libraries must not mix with the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 
@@ -75,8 +75,8 @@ def run_round(run: Callable[[int], float], seconds: float, steps: int) -> list[f
     find its memory taken back by the system, as virtual machines do after some seconds.
 
     Args:
-      run: runs that many steps and returns how long they took together, in seconds.
-      seconds: how long to go on; at least one sample counts.
+      run: runs that number of steps and returns their total time in seconds.
+      seconds: duration; at least one sample counts.
       steps: steps in a sample.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Lets `python -m jaxcnn.cli` stand for `jaxcnn`."""
+"""Runs the command `jaxcnn` as `python -m jaxcnn.cli`."""
 
 import sys
 

@@ -1,15 +1,16 @@
 """`jaxcnn bench`."""
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 
 from rich.text import Text
 
-from jaxcnn import benchmark, layers, plots
+from jaxcnn import benchmark, plots
 from jaxcnn.benchmark.peers import PEERS
 from jaxcnn.benchmark.program import COLD_START
 from jaxcnn.benchmark.spread import three_digits
-from jaxcnn.cli import names
+from jaxcnn.cli import names, own_models
 from jaxcnn.cli.bench_data import bench_data
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Bench
@@ -17,6 +18,7 @@ from jaxcnn.cli.terminal import columns, make_console, say, shown
 from jaxcnn.files import check_target
 from jaxcnn.models.catalog import CATALOG
 from jaxcnn.tables import Table
+from jaxcnn.types import Shape
 
 _STANDARD = "standard"
 _MEANING = (
@@ -43,7 +45,7 @@ def bench(options: Bench) -> int:
     if options.data:
         return bench_data(options)
     contests = plan(options)
-    # Before the measurements.
+    # Files that cannot be written are refused before the measurements.
     with reported(OSError):
         for path in filter(None, (options.output, options.plot)):
             check_target(path)
@@ -79,10 +81,7 @@ def plan(options: Bench) -> list[benchmark.Contest]:
     Raises:
       CommandError: a model or peer is unknown, or a size is invalid.
     """
-    for name in ("batch_size", "image_size", "repeats", "devices"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise CommandError(f"--{name.replace('_', '-')} expects a number at least 1, got {value}")
+    names.check_count(options, "batch_size", "image_size", "in_channels", "num_classes", "repeats", "devices")
     peers = tuple(peer.strip() for peer in options.peers.split(",") if peer.strip())
     for peer in peers:
         names.choose("peer", peer, dict.fromkeys(PEERS))
@@ -90,35 +89,36 @@ def plan(options: Bench) -> list[benchmark.Contest]:
     models = [name for word in options.models for name in (tuple(benchmark.STANDARD) if word == _STANDARD else (word,))]
     contests = []
     for name in models:
-        if name not in CATALOG:
-            raise CommandError(names.unknown("model", name, [*CATALOG, _STANDARD]))
-        entry = CATALOG[name]
-        batch_size, image_shape = benchmark.workload(name)
-        batch_size = options.batch_size or batch_size
-        if options.image_size:
-            image_shape = (options.image_size, options.image_size, image_shape[2])
+        image_shape = _image_shape(options, name)
+        batch_size = options.batch_size or benchmark.usual_batch_size(name, image_shape)
         if batch_size % options.devices:
             raise CommandError(
                 f"--devices expects a number that divides the batch of {batch_size} images, got {options.devices}"
             )
-        model = names.build_model(name, entry.num_classes, image_shape)
+        model = names.build_model(name, options.num_classes, image_shape)
+        if own_models.is_own(name):
+            own_models.check_outputs(name, model, options.num_classes, image_shape)
+        contest = benchmark.Contest(
+            name, model, image_shape, batch_size, "train", options.precision, options.devices, peers, options.repeats
+        )
         with reported(ValueError):
-            layers.output_shape(model, image_shape)
-        contests += [
-            benchmark.Contest(
-                name,
-                model,
-                image_shape,
-                batch_size,
-                mode,
-                options.precision,
-                options.devices,
-                peers,
-                options.repeats,
-            )
-            for mode in modes
-        ]
+            contest.check()
+        contests += [dataclasses.replace(contest, mode=mode) for mode in modes]
     return contests
+
+
+def _image_shape(options: Bench, name: str) -> Shape:
+    """Returns the shape of the images of a model: that of the options, then that of the catalog."""
+    if own_models.is_own(name):
+        if options.image_size is None:
+            raise CommandError(f"--image-size expects the size of the images for {shown(name)}, got none")
+        usual = (options.image_size, options.image_size, 3)
+    elif name in CATALOG:
+        usual = CATALOG[name].image_shape
+    else:
+        raise CommandError(names.unknown("model", name, [*CATALOG, _STANDARD]))
+    size, channels = options.image_size, options.in_channels
+    return size or usual[0], size or usual[1], channels or usual[2]
 
 
 def print_records(records: list[benchmark.Record]) -> None:
@@ -129,7 +129,7 @@ def print_records(records: list[benchmark.Record]) -> None:
     """
     first = records[0]
     shape = "x".join(map(str, (first["batch_size"], *first["image_shape"])))
-    title = f"{first['model']}, {first['mode']}, {shape}, {first['precision']}"
+    title = f"{shown(first['model'])}, {first['mode']}, {shape}, {first['precision']}"
     if first["devices"] > 1:
         title += f", {first['devices']} devices"
     measured = [record for record in records if record["step_seconds"]]

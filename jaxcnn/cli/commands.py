@@ -19,7 +19,7 @@ def run(arguments: list[str]) -> int:
       arguments: the words after `jaxcnn`.
 
     Returns:
-      The exit status: 0, or 2 after a `CommandError`, or 130 after Ctrl-C.
+      The exit status: that of the command, 2 after a `CommandError`, or 130 after Ctrl-C.
     """
     if arguments[:1] == ["--version"]:
         say(f"jaxcnn {importlib.metadata.version('jaxcnn')}")

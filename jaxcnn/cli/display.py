@@ -18,7 +18,7 @@ from jaxcnn.training import Progress
 from jaxcnn.training.observers import Observer, Start
 
 _FIRST_SIGN = 2.0
-"""Seconds after which a line display says that something still goes on; the pauses double from there."""
+"""Seconds without a line after which a line display prints a sign of life; each further pause is twice as long."""
 
 _ANY_WAITING, _MUCH_WAITING = 0.01, 0.1
 """Shares of an epoch in which the device waits for data, above which they are shown, and above which there is advice.
@@ -67,7 +67,7 @@ class Display(Observer):
         self._clock.begin(start.first_step)
 
     def on_activity(self, activity: str | None) -> None:
-        """Stops the clock meanwhile: what happens once tells nothing about the time that is left."""
+        """Stops the clock during an activity, which happens once and says nothing about the time that is left."""
         self._clock.pause(activity is not None)
 
     def on_epoch(self, row: dict[str, Any], best: bool) -> None:
@@ -121,7 +121,7 @@ class Clock:
         self._first_step, self._spent, self._since = first_step, 0.0, time.monotonic()
 
     def pause(self, paused: bool) -> None:
-        """Stops the clock, or lets it go on."""
+        """Stops the clock, or starts it again."""
         now = time.monotonic()
         if paused and self._since is not None:
             self._spent, self._since = self._spent + now - self._since, None
@@ -252,7 +252,7 @@ class BarDisplay(Display):
 
 
 class LineDisplay(Display):
-    """One line for each epoch, and signs of life where nothing else is said for some seconds."""
+    """One line for each epoch, and a sign of life after some seconds without a line."""
 
     def __init__(self, model: str, data: str) -> None:
         super().__init__(model, data)
@@ -310,7 +310,7 @@ class LineDisplay(Display):
             self._began = self._said = time.monotonic()
 
     def _give_signs(self) -> None:
-        """Says what goes on after 2 seconds without a line, then after 4, 8 and so on."""
+        """Prints the current activity after 2 seconds without a line, then after 4, 8 and so on."""
         while not self._ended.wait(0.1):
             with self._lock:
                 now = time.monotonic()

@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: printed as one message, without a traceback."""
+"""Errors that the user can fix: printed as one message, without a traceback."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from jaxcnn.training.recipe import RecipeError
 
 
 class CommandError(Exception):
-    """Something a command was asked for that cannot be done."""
+    """A command cannot do what it was asked for; the message says why."""
 
 
 class OutputError(Exception):
@@ -26,7 +26,7 @@ def reported(*kinds: type[Exception]) -> Iterator[None]:
     except RecipeError as error:
         raise CommandError(in_options(error)) from error
     except kinds as error:
-        # JAX's own notes are about tracebacks, which are not shown here.
+        # Other notes are JAX's, about tracebacks, which are not shown here.
         places = [note for note in getattr(error, "__notes__", []) if note.startswith("in ")]
         raise CommandError("\n".join([str(error), *places])) from error
 
@@ -37,5 +37,5 @@ def flag(name: str) -> str:
 
 
 def in_options(error: RecipeError) -> str:
-    """Returns the message of an error with options instead of the fields of a recipe."""
+    """Returns the message of an error in a recipe, with options instead of fields."""
     return f"{flag(error.field)} {error.expected}{flag(error.other) if error.other else ''}{error.rest}"

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxcnn import data, training
 from jaxcnn.cli import names, trained
+from jaxcnn.cli.activity import Activity
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Evaluate
 from jaxcnn.cli.terminal import columns, say, shown
@@ -21,7 +22,7 @@ from jaxcnn.training.run_folder import ModelInfo
 from jaxcnn.types import Mean, Task
 
 _WORDS = {"iou": "IoU", "f1": "F1", "top5": "top-5"}
-"""Parts of the names of figures that are written in another way in text."""
+"""Parts of the names of figures, and how text shows them."""
 
 _ORDER = ("precision", "recall", "f1", "iou", "dice")
 """Order of the figures of each class; compiled functions sort theirs."""
@@ -41,10 +42,11 @@ def evaluate(options: Evaluate) -> int:
     """
     if options.batch_size < 1:
         raise CommandError(f"--batch-size expects a number at least 1, got {options.batch_size}")
-    run = trained.load(options.run)
-    source, part = _source(options, run.info)
+    with Activity("reading the run and the data"):
+        run = trained.load(options.run, options.layer)
+        source, part = _source(options, run.info)
     task = _detailed(run.info.task)
-    with reported(ValueError):
+    with Activity(f"evaluating {len(source):,} examples"), reported(ValueError):
         sums = training.evaluate(
             training.make_eval_step(run.layer, task, precision=run.info.precision),
             run.params,
@@ -62,7 +64,7 @@ def evaluate(options: Evaluate) -> int:
 
 
 def _source(options: Evaluate, info: ModelInfo) -> tuple[Source, str]:
-    """Reads the data, and says what they are."""
+    """Reads the data to evaluate, and returns them with a name for the output."""
     split = None if options.split == "auto" else options.split
     if options.data is None:
         split = split or "test"
@@ -84,7 +86,7 @@ def _detailed(task: Task) -> Any:
 
 
 def _figures(task: Task, sums: Mapping[str, Mean]) -> str:
-    """Writes the figures that are one for all classes."""
+    """Formats the figures that are not for single classes."""
     parts = []
     shares = task.objective.larger_is_better
     for name, value in task.report(dict(sums)).items():
@@ -98,7 +100,7 @@ def _figures(task: Task, sums: Mapping[str, Mean]) -> str:
 
 
 def _print_classes(sums: Mapping[str, Mean], class_names: tuple[str, ...]) -> None:
-    """Prints the means that are one for each class."""
+    """Prints a table of the figures of each class."""
     each = _of_classes(sums)
     if not each:
         return

@@ -3,6 +3,7 @@
 from typing import Any
 
 from jaxcnn.cli import trained
+from jaxcnn.cli.activity import Activity
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Export
 from jaxcnn.cli.terminal import say, shown
@@ -15,7 +16,7 @@ _SYMBOLIC = {"auto": None, "any": True, "fixed": False}
 
 
 def export(options: Export) -> int:
-    """Writes the best epoch of a run as a file that runs without jaxcnn, with its description beside it.
+    """Writes the best epoch of a run as a file that runs without jaxcnn, with a description next to it.
 
     Args:
       options: the run, and the format of the file.
@@ -34,10 +35,11 @@ def export(options: Export) -> int:
     output = options.output or folder.path / f"model.{options.format}"
     with reported(OSError):
         check_paths(output)
-    run = trained.load(options.run)
-    with reported(ValueError, ImportError):
+    with Activity("reading the run"):
+        run = trained.load(options.run, options.layer)
+    with Activity("exporting the model"), reported(ValueError, ImportError):
         exported = _export(options, run)
-    # A run that was started in Python has no name of a model.
+    # The config of a run that was started in Python does not name its model.
     name = folder.config.get("options", {}).get("model", type(run.layer).__name__)
     origin = {"model": name, "epoch": run.info.epoch}
     exported = exported._replace(description={"run": origin, **exported.description})

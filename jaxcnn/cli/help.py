@@ -1,4 +1,4 @@
-"""Makes the help of the options readable: whole paragraphs, plain names of types, defaults only where they say more."""
+"""Makes the help of the options readable: whole paragraphs, plain names of types, defaults that add information."""
 
 import ast
 import dataclasses
@@ -30,7 +30,7 @@ def readable(kind: type[T]) -> type[T]:
     hints = typing.get_type_hints(kind, include_extras=True)
     options = {}
     for field in dataclasses.fields(kind):  # pyright: ignore[reportArgumentType]
-        if get_origin(hints[field.name]) is Annotated:  # it says itself how it is shown
+        if get_origin(hints[field.name]) is Annotated:  # its annotation already says how it is shown
             continue
         says_more = field.default not in (None, ()) and field.default is not False
         hint = None if says_more and "Default:" not in descriptions.get(field.name, "") else ""

@@ -1,4 +1,4 @@
-"""What the names on the command line stand for."""
+"""Looks up the names on the command line: of data sets, tasks and models."""
 
 import dataclasses
 import textwrap
@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxcnn import data
-from jaxcnn.cli.errors import CommandError, reported
+from jaxcnn.cli import own_models
+from jaxcnn.cli.errors import CommandError, flag, reported
 from jaxcnn.cli.options import Train
 from jaxcnn.cli.terminal import shown
 from jaxcnn.data import Source, Splits
@@ -15,7 +16,7 @@ from jaxcnn.models import catalog
 from jaxcnn.tasks import Classification, MultiLabel, Regression, Segmentation
 from jaxcnn.text import nearest
 from jaxcnn.training.experiment import choose_task
-from jaxcnn.types import Shape, Task
+from jaxcnn.types import Layer, Shape, Task
 
 T = TypeVar("T")
 
@@ -26,15 +27,15 @@ def choose(kind: str, name: str, known: Mapping[str, T]) -> T:
     """Looks up a name.
 
     Args:
-      kind: what it names, for the message.
+      kind: kind of the object, such as "model", for the message.
       name: the name.
-      known: what there is, by name.
+      known: the known objects by name.
 
     Returns:
-      What the name stands for.
+      The object of that name.
 
     Raises:
-      CommandError: there is none of that name; the message lists those there are and the nearest.
+      CommandError: the name is unknown; the message lists the known names and the nearest one.
     """
     if name not in known:
         raise CommandError(unknown(kind, name, known))
@@ -42,12 +43,12 @@ def choose(kind: str, name: str, known: Mapping[str, T]) -> T:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Writes the message for a name that there is not.
+    """Formats the message for an unknown name.
 
     Args:
-      kind: what it names.
+      kind: kind of the object, such as "model".
       name: the name.
-      known: the names there are.
+      known: the known names.
 
     Returns:
       The message, with the nearest name first.
@@ -69,10 +70,10 @@ def load_data(name: str) -> Source | Splits:
       name: a name of `DATA`, the path of an .npz file, or a folder of pictures and masks (`jaxcnn.data.mask_folder`).
 
     Returns:
-      The data set, or the parts that it brings along.
+      The data set, or its parts if it has any.
 
     Raises:
-      CommandError: there is none of that name, or the file cannot be read.
+      CommandError: the name is unknown, or the file cannot be read.
     """
     if name not in DATA and Path(name).is_dir():
         with reported(ValueError, OSError, ImportError):
@@ -97,7 +98,7 @@ def load_part(name: str, part: str | None) -> Source:
       The examples.
 
     Raises:
-      CommandError: the data cannot be read, or have no such part, or have several of which none is named.
+      CommandError: the data cannot be read, have no such part, or have several parts and `part` is None.
     """
     source = load_data(name)
     if not isinstance(source, Mapping):
@@ -181,12 +182,28 @@ def make_task(options: Train, source: Source) -> Task:
     return dataclasses.replace(task, label_smoothing=options.label_smoothing)
 
 
-def build_model(name: str, num_classes: int, image_shape: Shape) -> catalog.Model:
-    """Builds a model of the catalog.
+def check_count(options: Any, *fields: str) -> None:
+    """Refuses options that are numbers less than 1.
 
     Args:
-      name: its name.
-      num_classes: number of logits.
+      options: the options of a command.
+      *fields: names of its fields; None is allowed.
+
+    Raises:
+      CommandError: one of them is less than 1.
+    """
+    for name in fields:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise CommandError(f"{flag(name)} expects a number at least 1, got {value}")
+
+
+def build_model(name: str, num_classes: int | None, image_shape: Shape) -> Layer:
+    """Builds a model.
+
+    Args:
+      name: its name in the catalog, or a model of one's own; see `jaxcnn.cli.own_models.build`.
+      num_classes: number of logits; None for that of the catalog, or of one's own function.
       image_shape: (height, width, channels) of the images.
 
     Returns:
@@ -195,6 +212,8 @@ def build_model(name: str, num_classes: int, image_shape: Shape) -> catalog.Mode
     Raises:
       CommandError: there is no model of that name, or it cannot take such images.
     """
+    if own_models.is_own(name):
+        return own_models.build(name, num_classes, image_shape)
     choose("model", name, catalog.CATALOG)
     with reported(ValueError):
         return catalog.build(name, num_classes, image_shape)

@@ -21,12 +21,13 @@ class RecipeOptions(Recipe):
 class Train:
     """Trains a model, keeps the best epoch on the validation set, and tests it once.
 
-    Without options, LeNet-5 on scikit-learn's handwritten digits. Ctrl-C stops after the current step and writes a
-    checkpoint; a second Ctrl-C stops at once.
+    Without options, it trains LeNet-5 on scikit-learn's handwritten digits. Ctrl-C stops after the current step and
+    writes a checkpoint; a second Ctrl-C stops at once.
     """
 
     model: str = "lenet5"
-    """Name of the model; `jaxcnn summary` lists them."""
+    """Name of the model; `jaxcnn summary` lists them. For a model of your own give MODULE:FUNCTION or
+    FILE.py:FUNCTION; see `jaxcnn bench`."""
     data: str = "digits"
     """Data: digits; shapes (digits on photographs, with masks); an .npz file with arrays `images`
     (n, height, width[, channels]) and `labels` (n,); or a folder with the folders `images` and `masks` of PNG files."""
@@ -36,7 +37,7 @@ class Train:
     test_data: str | None = None
     """Test set, likewise. Default: that of the data, or drawn from the training set."""
     task: Literal["auto", "classification", "multi-label", "regression", "segmentation"] = "auto"
-    """What the model is trained for. auto: what the data are made for, by their labels, targets or masks."""
+    """What the model is trained for. auto: chosen by the labels, targets or masks of the data."""
     classes: tuple[str, ...] = ()
     """Names of the classes to keep; the first becomes label 0. Default: all."""
     examples_per_class: int | None = None
@@ -46,7 +47,8 @@ class Train:
     """Weight of the uniform distribution in the targets, in [0, 1)."""
     init_from: str | None = None
     """Source of the initial parameters: the folder of a run (its best epoch), or a source for `load_weights` of
-    jaxcnn.interop.weights. Model and number of input channels must match. Default: random."""
+    jaxcnn.interop.weights, whose first convolution is converted to the channels of the images. The model must be the
+    same, and for a run the number of channels. Default: random."""
     head: Literal["auto", "new", "keep"] = "auto"
     """With --init-from: whether to draw a new head. auto: if the number of classes differs, or layers are frozen."""
     recipe: Annotated[RecipeOptions, tyro.conf.arg(name="")] = RecipeOptions()
@@ -54,17 +56,22 @@ class Train:
     run_dir: Path | None = None
     """Folder of the run. Default: a new folder under runs/."""
     place: Literal["auto", "device", "memory", "stream"] = "auto"
-    """Where training and validation set are meanwhile: on the device, in memory, or read (stream) whenever they are
-    used. auto: the fastest place that is large enough. The results are the same."""
+    """Where the training and the validation set are: on the device, in memory, or read whenever they are used
+    (stream). auto: the fastest place of which they take at most a tenth. The results are the same."""
     resume: bool = False
-    """Resume the run in --run-dir, with its options and with the results of a run without a stop."""
+    """Resume the run in --run-dir with its options; the results are those of an uninterrupted run."""
     tensorboard: bool = False
     """Write the figures for TensorBoard too, to the folder tensorboard of the run; needs jaxcnn[tensorboard]."""
     wandb: str | None = None
     """Send the figures to this project of Weights & Biases; needs jaxcnn[wandb]. Default: nothing is sent."""
     find_learning_rate: bool = False
-    """Do not train, but suggest a learning rate: the loss is measured in 100 steps with a growing one, and drawn in
+    """Do not train, but suggest a learning rate: the loss is measured in 100 steps with a growing rate, and drawn in
     learning_rate.png in the working directory."""
+
+    @property
+    def model_name(self) -> str:
+        """The name of the model, without the module of one's own."""
+        return self.model.rpartition(":")[2]
 
 
 @readable
@@ -78,8 +85,11 @@ class Evaluate:
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
+    layer: str | None = None
+    """MODULE:FUNCTION or FILE.py:FUNCTION of a run with a model of your own, as --model of `jaxcnn train`. The module
+    is imported, which runs its code. Default: only layers of the library."""
     split: Literal["auto", "test", "validation", "train"] = "auto"
-    """Part of the data; the training set is not augmented. auto: test, or all of --data if it has no parts."""
+    """Part of the data; the training set is not augmented. auto: test, or all of --data if they have no parts."""
     data: str | None = None
     """Other data, named as in `jaxcnn train`, with the same classes in any order. Default: those of the run."""
     batch_size: int = 256
@@ -93,7 +103,7 @@ class Evaluate:
 class Plot:
     """Draws the losses and the accuracy of several runs in one picture.
 
-    Runs that differ in their seed alone, or that have the same label, are one line: their mean, with a band from the
+    Runs that differ only in their seed, or that have the same label, are one line: their mean, with a band from the
     smallest to the largest value.
     """
 
@@ -110,22 +120,26 @@ class Plot:
 class Predict:
     """Classifies or segments image files of any size with the model of a run: PNG, JPEG, GIF, BMP, TIFF, WebP or PPM.
 
-    A model that segments writes, for each image, a mask of class indices and an overlay, of the size of its images.
-    Images that cannot be read are named at the end; the exit status is 1 then, and 2 if no image could be read.
+    For each image, a segmentation model writes a mask of class indices and an overlay, in the image size of the model.
+    Images that cannot be read are listed at the end; the exit status is then 1, or 2 if no image could be read.
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
     images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE ...", help_behavior_hint="")]
     """Image files, and folders: all files in them, at any depth, whose extension is that of an image."""
+    layer: str | None = None
+    """MODULE:FUNCTION or FILE.py:FUNCTION of a run with a model of your own, as --model of `jaxcnn train`. The module
+    is imported, which runs its code. Default: only layers of the library."""
     top: int | None = None
     """Number of classes for each image. Default: 3; all with --json and --csv."""
     json: bool = False
     """Write a JSON array with one object for each image: "file" and "classes", the likeliest first, each with "class"
     and "probability"; "file" and "error" if it cannot be read. A segmentation has "share" instead of "probability",
-    and "mask" and "overlay"."""
+    and "mask" and "overlay"; a regression has "values" instead of "classes"."""
     csv: bool = False
-    """Write a CSV table with one row for each image and class: file, rank, class, probability, error."""
+    """Write a CSV table with one row for each image and class: file, rank, class, probability, error. A segmentation
+    has share, mask and overlay instead of probability; a regression has file, number, value, error."""
     output: Path | None = None
     """File for the predictions; an older file is replaced. Default: standard output."""
     masks: Path | None = None
@@ -141,11 +155,14 @@ class Predict:
 class Export:
     """Writes the best epoch of a run as a file that runs without jaxcnn, for batches of any size.
 
-    A JSON file beside it describes input and output, and has the class names and Python code that loads the file.
+    A JSON file next to it describes input and output, and has the class names and Python code that loads the file.
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
+    layer: str | None = None
+    """MODULE:FUNCTION or FILE.py:FUNCTION of a run with a model of your own, as --model of `jaxcnn train`. The module
+    is imported, which runs its code. Default: only layers of the library."""
     format: Literal["stablehlo", "onnx"] = "stablehlo"
     """StableHLO, which runs with jax, or ONNX, whose results in onnxruntime are checked before it is written."""
     output: Path | None = None
@@ -165,11 +182,11 @@ class Summary:
     """Prints a model layer by layer: path, kind, output shape, parameters, multiply-adds and receptive field."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")] = ""
-    """Name of the model. Default: list the models."""
+    """Name of the model, or MODULE:FUNCTION or FILE.py:FUNCTION for one of your own. Default: list the models."""
     image_shape: tuple[int, int, int] | None = None
     """Height, width and channels of the image. Default: those of the catalog."""
     num_classes: int | None = None
-    """Number of classes. Default: that of the catalog."""
+    """Number of classes. Default: that of the catalog, or of the function."""
 
 
 @readable
@@ -182,7 +199,9 @@ class Bench:
     """
 
     models: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="MODEL ...")] = ("standard",)
-    """Names of models, or standard for the eight of the standard set; `jaxcnn summary` lists the models."""
+    """Names of models, or standard for the eight of the standard set; `jaxcnn summary` lists the models. For a
+    model of your own give MODULE:FUNCTION or FILE.py:FUNCTION, and --image-size. The function returns a layer; it gets
+    those of num_classes, in_channels and image_size that it has as parameters."""
     peers: str = ""
     """Libraries to compare with, separated by commas: torch, torch-compile, flax, equinox, keras. flax adds flax-flags,
     flax with the best known XLA options; on a GPU, torch adds torch-compile."""
@@ -192,6 +211,10 @@ class Bench:
     """Images in a step, over all devices. Default: that of the standard set, or 128 small or 8 large images."""
     image_size: int | None = None
     """Height and width of the images in pixels. Default: those of the catalog."""
+    in_channels: int | None = None
+    """Channels of the images. Default: those of the catalog, or 3."""
+    num_classes: int | None = None
+    """Number of classes. Default: that of the catalog, or of the function."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the computation; parameters and the loss are always float32."""
     repeats: int = 7

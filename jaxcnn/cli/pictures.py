@@ -43,7 +43,7 @@ def draw_curves(folder: RunFolder, options: Train, history: list[dict[str, Any]]
     if not history:
         return
     objective = folder.task.objective
-    # What is no share of 1 is not drawn in percent.
+    # A figure that is not a share of 1 is not drawn in percent.
     metric = objective.figure if objective.larger_is_better else None
     note = None if options.recipe.augment == "none" else "augmented images, before each step's update"
     subtitle = _subtitle(options, f"seed {options.recipe.seed}")
@@ -85,7 +85,7 @@ def _names(task: Task) -> tuple[str, ...]:
 
 
 def _subtitle(options: Train, part: str) -> str:
-    return f"{options.model} on {Path(options.data).name}, {part}"
+    return f"{options.model_name} on {Path(options.data).name}, {part}"
 
 
 def _outputs(source: Source, truth: str, layer: Layer, task: Task, options: Train, result: Result) -> Any:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn import plots
+from jaxcnn.cli.activity import Activity
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Plot
 from jaxcnn.cli.terminal import say, shown
@@ -13,7 +14,7 @@ from jaxcnn.training.run_folder import RunFolder, RunFolderError
 
 
 def plot(options: Plot) -> int:
-    """Draws the curves of runs together; runs that differ in their seed alone are one line with a band.
+    """Draws the curves of runs together; runs that differ only in their seed are one line with a band.
 
     Args:
       options: the folders of the runs and the picture.
@@ -42,29 +43,28 @@ def plot(options: Plot) -> int:
         if not history:
             raise CommandError(f"expected a run with a finished epoch, got {shown(folder.path)}, which has none")
     common, differing = compare_options([_settings(folder) for folder in folders])
-    with reported(ValueError):
+    with Activity("drawing the picture"), reported(ValueError, OSError):
         figure = plots.comparison(histories, options.labels or differing, metric=metric, subtitle=common)
-    with reported(OSError):
         plots.save(figure, options.output)
     say(f"{len(folders)} run{'s' if len(folders) > 1 else ''} in {shown(options.output)}")
     return 0
 
 
 def _settings(folder: RunFolder) -> dict[str, Any]:
-    # A run that was started in Python has no names of model and data.
+    # The config of a run that was started in Python does not name model and data.
     unnamed = {"model": str(folder.config["model"]).partition("(")[0], "data": "own data"}
     return unnamed | folder.config.get("options", {}) | folder.config["recipe"]
 
 
 def compare_options(runs: Sequence[dict[str, Any]]) -> tuple[str, list[str]]:
-    """Says what runs have in common, and how each differs from the others.
+    """Describes what runs have in common, and how each differs from the others.
 
     Args:
       runs: the options of each run, by name.
 
     Returns:
-      Model and data as far as they are those of all runs, such as "lenet5 on digits"; and for each run the other
-      options that differ, without the seed, such as "learning_rate=0.1"; the model if none does.
+      Model and data, such as "lenet5 on digits", or "several models" and "several data sets"; and for each run the
+      options that differ, without the seed, such as "learning_rate=0.1", or the model if no option differs.
     """
     names = dict.fromkeys(name for run in runs for name in run)
     differ = [name for name in names if name != "seed" and any(run.get(name) != runs[0].get(name) for run in runs)]

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxcnn import training
 from jaxcnn.cli import trained
+from jaxcnn.cli.activity import Activity
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Predict
 from jaxcnn.cli.predictions import Prediction, Unreadable, make_writer
@@ -26,7 +27,8 @@ T = TypeVar("T")
 def predict(options: Predict) -> int:
     """Prints the likeliest classes of image files, or writes their masks.
 
-    The images are read and written batch by batch. Unreadable ones are reported on stderr after the predictions.
+    The images are read and written batch by batch. Standard error shows the progress if it is a terminal, and names the
+    unreadable images after the predictions.
 
     Args:
       options: the run and the images.
@@ -38,16 +40,19 @@ def predict(options: Predict) -> int:
       CommandError: the run cannot be read, its model does not take pictures, or an output cannot be written.
     """
     _check(options)
-    run = trained.load(options.run)
+    with Activity("reading the run"):
+        run = trained.load(options.run, options.layer)
     shape = run.info.image_shape
     if shape[2] not in (1, 3):
         raise CommandError(f"predict reads images of 1 or 3 channels, but the model of the run takes {shape[2]}")
     errors, count = [], 0
-    with make_writer(options, run.info) as write:
+    with make_writer(options, run.info) as write, Activity("predicting") as activity:
         for results in _predicted(run, options):
-            write(results)
+            with activity.hidden():
+                write(results)
             errors += [result.error for result in results if isinstance(result, Unreadable)]
             count += len(results)
+            activity.update(f"predicting, {count:,} image{'s' if count > 1 else ''} so far")
     for error in errors:
         complain(f"error: {error}")
     if 0 < len(errors) < count:
@@ -98,10 +103,10 @@ def _files(paths: Iterable[Path]) -> Iterator[_File]:
 
 
 def _files_below(folder: Path) -> Iterator[_File]:
-    """Yields the files of a folder whose extension is that of a picture, at any depth; no hidden ones."""
+    """Yields the picture files of a folder at any depth, by their extension; hidden ones are ignored."""
     unreadable: list[OSError] = []
     for place, folders, files in os.walk(folder, onerror=unreadable.append):
-        # `walk` goes on in this order.
+        # `walk` visits the folders in this order.
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
@@ -112,7 +117,7 @@ def _files_below(folder: Path) -> Iterator[_File]:
 
 
 class _Read(NamedTuple):
-    """A file with its image, or with the reason why there is none."""
+    """A file with its image, or with the reason why it has none."""
 
     file: _File
     image: np.ndarray | None
@@ -125,7 +130,7 @@ def _read(file: _File, shape: Shape) -> _Read:
             raise PictureError(file.fault)
         image = read_image(file.path, shape)
     except PictureError as error:
-        # The file is named as in the lines of the others, which escape bytes that are not UTF-8 in another way.
+        # Name the file as the lines of predictions do, which escape bytes that are not UTF-8 in another way.
         return _Read(file, None, str(error).replace(repr(str(file.path)), f"'{shown(file.path)}'"))
     return _Read(file, image)
 
@@ -140,7 +145,7 @@ def _predicted(run: TrainedModel, options: Predict) -> Iterator[list[Prediction 
             images = [one.image for one in chunk if one.image is not None]
             outputs: Iterator[Any] = iter(())
             if images:
-                # One compiled program for all batches; a few images alone need no large one.
+                # One compiled program for all batches; few images need only a small batch.
                 size = size or len(chunk)
                 pixels = np.stack(images)
                 batches = training.image_batches(1 - pixels if options.invert else pixels, size)

@@ -76,11 +76,11 @@ class Format(Protocol):
 
 @contextlib.contextmanager
 def make_writer(options: Predict, info: ModelInfo) -> Iterator[Callable[[Results], None]]:
-    """Opens what predictions are written to.
+    """Opens the output of predictions.
 
     Args:
       options: format and places.
-      info: of the model.
+      info: facts about the model.
 
     Yields:
       A function that writes the predictions of a batch.
@@ -174,12 +174,12 @@ def _ranked(class_names: Sequence[str], numbers: np.ndarray, top: int | None, wh
 
 
 def _number(number: Any) -> float | None:
-    """Rounds to 6 digits, since more are noise in float32; None for NaN and infinity, which JSON does not know."""
+    """Rounds to 6 digits, since more are noise in float32; None for NaN and infinity, which JSON does not have."""
     return float(f"{number:.6g}") if math.isfinite(number) else None
 
 
 class _Text:
-    """One line for each image, aligned within a batch. Unreadable images have none: they are named at the end."""
+    """One line for each image, aligned within a batch. Unreadable images have no line; they are reported at the end."""
 
     def begin(self) -> list[str]:
         return []
@@ -199,14 +199,14 @@ class _Text:
         parts = []
         for row in record["classes"]:
             name, number = row.values()
-            # A class without a pixel says nothing.
+            # Text omits classes without a pixel.
             if number or "probability" in row:
                 parts.append(f"{shown(name)} {'-' if number is None else f'{number:.1%}'}")
         return parts
 
 
 class _Json:
-    """An array with an object in each line. Names are exact; other characters than ASCII are escaped."""
+    """An array with an object in each line. Names are exact; characters other than ASCII are escaped."""
 
     def __init__(self) -> None:
         self._last: list[str] = []

@@ -31,7 +31,7 @@ def find(
       splits: its data.
       weights: its initial weights; drawn by its seed if None.
       task: its task.
-      display: shows that something goes on.
+      display: shows the activities.
 
     Returns:
       The exit status, 0.
@@ -49,8 +49,9 @@ def find(
     figure = plots.learning_rates(
         found.rates,
         found.losses,
+        smoothed=found.smoothed,
         suggestion=found.suggestion,
-        subtitle=f"{options.model} on {Path(options.data).name}, {options.recipe.optimizer}",
+        subtitle=f"{options.model_name} on {Path(options.data).name}, {options.recipe.optimizer}",
     )
     with reported(OSError):
         plots.save(figure, _PICTURE)

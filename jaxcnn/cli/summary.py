@@ -1,10 +1,10 @@
 """`jaxcnn summary`."""
 
 from jaxcnn import layers
-from jaxcnn.cli import names
+from jaxcnn.cli import names, own_models
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Summary
-from jaxcnn.cli.terminal import columns, say
+from jaxcnn.cli.terminal import columns, say, shown
 from jaxcnn.models.catalog import CATALOG
 from jaxcnn.tables import Table
 
@@ -26,28 +26,35 @@ def summary(options: Summary) -> int:
         say(_models().text(columns()))
         say("\nwithout the auxiliary heads of googlenet and inception_v3, which are used only in training")
         return 0
-    entry = names.choose("model", options.model, CATALOG)
-    shape = options.image_shape or entry.image_shape
-    num_classes = entry.num_classes if options.num_classes is None else options.num_classes
-    if min(*shape, num_classes) < 1:
-        raise CommandError(f"expected a positive image shape and number of classes, got {shape} and {num_classes}")
-    model = names.build_model(options.model, num_classes, shape)
+    is_own, shape = own_models.is_own(options.model), options.image_shape
+    if shape is None and is_own:
+        raise CommandError(f"--image-shape expects the size of the images for {shown(options.model)}, got none")
+    if shape is None:
+        shape = names.choose("model", options.model, CATALOG).image_shape
+    if min(shape) < 1:
+        raise CommandError(f"--image-shape expects numbers at least 1, got {' '.join(map(str, shape))}")
+    names.check_count(options, "num_classes")
+    model = names.build_model(options.model, options.num_classes, shape)
+    if is_own:
+        own_models.check_outputs(options.model, model, options.num_classes, shape)
     with reported(ValueError):
         table = layers.summary(model, shape)
-    say(f"{options.model} on {'x'.join(map(str, shape))}\n")
+    say(f"{shown(options.model)} on {'x'.join(map(str, shape))}\n")
     say(table.text(columns()))
     return 0
 
 
 def _models() -> Table:
-    rows = []
-    for name, entry in CATALOG.items():
-        model = names.build_model(name, entry.num_classes, entry.image_shape)
-        heads = getattr(model, "heads", ())
-        parameters = layers.count_parameters(model) - sum(layers.count_parameters(model[head]) for head in heads)
-        work = layers.multiply_adds(model, entry.image_shape)
-        shape = "x".join(map(str, entry.image_shape))
-        rows.append((name, shape, f"{entry.num_classes:,}", f"{parameters:,}", f"{work:,}"))
+    rows = [
+        (
+            name,
+            "x".join(map(str, entry.image_shape)),
+            f"{entry.num_classes:,}",
+            f"{entry.parameters:,}",
+            f"{entry.multiply_adds:,}",
+        )
+        for name, entry in CATALOG.items()
+    ]
     return Table(
         ("name", "image", "classes", "parameters", "multiply-adds"), rows, [], left=(0,), counts=(3, 4), spare=(2, 1)
     )

@@ -19,7 +19,7 @@ def shown(text: object) -> str:
     """Escapes a name, a path or other untrusted text for one line or table cell of the output.
 
     Args:
-      text: anything; its `str` is shown.
+      text: any object; its `str` is shown.
 
     Returns:
       One line of printable characters that standard output can encode; the others are escaped, such as a line break as
@@ -64,7 +64,7 @@ def say(text: str, *, flush: bool = False) -> None:
 
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
-    """Turns the errors of a block that does nothing but print to standard output.
+    """Turns the errors of a block that only prints to standard output into `OutputError`.
 
     Raises:
       OutputError: standard output takes no more.
@@ -76,7 +76,7 @@ def writing() -> Iterator[None]:
 
 
 def finish() -> None:
-    """Shows what was said and is still held back.
+    """Flushes standard output.
 
     Raises:
       OutputError: standard output takes no more.

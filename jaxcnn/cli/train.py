@@ -9,7 +9,7 @@ from typing import Any
 
 import tyro
 
-from jaxcnn.cli import names, pictures, rates, transfer
+from jaxcnn.cli import names, own_models, pictures, rates, transfer
 from jaxcnn.cli.display import Display, make_display
 from jaxcnn.cli.errors import CommandError, flag, reported
 from jaxcnn.cli.options import RecipeOptions, Train
@@ -25,7 +25,7 @@ from jaxcnn.training.runs import Result, run
 from jaxcnn.types import Layer
 
 _UNSTORED = ("run_dir", "place", "resume", "tensorboard", "wandb", "find_learning_rate")
-"""Options that do not define a run: where it and its data are, and who watches it."""
+"""Options that do not define a run: its place and that of its data, its trackers, and other actions than to train."""
 
 
 def train(options: Train, arguments: list[str]) -> int:
@@ -63,7 +63,7 @@ def stored_options(folder: RunFolder) -> Train:
     if values is None:
         raise CommandError(
             f"expected a run of `jaxcnn train`, got {shown(folder.path)}, which was started in Python: its data are "
-            "not recorded; go on in Python, with jaxcnn.training.run"
+            "not recorded; resume it with jaxcnn.training.run, or evaluate it with --data"
         )
     known = {field.name for field in dataclasses.fields(Train)}
     if unknown := sorted(values.keys() - known):
@@ -82,15 +82,16 @@ def _start(options: Train, arguments: list[str]) -> int:
     _check(options)
     options = _with_absolute_paths(options)
     watching = _trackers(options)
-    with make_display(options.model, options.data) as display:
-        source = None if options.init_from is None else transfer.read_source(options)
+    with make_display(options.model_name, options.data) as display:
         splits = names.load_splits(options)
+        channels = _channels(options, splits["train"])
+        source = None if options.init_from is None else transfer.read_source(options, channels, display.on_note)
         layer = _build(options, splits, source)
         weights = transfer.first_parameters(options, layer, init_key(options.recipe), source)
         task = names.make_task(options, splits["train"])
         if options.find_learning_rate:
             return rates.find(options, layer, splits, weights, task, display)
-        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{options.model}-{options.recipe.seed}"
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{options.model_name}-{options.recipe.seed}"
         result = _run(
             options,
             layer,
@@ -118,15 +119,18 @@ def _resume(options: Train, arguments: list[str]) -> int:
         return 0
     if not os.access(folder.path, os.W_OK):
         raise CommandError(f"expected a run folder that can be written, got {shown(folder.path)}, which is read-only")
-    with make_display(options.model, options.data) as display:
+    with make_display(options.model_name, options.data) as display:
         if folder.id is None:
             with reported(ValueError, OSError, ImportError):
                 first_schema.read_source(folder.config)
         splits = names.load_splits(options)
-        layer, _, _ = folder.described()
+        if own_models.is_own(options.model):
+            own_models.find(options.model)
+        layer, image_shape, _ = folder.described()
         weights = None
         if options.init_from is not None and folder.checkpoints.latest_step() is None:
-            weights = transfer.first_parameters(options, layer, init_key(options.recipe), transfer.read_source(options))
+            source = transfer.read_source(options, image_shape[2], display.on_note)
+            weights = transfer.first_parameters(options, layer, init_key(options.recipe), source)
         result = _run(
             options,
             layer,
@@ -167,30 +171,39 @@ def _draw(options: Train, splits: dict[str, Source], layer: Layer, result: Resul
 
 
 def _end(result: Result) -> int:
-    """Says how the training ended."""
+    """Prints how the training ended."""
     assert result.folder is not None
     folder = RunFolder(result.folder)
     if result.stopped:
         say(f"stopped after step {folder.checkpoints.latest_step()}, with a checkpoint; resume with:")
-        say(f"  jaxcnn train --run-dir {shown(shlex.quote(str(folder.path)))} --resume")
+        model = folder.config.get("options", {}).get("model", "")
+        own = f" --model {shown(shlex.quote(model))}" if own_models.is_own(model) else ""
+        say(f"  jaxcnn train --run-dir {shown(shlex.quote(str(folder.path)))} --resume{own}")
     else:
         _print_result(folder, result.figures)
     return 0
 
 
+def _channels(options: Train, source: Source) -> int:
+    """Returns the number of channels of the images."""
+    if "image" not in source.spec:
+        raise CommandError(f"expected examples with images in {shown(options.data)}, got {', '.join(source.spec)}")
+    shape: Any = source.spec["image"].shape
+    return shape[2]
+
+
 def _build(options: Train, splits: dict[str, Source], source: transfer.Source | None) -> Layer:
     spec, class_names = splits["train"].spec, splits["train"].class_names
-    if "image" not in spec:
-        raise CommandError(f"expected examples with images in {shown(options.data)}, got {', '.join(spec)}")
     outputs = len(class_names) or int(spec["target"].shape[-1] or 1 if spec["target"].shape else 1)
     shape: Any = spec["image"].shape
-    return normalized(
-        names.build_model(options.model, outputs, shape), None if source is None else source.normalization
-    )
+    model = names.build_model(options.model, outputs, shape)
+    if own_models.is_own(options.model):
+        own_models.check_readable(options.model, model)
+    return normalized(model, None if source is None else source.normalization)
 
 
 def _option_values(options: Train) -> dict[str, Any]:
-    """Returns the options that define a run and are no fields of the recipe, as JSON values by name."""
+    """Returns the options that define a run and are not fields of the recipe, as JSON values by name."""
     values = {
         field.name: getattr(options, field.name)
         for field in dataclasses.fields(options)
@@ -210,7 +223,7 @@ def _with_absolute_paths(options: Train) -> Train:
         given = getattr(options, name)
         if given is not None and given not in names.DATA and Path(given).exists():
             options = dataclasses.replace(options, **{name: str(Path(given).absolute())})
-    return options
+    return dataclasses.replace(options, model=own_models.with_absolute_path(options.model))
 
 
 def _check(options: Train) -> None:
@@ -238,7 +251,11 @@ def _resumed_options(folder: RunFolder, arguments: list[str]) -> Train:
             default=stored,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
-    before, now = _all_values(stored), _all_values(given)
+    if not any(word.partition("=")[0] == "--model" for word in arguments):
+        own_models.check_named(folder, "--model")
+    # A file that was moved is still the same model.
+    moved = own_models.is_own(given.model) and own_models.is_own(stored.model)
+    before, now = _all_values(stored), _all_values(given) | ({"model": stored.model} if moved else {})
     changed = {name: f"{flag(name)} {before[name]} to {now[name]}" for name in before if before[name] != now[name]}
     if changed:
         longer = now["epochs"] > before["epochs"] and list(changed) == ["epochs"]
@@ -247,7 +264,8 @@ def _resumed_options(folder: RunFolder, arguments: list[str]) -> Train:
             "or start a new run"
             + (f" from its weights: jaxcnn train --init-from {shown(folder.path)} --epochs N" if longer else "")
         )
-    return dataclasses.replace(stored, place=given.place, tensorboard=given.tensorboard, wandb=given.wandb)
+    changes = {name: getattr(given, name) for name in ("model", "place", "tensorboard", "wandb")}
+    return dataclasses.replace(stored, **changes)
 
 
 def _print_result(folder: RunFolder, figures: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jaxcnn.cli import names
+from jaxcnn.cli import names, own_models
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.terminal import complain, shown
 from jaxcnn.cli.train import stored_options
@@ -13,20 +13,27 @@ from jaxcnn.training.experiment import fingerprints
 from jaxcnn.training.run_folder import RunFolder, RunFolderError, TrainedModel, load_model
 
 
-def load(run: Path) -> TrainedModel:
-    """Reads the model of the best epoch of a run, and complains about damaged checkpoints.
+def load(run: Path, layer: str | None) -> TrainedModel:
+    """Reads the model of the best epoch of a run, and prints a note about damaged checkpoints.
+
+    The folder may come from anywhere: code that it names is imported only if the user names it too.
 
     Args:
       run: folder of the run.
+      layer: a function of the module that defines the layers of the model; None for a model of the library.
 
     Returns:
       The model, ready to use.
 
     Raises:
-      CommandError: the path is not the folder of a run, is damaged, or no epoch was saved.
+      CommandError: the path is not the folder of a run, is damaged, or no epoch was saved; or its model needs `layer`.
     """
+    if layer is not None:
+        own_models.find(layer)
     with reported(RunFolderError, CheckpointError):
         folder = RunFolder(run)
+        if layer is None:
+            own_models.check_named(folder, "--layer")
         folder.metrics()
         folder.result()
         trained = load_model(run)

@@ -1,7 +1,7 @@
 """Loads the initial parameters of a training."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn import trees
-from jaxcnn.cli import names
+from jaxcnn.cli import names, own_models
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Train
 from jaxcnn.cli.terminal import shown
@@ -41,11 +41,13 @@ class Source(NamedTuple):
     normalization: Normalization | None
 
 
-def read_source(options: Train) -> Source:
+def read_source(options: Train, channels: int, note: Callable[[str], None]) -> Source:
     """Reads the weights of --init-from.
 
     Args:
       options: the options of a training with --init-from.
+      channels: number of channels of the images; published weights are converted to them.
+      note: called with a line that says what was converted.
 
     Returns:
       The weights, with any head.
@@ -53,17 +55,34 @@ def read_source(options: Train) -> Source:
     Raises:
       CommandError: there are no weights, or they belong to another model.
     """
-    names.choose("model", options.model, CATALOG)
     source = str(options.init_from)
-    return _read_run(Path(source), options) if is_run_folder(source) else _read_weights(source, options)
+    if own_models.is_own(options.model):
+        if not is_run_folder(source):
+            raise CommandError(
+                f"--init-from expects the folder of a run with {shown(options.model)}, which is not in the catalog, "
+                f"got {shown(source)}"
+            )
+        own_models.find(options.model)
+    else:
+        names.choose("model", options.model, CATALOG)
+    return _read_run(Path(source), options) if is_run_folder(source) else _read_weights(source, options, channels, note)
 
 
-def _read_weights(source: str, options: Train) -> Source:
-    # Imported here: it is large, and not needed if a run starts from another run.
-    from jaxcnn.interop.weights import load_weights
+def _read_weights(source: str, options: Train, channels: int, note: Callable[[str], None]) -> Source:
+    # Imported here: it is large, and a run that starts from another run does not need it.
+    from jaxcnn.interop.weights import input_channels, load_weights, with_channels
 
     with reported(ImportError, OSError, ValueError):
         weights = load_weights(options.model, source)
+    given = input_channels(weights.model)
+    if given not in (None, channels):
+        had_preprocessing = weights.preprocessing is not None
+        weights = with_channels(weights, options.model, channels)
+        lost = had_preprocessing and weights.preprocessing is None
+        note(
+            f"first convolution converted from {given} to {channels} channel{'s' if channels > 1 else ''}"
+            + (f"; the pixels are not normalized, as the weights are for {given} channels" if lost else "")
+        )
     params, state = trees.named_leaves(weights.params), trees.named_leaves(weights.state)
     normalization = None if weights.preprocessing is None else weights.preprocessing.normalization()
     return Source(source, params, state, weights.model, normalization)
@@ -74,7 +93,8 @@ def _read_run(path: Path, options: Train) -> Source:
         trained = load_model(path)
         # The folder of a run that was started in Python has no options.
         name = RunFolder(path).config.get("options", {}).get("model", options.model)
-    if name != options.model:
+    is_own = own_models.is_own(options.model) and own_models.is_own(name)
+    if name != options.model and not is_own:
         raise CommandError(f"expected the weights of {options.model}, got a run of {name} in {shown(path)}")
     layers = dict(getattr(trained.layer, "layers", ()))
     normalization = Normalization(**dict(layers["normalize"].options)) if "normalize" in layers else None

@@ -8,7 +8,7 @@ Each function changes one image. A `Step` applies it to an example, and `compose
 Geometric functions move pixels (`shift`, `random_crop`, `flip`, `affine`, `rotate`, `elastic`): their steps move "mask"
 along. The others change only "image". All other entries stay as they are.
 
-At zero strength every one of them is the identity.
+At zero strength, each of them is the identity.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ Draw = Callable[..., Geometry]
 """draw(key, height, width, **options): the geometry of an image of this size; the options are those of the step."""
 
 _DRAWS: dict[Callable[..., jax.Array], Draw | None] = {}
-"""What draws the geometry of an augmentation; None for one that moves no pixel."""
+"""The function that draws the geometry of an augmentation; None for an augmentation that moves no pixel."""
 
 _F = TypeVar("_F", bound=Callable[..., jax.Array])
 
@@ -84,7 +84,7 @@ def _draw_crop(key: jax.Array, height: int, width: int, *, padding: int, border:
 
 
 def _corner(key: jax.Array, padding: int) -> jax.Array:
-    """Draws the place of a window, every place being equally likely."""
+    """Draws the place of a window; every place is equally likely."""
     return jax.random.randint(key, (2,), 0, 2 * padding + 1)
 
 
@@ -118,7 +118,7 @@ def _draw_affine(
     _check("affine", "max_scale", max_scale, 0 <= max_scale < 1, "in [0, 1)")
     _check("affine", "max_shear", max_shear, 0 <= max_shear < 90, "in [0, 90)")
     _check("affine", "max_shift", max_shift, 0 <= max_shift < side, f"in [0, {side}), less than the image")
-    # Four draws for what they are, whatever is switched off: an option left at zero changes no other amount.
+    # Always four draws: an option at zero does not change the other amounts.
     rotation, scale, shear, motion = jax.random.split(key, 4)
     return _affine_coordinates(
         height,
@@ -169,13 +169,14 @@ def shift(key: jax.Array, image: jax.Array, max_shift: int, *, fill: float = 0.0
 
 @geometric(_draw_crop)
 def random_crop(key: jax.Array, image: jax.Array, padding: int, *, border: Border = "zeros") -> jax.Array:
-    """Pads the image on all sides and cuts a window of its own size out at random.
+    """Pads the image on all sides, and cuts out a random window of the image's size.
 
     Args:
       key: typed random key, consumed.
       image: shape (height, width, channels), floating point.
       padding: width of the border in pixels, from 0 to less than the image; every window is equally likely.
-      border: what the padded pixels hold: zeros, the nearest pixel, or the mirror image without the edge itself.
+      border: values of the padded pixels: "zeros"; "edge", the nearest pixel; or "reflect", the mirror image without
+        the edge itself.
 
     Returns:
       Same shape and dtype as `image`.
@@ -228,8 +229,8 @@ def affine(
 ) -> jax.Array:
     """Shears, scales, rotates and moves the image about its centre, in one bilinear resampling.
 
-    Each amount is uniform in its interval, and those for down and right are drawn separately. Beyond
-    the border all pixels hold `fill`, into which the outermost pixels of a turned image fade.
+    Each amount is uniform in its interval, and the shifts down and right are drawn separately. Beyond
+    the border all pixels hold `fill`, into which the outermost pixels of a rotated image fade.
 
     Args:
       key: typed random key, consumed.
@@ -261,7 +262,7 @@ def affine(
 
 @geometric(_draw_rotation)
 def rotate(key: jax.Array, image: jax.Array, max_degrees: float, *, fill: float = 0.0) -> jax.Array:
-    """Rotates the image about its centre by a random angle: `affine` with nothing else.
+    """Rotates the image about its centre by a random angle: `affine` with `max_degrees` alone.
 
     Args:
       key: typed random key, consumed.
@@ -350,9 +351,9 @@ def noise(key: jax.Array, image: jax.Array, std: float) -> jax.Array:
 
 @photometric
 def cutout(key: jax.Array, image: jax.Array, size: int, *, fill: float = 0.0) -> jax.Array:
-    """Blanks a square whose centre is any pixel of the image, all equally likely.
+    """Fills a square whose centre is any pixel of the image, all equally likely.
 
-    The part of the square beyond the border is lost, so that as little as a quarter of it may be left
+    The part of the square beyond the border is lost, so that as little as a quarter of it may remain
     (DeVries and Taylor 2017, "Improved Regularization of Convolutional Neural Networks with Cutout",
     section 3). The pixel (size // 2, size // 2) of the square is its centre.
 
@@ -415,8 +416,8 @@ class Step(Partial):
     `fill` comes into view, the mask becomes `mask_fill`. If pixels of the image pad it, those of the mask pad the mask.
 
     Args:
-      function: called as function(key, image, **options); defined at the top of a module, since a lambda or a nested
-        function differs from its own twin and would be compiled anew each time. For examples with a mask, mark it by
+      function: called as function(key, image, **options); defined at the top of a module, since each new lambda or
+        nested function differs from all others and would be compiled again. For examples with a mask, mark it with
         `geometric` or `photometric`.
       **options: keyword arguments of the function, hashable. A geometric function takes `mask_fill` too, a class index;
         by default `IGNORED`.
@@ -548,7 +549,7 @@ def _affine_coordinates(
 ) -> Resampling:
     """Returns where in the image each pixel of the result comes from.
 
-    The image is sheared, scaled, rotated counter-clockwise and shifted by (down, right); the way back is
+    The image is sheared, scaled, rotated counter-clockwise and shifted by (down, right). The inverse is
     written out term by term, since a matrix product is rounded coarsely on some accelerators.
     """
     centre_row, centre_column = (height - 1) / 2, (width - 1) / 2

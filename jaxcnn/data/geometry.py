@@ -1,7 +1,7 @@
-"""Where the pixels of a changed image come from: images and masks move along one geometry.
+"""Geometries: they say from which place in the image each pixel of a changed image or mask comes.
 
 A geometry is drawn once, from a key, and has two methods: `image` interpolates, `mask` takes the nearest pixel, since
-class indices have no values in between.
+class indices cannot be interpolated.
 """
 
 from typing import Literal, NamedTuple, Protocol, TypeAlias
@@ -30,7 +30,7 @@ class Geometry(Protocol):
         ...
 
     def mask(self, mask: jax.Array, fill: int) -> jax.Array:
-        """Moves a mask as the image.
+        """Moves a mask in the same way as the image.
 
         Args:
           mask: shape (height, width), integers.
@@ -48,7 +48,8 @@ class Window(NamedTuple):
     Attributes:
       padding: width of the border in pixels.
       top_left: row and column of the window in the padded image, int32, shape (2,).
-      border: what the border holds: the value to fill, the nearest pixel, or the mirror image without the edge itself.
+      border: values of the border: "zeros", the value to fill; "edge", the nearest pixel; or "reflect", the mirror
+        image without the edge itself.
     """
 
     padding: int
@@ -103,7 +104,7 @@ class Resampling(NamedTuple):
 
     def image(self, image: jax.Array, fill: float) -> jax.Array:
         """Interpolates bilinearly; beyond the border every pixel holds `fill`."""
-        # Half precision cannot even number the pixels of a large image: weights and sums are in float32.
+        # Half precision cannot represent the positions in a large image: weights and sums are in float32.
         dtype = jnp.float64 if image.dtype == jnp.float64 else jnp.float32
         coordinates = [self.rows.astype(dtype), self.columns.astype(dtype)]
 

@@ -1,4 +1,4 @@
-"""Decodes picture files, which no other module does, and fits them into the images of a model."""
+"""Decodes picture files, and fits pictures into the images of a model. No other module decodes pictures."""
 
 import os
 import stat
@@ -157,7 +157,7 @@ def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
       (height, width), of the upright picture.
 
     Raises:
-      PictureError: as `read_picture`; but damage of the pixels is not noticed.
+      PictureError: as in `read_picture`, but damaged pixels are not noticed.
       ImportError: Pillow is not installed.
     """
     with _opened(path, FORMATS) as image:
@@ -206,7 +206,7 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 @contextmanager
 def _opened(path: str | os.PathLike[str], formats: tuple[str, ...]) -> Iterator["Image.Image"]:
-    """Opens a picture file; what goes wrong until it is closed becomes a PictureError that names the file."""
+    """Opens a picture file; errors until it is closed become a PictureError that names the file."""
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:

@@ -21,10 +21,10 @@ def ahead(items: Iterable[T], size: int, on_wait: Callable[[], object] = lambda:
     `contextlib.closing`, waits for the item that is being prepared, closes a generator of items, and ends the thread.
 
     The thread does not see settings of JAX that hold for one thread, such as `with jax.enable_x64(True)`. For items
-    that depend on them, take a size of 0.
+    that depend on them, use `size=0`.
 
     Args:
-      items: what to prepare; its iteration is the work.
+      items: the items to prepare; the thread iterates over them.
       size: greatest number of items that wait; 0 uses no thread.
       on_wait: called before waiting for an item that the thread has not prepared yet.
 

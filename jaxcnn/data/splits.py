@@ -20,9 +20,10 @@ def split(
 
     The sizes are the fractions of the source, rounded by largest remainder so that they add up. The examples of each
     class are split the same way. Every part has at least one example of every class, even if its fraction is too small
-    for that. Each part keeps the order of the source. Examples without a label are split as if they had one class.
+    for that. Each part keeps the order of the source. Examples without a label, or with a label for each of several
+    classes, are split as if they had one class.
 
-    Parts that a data set brings along are kept as they are. The missing ones are drawn from its part "train", in
+    Parts that a data set already has are kept as they are. The missing ones are drawn from its part "train", in
     proportion to the fractions.
 
     Args:
@@ -97,7 +98,7 @@ def choose_classes(source: Source, classes: Sequence[str]) -> Arrays:
       The examples of these classes, in the order of the source.
 
     Raises:
-      ValueError: the examples have no labels, a name is unknown or repeated, or there is no name.
+      ValueError: the examples have no labels of one class, a name is unknown or repeated, or there is no name.
       TypeError: `classes` is a single string.
     """
     _check_labelled("choose_classes", source)
@@ -114,7 +115,7 @@ def choose_classes(source: Source, classes: Sequence[str]) -> Arrays:
 
 
 def match_classes(source: Source, class_names: Sequence[str]) -> Source:
-    """Renumbers the classes of a source as another one numbers them, by their names.
+    """Renumbers the classes of a source by their names, to the order of another source.
 
     Args:
       source: examples with classes.
@@ -153,7 +154,7 @@ def few(source: Source, per_class: int, *, seed: int) -> Source:
       The examples, in the order of the source.
 
     Raises:
-      ValueError: the examples have no labels, a class has fewer examples, or an argument is out of range.
+      ValueError: the examples have no labels of one class, a class has fewer examples, or an argument is out of range.
     """
     _check_labelled("few", source)
     if per_class < 1:
@@ -211,7 +212,7 @@ class Renumbered:
 
 
 def _looked_up(numbers: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Replaces numbers by a table. Those out of its range stay: `IGNORED`, and what batches refuse."""
+    """Looks numbers up in a table. Those out of its range stay: `IGNORED`, and numbers that batches refuse."""
     numbers = np.asarray(numbers)
     known = (numbers >= 0) & (numbers < len(table))
     return np.where(known, table[np.where(known, numbers, 0)], numbers).astype(numbers.dtype)
@@ -239,11 +240,13 @@ def in_memory(source: Source) -> Arrays:
 def _check_labelled(function: str, source: Source) -> None:
     if "label" not in source.spec:
         raise ValueError(f"{function} expects examples with 'label', got {', '.join(map(repr, source.spec))}")
+    if shape := source.spec["label"].shape:
+        raise ValueError(f"{function} expects labels of one class for each example, got labels of shape {shape}")
 
 
 def _classes(source: Source) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Returns the class of each example, and the names of the classes; a single class for examples without a label."""
-    if "label" not in source.spec:
+    """Returns the class of each example and the names of the classes; a single class if examples do not have one."""
+    if "label" not in source.spec or source.spec["label"].shape:
         return np.zeros(len(source), np.int32), ("all",)
     return gather(source, np.arange(len(source)), ["label"])["label"], source.class_names
 

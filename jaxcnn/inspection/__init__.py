@@ -1,4 +1,4 @@
-"""What a network does: receptive fields and work by tracing, receptive fields by gradients."""
+"""Inspects networks: receptive fields and multiply-adds by tracing, receptive fields by gradients."""
 
 from jaxcnn.inspection.gradients import gradient_support
 from jaxcnn.tracing import ReceptiveField, Span, count_multiply_adds, receptive_fields

@@ -1,4 +1,4 @@
-"""The receptive field as gradients show it: a check on those of tracing by another road."""
+"""Receptive fields from gradients: an independent check of those from tracing."""
 
 import jax
 import jax.numpy as jnp

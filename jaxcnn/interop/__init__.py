@@ -1,4 +1,4 @@
-"""How weights and models come in and go out; each module is imported when it is first used."""
+"""Reads and writes weights, exports models, and converts flax modules; each module is imported when first used."""
 
 from typing import TYPE_CHECKING
 

@@ -17,7 +17,7 @@ from jaxcnn.types import Layer, Params, Shape, State
 
 # The alignment, in bytes, with which XLA on CPU uses memory without a copy.
 _ALIGNMENT = 64
-# The number of bytes of a leaf that are read at once.
+# The number of bytes of a leaf that are read at a time.
 _PIECE = 2**24
 
 
@@ -211,19 +211,19 @@ def check(model: Any, params: Params, state: State) -> None:
 
 
 def is_floating(dtype: Any) -> bool:
-    """Tells floating-point numbers, of any precision, from others.
+    """Tells whether a dtype is floating point, of any precision.
 
     Args:
-      dtype: of NumPy or JAX.
+      dtype: a dtype of NumPy or JAX.
 
     Returns:
-      Whether they are.
+      Whether it is.
     """
     return jnp.issubdtype(dtype, jnp.floating)
 
 
 def _kind(leaves: Mapping[str, Any], name: str) -> str:
-    """Describes a leaf by what a file must keep: its shape, and its dtype where that is no floating-point one."""
+    """Describes what a file must keep of a leaf: its shape, and its dtype unless that is floating point."""
     if name not in leaves:
         return "none"
     leaf = leaves[name]

@@ -1,7 +1,7 @@
 """Exports models as StableHLO programs, which run with jax but without jaxcnn, also with later versions of jax.
 
     program = export_stablehlo(model, params, state, (224, 224, 3))
-    program.save("model.stablehlo")  # and model.stablehlo.json beside it
+    program.save("model.stablehlo")  # and model.stablehlo.json next to it
 
 and in another process, which needs only jax:
 
@@ -55,7 +55,7 @@ class ExportedModel(NamedTuple):
     load: tuple[str, ...]
 
     def save(self, path: str | os.PathLike[str]) -> tuple[Path, Path]:
-        """Writes the file, and its description as JSON beside it, each of them atomically.
+        """Writes the file, and its description as JSON next to it, each atomically.
 
         Args:
           path: the file; an older file is replaced.

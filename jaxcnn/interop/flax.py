@@ -6,11 +6,11 @@
     nnx_module = to_nnx(layer, nnx.Rngs(0))
     layer = from_linen(linen_module, (32, 32, 3), train_argument="train")
 
-jaxcnn writes a model for one image, flax for a batch: here the flax side takes and gives batches, shape (batch, height,
-width, channels), and the jaxcnn side single images.
+A jaxcnn model is written for one image, a flax module for a batch. So the flax modules here take and return batches,
+shape (batch, height, width, channels), and the jaxcnn layers single images.
 
-One difference remains. The running variance of `jaxcnn.layers.BatchNorm` is unbiased unless it says `unbiased=False`;
-that of flax's own batch norms is biased.
+One difference remains. The running variance of `jaxcnn.layers.BatchNorm` is unbiased unless `unbiased=False`; that of
+flax's own batch norms is biased.
 """
 
 import functools
@@ -39,7 +39,7 @@ _KNOWN_ARGUMENTS = ("train", "training", "is_training", *_INVERSE_ARGUMENTS)
 
 
 class LayerAsLinen(nn.Module):
-    """A jaxcnn layer as a linen module: what `to_linen` returns.
+    """A jaxcnn layer as a linen module; `to_linen` returns it.
 
     Attributes:
       layer: any layer or model.
@@ -77,7 +77,7 @@ class LayerAsLinen(nn.Module):
 
 
 def to_linen(layer: Layer, *, axis_name: str = "batch", name: str | None = None) -> LayerAsLinen:
-    """Makes a linen module of a layer.
+    """Turns a layer into a linen module.
 
         module = to_linen(model)
         variables = module.init(jax.random.key(0), images, train=False)  # {"params": ..., "batch_stats": ...}
@@ -107,7 +107,7 @@ def to_linen(layer: Layer, *, axis_name: str = "batch", name: str | None = None)
 
 
 class LayerAsNnx(nnx.Module):
-    """A jaxcnn layer with its parameters and state as an nnx module: what `to_nnx` returns.
+    """A jaxcnn layer with its parameters and state as an nnx module; `to_nnx` returns it.
 
     Attributes:
       layer: the layer, static.
@@ -157,7 +157,7 @@ class LayerAsNnx(nnx.Module):
         return outputs
 
     def to_jaxcnn(self) -> tuple[Params, State]:
-        """Returns the present parameters and state as `layer.apply` takes them."""
+        """Returns the current parameters and state in the form that `layer.apply` takes."""
         values = jax.tree.map(lambda variable: variable[...], (self.params, self.state), is_leaf=_is_variable)
         return values[0], values[1]
 
@@ -173,7 +173,7 @@ class LayerAsNnx(nnx.Module):
 
 
 def to_nnx(layer: Layer, rngs: nnx.Rngs, *, axis_name: str = "batch") -> LayerAsNnx:
-    """Makes an nnx module of a layer, with fresh parameters `layer.init(rngs.params())`.
+    """Turns a layer into an nnx module, with fresh parameters `layer.init(rngs.params())`.
 
         model = to_nnx(layer, nnx.Rngs(0))
         optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
@@ -212,11 +212,11 @@ def to_nnx(layer: Layer, rngs: nnx.Rngs, *, axis_name: str = "batch") -> LayerAs
 
 @dataclass(frozen=True, repr=False)
 class Linen(Value):
-    """A linen module as a layer: what `from_linen` returns, which explains it.
+    """A linen module as a layer; `from_linen` returns it and explains it.
 
     Attributes:
       module: the linen module; hashable, so its fields are tuples, not lists.
-      image_shape: shape of what the layer is given, usually (height, width, channels).
+      image_shape: shape of the input of the layer, usually (height, width, channels).
       train_argument: name of the argument of `module.__call__` that says whether it trains.
       takes_batch: whether the module is written for a batch of images, as is usual in flax, or for one image.
       rng_collection: name under which the module asks for random numbers in training.
@@ -323,7 +323,7 @@ def from_linen(
     takes_batch: bool = True,
     rng_collection: str = "dropout",
 ) -> Linen:
-    """Makes a layer of a linen module.
+    """Turns a linen module into a layer.
 
         class CNN(nn.Module):
             @nn.compact
@@ -337,36 +337,36 @@ def from_linen(
         logits, state = batched(model)(params, state, images, train=True, key=key)
 
     `params` is the module's collection "params"; `state` holds its other collections under their names, usually
-    `{"batch_stats": ...}`, and all of them are mutable in training. Boxes of partitioning metadata are taken off.
+    `{"batch_stats": ...}`, and all of them are mutable in training. Boxes of partitioning metadata are removed.
 
     The layer runs once for each image of a batch, under `jax.vmap` with a named axis. Give every `nn.BatchNorm` this
-    name, "batch" in `jaxcnn.batched`, as `axis_name`: without it, it would see one image instead of the batch, which
-    is refused. Whatever else a module of your own writes in training must be the same for all images of the batch
-    (a `jax.lax.pmean` over the axis makes it so); if not, `jax.vmap` refuses its state: "out_axes is None" or "got axis
-    spec None but output was batched". Of what `to_linen` made, take the layer itself: in here its
-    batch norms would see a batch of one.
+    name, "batch" in `jaxcnn.batched`, as `axis_name`: without it, the norm would see one image instead of the batch,
+    which is refused. All other variables that a module of your own writes in training must be the same for all images
+    of the batch (a `jax.lax.pmean` over the axis makes them so); if not, `jax.vmap` refuses its state: "out_axes is
+    None" or "got axis spec None but output was batched". Do not pass a module of `to_linen`, whose batch norms would
+    see a batch of one; use its layer.
 
-    Two calls of `nn.initializers.he_normal()` make modules that differ, and two traces under `jax.jit`: keep such an
-    initializer in one place.
+    Two calls of `nn.initializers.he_normal()` make different modules, which `jax.jit` traces separately: create such an
+    initializer once.
 
     Args:
       module: the linen module, not bound to variables.
       image_shape: shape of the zeros, float32, that initialise the module, usually (height, width, channels); images
         that come later may be of other sizes if the module can take them.
       train_argument: name of the argument of the module's `__call__` that says whether it trains: "deterministic" and
-        "use_running_average" are given `not train`, any other `train`. None if it takes none.
-      takes_batch: True if the module is written for batches, as is usual in flax (`x.reshape((x.shape[0], -1))`): it is
-        given a batch of one image, (1, height, width, channels). False if it is written for one image.
-      rng_collection: name under which the module asks for random numbers in training; it is given `key`.
+        "use_running_average" get `not train`, any other name `train`. None if there is no such argument.
+      takes_batch: True if the module is written for batches, as is usual in flax (`x.reshape((x.shape[0], -1))`): it
+        gets a batch of one image, (1, height, width, channels). False if it is written for one image.
+      rng_collection: name under which the module asks for random numbers in training; it gets `key`.
 
     Returns:
       The layer.
 
     Raises:
-      TypeError: the module is no instance of `flax.linen.Module` or cannot be hashed.
-      ValueError: the shape is no tuple of positive ints; or the module does not take `train_argument`, or takes an
-        argument of a usual name (train, training, is_training, deterministic, use_running_average) that would be left
-        to its default.
+      TypeError: the module is not an instance of `flax.linen.Module` or cannot be hashed.
+      ValueError: the shape is not a tuple of positive ints; or the module does not take `train_argument`, or takes an
+        argument of a usual name (train, training, is_training, deterministic, use_running_average) that would keep its
+        default.
     """
     return Linen(module, image_shape, train_argument, takes_batch, rng_collection)
 
@@ -380,7 +380,7 @@ def _apply(
     key: jax.Array | None,
     advice: str,
 ) -> tuple[jax.Array, State]:
-    """Applies the layer to a batch; where flax had no key, an error says how it gets one."""
+    """Applies the layer to a batch; if flax gave no key, the note of an error says how to pass one."""
     try:
         return batched(module.layer, module.axis_name)(params, state, images, train=train, key=key)
     except ValueError as error:
@@ -419,7 +419,7 @@ def _check_layer(function: str, layer: Layer) -> None:
 
 
 def _check_batch_norm(call: Any, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
-    """Refuses a linen batch norm that would take one image for the batch: a method interceptor of flax."""
+    """Refuses a linen batch norm that would treat one image as the batch: a method interceptor of flax."""
     norm = context.module
     if isinstance(norm, nn.BatchNorm) and context.method_name == "__call__":
         given = args[1] if len(args) > 1 else kwargs.get("use_running_average")

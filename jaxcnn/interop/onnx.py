@@ -1,11 +1,11 @@
 """Exports models as ONNX files, for runtimes without jax.
 
     program = export_onnx(model, params, state, (224, 224, 3))
-    program.save("model.onnx")  # and model.onnx.json beside it
+    program.save("model.onnx")  # and model.onnx.json next to it
 
-jax2onnx converts. It has dropped a padding without an error, so a file is returned only after onnxruntime gave the
-results of jaxcnn. jax2onnx requires an older orbax-checkpoint than jaxcnn's command line, but does not import it: to
-have both, install it without its dependencies,
+jax2onnx converts the model. It has dropped a padding without an error, so a file is returned only if onnxruntime gives
+the results of jaxcnn. jax2onnx requires an older orbax-checkpoint than jaxcnn's command line, but does not import it:
+to have both, install it without its dependencies,
 
     pip install 'jaxcnn[cli,export-onnx]' && pip install --no-deps jax2onnx
 """

@@ -22,7 +22,7 @@ import numpy as np
 from jaxcnn.interop.files.config import TimmConfig
 from jaxcnn.models.normalized import Normalization
 from jaxcnn.ops.check import Size, as_pair
-from jaxcnn.ops.resize import resize
+from jaxcnn.ops.resizing import resize
 from jaxcnn.values import Value
 
 Interpolation: TypeAlias = Literal["bilinear", "bicubic", "nearest"]

@@ -42,7 +42,7 @@ from jaxcnn.values import Partial
 
 _KERAS_FILES = (".h5", ".hdf5", ".keras")
 _ENDINGS = (*_KERAS_FILES, ".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
-# Prefixes that torch's wrappers add to all names: parallel and averaged, compiled, that of a training loop.
+# Prefixes that wrappers of torch add to all names: of parallel and averaged modules, compiled ones, training loops.
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 # The counter of an averaged module of torch.
 _COUNTER = "n_averaged"
@@ -167,7 +167,7 @@ def load_published(
     Raises:
       KeyError: `model_name` is unknown.
       FileNotFoundError: the file, folder or repository does not exist.
-      FileError: as in `load_weights`, or the source does not tell its model.
+      FileError: as in `load_weights`, or the source does not name its model.
       ValueError: as in `load_weights`.
     """
     if model_name is not None and model_name not in catalog.CATALOG:
@@ -188,11 +188,11 @@ def load_published(
         params, state = _read(record, model, conversion.usable(record, opened.tensors), opened.path)
         names = () if opened.config is None else opened.config.label_names
         weights = Weights(model, params, state, _preprocessing(record, model, opened))
-    return Published(weights if in_channels is None else _with_channels(weights, model_name, in_channels), names)
+    return Published(weights if in_channels is None else with_channels(weights, model_name, in_channels), names)
 
 
 def _model_name(source: _Source, architecture: str | None) -> str:
-    """Returns the name of the model in the catalog that the source, or the architecture, tells."""
+    """Returns the name in the catalog of the model that the source, or the architecture, names."""
     told, where = architecture, ""
     if told is None and source.config is not None:
         told, where = f"timm/{source.config.architecture}", f" in {printable(source.path)}"
@@ -201,7 +201,7 @@ def _model_name(source: _Source, architecture: str | None) -> str:
         told = f"torchvision/{name}"
     if told is None:
         raise FileError(
-            f"expected a source that tells its model, got {printable(source.path)}; give model=, such as 'resnet50'"
+            f"expected a source that names its model, got {printable(source.path)}; give model=, such as 'resnet50'"
         )
     models = {record.name: record.model for record in RECORDS}
     if told not in models:
@@ -246,7 +246,7 @@ def save_torch(path: str | Path, model: Any, params: Params, state: State, *, ar
 def save_safetensors(path: str | Path, model: Any, params: Params, state: State) -> None:
     """Writes weights atomically to a `.safetensors` file, under their names in the model.
 
-    `jaxcnn.load(path)` reads it, `load_weights(name, path)` or `load_safetensors(path, model)`.
+    `jaxcnn.load(path)`, `load_weights(name, path)` and `load_safetensors(path, model)` read it.
 
     Args:
       path: file to write.
@@ -319,7 +319,7 @@ def _open(source: str | Path, entry: str | None) -> _Source:
 
 
 def _open_folder(folder: Path, entry: str | None) -> _Source:
-    # A link that leads nowhere is there: it must not be passed over for another file.
+    # A broken link counts as the file: it must not be skipped in favour of another file.
     known = read_timm_config(folder) if os.path.lexists(folder / "config.json") else None
     origins: tuple[Origin, ...] = ("torchvision", "timm") if known is None else ("timm",)
     if any(os.path.lexists(folder / name) for name in ("model.safetensors", "model.safetensors.index.json")):
@@ -470,8 +470,30 @@ def _first(model: Any) -> tuple[str, Any]:
     return next((path, model[path]) for path in layer_paths(model) if isinstance(model[path], Conv | Dense))
 
 
-def _with_channels(weights: Weights, model_name: str, in_channels: int) -> Weights:
-    """Converts the first convolution and the preprocessing to images of another number of channels."""
+def input_channels(model: Any) -> int | None:
+    """Returns the channels of the images that a model takes; None if its first layer is not a convolution.
+
+    Args:
+      model: a model of the catalog.
+    """
+    _, layer = _first(model)
+    return layer.in_channels if isinstance(layer, Conv) else None
+
+
+def with_channels(weights: Weights, model_name: str, in_channels: int) -> Weights:
+    """Converts the first convolution and the preprocessing to images of another number of channels.
+
+    Args:
+      weights: what `load_weights` returned.
+      model_name: name of the model, for the message.
+      in_channels: number of channels, at least 1.
+
+    Returns:
+      The weights that `load_weights(..., in_channels=in_channels)` returns.
+
+    Raises:
+      ValueError: the model does not start with a convolution.
+    """
     model, params, state, preprocessing = weights
     path, layer = _first(model)
     if not isinstance(layer, Conv):

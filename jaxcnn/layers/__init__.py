@@ -1,11 +1,11 @@
 """Layers: frozen dataclasses that pair the ops with parameters and state. See `jaxcnn.types.Layer`."""
 
-from jaxcnn.layers.batched import Batched, batched
+from jaxcnn.layers.batching import Batched, batched
 from jaxcnn.layers.composite import Composite, Run, apply_with_hook
 from jaxcnn.layers.containers import AuxiliaryHeads, Concat, Gate, Residual, Sequential
 from jaxcnn.layers.conv import Conv, ConvTranspose
 from jaxcnn.layers.dense import Dense
-from jaxcnn.layers.features import batched_features, features
+from jaxcnn.layers.feature_maps import batched_features, features
 from jaxcnn.layers.fold import fold_batch_norm
 from jaxcnn.layers.frozen import Frozen, freeze, trainable, unfreeze
 from jaxcnn.layers.function import Flatten, Function, identity
@@ -23,7 +23,7 @@ from jaxcnn.layers.pool import AdaptiveAvgPool, AdaptiveMaxPool, AvgPool, Global
 from jaxcnn.layers.regularize import Dropout, DropPath
 from jaxcnn.layers.resize import PixelShuffle, PixelUnshuffle, Resize
 from jaxcnn.layers.scale import LayerScale
-from jaxcnn.layers.summary import summary
+from jaxcnn.layers.table import summary
 
 __all__ = [
     "AdaptiveAvgPool",

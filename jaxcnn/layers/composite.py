@@ -1,4 +1,4 @@
-"""The base of layers made of layers: it alone passes on parameters, state, keys, names and error notes."""
+"""The base of layers made of layers. Only this module passes on parameters, state, keys, names and error notes."""
 
 import dataclasses
 import functools
@@ -102,7 +102,7 @@ class Composite(Value):
         return dataclasses.replace(self, **children)  # pyright: ignore[reportArgumentType]
 
     def without(self, name: str) -> Self:
-        """Returns a copy in which a child does nothing: it is the layer `identity`, or it is gone."""
+        """Returns a copy without a child: `identity` takes its place, or a container drops it."""
         return self.with_children({**self.children(), name: identity})
 
     def forward(self, run: "Run", x: Any) -> Any:
@@ -120,7 +120,7 @@ class Composite(Value):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the layers directly within this one, as they begin the paths of parameters."""
+        """The names of the layers directly within this one, with which the paths of parameters begin."""
         names: list[str] = []
         for name, child in self.children().items():
             if name != self.inlined:
@@ -195,7 +195,7 @@ class Composite(Value):
         return self._apply(params, state, x, train=train, key=key, inside=None)
 
     def parts(self, what: str, tree: dict) -> dict[str, Any]:
-        """Deals a tree of parameters or state out to the children.
+        """Splits a tree of parameters or state into the trees of the children.
 
         Args:
           what: "parameters" or "state", for the message.
@@ -221,7 +221,7 @@ class Composite(Value):
         return {name: inlined if name == self.inlined else tree[name] for name in self.children()}
 
     def joined(self, parts: Mapping[str, Any]) -> dict[str, Any]:
-        """Puts the trees of the children into one; the inverse of `parts`."""
+        """Joins the trees of the children into one; the inverse of `parts`."""
         tree = {}
         for name, part in parts.items():
             tree.update(part if name == self.inlined else {name: part})
@@ -266,8 +266,8 @@ class _Inside(NamedTuple):
 class Run:
     """Applies the children of a composite to one image: `run.name(x)` or `run["name"](x)`.
 
-    A child that is applied several times shares its parameters, hands its state on from call to call and draws other
-    random numbers in each. Names of attributes, such as "train", need the brackets.
+    A child that is applied several times uses the same parameters, passes its state from call to call and draws new
+    random numbers in each. A child with the name of an attribute of `Run`, such as "train", needs the brackets.
 
     Attributes:
       train: whether this is training; see `jaxcnn.types.Layer.apply`.
@@ -319,7 +319,7 @@ class Run:
         return jax.random.fold_in(self._key, _OWN_KEYS + self._drawn)
 
     def is_asked_for(self, name: str) -> bool:
-        """Tells whether a child's result is asked for by name, as by `features`; then it is computed in evaluation."""
+        """Tells whether a child's result is asked for by name, as by `features`; if so, evaluation computes it too."""
         if self._inside is None:
             return False
         path = _join(self._inside.path, name)

@@ -11,13 +11,34 @@ from jaxcnn.layers.initializers import lecun_normal
 from jaxcnn.layers.parameters import affine_names, check_channels, check_names, init_kernel_and_bias
 from jaxcnn.ops.arithmetic import transpose_padding_sides
 from jaxcnn.ops.check import Padding, Size, as_padding, as_pair
-from jaxcnn.ops.conv import Border
+from jaxcnn.ops.convolution import Border
 from jaxcnn.types import Params, Shape, State
 from jaxcnn.values import Value
 
 
+class _WithKernel(Value):
+    """What both convolutions share: the shape of the kernel, and the drawing of the parameters."""
+
+    in_channels: int
+    out_channels: int
+    kernel_size: Size
+    groups: int
+    use_bias: bool
+    kernel_init: Callable[..., jax.Array]
+    bias_init: Callable[..., jax.Array]
+
+    @property
+    def kernel_shape(self) -> Shape:
+        """(height, width, in_channels / groups, out_channels)."""
+        return (*as_pair("kernel_size", self.kernel_size), self.in_channels // self.groups, self.out_channels)
+
+    def init(self, key: jax.Array) -> tuple[Params, State]:
+        """Draws kernel and bias."""
+        return init_kernel_and_bias(self, key), {}
+
+
 @dataclass(frozen=True, repr=False)
-class Conv(Value):
+class Conv(_WithKernel):
     """Convolution: `jaxcnn.ops.conv` with a trained kernel and bias.
 
     Attributes:
@@ -54,15 +75,6 @@ class Conv(Value):
         object.__setattr__(self, "dilation", as_pair("dilation", self.dilation))
         check_channels("Conv", self.in_channels, self.out_channels, self.groups)
 
-    @property
-    def kernel_shape(self) -> Shape:
-        """(height, width, in_channels / groups, out_channels)."""
-        return (*as_pair("kernel_size", self.kernel_size), self.in_channels // self.groups, self.out_channels)
-
-    def init(self, key: jax.Array) -> tuple[Params, State]:
-        """Draws kernel and bias."""
-        return init_kernel_and_bias(self, key), {}
-
     def apply(
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
     ) -> tuple[jax.Array, State]:
@@ -83,7 +95,7 @@ class Conv(Value):
 
 
 @dataclass(frozen=True, repr=False)
-class ConvTranspose(Value):
+class ConvTranspose(_WithKernel):
     """Transposed convolution: `jaxcnn.ops.conv_transpose` with a trained kernel and bias (torch's semantics).
 
     Attributes:
@@ -121,15 +133,6 @@ class ConvTranspose(Value):
         object.__setattr__(self, "output_padding", as_pair("output_padding", self.output_padding, minimum=0))
         object.__setattr__(self, "dilation", as_pair("dilation", self.dilation))
         check_channels("ConvTranspose", self.in_channels, self.out_channels, self.groups)
-
-    @property
-    def kernel_shape(self) -> Shape:
-        """(height, width, in_channels / groups, out_channels)."""
-        return (*as_pair("kernel_size", self.kernel_size), self.in_channels // self.groups, self.out_channels)
-
-    def init(self, key: jax.Array) -> tuple[Params, State]:
-        """Draws kernel and bias."""
-        return init_kernel_and_bias(self, key), {}
 
     def apply(
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None

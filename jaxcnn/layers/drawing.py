@@ -1,9 +1,9 @@
-"""Draws keys and initial parameters by a few compiled programs, whatever the shapes.
+"""Draws keys and initial parameters with a few compiled programs for all shapes.
 
-`jax.random.normal(key, shape)` is compiled for each shape, and a network has dozens: that takes seconds where drawing
-takes a fraction of one. Here one program draws blocks of a fixed size, and NumPy concatenates them. The numbers are
+`jax.random.normal(key, shape)` is compiled for each shape, and a network has dozens: compiling takes seconds, drawing
+only a fraction of one. Here one program draws blocks of a fixed size, and NumPy concatenates them. The numbers are
 those of `jax.random` to the last bit: with `jax_threefry_partitionable`, jax's default, the n-th number of an array
-depends on the key and on n alone. Where keys are traced, in `jax.jit` or `jax.vmap`, or of another kind, `jax.random`
+depends only on the key and on n. If a key is traced, in `jax.jit` or `jax.vmap`, or of another kind, `jax.random`
 itself is called.
 """
 
@@ -104,7 +104,7 @@ def _is_counted(key: jax.Array) -> bool:
     )
 
 
-# Integers: without optimisation they are the same, and compiled in a third of the time.
+# The results are integers, which do not depend on optimisation. Without it, compiling takes a third of the time.
 @partial(
     jax.jit,
     static_argnums=1,
@@ -145,7 +145,7 @@ def _recipe(initializer: Partial, shape: Shape) -> tuple[str, np.float32] | None
     if options["mode"] not in fans:
         return None
     variance = np.float32(options["scale"] / fans[options["mode"]])
-    # The standard deviation of a normal distribution cut off at two of its own; that of numbers between -1 and 1.
+    # Divided by the standard deviation of the draws: 0.88 if cut off at -2 and 2, 1 / sqrt(3) if uniform in [-1, 1).
     factor = {
         "normal": np.sqrt(variance),
         "truncated_normal": np.sqrt(variance) / np.float32(0.87962566103423978),

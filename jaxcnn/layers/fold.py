@@ -14,8 +14,8 @@ from jax.extend import core
 from jaxcnn import ops
 from jaxcnn.layers.composite import Composite, layer_paths, named, path_of_child
 from jaxcnn.layers.conv import Conv, ConvTranspose
-from jaxcnn.layers.dataflow import Dataflow, dataflow, structure
 from jaxcnn.layers.dense import Dense
+from jaxcnn.layers.flow import Dataflow, dataflow, structure
 from jaxcnn.layers.frozen import unfreeze
 from jaxcnn.layers.norm import BatchNorm
 from jaxcnn.layers.parameters import check_names
@@ -41,15 +41,15 @@ def fold_batch_norm(
         model, params, state = fold_batch_norm(model, params, state)
 
     With `train=False` the new model computes what the old one did, to rounding. The convolutions keep their names and
-    have a bias. The batch norms are gone from the containers, names included; a field of a composite of one's own that
-    held one holds `identity`. `Conv`, `ConvTranspose` and `Dense` count as convolutions; a `Dropout` or `DropPath`
-    between the two does not matter, since it does nothing then.
+    have a bias. Containers lose the batch norms, names included; in a composite of your own, a field that held one
+    holds `identity`. `Conv`, `ConvTranspose` and `Dense` count as convolutions; a `Dropout` or `DropPath` between the
+    two does not matter, since it does nothing in evaluation.
 
     Other batch norms stay: before a convolution, after a pooling, a sum or a concatenation, and where the result of
     the convolution is used elsewhere too or a layer is applied several times. `foldable` lists the folded ones.
 
-    With `train=True` the new model is a plain one with biases: it has no moments of the batch to normalise by, and does
-    not train as the old one did. So train first and fold at the end. Frozen layers are frozen no more.
+    With `train=True` the new model is a plain one with biases: it does not normalise by the moments of the batch, and
+    does not train as the old one did. So train first and fold at the end. Frozen layers are unfrozen.
 
     Args:
       model: a layer or a whole model.
@@ -69,7 +69,7 @@ def fold_batch_norm(
     leaves = dict(_leaves(model, params, state, ""))
     pairs = foldable(model, input_shape)
     folded: dict[str, _Part] = {}
-    # In order of use: of several batch norms in a row, the first is folded first.
+    # The pairs are in order of use: of several batch norms in a row, the first is folded first.
     for norm, conv in pairs.items():
         with _naming(norm):
             folded[conv] = _folded(folded.get(conv, leaves[conv]), leaves[norm])
@@ -108,7 +108,7 @@ def foldable(model: Layer, input_shape: Shape | None = None) -> dict[str, str]:
         if type(flow.layers[path]) is BatchNorm:
             source = equation.invars[-1]
             before = producers.get(source)
-            # The very types: a class derived from them may compute something else.
+            # Exact types only: a derived class may compute something else.
             while before and uses[source] == 1 and (before in pairs or type(flow.layers[before]) in _TRANSPARENT):
                 source = calls[before].invars[-1]
                 before = producers.get(source)
@@ -123,25 +123,32 @@ def _within(path: str, repeated: set[str]) -> bool:
 
 
 def _trace(model: Layer, input_shape: Shape | None) -> Dataflow:
-    # Auxiliary heads use results too.
+    # Auxiliary heads are computed too: a result that they use must not be folded.
     trace = partial(dataflow, model, asked=frozenset(layer_paths(model)))
     if input_shape is not None:
         return trace(jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32))
     refused: dict[Shape, Exception] = {}
-    for shape in _usual_shapes(model):
+    for shape in usual_shapes(model):
         try:
             return trace(jax.ShapeDtypeStruct(shape, jnp.float32))
         except (TypeError, ValueError) as error:
             refused[shape] = error
     first = next(iter(refused.values()), None)
     raise ValueError(
-        f"fold_batch_norm expects an input shape that the model takes, got a refusal of {list(refused)}; "
-        f"pass input_shape=. The first one: {first}"
+        f"fold_batch_norm expects an input shape that the model takes, got refusals of {list(refused)}; "
+        f"pass input_shape=. The first error: {first}"
     ) from first
 
 
-def _usual_shapes(model: Layer) -> list[Shape]:
-    """Returns shapes of inputs to try, by the channels of the first layer that tells them."""
+def usual_shapes(model: Layer) -> list[Shape]:
+    """Returns shapes of inputs to try, by the channels of the first layer that tells them.
+
+    Args:
+      model: a layer or a whole model.
+
+    Returns:
+      Shapes that such a model may take; none if no layer tells its channels.
+    """
     for layer in _leaf_layers(model):
         if channels := getattr(layer, "in_channels", getattr(layer, "channels", None)):
             return [(size, size, channels) for size in _USUAL_SIZES]
@@ -210,8 +217,8 @@ def _folded(part: _Part, norm_part: _Part) -> _Part:
     norm, norm_params, norm_state = norm_part
     kernel = jnp.asarray(params["kernel"])
     bias = params.get("bias", jnp.zeros(kernel.shape[-1:], kernel.dtype))
-    # The result is linear in kernel and bias, and their last axis are its channels: so normalising them normalises it,
-    # where only the bias is shifted.
+    # The result is linear in kernel and bias, whose last axis holds the output channels. So normalising both normalises
+    # the result; only the bias is shifted.
     bias, _ = norm.apply(norm_params, norm_state, bias, train=False)
     no_mean = jnp.zeros_like(norm_state["mean"])
     kernel = ops.normalize(kernel, no_mean, norm_state["var"], norm_params.get("scale"), epsilon=norm.epsilon)

@@ -1,4 +1,4 @@
-"""Layers that do not learn."""
+"""Frozen layers, whose parameters and running moments training does not change."""
 
 import re
 from dataclasses import dataclass
@@ -16,13 +16,12 @@ _LISTED = 20
 
 @dataclass(frozen=True, repr=False)
 class Frozen(Composite):
-    """A layer as it is after training: its parameters and its statistics stay, and nothing in it is dropped.
+    """A layer that always computes as in evaluation: its parameters and running moments stay, and nothing is dropped.
 
-    Parameters and state are those of the layer. It computes what the layer does with `train=False`, and its parameters
-    have the gradient zero, so a training step has no backward pass through the frozen layers that stand before all
-    others; those after a layer that learns pass its gradient on. An optimizer must not change its parameters: see
-    `trainable`, which `jaxcnn.training.make_train_step` asks. `freeze` makes it of layers within a model, `unfreeze`
-    undoes it.
+    Parameters and state are those of the layer. Its parameters have the gradient zero. So a training step has no
+    backward pass through frozen layers that come before every trained layer; a frozen layer after a trained one passes
+    the gradient on. An optimizer must not change its parameters: see `trainable`, which
+    `jaxcnn.training.make_train_step` uses. `freeze` wraps layers within a model in it, and `unfreeze` unwraps them.
 
     Attributes:
       layer: any layer or whole model.
@@ -47,7 +46,7 @@ def freeze(model: Layer, pattern: str) -> Any:
         model = freeze(model, "(?!head).*")  # all but the head
 
     A layer within a layer that matches is frozen with it. The new model takes the same parameters and the same state.
-    It is trained like any other, and computes what the old one does with `train=False` in its frozen part.
+    It is trained like any other; its frozen part computes as the old model does with `train=False`.
 
     Args:
       model: a whole model, or another layer made of layers.
@@ -67,7 +66,7 @@ def freeze(model: Layer, pattern: str) -> Any:
 
 
 def unfreeze(model: Layer) -> Any:
-    """Undoes every `Frozen` in a model.
+    """Unwraps every `Frozen` in a model.
 
     Args:
       model: a layer or a whole model.

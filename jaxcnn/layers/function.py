@@ -1,4 +1,4 @@
-"""Layers around functions without parameters."""
+"""Layers that apply functions without parameters."""
 
 from dataclasses import dataclass
 

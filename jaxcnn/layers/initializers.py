@@ -11,8 +11,8 @@ from jaxcnn.values import Partial
 class Initializer(Partial):
     """An initializer with its options: `Initializer(jax.nn.initializers.variance_scaling, scale=2.0, ...)`.
 
-    What `jax.nn.initializers.he_normal()` returns would do too, but it equals only itself, so two models built the same
-    way would differ.
+    The function that `jax.nn.initializers.he_normal()` returns works too, but it equals only itself, so two models
+    built the same way would differ.
     """
 
     def __call__(self, key: jax.Array, shape: Shape, dtype: Any) -> jax.Array:

@@ -1,6 +1,6 @@
 """Shapes, parameters, multiply-adds and receptive fields of layers and whole models, from their traced program.
 
-They hold for layers and functions of one's own: nothing is registered. Nothing is computed.
+They work on layers and functions of your own without registration. Nothing is computed.
 """
 
 import functools
@@ -14,7 +14,7 @@ from jax.extend import core
 
 from jaxcnn import trees
 from jaxcnn.layers.composite import apply_around, is_open, layer_paths
-from jaxcnn.layers.dataflow import Dataflow, dataflow, is_call, structure
+from jaxcnn.layers.flow import Dataflow, dataflow, is_call, structure
 from jaxcnn.tracing import count_multiply_adds, field_of, follow, receptive_fields, seen_by_image, work_of
 from jaxcnn.types import Layer, Params, State
 
@@ -70,8 +70,8 @@ def receptive_field(layer: Layer | Callable[[Any], Any], input_shape: Any) -> An
 
     Returns:
       The receptive field; a tree if the output is one. It may be too large where an operation is not known, or where
-      neighbouring pixels see a different number of pixels; it is never too small, but for pixels next to a border that
-      repeats the image.
+      neighbouring pixels see a different number of pixels. It is never too small, except for pixels next to a border
+      that repeats the image.
 
     Raises:
       TypeError, ValueError: the shapes do not fit together.
@@ -96,8 +96,9 @@ def multiply_adds(layer: Layer | Callable[[Any], Any], input_shape: Any) -> int:
     Raises:
       TypeError, ValueError: the shapes do not fit together.
     """
+    image = _arrays(_as_shape(input_shape))
     with _plain_notes():
-        return _multiply_adds(layer, _as_shape(input_shape))
+        return _counted(layer, *_described(image))[0] if isinstance(layer, Layer) else count_multiply_adds(layer, image)
 
 
 def output_shape(layer: Layer | Callable[[Any], Any], input_shape: Any) -> Any:
@@ -131,7 +132,7 @@ def count_parameters(layer: Layer) -> int:
 
 @contextmanager
 def _plain_notes() -> Iterator[None]:
-    """Leaves out the note on traceback filtering that JAX adds to an error within a trace."""
+    """Removes the note on traceback filtering that JAX adds to an error within a trace."""
     try:
         yield
     except Exception as error:
@@ -139,35 +140,28 @@ def _plain_notes() -> Iterator[None]:
         raise
 
 
-def _multiply_adds(layer: Layer | Callable[[Any], Any], input_shape: Any) -> int:
-    """Adds up the multiply-adds of each layer, which are counted once for equal layers, and those between them."""
-    function, arguments = _call(layer, input_shape)
-    if not (isinstance(layer, Layer) and is_open(layer)):
-        return count_multiply_adds(function, *arguments)
-    counts = []
-
-    def around(path: str, layer: Layer, apply: Any, params: Params, state: State, x: Any) -> tuple[Any, State]:
-        if is_open(layer):
-            return apply(params, state, x)
-        arrays, tree = jax.tree.flatten(x)
-        work, result = _counted(layer, tree, tuple((array.shape, array.dtype) for array in arrays))
-        counts.append(work)
-        return jax.tree.map(lambda array: jnp.zeros(array.shape, array.dtype), result), state
-
-    def between(x: Any, params: Params, state: State) -> Any:
-        return apply_around(layer, params, state, x, around, train=False)[0]
-
-    return count_multiply_adds(between, *arguments) + sum(counts)
-
-
 @functools.lru_cache(maxsize=4096)
 def _counted(layer: Layer, tree: Any, arrays: tuple[tuple[Any, Any], ...]) -> tuple[int, Any]:
-    """Counts the multiply-adds of one layer, and describes its result."""
+    """Counts the multiply-adds of a layer, and describes its result. Cached, because models repeat their blocks."""
+    within = []
+
+    def around(path: str, layer: Layer, apply: Any, params: Params, state: State, x: Any) -> tuple[Any, State]:
+        work, result = _counted(layer, *_described(x))
+        within.append(work)
+        return jax.tree.map(lambda array: jnp.zeros(array.shape, array.dtype), result), state
+
+    def between(params: Params, state: State, x: Any) -> Any:
+        return apply_around(layer, params, state, x, around, train=False)[0]
+
     x = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(*array) for array in arrays])
-    jaxpr, (result, _) = jax.make_jaxpr(functools.partial(layer.apply, train=False), return_shape=True)(
-        *structure(layer), x
-    )
-    return work_of(jaxpr.jaxpr), result
+    jaxpr, result = jax.make_jaxpr(between, return_shape=True)(*structure(layer), x)
+    return work_of(jaxpr.jaxpr) + sum(within), result
+
+
+def _described(x: Any) -> tuple[Any, tuple[tuple[Any, Any], ...]]:
+    """Returns the tree of arrays, and the shape and dtype of each."""
+    arrays, tree = jax.tree.flatten(x)
+    return tree, tuple((array.shape, array.dtype) for array in arrays)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -178,7 +172,7 @@ def _output_shape(layer: Layer | Callable[[Any], Any], input_shape: Any) -> Any:
 
 
 def _call(layer: Layer | Callable[[Any], Any], input_shape: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """Returns a function of an image and of other arguments, and what describes the arguments."""
+    """Returns a function of an image and of other arguments, and the shapes of the arguments."""
     image = _arrays(input_shape)
     if not isinstance(layer, Layer):
         return layer, (image,)

@@ -77,7 +77,7 @@ class BatchNorm(Value):
         check_names("BatchNorm state", state, ("mean", "var"))
         check_last_sizes("BatchNorm", (self.channels,), x.shape)
         mean, var = state["mean"], state["var"]
-        # Cast once: the gradients of moments and normalisation nearly cancel, and may not be rounded before their sum.
+        # Cast once: the gradients of moments and normalisation nearly cancel, and must not be rounded before their sum.
         wide = x.astype(at_least_float32(x.dtype))
         if train:
             mean, var = ops.batch_moments(wide, self.axis_name, mask=mask)
@@ -183,7 +183,7 @@ class LayerNorm(Value):
 
     @property
     def sizes(self) -> Shape:
-        """Sizes of the last axes, which are normalised over."""
+        """Sizes of the last axes, over which the layer normalises."""
         return self.channels if isinstance(self.channels, tuple) else (self.channels,)
 
     def init(self, key: jax.Array) -> tuple[Params, State]:

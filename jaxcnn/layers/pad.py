@@ -8,14 +8,14 @@ from jaxcnn import ops
 from jaxcnn.layers.stateless import Stateless
 from jaxcnn.ops.arithmetic import pad_sides
 from jaxcnn.ops.check import Sides
-from jaxcnn.ops.conv import Border
+from jaxcnn.ops.convolution import Border
 from jaxcnn.types import Params, State
 from jaxcnn.values import Value
 
 
 @dataclass(frozen=True, repr=False)
 class Pad(Stateless, Value):
-    """Pads an image: `jaxcnn.ops.pad`. Convolution and pooling pad by themselves; this layer adds other borders.
+    """Pads an image: `jaxcnn.ops.pad`. Convolution and pooling pad by themselves; use this layer for other borders.
 
     Attributes:
       padding: number of pixels: an int for all sides or ((top, bottom), (left, right)).

@@ -111,17 +111,25 @@ class GlobalMaxPool(Stateless, Value):
 
 
 @dataclass(frozen=True, repr=False)
-class AdaptiveAvgPool(Stateless, Value):
+class _Adaptive(Stateless, Value):
+    """What both adaptive poolings share: their option."""
+
+    output_shape: Size | tuple[int | None, int | None]
+
+    def __post_init__(self) -> None:
+        height, width = as_adaptive_size(self.output_shape, (1, 1))
+        if isinstance(shape := self.output_shape, tuple | list):
+            height, width = (n if kept is not None else None for n, kept in zip((height, width), shape, strict=True))
+        object.__setattr__(self, "output_shape", (height, width))
+
+
+@dataclass(frozen=True, repr=False)
+class AdaptiveAvgPool(_Adaptive):
     """Means of a grid of windows with a given output size: `jaxcnn.ops.adaptive_avg_pool`.
 
     Attributes:
       output_shape: (height, width) of the output; None keeps the size of an axis.
     """
-
-    output_shape: Size | tuple[int | None, int | None]
-
-    def __post_init__(self) -> None:
-        _normalize_output(self)
 
     def apply(
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
@@ -132,17 +140,12 @@ class AdaptiveAvgPool(Stateless, Value):
 
 
 @dataclass(frozen=True, repr=False)
-class AdaptiveMaxPool(Stateless, Value):
+class AdaptiveMaxPool(_Adaptive):
     """Maxima of a grid of windows with a given output size: `jaxcnn.ops.adaptive_max_pool`.
 
     Attributes:
       output_shape: (height, width) of the output; None keeps the size of an axis.
     """
-
-    output_shape: Size | tuple[int | None, int | None]
-
-    def __post_init__(self) -> None:
-        _normalize_output(self)
 
     def apply(
         self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
@@ -150,14 +153,6 @@ class AdaptiveMaxPool(Stateless, Value):
         """Pools one image (height, width, channels)."""
         del params, train, key
         return ops.adaptive_max_pool(x, self.output_shape), state
-
-
-def _normalize_output(layer: AdaptiveAvgPool | AdaptiveMaxPool) -> None:
-    shape = layer.output_shape
-    height, width = as_adaptive_size(shape, (1, 1))
-    if isinstance(shape, tuple | list):
-        height, width = (n if kept is not None else None for n, kept in zip((height, width), shape, strict=True))
-    object.__setattr__(layer, "output_shape", (height, width))
 
 
 def _normalize_window(layer: MaxPool | AvgPool) -> None:

@@ -8,7 +8,7 @@ import jax
 from jaxcnn import ops
 from jaxcnn.layers.stateless import Stateless
 from jaxcnn.ops.check import Size, as_pair, as_scale
-from jaxcnn.ops.resize import Method
+from jaxcnn.ops.resizing import Method
 from jaxcnn.types import Params, State
 from jaxcnn.values import Value
 

@@ -1,4 +1,4 @@
-"""What layers without parameters and state share."""
+"""The base of layers without parameters and state."""
 
 import jax
 

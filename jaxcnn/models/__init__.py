@@ -4,7 +4,7 @@ Their options have the same names in all families, see `jaxcnn.models.blocks.Opt
 norm=Partial(GroupNorm, num_groups=32), activation=Function(jax.nn.silu), drop_path=0.1)`.
 """
 
-from jaxcnn.models.alexnet import alexnet
+from jaxcnn.models.alex_net import alexnet
 from jaxcnn.models.convnext import convnext_base, convnext_large, convnext_small, convnext_tiny
 from jaxcnn.models.densenet import densenet121, densenet161, densenet169, densenet201
 from jaxcnn.models.efficientnet import (
@@ -20,7 +20,8 @@ from jaxcnn.models.efficientnet import (
     efficientnet_v2_m,
     efficientnet_v2_s,
 )
-from jaxcnn.models.googlenet import googlenet
+from jaxcnn.models.extreme_inception import xception
+from jaxcnn.models.google_net import googlenet
 from jaxcnn.models.inception import inception_v3
 from jaxcnn.models.lenet import lenet5, lenet5_1998
 from jaxcnn.models.mobilenet import mobilenet_v1, mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small
@@ -73,7 +74,6 @@ from jaxcnn.models.small import small_cnn
 from jaxcnn.models.squeezenet import squeezenet1_0, squeezenet1_1
 from jaxcnn.models.u_net import small_unet, unet
 from jaxcnn.models.vgg import vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
-from jaxcnn.models.xception import xception
 
 __all__ = [
     "alexnet",

@@ -17,17 +17,17 @@ from jaxcnn.ops.check import Padding, Size, as_pair, check_rate
 from jaxcnn.types import Layer
 
 Norm: TypeAlias = Callable[[int], Layer]
-"""Makes the normalisation of so many channels: `BatchNorm`, or `Partial(GroupNorm, num_groups=8)`."""
+"""Makes the normalisation for a number of channels: `BatchNorm`, or `Partial(GroupNorm, num_groups=8)`."""
 
 PaddingRule = Literal["symmetric", "same"]
-"""As many zeros on every side, as torchvision pads; or as TensorFlow and Keras do, where at stride 2 an image of even
-size has more of them at the bottom and on the right. Weights trained with the one are wrong with the other."""
+""""symmetric": as many zeros on every side, as in torchvision. "same": as in TensorFlow and Keras, where at stride 2 an
+image of even size has more zeros at the bottom and on the right. Weights trained with one are wrong with the other."""
 
 relu, sigmoid, silu = Function(jax.nn.relu), Function(jax.nn.sigmoid), Function(jax.nn.silu)
 
 
 class Options(TypedDict, total=False):
-    """Options that families share, each with the same name and meaning in all.
+    """Options that families share, each with the same name and meaning in all of them.
 
     Attributes:
       in_channels: channels of the image.
@@ -39,23 +39,23 @@ class Options(TypedDict, total=False):
 
 
 class DropoutOptions(Options, total=False):
-    """The same, and the probability of dropping a value in training, in [0, 1)."""
+    """`Options`, and the probability of dropping a value in training, in [0, 1)."""
 
     dropout_rate: float
 
 
 class NormOptions(Options, total=False):
-    """The same, and what makes the normalisation of so many channels."""
+    """`Options`, and the function that makes the normalisation for a number of channels."""
 
     norm: Norm
 
 
 class NormDropoutOptions(NormOptions, DropoutOptions, total=False):
-    """The options of both."""
+    """`NormOptions` and `DropoutOptions`."""
 
 
 class DropPathOptions(NormOptions, total=False):
-    """The same, and the probability of skipping the last block in training; it rises linearly from the first one."""
+    """`NormOptions`, and the probability of skipping the last block in training; it rises linearly with depth."""
 
     drop_path: float
 
@@ -71,7 +71,7 @@ def conv(
     use_bias: bool = False,
     kernel_init: Callable[..., jax.Array] = he_normal_fan_out,
 ) -> Conv:
-    """Builds a convolution as it stands before a normalisation, which makes a bias superfluous.
+    """Builds a convolution that comes before a normalisation, which makes a bias superfluous.
 
     Args:
       in_channels: channels of the image.
@@ -79,7 +79,7 @@ def conv(
       kernel_size: (height, width) of the kernel, in taps; odd.
       strides: step of the kernel, in pixels.
       groups: number of channel groups.
-      padding: "symmetric", which keeps the size at stride 1, "same", or whatever `Conv` takes.
+      padding: "symmetric", which keeps the size at stride 1, "same", or any padding of `Conv`.
       use_bias: whether to add a bias.
       kernel_init: draws the kernel.
 
@@ -114,7 +114,7 @@ def conv_norm(
     kernel_init: Callable[..., jax.Array] = he_normal_fan_out,
     **after: Layer,
 ) -> Sequential:
-    """Builds a convolution, its normalisation and what follows them: `conv_norm(3, 64, 7, 2, relu=relu)`.
+    """Builds a convolution, its normalisation and the layers after them: `conv_norm(3, 64, 7, 2, relu=relu)`.
 
     Args:
       in_channels: channels of the image.
@@ -162,13 +162,13 @@ def zero_scaled(norm: Layer) -> Layer:
 
 
 def squeeze_excite(channels: int, squeezed: int, *, activation: Function, gate: Function) -> Gate:
-    """Builds a squeeze-and-excitation: weighs channels by what all pixels together say (Hu et al. 2018, section 3).
+    """Builds a squeeze-and-excitation: weighs channels by features of the whole image (Hu et al. 2018, section 3).
 
     Args:
       channels: channels of the image.
       squeezed: size of the hidden layer.
       activation: the nonlinearity after it.
-      gate: what makes weights of the result: a sigmoid, or a hard one.
+      gate: turns the result into weights: a sigmoid, or a hard sigmoid.
 
     Returns:
       The gate, with layers pool, reduce, activation, expand and gate.
@@ -197,7 +197,7 @@ def inverted_residual(
     norm: Norm = BatchNorm,
     padding: PaddingRule = "symmetric",
 ) -> Residual | Sequential:
-    """Builds a 1x1 convolution to more channels, a depthwise one and a linear 1x1 one back to few.
+    """Builds a 1x1 convolution to more channels, a depthwise convolution, and a linear 1x1 one back to few channels.
 
     Args:
       in_channels: channels of the input.
@@ -206,14 +206,14 @@ def inverted_residual(
       strides: strides of the depthwise convolution.
       activation: the nonlinearity.
       kernel_size: height and width of the depthwise kernel, in taps; odd.
-      gate: what weighs the channels after the depthwise convolution: a `squeeze_excite`; None for nothing.
+      gate: weighs the channels after the depthwise convolution: a `squeeze_excite`; None for no gate.
       drop_path: probability of skipping a residual block in training, in [0, 1); None for no such layer.
       norm: makes the normalisation after each convolution.
-      padding: what pads the images.
+      padding: how images are padded; see `PaddingRule`.
 
     Returns:
-      The block, with layers expand, depthwise, squeeze_excite, project and drop_path; a residual one where the shape
-      stays (Sandler et al. 2018, figure 4d; Howard et al. 2019, figure 4).
+      The block, with layers expand, depthwise, squeeze_excite, project and drop_path; it is residual if input and
+      output have the same shape (Sandler et al. 2018, figure 4d; Howard et al. 2019, figure 4).
     """
     layers: dict[str, Layer] = {}
     if hidden != in_channels:
@@ -230,7 +230,7 @@ def inverted_residual(
 def residual_where_the_shape_stays(
     layers: Mapping[str, Layer], in_channels: int, out_channels: int, strides: int, drop_path: float | None
 ) -> Residual | Sequential:
-    """Puts a way around layers in a row where it can be the identity.
+    """Puts a shortcut around layers in a row if it can be the identity.
 
     Args:
       layers: the layers by name.
@@ -257,9 +257,9 @@ def build_stages(
 
     Args:
       in_channels: channels of the input of the first stage.
-      stages: for each stage what builds a block, called with channels of input and output and strides; the number of
-        blocks; their output channels; and the strides of the first one. The others have strides of 1.
-      drop_path: probability of skipping each block of all stages, given to it as `drop_path=`; None to give nothing.
+      stages: for each stage the function that builds a block, called with channels of input and output and strides;
+        the number of blocks; their output channels; and the strides of the first one. The others have strides of 1.
+      drop_path: probability of skipping each block of all stages, passed to it as `drop_path=`; None to pass nothing.
 
     Returns:
       The stages, stage1 and so on, with layers block0 and so on.
@@ -294,14 +294,14 @@ def drop_path_rates(model: str, last: float, blocks: int) -> list[float]:
 
 
 def check_padding(model: str, padding: PaddingRule) -> None:
-    """Refuses what is no rule of padding.
+    """Refuses an unknown rule of padding.
 
     Args:
       model: name of the model, for the message.
       padding: the rule.
 
     Raises:
-      ValueError: it is none.
+      ValueError: the rule is neither "symmetric" nor "same".
     """
     if padding not in ("symmetric", "same"):
         raise ValueError(f"{model} expects padding to be 'symmetric' or 'same', got {padding!r}")
@@ -312,10 +312,11 @@ def rounded_channels(channels: float, divisor: int = 8) -> int:
 
     Args:
       channels: a number of channels, positive.
-      divisor: what the result is a multiple of.
+      divisor: the result is a multiple of it.
 
     Returns:
-      The nearest multiple, the larger of two; at least one divisor, and the next one where 10 % would be lost.
+      The nearest multiple, the larger of two that are equally near; at least `divisor`. If more than 10 % of the
+      channels would be lost, the next multiple.
     """
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded if rounded >= 0.9 * channels else rounded + divisor

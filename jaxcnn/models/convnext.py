@@ -22,7 +22,7 @@ from jaxcnn.layers import (
 )
 from jaxcnn.models.blocks import Norm, NormOptions, drop_path_rates
 
-# The paper's code cuts this normal distribution off at -2 and 2, a hundred standard deviations away: nowhere.
+# The paper's code cuts this normal distribution off at -2 and 2. That is a hundred standard deviations: no effect.
 _init = Initializer(jax.nn.initializers.normal, stddev=0.02)
 _gelu = Function(ops.gelu)
 
@@ -67,7 +67,7 @@ def convnext(
       channels: channels of each stage.
       num_classes: number of logits.
       in_channels: channels of the image.
-      norm: makes the normalisation of so many channels in the maps; the pooled features have a layer norm.
+      norm: makes the normalisation for a number of channels in the maps; the pooled features have a layer norm.
       activation: the nonlinearity.
       drop_path: probability of skipping the last block in training, in [0, 1); it rises linearly from zero for the
         first one (Huang et al. 2016, section 3).
@@ -103,12 +103,12 @@ def convnext(
 def convnext_block(
     channels: int, drop_path: float = 0.0, *, norm: Norm = LayerNorm, activation: Function = _gelu
 ) -> Residual:
-    """Builds a 7x7 depthwise convolution and two dense layers of each pixel, and a way around them (figure 4).
+    """Builds a 7x7 depthwise convolution, two dense layers of each pixel, and a shortcut around them (figure 4).
 
     Args:
       channels: channels of the input and of the output; there are four times as many between.
       drop_path: probability of skipping the block in training, in [0, 1).
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
 
     Returns:

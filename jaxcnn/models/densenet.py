@@ -1,7 +1,7 @@
-"""DenseNet: every layer of a block is given the results of all layers before it.
+"""DenseNet: every layer of a block takes the results of all layers before it.
 
 Source: Huang, Liu, van der Maaten & Weinberger, "Densely connected convolutional networks", 2017: the DenseNet-BC of
-its table 1, with bottlenecks and compression. All padding is symmetric, as torchvision does, so that published weights
+its table 1, with bottlenecks and compression. All padding is symmetric, as in torchvision, so that published weights
 fit.
 """
 
@@ -73,7 +73,7 @@ def densenet(
       stem_channels: channels of the first convolution.
       num_classes: number of logits.
       in_channels: channels of the image, which has at least 29 x 29 pixels with four stages.
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
       dropout_rate: probability of dropping a value after each convolution but the first, in [0, 1); the paper has 0.2
         where images are not augmented, and 0 for ImageNet (section 4.2).
@@ -122,7 +122,7 @@ def dense_layer(
     Args:
       channels: channels of the input.
       growth: channels that are added; the 1x1 convolution has four times as many (section 3, "bottleneck layers").
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
       dropout_rate: probability of dropping a value after each convolution, in [0, 1).
 
@@ -155,7 +155,7 @@ def transition(
     Args:
       in_channels: channels of the input.
       out_channels: channels of the output.
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
       dropout_rate: probability of dropping a value after the convolution, in [0, 1).
 

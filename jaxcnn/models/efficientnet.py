@@ -34,8 +34,8 @@ class Stage(NamedTuple):
     """A row of the tables of the EfficientNets.
 
     Attributes:
-      fused: whether its blocks have one whole convolution in place of an expanding and a depthwise one.
-      expansion: how many times the channels of its input the inside of a block has.
+      fused: whether its blocks have one dense convolution in place of an expanding and a depthwise one.
+      expansion: ratio of the channels inside a block to those of its input.
       kernel_size: height and width of the kernel, in taps.
       strides: strides of the first block.
       out_channels: channels of the output.
@@ -209,7 +209,7 @@ def efficientnet_v1(
       width: multiplies all numbers of channels, which are then rounded to multiples of 8.
       depth: multiplies the number of blocks in each stage, which is then rounded up.
       num_classes: number of logits.
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       dropout_rate: probability of dropping a feature before the head, in [0, 1).
       **options: see `efficientnet`.
 
@@ -250,7 +250,7 @@ def efficientnet(
       features: channels after the last one.
       num_classes: number of logits.
       in_channels: channels of the image.
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
       dropout_rate: probability of dropping a feature before the head, in [0, 1).
       drop_path: in [0, 1); of n blocks, block i, counted from 0, is skipped in training with a probability of
@@ -310,16 +310,17 @@ def mbconv_block(
       in_channels: channels of the input.
       out_channels: channels of the output.
       strides: strides of the depthwise convolution.
-      expansion: how many times the channels of the input the depthwise convolution has; at 1 there is no first one.
+      expansion: ratio of the channels of the depthwise convolution to those of the input; at 1 there is no convolution
+        before it.
       kernel_size: height and width of the depthwise kernel, in taps; odd.
       norm: makes the normalisation after each convolution.
       activation: the nonlinearity.
       drop_path: probability of skipping a residual block in training, in [0, 1).
-      padding: what pads the images.
+      padding: how images are padded; see `PaddingRule`.
 
     Returns:
-      The block, with layers expand, depthwise, squeeze_excite, project and drop_path; a residual one where the shape
-      stays (Tan & Le 2021, figure 2, left).
+      The block, with layers expand, depthwise, squeeze_excite, project and drop_path; it is residual if input and
+      output have the same shape (Tan & Le 2021, figure 2, left).
     """
     hidden = in_channels * expansion
     return inverted_residual(
@@ -348,22 +349,23 @@ def fused_block(
     drop_path: float = 0.0,
     padding: PaddingRule = "symmetric",
 ) -> Residual | Sequential:
-    """Builds a whole convolution to more channels and a linear 1x1 one back to few (Fused-MBConv).
+    """Builds a dense convolution to more channels and a linear 1x1 one back to few channels (Fused-MBConv).
 
     Args:
       in_channels: channels of the input.
       out_channels: channels of the output.
       strides: strides of the first convolution.
-      expansion: how many times the channels of the input it has; at 1 there is no other one, and it is not linear.
+      expansion: ratio of the channels of the first convolution to those of the input; at 1 it is the only one, with an
+        activation.
       kernel_size: height and width of its kernel, in taps; odd.
       norm: makes the normalisation after each convolution.
       activation: the nonlinearity.
       drop_path: probability of skipping a residual block in training, in [0, 1).
-      padding: what pads the images.
+      padding: how images are padded; see `PaddingRule`.
 
     Returns:
-      The block, with layers expand, project and drop_path, without expand where it does not; a residual one where the
-      shape stays (Tan & Le 2021, figure 2, right, without its squeeze-and-excitation, as table 4 has it).
+      The block, with layers expand, project and drop_path, without expand at an expansion of 1; it is residual if input
+      and output have the same shape (Tan & Le 2021, figure 2, right, without squeeze-and-excitation, as in table 4).
     """
     hidden = in_channels * expansion
     whole = conv_norm(

@@ -1,8 +1,8 @@
 """Inception v3: factorised convolutions, batch norm everywhere, an auxiliary head.
 
 Source: Szegedy, Vanhoucke, Ioffe, Shlens & Wojna, "Rethinking the Inception architecture for computer vision", 2016;
-the numbers of channels, which the paper leaves open, are those of its published weights. Modules are named as there:
-mixed5b is the paper's first one at 35x35.
+the numbers of channels, which the paper leaves open, are those of its published weights, and so are the names of the
+modules: mixed5b is the paper's first module at 35x35.
 """
 
 from dataclasses import dataclass
@@ -54,16 +54,16 @@ def inception_v3(
     Args:
       num_classes: number of logits.
       in_channels: channels of the image.
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
       aux_heads: whether there is the auxiliary head, aux (section 4).
       dropout_rate: probability of dropping a feature before the head, in [0, 1).
-      padding: "symmetric": average pooling in the modules counts the padded pixels as zeros, as torch's. "same": it
-        leaves them out, as TensorFlow's and Keras'. All else is equal in both.
+      padding: "symmetric": average pooling in the modules counts the padded pixels as zeros, as in torch. "same": it
+        leaves them out, as in TensorFlow and Keras. Everything else is the same.
 
     Returns:
       The model: stem, mixed5b to mixed7c, pool, dropout, head, and aux after mixed6e; parameters are named like
-      `mixed5b/branch3x3/conv2/conv/kernel`. An image has at least 75x75 pixels; 299x299 is what it was made for.
+      `mixed5b/branch3x3/conv2/conv/kernel`. An image has at least 75x75 pixels; the model was made for 299x299.
 
     Raises:
       ValueError: the padding is unknown, or the rate is outside [0, 1).
@@ -105,7 +105,7 @@ class _Maker:
     """Builds the modules with a normalisation, an activation and an average pooling.
 
     Attributes:
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
       average: the pooling before a 1x1 convolution; it keeps the size.
     """
@@ -228,7 +228,7 @@ class AuxiliaryPool(Stateless, Value):
           shape: (height, width, channels) of the map.
 
         Returns:
-          The layer that does it.
+          The layer that pools it.
         """
         return AvgPool(5, strides=3) if min(shape[:2]) >= 17 else AdaptiveAvgPool(5)
 

@@ -40,7 +40,7 @@ C3_TABLE = (
     (0, 2, 3, 5),
     (0, 1, 2, 3, 4, 5),
 )
-"""The maps of S2 that each map of C3 sees (table I of the paper)."""
+"""The maps of S2 from which each map of C3 is computed (table I of the paper)."""
 
 
 def lenet5(

@@ -98,7 +98,7 @@ _V3_SMALL = (
         V3Block(5, 576, 96, True, _hard_swish, 1),
     ),
 )
-"""The same for the small one (table 2)."""
+"""The stages of MobileNetV3-Small (table 2)."""
 
 _head_init = Initializer(jax.nn.initializers.normal, stddev=0.01)
 _v1_norm = Partial(BatchNorm, decay=0.99, epsilon=1e-3, unbiased=False)
@@ -126,13 +126,13 @@ def mobilenet_v1(
 ) -> Sequential:
     """Builds MobileNet (Howard et al. 2017, table 1) in the form of Keras; 4,231,976 parameters at width 1.
 
-    Its batch norms have an epsilon of 0.001 and a decay of 0.99, and the images that a depthwise convolution halves are
-    padded at the bottom and on the right, whatever their size.
+    Its batch norms have an epsilon of 0.001 and a decay of 0.99. Images of any size that a depthwise convolution halves
+    are padded at the bottom and on the right.
 
     Args:
       num_classes: number of logits.
       in_channels: channels of the image.
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
       width: multiplies all numbers of channels, which are then rounded down (section 3.3); above 0.
       dropout_rate: probability of dropping a feature before the head, in [0, 1); the paper wants little regularization
@@ -174,7 +174,7 @@ def mobilenet_v2(
     Args:
       num_classes: number of logits.
       in_channels: channels of the image.
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
       width: multiplies all numbers of channels, which are then rounded to multiples of 8; above 0. The last
         convolution keeps its 1,280 channels below 1.
@@ -240,15 +240,15 @@ def mobilenet_v3(
 ) -> Sequential:
     """Builds a MobileNetV3 (Howard et al. 2019, tables 1 and 2).
 
-    It has no option `activation`, because the tables name that of each block.
+    It has no option `activation`, because the tables give the activation of each block.
 
     Args:
       stages: the blocks of each stage.
       features: size of the dense layer before the head.
       num_classes: number of logits.
       in_channels: channels of the image.
-      norm: makes the normalisation of so many channels; batch norms have an epsilon of 0.001 and a decay of 0.99, as
-        the paper's and torchvision's.
+      norm: makes the normalisation for a number of channels; the default is batch norm with an epsilon of 0.001 and a
+        decay of 0.99, as in the paper and torchvision.
       width: multiplies all numbers of channels and `features`, which are then rounded to multiples of 8, as torchvision
         does; above 0.
       dropout_rate: probability of dropping a feature before the head, in [0, 1).
@@ -309,7 +309,7 @@ def depthwise_separable(
       in_channels: channels of the input.
       out_channels: channels of the output.
       strides: strides of the depthwise convolution; above 1 it is padded with one pixel at the bottom and on the right.
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
 
     Returns:

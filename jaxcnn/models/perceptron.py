@@ -1,4 +1,4 @@
-"""The multi-layer perceptron: the baseline that convolution is measured against."""
+"""The multi-layer perceptron: a baseline without convolutions."""
 
 from math import prod
 

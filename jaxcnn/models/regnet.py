@@ -1,7 +1,7 @@
 """RegNet X and Y: residual networks of grouped convolutions whose widths follow a line.
 
 Source: Radosavovic, Kosaraju, Girshick, He & Dollár, "Designing network design spaces", 2020. All padding is symmetric
-and each width is made a multiple of its groups' as in torchvision, so that published weights fit.
+and each width is rounded to a multiple of its group width as in torchvision, so that published weights fit.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ _head_init = Initializer(jax.nn.initializers.normal, stddev=0.01)
 
 
 class LinearRule(NamedTuple):
-    """What the widths of a RegNet follow from (Radosavovic et al. 2020, section 3.3).
+    """The parameters that determine the widths of a RegNet (Radosavovic et al. 2020, section 3.3).
 
     Attributes:
       depth: number of blocks, d.
@@ -167,11 +167,11 @@ def regnet(
     which the paper leaves out to keep its training simple.
 
     Args:
-      rule: what the widths follow from.
+      rule: determines the widths.
       num_classes: number of logits.
       squeeze: whether each block has a squeeze-and-excitation: RegNetY rather than RegNetX (section 5).
       in_channels: channels of the image.
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
       multiple: see `stages`.
 
@@ -180,12 +180,12 @@ def regnet(
       `stage1/block0/squeeze_excite/reduce/kernel`.
 
     Raises:
-      ValueError: the rule makes no sense.
+      ValueError: a number of the rule is out of range.
     """
 
     def block_of(groups: int) -> Callable[[int, int, int], Residual]:
         def block(in_channels: int, out_channels: int, strides: int) -> Residual:
-            # A quarter of the channels that come into the block (section 5), not of those that are squeezed.
+            # A quarter of the input channels of the block (section 5), not of those that are squeezed.
             squeezed = round(in_channels / 4) if squeeze else 0
             return regnet_block(in_channels, out_channels, strides, groups, squeezed, norm=norm, activation=activation)
 
@@ -202,22 +202,21 @@ def regnet(
 
 
 def stages(rule: LinearRule, multiple: Callable[[float, int], int] = rounded_channels) -> tuple[Stage, ...]:
-    """Works out the stages of a RegNet (Radosavovic et al. 2020, equations 2 to 4).
+    """Computes the stages of a RegNet (Radosavovic et al. 2020, equations 2 to 4).
 
     Block j has w_0 + w_a j channels on the line; the nearest w_0 w_m^s with a whole number s, rounded to a multiple of
     8, is its width; the blocks of one width are a stage.
 
     Args:
-      rule: what the widths follow from.
-      multiple: called with a width and the width of its groups, gives the multiple of the latter that the stage has:
-        torchvision's, or `nearest_multiple`, which is the paper's code's. Of the published networks x_400mf, y_800mf
-        and y_8gf differ.
+      rule: determines the widths.
+      multiple: rounds a width, the first argument, to a multiple of the group width, the second: as in torchvision, or
+        `nearest_multiple`, as in the paper's code. Of the published networks, x_400mf, y_800mf and y_8gf differ.
 
     Returns:
       The stages.
 
     Raises:
-      ValueError: the rule makes no sense.
+      ValueError: a number of the rule is out of range.
     """
     if rule.depth < 1 or rule.initial_width < 8 or rule.initial_width % 8 or rule.group_width < 1:
         raise ValueError(
@@ -241,11 +240,11 @@ def stages(rule: LinearRule, multiple: Callable[[float, int], int] = rounded_cha
 
 
 def nearest_multiple(width: float, divisor: int) -> int:
-    """Rounds a width to the nearest multiple, the even one of two, as the paper's code does.
+    """Rounds a width to the nearest multiple, the even one of two that are equally near, as the paper's code does.
 
     Args:
       width: a number of channels, positive.
-      divisor: what the result is a multiple of.
+      divisor: the result is a multiple of it.
 
     Returns:
       The multiple; at least one divisor.
@@ -263,7 +262,7 @@ def regnet_block(
     norm: Norm = BatchNorm,
     activation: Function = relu,
 ) -> Residual:
-    """Builds a 1x1, a grouped 3x3 and a 1x1 convolution of one width, and a way around them (figures 3c and 4).
+    """Builds a 1x1, a grouped 3x3 and a 1x1 convolution of one width, and a shortcut around them (figures 3c and 4).
 
     Args:
       in_channels: channels of the input.
@@ -271,7 +270,7 @@ def regnet_block(
       strides: strides of the 3x3 convolution and of the shortcut.
       groups: number of channel groups of the 3x3 convolution.
       squeezed: size of the hidden layer of the squeeze-and-excitation after the 3x3 convolution; at 0 there is none.
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
 
     Returns:

@@ -2,8 +2,8 @@
 
 Source: He, Zhang, Ren & Sun, "Deep residual learning for image recognition", 2016; Xie, Girshick, Dollár, Tu & He,
 "Aggregated residual transformations for deep neural networks", 2017; Zagoruyko & Komodakis, "Wide residual networks",
-2016. The bottleneck has its stride on the 3x3 convolution, as torchvision does ("v1.5"), and all padding is symmetric,
-so that published weights fit; those with "v1" in their name have it on the first 1x1 convolution, as the paper.
+2016. The bottleneck has its stride on the 3x3 convolution, as in torchvision ("v1.5"), and all padding is symmetric, so
+that published weights fit. Models with "v1" in their name have it on the first 1x1 convolution, as in the paper.
 """
 
 import functools
@@ -42,7 +42,8 @@ from jaxcnn.types import Layer, Params, State
 from jaxcnn.values import Partial, Value
 
 Stem = Literal["imagenet", "cifar"]
-"""7x7 convolution of stride 2 and 3x3 max pooling of stride 2; or one 3x3 convolution for images of some 32 pixels."""
+""""imagenet": a 7x7 convolution and a 3x3 max pooling, both of stride 2. "cifar": one 3x3 convolution, for images of
+about 32 pixels."""
 
 keras_norm = Partial(BatchNorm, decay=0.99, epsilon=1.001e-5, unbiased=False)
 """The batch norm of the ResNets of Keras."""
@@ -56,7 +57,7 @@ class ResNetOptions(DropPathOptions, total=False):
 
 
 def resnet18(num_classes: int = 1000, **options: Unpack[ResNetOptions]) -> Sequential:
-    """Builds ResNet-18: two basic blocks a stage; 11,689,512 parameters. See `resnet`."""
+    """Builds ResNet-18: two basic blocks in each stage; 11,689,512 parameters. See `resnet`."""
     return resnet(basic_block, (2, 2, 2, 2), num_classes, **options)
 
 
@@ -166,8 +167,8 @@ def resnet(
       stage_sizes: number of blocks in each stage.
       num_classes: number of logits.
       in_channels: channels of the image.
-      stem: "imagenet" for images of some 224 pixels, "cifar" for some 32.
-      norm: makes the normalisation of so many channels.
+      stem: "imagenet" for images of about 224 pixels, "cifar" for about 32.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
       drop_path: probability of skipping the last block in training, in [0, 1); it rises linearly from zero for the
         first one (Huang et al. 2016, section 3). At 0 there is no such layer.
@@ -216,14 +217,14 @@ def resnet_v1(
 ) -> Sequential:
     """Builds a residual network of bottlenecks with the stride on their first convolution (He et al. 2016, table 1).
 
-    It is Keras' form: convolutions have biases, though batch norms follow, and these have an epsilon of 1.001e-5, a
-    decay of 0.99 and running variances divided by n.
+    It has the form of Keras: convolutions have biases, although batch norms follow, and the batch norms have an epsilon
+    of 1.001e-5, a decay of 0.99 and running variances divided by n.
 
     Args:
       stage_sizes: number of blocks in each stage.
       num_classes: number of logits.
       in_channels: channels of the image.
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
       drop_path: see `resnet`.
 
@@ -245,7 +246,7 @@ def cifar_resnet(
     activation: Function = relu,
     drop_path: float = 0.0,
 ) -> Sequential:
-    """Builds a residual network for images of some 32 pixels (He et al. 2016, section 4.2).
+    """Builds a residual network for images of about 32 pixels (He et al. 2016, section 4.2).
 
     Three stages of 16, 32 and 64 channels with (depth - 2) / 6 basic blocks each, and shortcuts without parameters
     (option A).
@@ -254,7 +255,7 @@ def cifar_resnet(
       depth: number of layers with weights: 20, 32, 44, 56, 110 in the paper; 6 n + 2.
       num_classes: number of logits.
       in_channels: channels of the image.
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
       drop_path: see `resnet`; 0.5 for 110 layers in Huang et al. 2016, section 4.
 
@@ -297,15 +298,15 @@ def basic_block(
     activation: Function = relu,
     drop_path: float = 0.0,
 ) -> Residual:
-    """Builds two 3x3 convolutions and a way around them (He et al. 2016, figure 5, left).
+    """Builds two 3x3 convolutions and a shortcut around them (He et al. 2016, figure 5, left).
 
     Args:
       in_channels: channels of the input.
       out_channels: channels of the output.
       strides: strides of the first convolution and of the shortcut.
-      shortcut: the way around; if None, the identity, or a 1x1 convolution where the shape changes (option B).
+      shortcut: if None, the identity, or a 1x1 convolution if the shape changes (option B).
       zero_init_residual: whether the last normalisation starts with a zero scale.
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
       drop_path: probability of skipping the block in training, in [0, 1); at 0 there is no such layer.
 
@@ -338,7 +339,7 @@ def bottleneck_block(
     strided: Literal["conv1", "conv2"] = "conv2",
     use_bias: bool = False,
 ) -> Residual:
-    """Builds a 1x1, a 3x3 and a 1x1 convolution and a way around them (He et al. 2016, figure 5, right).
+    """Builds a 1x1, a 3x3 and a 1x1 convolution and a shortcut around them (He et al. 2016, figure 5, right).
 
     With groups it is the block of ResNeXt (Xie et al. 2017, figure 3c).
 
@@ -347,11 +348,11 @@ def bottleneck_block(
       out_channels: channels of the output; the 3x3 convolution has a quarter of them times groups * width_per_group /
         64, which is groups * width_per_group for 256.
       strides: strides of one convolution and of the shortcut.
-      shortcut: the way around; if None, the identity, or a 1x1 convolution where the shape changes (option B).
+      shortcut: if None, the identity, or a 1x1 convolution if the shape changes (option B).
       zero_init_residual: whether the last normalisation starts with a zero scale.
       groups: number of channel groups of the 3x3 convolution.
       width_per_group: channels of each group where the output has 256.
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
       drop_path: probability of skipping the block in training, in [0, 1); at 0 there is no such layer.
       strided: the convolution that has the strides: "conv2", the 3x3 one, or "conv1", as in the paper.
@@ -362,7 +363,7 @@ def bottleneck_block(
       shortcut.
 
     Raises:
-      ValueError: the width of a group would be no whole number, or `strided` is neither of the two.
+      ValueError: the width of a group would not be an integer, or `strided` is neither of the two.
     """
     if strided not in ("conv1", "conv2"):
         raise ValueError(f"bottleneck_block expects strided 'conv1' or 'conv2', got {strided!r}")

@@ -1,8 +1,8 @@
 """Residual networks whose blocks begin with batch norm and ReLU: ResNet v2, and wide ones such as WRN-28-10 for CIFAR.
 
 Source: He, Zhang, Ren & Sun, "Identity mappings in deep residual networks", 2016; Zagoruyko & Komodakis, "Wide residual
-networks", 2016. ResNet v2 is in Keras' form, so that its weights fit: strides are in the last block of a stage, and the
-zeros around the first max pooling count.
+networks", 2016. ResNet v2 has the form of Keras, so that its weights fit: strides are in the last block of a stage, and
+the zeros around the first max pooling count.
 """
 
 import functools
@@ -56,13 +56,13 @@ def resnet_v2(
 ) -> Sequential:
     """Builds a residual network of bottlenecks with batch norm and ReLU first (He et al. 2016, figure 4e, table 3).
 
-    Batch norms have an epsilon of 1.001e-5, a decay of 0.99 and running variances divided by n, as Keras'.
+    Batch norms have an epsilon of 1.001e-5, a decay of 0.99 and running variances divided by n, as in Keras.
 
     Args:
       stage_sizes: number of blocks in each stage.
       num_classes: number of logits.
       in_channels: channels of the image.
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
 
     Returns:
@@ -101,14 +101,14 @@ def wide_resnet(
     activation: Function = relu,
     dropout_rate: float = 0.0,
 ) -> Sequential:
-    """Builds a wide residual network for images of some 32 pixels (Zagoruyko & Komodakis 2016, table 1).
+    """Builds a wide residual network for images of about 32 pixels (Zagoruyko & Komodakis 2016, table 1).
 
     Args:
       depth: number of layers with weights, 6 n + 4: 28 has four blocks in each of three stages.
-      width: how many times the 16, 32 and 64 channels of the stages.
+      width: factor on the 16, 32 and 64 channels of the stages.
       num_classes: number of logits.
       in_channels: channels of the image.
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
       dropout_rate: probability of dropping a value between the convolutions of a block, in [0, 1): 0 or 0.3 in section
         3.4, which draws for each value.
@@ -136,7 +136,7 @@ def wide_resnet(
 
 
 def _first_bottleneck(in_channels: int, width: int, norm: Norm, activation: Function) -> Sequential:
-    """Builds the first block of a stage, whose projection also reads what the first norm and activation give."""
+    """Builds the first block of a stage, whose projection also takes the result of the first norm and activation."""
     projection = Sequential(conv=conv(in_channels, 4 * width, 1, use_bias=True))
     body = Sequential(**_bottleneck(in_channels, width, 1, norm, activation))
     return Sequential(norm=norm(in_channels), relu=activation, residual=Residual(body, projection))

@@ -1,8 +1,8 @@
 """ShuffleNet V2: a network for small devices whose units split their channels and shuffle them.
 
 Source: Ma, Zhang, Zheng & Sun, "ShuffleNet V2: practical guidelines for efficient CNN architecture design", 2018. All
-padding is symmetric, as torchvision does, so that published weights fit. The paper names no initialisation; it is that
-of He et al. 2015 for convolutions before ReLU.
+padding is symmetric, as in torchvision, so that published weights fit. The paper names no initialisation; here it is
+that of He et al. 2015 for convolutions before ReLU.
 """
 
 from typing import Unpack
@@ -54,7 +54,7 @@ def shufflenet_v2(
       features: channels of the last convolution.
       num_classes: number of logits.
       in_channels: channels of the image.
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
 
     Returns:
@@ -86,11 +86,11 @@ def shuffle_unit(channels: int, *, norm: Norm = BatchNorm, activation: Function 
 
     Args:
       channels: channels of the input and of the output, even.
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
 
     Returns:
-      The unit: join, whose branch `left` passes the first half on, and shuffle.
+      The unit: join, whose branch `left` returns the first half unchanged, and shuffle.
 
     Raises:
       ValueError: the number of channels is odd.
@@ -111,7 +111,7 @@ def downsampling_unit(
     Args:
       in_channels: channels of the input.
       out_channels: channels of the output, even; each branch gives half of them.
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
 
     Returns:

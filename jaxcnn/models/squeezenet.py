@@ -20,12 +20,12 @@ _he_uniform = Initializer(jax.nn.initializers.he_uniform)
 
 
 def squeezenet1_0(num_classes: int = 1000, **options: Unpack[DropoutOptions]) -> Sequential:
-    """Builds SqueezeNet 1.0, that of the paper; 1,248,424 parameters. See `squeezenet`."""
+    """Builds SqueezeNet 1.0, as in the paper; 1,248,424 parameters. See `squeezenet`."""
     return squeezenet(96, 7, _V1_0, num_classes, **options)
 
 
 def squeezenet1_1(num_classes: int = 1000, **options: Unpack[DropoutOptions]) -> Sequential:
-    """Builds SqueezeNet 1.1, less than half the work of 1.0; 1,235,496 parameters. See `squeezenet`."""
+    """Builds SqueezeNet 1.1, with less than half the work of 1.0; 1,235,496 parameters. See `squeezenet`."""
     return squeezenet(64, 3, _V1_1, num_classes, **options)
 
 
@@ -78,7 +78,7 @@ def squeezenet(
 
 
 def fire_module(in_channels: int, squeezed: int, expanded: int, activation: Function = relu) -> Sequential:
-    """Builds a 1x1 convolution to few channels, and 1x1 and 3x3 ones side by side back to many (section 3.2).
+    """Builds a 1x1 convolution to few channels, then a 1x1 and a 3x3 one side by side to many (section 3.2).
 
     Args:
       in_channels: channels of the input.

@@ -4,6 +4,8 @@ import ast
 import functools
 import importlib
 import math
+import re
+from itertools import zip_longest
 from typing import Any
 
 from jaxcnn.values import Value
@@ -23,7 +25,7 @@ def parse_value(text: str) -> Any:
     functions of `jax.nn`, `jax.numpy`, `jax.lax` and of this library.
 
     Args:
-      text: the constructor call. A class of your own must be imported before.
+      text: the constructor call. Classes of your own must have been imported; functions of your own cannot be named.
 
     Returns:
       The value.
@@ -31,6 +33,10 @@ def parse_value(text: str) -> Any:
     Raises:
       ValueError: the text is not such a call, it names an unknown class or function, or a class refuses its arguments.
     """
+    if unnamed := re.search(r"[\w.]*<(?:lambda|locals)>[\w.<>]*", text):
+        raise ValueError(
+            f"expected functions that a text can name, got {unnamed[0]!r}, a lambda or a function within a function"
+        )
     try:
         tree = ast.parse(text, mode="eval").body
         return _built(tree, _known_classes())
@@ -38,13 +44,38 @@ def parse_value(text: str) -> Any:
         raise ValueError(f"expected the text of a value, such as 'Conv(3, 64)', got {text[:80]!r}: {error}") from error
 
 
+def difference(text: str, value: Any) -> tuple[str, str] | None:
+    """Compares a text with that of a value.
+
+    A function of a script is named "__main__.f" where the script runs, and "script.f" where it is imported: these are
+    the same.
+
+    Args:
+      text: text of a value.
+      value: the value that it should be.
+
+    Returns:
+      The first lines that differ, of the text and of the value; None if all are the same.
+    """
+    for line, other in zip_longest(text.splitlines(), repr(value).splitlines(), fillvalue=""):
+        if line != other and not _imported(line, other) and not _imported(other, line):
+            return line.strip(), other.strip()
+    return None
+
+
+def _imported(line: str, other: str) -> bool:
+    """Tells whether a line is another one with the name of a module in the place of "__main__"."""
+    pattern = re.escape(line).replace(re.escape("__main__."), r"(?:\w+\.)+")
+    return re.fullmatch(pattern, other) is not None
+
+
 def _known_classes() -> dict[str, list[type]]:
-    """Lists all imported subclasses of `Value` by name; of a class that a notebook defined again, the newest."""
+    """Lists all imported subclasses of `Value` by name; the newest of a class that a notebook defined again."""
     classes: dict[str, dict[str, type]] = {}
     seen = {Value}
     todo = [Value]
     while todo:
-        # The oldest first, so that a newer class of the same place takes its place.
+        # The oldest first, so that a newer class of the same name replaces it.
         for kind in todo.pop().__subclasses__():
             if kind not in seen:
                 seen.add(kind)
@@ -99,4 +130,4 @@ def _function(path: str, classes: dict[str, list[type]]) -> Any:
             return found
     if not home and name in classes:
         return _class(name, classes)
-    raise ValueError(f"expected a function of {', '.join(_MODULES)}, got {path!r}")
+    raise ValueError(f"expected a function of {', '.join(_MODULES)}, got {path!r}, which a text may not name")

@@ -1,7 +1,7 @@
 """U-Net: one logit for each class at each pixel.
 
 Source: Ronneberger, Fischer & Brox, "U-Net: convolutional networks for biomedical image segmentation", 2015. Unlike
-there, convolutions are padded, so that the map of logits is as large as the image, and followed by batch norm.
+the paper's, convolutions are padded, so that the map of logits is as large as the image, and followed by batch norm.
 """
 
 import jax
@@ -30,7 +30,7 @@ def unet(
     Args:
       num_classes: number of logits of each pixel.
       in_channels: channels of the image.
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
       width: channels of the first level.
       depth: number of levels below the first. The image's height and width are multiples of 2**depth.
@@ -77,7 +77,7 @@ def small_unet(
     Args:
       num_classes: number of logits of each pixel.
       in_channels: channels of the image.
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
 
     Returns:
@@ -97,7 +97,7 @@ def check_size(x: jax.Array, *, depth: int) -> jax.Array:
       The image.
 
     Raises:
-      ValueError: `x` is not one image, or its height or width is no multiple of 2**depth.
+      ValueError: `x` is not one image, or its height or width is not a multiple of 2**depth.
     """
     check_image("unet", x)
     height, width, _ = x.shape

@@ -83,7 +83,7 @@ def vgg(
 ) -> Sequential:
     """Builds a VGG network (Simonyan & Zisserman 2015, section 2.1 and table 1).
 
-    Kernels start as Glorot & Bengio 2010 have it, with which the authors trained without pre-training (section 3.1).
+    Kernels start as in Glorot & Bengio 2010, with which the authors trained without pre-training (section 3.1).
 
     Args:
       stage_sizes: number of convolutions in each of the five stages.
@@ -95,8 +95,8 @@ def vgg(
 
     Returns:
       The model: stage1 to stage5, pool, flatten, dense1, relu1, dropout1, dense2, relu2, dropout2, head; parameters are
-      named like `stage1/conv1/kernel`. An image has at least 32x32 pixels; where the last map is not 7x7, it is pooled
-      to that.
+      named like `stage1/conv1/kernel`. An image has at least 32x32 pixels; if the last map is not 7x7, it is pooled
+      to that size.
 
     Raises:
       ValueError: there are not five stages, or the rate is outside [0, 1).

@@ -14,8 +14,8 @@ from jaxcnn.ops.arithmetic import (
     pool_output_size,
 )
 from jaxcnn.ops.channels import channel_shuffle, channel_slice, pixel_shuffle, pixel_unshuffle
-from jaxcnn.ops.conv import conv, conv_transpose, pad
-from jaxcnn.ops.dense import dense
+from jaxcnn.ops.convolution import conv, conv_transpose, pad
+from jaxcnn.ops.linear import dense
 from jaxcnn.ops.norm import (
     batch_count,
     batch_moments,
@@ -36,7 +36,7 @@ from jaxcnn.ops.pool import (
     max_unpool,
 )
 from jaxcnn.ops.regularize import drop_path, dropout
-from jaxcnn.ops.resize import resize
+from jaxcnn.ops.resizing import resize
 
 __all__ = [
     "adaptive_avg_pool",

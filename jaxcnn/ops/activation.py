@@ -13,9 +13,9 @@ def gelu(x: jax.Array) -> jax.Array:
     """Weights each value by the probability that a normal variable is below it (Hendrycks & Gimpel 2016).
 
     x * (1 + erf(x / sqrt(2))) / 2, as torch computes it; 0 at -inf, where torch gives NaN.
-    `jax.nn.gelu(x, approximate=False)` is the same function by way of erfc, which keeps relative precision where the
-    result is nearly zero, costs several times as much, and keeps three arrays for the gradient. This one keeps `x`
-    alone and computes the others again.
+    `jax.nn.gelu(x, approximate=False)` computes the same function with erfc, which keeps relative precision where the
+    result is nearly zero, costs several times as much, and keeps three arrays for the gradient. This one keeps only `x`
+    and computes the others again.
 
     Args:
       x: any shape, floating point.

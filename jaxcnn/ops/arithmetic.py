@@ -95,8 +95,8 @@ def conv_transpose_output_size(
     Args:
       size: (height, width) of the image, in pixels.
       kernel_size: (height, width) of the kernel, in taps.
-      strides: distance between neighbouring stamps of the kernel, in pixels of the output.
-      padding: pixels cut off the output: "VALID" (none), an int or ((top, bottom), (left, right)).
+      strides: distance between neighbouring copies of the kernel, in pixels of the output.
+      padding: pixels removed from the output: "VALID" (none), an int or ((top, bottom), (left, right)).
       output_padding: pixels added at the bottom and at the right.
       dilation: distance between neighbouring taps, in pixels of the output.
 
@@ -104,8 +104,8 @@ def conv_transpose_output_size(
       (height, width) of the output.
 
     Raises:
-      ValueError: the padding is "SAME" or "SAME_LOWER" or cuts the whole output off, or the output padding reaches
-        both the stride and the dilation.
+      ValueError: the padding is "SAME" or "SAME_LOWER" or removes the whole output, or the output padding reaches both
+        the stride and the dilation.
     """
     size, kernel_size = as_image_size("size", size), as_pair("kernel_size", kernel_size)
     strides, dilation = as_pair("strides", strides), as_pair("dilation", dilation)

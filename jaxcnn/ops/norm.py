@@ -58,13 +58,16 @@ def batch_moments(x: jax.Array, axis_name: str, *, mask: jax.Array | None = None
         centred = jnp.where(counts, pixels - shift[:, None], 0)
         first, second = mean_of(centred), mean_of(jnp.square(centred))
     var = second - jnp.square(first)
-    # Rounding can make the difference of two nearly equal numbers negative. Not by jnp.maximum, which halves the
-    # gradient where the difference is zero.
+    # Rounding can make the difference of two nearly equal numbers negative. jnp.maximum would halve the gradient where
+    # the difference is zero.
     return (first + shift)[0], jnp.where(var < 0, jnp.zeros_like(var), var)[0]
 
 
 def _sample(pixels: jax.Array) -> jax.Array:
-    """Takes sixteen pixels or more of images (images, pixels, channels), or one where their number is unknown."""
+    """Takes at least 16 of an image's pixels, or all if it has fewer; one if their number is unknown.
+
+    Images are (images, pixels, channels).
+    """
     count = pixels.shape[1]
     return pixels[:, :: max(1, count // 16)] if is_known((count,)) else pixels[:, :1]
 
@@ -136,13 +139,14 @@ def normalize(
     factor = 1 / jnp.sqrt(var.astype(dtype) + jnp.asarray(epsilon, dtype))
     if scale is not None:
         factor = factor * scale.astype(dtype)
-    # The mean is taken off as a constant, which is exact where it is large, and again, as zero, for its gradient.
+    # Subtract the mean as a constant, which is exact where it is large. Its gradient comes from `term`, where the mean
+    # minus the constant is zero.
     origin = lax.stop_gradient(mean)
     term = (origin - mean) * factor
     if bias is not None:
         term = term + bias.astype(dtype)
     if not is_known(x.shape):
-        # jax cannot tell of every product of unknown sizes that it is one of pixels.
+        # JAX cannot reshape to a product of unknown sizes in every case.
         return ((x.astype(dtype) - origin) * factor + term).astype(x.dtype)
     y = lowering.affine(_as_pixels(x.astype(dtype)), factor[None], term[None], origin[None])
     return y.reshape(x.shape).astype(x.dtype)
@@ -233,7 +237,7 @@ def layer_norm(
       Same shape and dtype as `x`; computed in at least float32.
 
     Raises:
-      ValueError: the shapes do not fit together, or there are not so many axes.
+      ValueError: the shapes do not fit together, or `num_axes` is not in [1, axes of `x`].
       TypeError: `x` is not floating point.
     """
     if not is_int(num_axes) or not 1 <= num_axes <= max(x.ndim, 1):
@@ -295,8 +299,8 @@ def _check_affine(op: str, x: jax.Array, epsilon: float, num_axes: int = 1, **fa
                 raise ValueError(f"{op} expects a {name} of shape {x.shape[-num_axes:]}, got {factor.shape}")
 
 
-# For its gradient it keeps its arguments alone, and computes the rest again: XLA would keep the deviations, and scale
-# and standard deviations spread out to the size of the image.
+# For the gradient, only the arguments are kept and the rest is computed again. XLA would keep the deviations, and the
+# scale and the standard deviations broadcast to the size of the image.
 @partial(jax.checkpoint, static_argnums=(3, 4))
 def _normalized(
     x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, axes: tuple[int, ...], epsilon: float

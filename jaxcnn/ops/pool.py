@@ -73,7 +73,7 @@ def max_pool_with_indices(
 
     Args:
       x: image, shape (height, width, channels), floating point.
-      window_shape: (height, width) of the window, in pixels.
+      window_shape: (height, width) of the window, in taps.
       strides: step of the window, in pixels; the window's shape if None (no overlap).
       padding: as in `max_pool`.
       ceil_mode: as in `max_pool`.

@@ -31,7 +31,7 @@ def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
     return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
 
 
-def drop_path(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
+def drop_path(key: jax.Array, x: jax.Array, rate: float | jax.Array) -> jax.Array:
     """Sets an image to zero with probability `rate`, or scales it up: stochastic depth (Huang et al. 2016).
 
     Put at the end of a residual branch, it skips the branch for this image.
@@ -39,16 +39,21 @@ def drop_path(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
     Args:
       key: typed random key, consumed.
       x: one image or its features, any shape, floating point.
-      rate: probability of dropping, in [0, 1).
+      rate: probability of dropping, in [0, 1); a scalar array may change without a new compilation, and is not checked.
 
     Returns:
       Same shape and dtype as `x`: zeros, or x / (1 - rate).
 
     Raises:
-      ValueError: the rate is outside [0, 1).
+      ValueError: the rate is a number outside [0, 1), or an array that is not a scalar.
       TypeError: `x` is not floating point.
     """
     check_floating("drop_path", x)
+    if isinstance(rate, jax.Array):
+        if rate.shape:
+            raise ValueError(f"drop_path expects a rate that is a number or a scalar array, got shape {rate.shape}")
+        kept = 1 - rate
+        return jnp.where(jax.random.bernoulli(key, kept), x / kept.astype(x.dtype), jnp.zeros_like(x))
     check_rate("drop_path", rate)
     rate = float(rate)
     return jnp.where(jax.random.bernoulli(key, 1.0 - rate), x / (1 - rate), jnp.zeros_like(x))

@@ -20,7 +20,7 @@ def is_known(shape: tuple[Any, ...]) -> bool:
 
 
 def as_number(size: Any) -> Any:
-    """Turns a size into something to compute with.
+    """Turns a size into a number for arithmetic.
 
     Args:
       size: an int or a symbolic dimension.
@@ -32,12 +32,12 @@ def as_number(size: Any) -> Any:
 
 
 def positions(size: Any) -> Any:
-    """Counts from 0.
+    """Returns the integers from 0 to size - 1.
 
     Args:
-      size: how far, an int or a symbolic dimension.
+      size: an int or a symbolic dimension.
 
     Returns:
-      0 to size - 1, integers of shape (size,): a NumPy array, of which constants can be made, or a JAX one.
+      Integers of shape (size,): a NumPy array, which can become a constant; a JAX array for a symbolic dimension.
     """
     return jnp.arange(size, dtype=jnp.int32) if is_symbolic_dim(size) else np.arange(size)

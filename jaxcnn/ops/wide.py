@@ -13,7 +13,7 @@ def over_channels(vector: jax.Array, x: jax.Array) -> jax.Array:
       x: any array of at least as many axes.
 
     Returns:
-      `vector` in the dtype of `x`, with axes of length one before its own.
+      `vector` in the dtype of `x`, with leading axes of length one.
     """
     return vector.astype(x.dtype).reshape((1,) * (x.ndim - vector.ndim) + vector.shape)
 
@@ -21,8 +21,8 @@ def over_channels(vector: jax.Array, x: jax.Array) -> jax.Array:
 def add_bias(x: jax.Array, bias: jax.Array | None) -> jax.Array:
     """Adds a number to each channel.
 
-    Computed in at least float32: the gradient of the bias is a sum over all pixels of all images, which bfloat16 would
-    get wrong by half after a few thousand terms.
+    Computed in at least float32: the gradient of the bias is a sum over all pixels of all images, which would be wrong
+    by half in bfloat16 after a few thousand terms.
 
     Args:
       x: shape (..., channels), floating point.

@@ -42,7 +42,7 @@ def confusion(labels: ArrayLike, predictions: ArrayLike, class_names: Sequence[s
       labels: the true classes, integers in [0, classes), shape (examples,).
       predictions: the predicted classes, integers in [0, classes), shape (examples,).
       class_names: one name for each class; with more than 100 classes only every second, third, ... is shown.
-      subtitle: which model, data and set these are, such as 'lenet5 on digits, test set'.
+      subtitle: names model, data and set, such as 'lenet5 on digits, test set'.
 
     Returns:
       A figure whose size grows with the number of classes, up to about 15 inches on each side.
@@ -130,7 +130,7 @@ def mistakes(
       probabilities: of all classes, in [0, 1] up to rounding, shape (examples, classes).
       class_names: one name for each class; names longer than 16 characters are shortened.
       limit: largest number of images to draw, at least 1.
-      subtitle: which model, data and set these are, such as 'lenet5 on digits, test set'.
+      subtitle: names model, data and set, such as 'lenet5 on digits, test set'.
 
     Returns:
       A figure 8 to 14 inches wide, with 3 to 6 columns.

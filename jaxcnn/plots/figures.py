@@ -1,4 +1,4 @@
-"""What all figures share: size, heading, colours, texts, and `save`.
+"""The shared parts of all figures: size, heading, colours, texts, and `save`.
 
 Nothing here uses pyplot, so no display is needed and no figure stays in memory.
 """
@@ -166,7 +166,7 @@ def em(font: float) -> float:
 
 
 def percent(fraction: float, decimals: int) -> str:
-    """Writes a fraction as a percentage, such as '98.3 %'; '>99.9 %' if rounding would give 100 %.
+    """Formats a fraction as a percentage, such as '98.3 %'; '>99.9 %' if rounding would give 100 %.
 
     Args:
       fraction: in [0, 1].
@@ -182,7 +182,7 @@ def percent(fraction: float, decimals: int) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Writes a number and a noun, such as '1 epoch' or '1,200 epochs'.
+    """Formats a number and a noun, such as '1 epoch' or '1,200 epochs'.
 
     Args:
       number: at least 0.

@@ -59,7 +59,7 @@ def curves(
       metric: name of a metric in [0, 1] of which more is better; None to draw the losses alone.
       best_epoch: the epoch of the history to mark; None for no mark.
       train_note: how the training curves were measured, for example 'measured on augmented images'.
-      subtitle: which model and data these are, such as 'lenet5 on digits, seed 0'.
+      subtitle: names model, data and seed, such as 'lenet5 on digits, seed 0'.
 
     Returns:
       A figure 12.8 inches wide, or 8 inches without a metric.

@@ -53,7 +53,7 @@ def segmentations(
       class_names: one name for each class; names longer than 18 characters are shortened.
       ignore_index: the value of pixels in `masks` to ignore; None if there is none.
       limit: largest number of images to draw, at least 1.
-      subtitle: which model, data and set these are, such as 'unet on shapes, test set'.
+      subtitle: names model, data and set, such as 'unet on shapes, test set'.
 
     Returns:
       A figure about 9 inches wide, with up to `limit` rows of three pictures.

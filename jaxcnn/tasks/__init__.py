@@ -1,8 +1,8 @@
 """Tasks: what a model is trained for. Each one holds a loss, metrics and the meaning of the outputs."""
 
 from jaxcnn.tasks.classification import Classification, MultiLabel
-from jaxcnn.tasks.figures import figures
 from jaxcnn.tasks.losses import cross_entropy, soft_targets
+from jaxcnn.tasks.means import figures
 from jaxcnn.tasks.regression import Regression
 from jaxcnn.tasks.segmentation import Segmentation
 

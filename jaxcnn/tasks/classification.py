@@ -9,8 +9,8 @@ import optax
 
 from jaxcnn.ops.check import at_least_float32
 from jaxcnn.tasks.examples import take, weighted
-from jaxcnn.tasks.figures import figures
 from jaxcnn.tasks.losses import as_weights, check_smoothing, check_weights, cross_entropy
+from jaxcnn.tasks.means import figures
 from jaxcnn.types import Example, Mean, Objective
 from jaxcnn.values import Value
 
@@ -22,9 +22,9 @@ class Classification(Value):
     `batch["label"]` is (batch,) of integers in [0, num_classes), or (batch, num_classes) of floating point: the share
     of each class, as mixup makes them. Outputs are logits (batch, num_classes).
 
-    The loss of an example weighs as much as the class of its label: `class_weights[label]`, and with shares their mean,
-    so that shares of one class alone give what the label gives. `torch.nn.functional.cross_entropy` does the same for
-    labels; for shares it divides by the number of examples.
+    The loss of an example has the weight of its class, `class_weights[label]`; with shares, the mean of the class
+    weights by the shares. So a share of 1 for one class gives the same as its label.
+    `torch.nn.functional.cross_entropy` does the same for labels; for shares it divides by the number of examples.
 
     Attributes:
       label_smoothing: weight of the uniform distribution in the target, in [0, 1).
@@ -59,7 +59,7 @@ class Classification(Value):
     def metrics(self, outputs: jax.Array, batch: Example) -> dict[str, Mean]:
         """Counts examples whose largest logit is that of their label, and whose label is among the five largest.
 
-        If several logits are equal, the first of them counts as larger. The label of shares is the largest of them.
+        Of equal logits, the first counts as the largest. If labels are shares, the class with the largest share counts.
 
         Args:
           outputs: logits (batch, num_classes).
@@ -102,14 +102,14 @@ class Classification(Value):
 class MultiLabel(Value):
     """Any number of labels for each image, by sigmoid cross-entropy of each class.
 
-    `batch["label"]` is (batch, num_classes) with 1 for the classes that are there and 0 for the others, of any dtype;
+    `batch["label"]` is (batch, num_classes) with 1 for the classes of the image and 0 for the others, of any dtype;
     shares between 0 and 1 are accepted. Outputs are logits (batch, num_classes). A label outside [0, 1] has the loss
     NaN. The loss of an example is the mean over its classes.
 
     Attributes:
-      positive_weights: factor of the loss of each class where it is there, at least 0, or None for 1
+      positive_weights: factor of the loss of each class in images that have it, at least 0, or None for 1
         (`pos_weight` of torch).
-      threshold: least probability of a class that is predicted, in (0, 1).
+      threshold: least probability with which a class is predicted, in (0, 1).
     """
 
     positive_weights: tuple[float, ...] | None = None

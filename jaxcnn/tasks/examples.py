@@ -18,7 +18,7 @@ def take(task: str, batch: Example, name: str) -> jax.Array:
       name: the array to take.
 
     Returns:
-      The array. Examples of weight 0 hold zeros, so that whatever pads a batch cannot make a gradient NaN.
+      The array. Examples of weight 0 hold zeros, so that padding cannot make a gradient NaN.
 
     Raises:
       ValueError: the batch has no such array.

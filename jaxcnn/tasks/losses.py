@@ -71,7 +71,7 @@ def soft_targets(labels: jax.Array, num_classes: int, *, dtype: jnp.dtype | type
 
 
 def as_weights(caller: str, class_weights: Sequence[float], logits: jax.Array) -> jax.Array:
-    """Makes an array of weights of classes.
+    """Makes an array of the weights of classes.
 
     Args:
       caller: name of the caller, for the message.
@@ -86,7 +86,7 @@ def as_weights(caller: str, class_weights: Sequence[float], logits: jax.Array) -
     """
     if len(class_weights) != logits.shape[-1]:
         raise ValueError(
-            f"{caller} expects class_weights for {logits.shape[-1]} classes, got {len(class_weights)} numbers"
+            f"{caller} expects one weight for each of {logits.shape[-1]} classes, got {len(class_weights)} weights"
         )
     return jnp.asarray(class_weights, logits.dtype)
 
@@ -106,7 +106,7 @@ def check_smoothing(caller: str, label_smoothing: float) -> None:
 
 
 def check_weights(task: str, name: str, weights: tuple[float, ...] | None) -> None:
-    """Refuses weights of classes that are negative or not finite.
+    """Refuses weights of classes that are negative, not finite, or all 0.
 
     Args:
       task: name of the task, for the message.
@@ -114,7 +114,7 @@ def check_weights(task: str, name: str, weights: tuple[float, ...] | None) -> No
       weights: one number for each class, or None.
 
     Raises:
-      ValueError: a weight is not a number of at least 0.
+      ValueError: a weight is negative or not finite, or all are 0.
       TypeError: the weights are not a tuple.
     """
     if weights is None:

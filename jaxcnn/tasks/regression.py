@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcnn.tasks.examples import take, weighted
-from jaxcnn.tasks.figures import figures
+from jaxcnn.tasks.means import figures
 from jaxcnn.types import Example, Mean, Objective
 from jaxcnn.values import Value
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from jaxcnn.ops.check import at_least_float32
 from jaxcnn.tasks.examples import take, weighted
-from jaxcnn.tasks.figures import figures
 from jaxcnn.tasks.losses import as_weights, check_smoothing, check_weights, cross_entropy
+from jaxcnn.tasks.means import figures
 from jaxcnn.types import Example, Mean, Objective
 from jaxcnn.values import Value
 
@@ -58,7 +58,7 @@ class Segmentation(Value):
         """Computes the loss; see `jaxcnn.types.Task.loss`."""
         mask, counted = self._mask(outputs, batch)
         losses = cross_entropy(outputs, mask, label_smoothing=self.label_smoothing, class_weights=self.class_weights)
-        # Before `where`, so that a mask out of range stays NaN: `_mask` holds no ignored pixels.
+        # `where` zeroes the ignored pixels, which have class 0 in `mask`. A class out of range keeps its NaN.
         totals = _sum_of_each(jnp.where(counted, losses, jnp.zeros((), losses.dtype)))
         weights = self._pixel_weights(outputs, mask) * counted.astype(losses.dtype)
         if self.dice_weight:

@@ -1,4 +1,4 @@
-"""What the traced program of any function of an image says: its receptive field, and its multiply-adds."""
+"""Receptive fields and multiply-adds of any function of an image, from its traced program."""
 
 from jaxcnn.tracing.dataflow import follow
 from jaxcnn.tracing.fields import ReceptiveField, Span, field_of, receptive_fields, seen_by_image

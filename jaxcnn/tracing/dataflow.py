@@ -12,11 +12,11 @@ from jax.extend import core
 from jaxcnn.tracing.rules import RULES, Operands, Seen, mixed, together, union
 
 _LARGEST_CONSTANT = 2**20
-"""Largest number of elements of a constant that is computed, to know which pixels an index reads."""
+"""Largest number of elements of a constant that is computed to find the pixels that an index reads."""
 
 
 class Value(NamedTuple):
-    """What is known of an array of the program.
+    """The abstract value of an array of the program.
 
     Attributes:
       seen: what its elements see of the image.

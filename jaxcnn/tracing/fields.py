@@ -18,9 +18,8 @@ from jaxcnn.tracing.rules import Seen
 class Span(NamedTuple):
     """The receptive field of one row (or column) of output pixels, along one axis.
 
-    Output pixel i sees no input pixels but those from `start + i * stride` to `start + i * stride + extent`; pixels
-    beyond the border are padding. If the stride is a fraction, so are these bounds, and the integers between them
-    count.
+    Output pixel i sees only input pixels from `start + i * stride` to `start + i * stride + extent`; pixels beyond the
+    border are padding. If the stride is a fraction, so are these bounds, and the integers between them count.
     """
 
     extent: Fraction
@@ -57,7 +56,7 @@ class ReceptiveField:
 
 
 def field_of(seen: Seen, shape: Sequence[int]) -> ReceptiveField:
-    """Describes what the elements of an array see by the extent, the stride and the start along each axis.
+    """Describes the receptive field of an array's elements by the extent, the stride and the start along each axis.
 
     Entries next to a repeated border (reflected, say), which see other pixels than their position says, do not count.
 
@@ -95,9 +94,9 @@ def receptive_fields(function: Callable[..., Any], image: Any, *others: Any) -> 
     """Computes the receptive fields of the results of any function of an image.
 
     The function is traced on abstract arrays; nothing is computed. Convolutions, pooling, padding, slices, resizing,
-    pixel shuffles and reductions are followed exactly, pixel by pixel; what JAX operation is not known counts as one
-    whose results depend on all pixels that its operands depend on. So a field may be too large, never too small, but
-    for pixels next to a border that repeats the image.
+    pixel shuffles and reductions are followed exactly, pixel by pixel. The results of an unknown JAX operation count as
+    dependent on all pixels that its operands depend on. So a field may be too large, but never too small, except for
+    pixels next to a border that repeats the image.
 
     Args:
       function: a function of an image, and of other arrays such as parameters.

@@ -1,4 +1,4 @@
-"""What the elements of an array see of one axis of the image: the abstract values of `jaxcnn.tracing`."""
+"""The rows or columns of the image that an array's elements depend on: the abstract values of `jaxcnn.tracing`."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -84,7 +84,7 @@ class Line:
     def read(self, places: np.ndarray, used: np.ndarray | None, step: Fraction) -> "Line":
         """Returns the line of outputs that each read several entries of this one.
 
-        A place outside the line reads what the entries would be if the line went on.
+        A place outside the line reads an entry of the line as if it continued.
 
         Args:
           places: the entries that each output reads, integers of shape (outputs, taps).

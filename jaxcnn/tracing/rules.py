@@ -1,6 +1,7 @@
-"""What the results of each primitive see, given what its operands see.
+"""Rules that compute which pixels the results of a primitive see, from those that its operands see.
 
-A rule may name too many pixels, never too few. A primitive without a rule sees all that its operands see.
+A rule may return too many pixels, but never too few. The results of a primitive without a rule see all pixels that its
+operands see.
 """
 
 from collections.abc import Callable, Sequence
@@ -61,7 +62,7 @@ def union(several: Sequence[Seen], shape: Shape) -> Seen:
 
 
 def mixed(operands: Operands, params: dict[str, Any], shapes: Sequence[Shape]) -> list[Seen]:
-    """The rule of a primitive that is not known: each result sees what all operands see."""
+    """The rule of an unknown primitive: each result sees what all operands see."""
     del params
     return [union([together(seen) for seen in operands.seen], ())] * len(shapes)
 
@@ -425,7 +426,7 @@ def _concatenate(operands: Operands, params: dict[str, Any], shapes: Sequence[Sh
 
 
 def _concatenated(axis: int, lines: list[Line | None], lengths: list[int]) -> Line:
-    """Joins lines end to end. The longest goes on into constant parts, and decides what is regular."""
+    """Joins lines end to end. The longest line continues into constant parts, and decides which entries are regular."""
     lines = [line if line is None else line.unfolded(n) for line, n in zip(lines, lengths, strict=True)]
     if any(line is not None and line.axis not in (axis, None) for line in lines) or all(
         line is None or line.axis is None for line in lines

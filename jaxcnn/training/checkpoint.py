@@ -236,22 +236,6 @@ class Checkpoints:
                 )
         raise self._none_usable(skipped)
 
-    def read_meta(self) -> tuple[int, dict[str, Any]]:
-        """Reads step and meta of the newest checkpoint with a valid record, without reading its arrays.
-
-        Returns:
-          The step and the JSON values saved with it.
-
-        Raises:
-          FileNotFoundError: the directory holds no checkpoint.
-          CheckpointError: no record is valid.
-        """
-        skipped: list[str] = []
-        with self._open() as manager:
-            for step, record in self._records(manager, skipped):
-                return step, record["meta"]
-        raise self._none_usable(skipped)
-
     def faults(self) -> list[str]:
         """Checks the records of all checkpoints without reading their arrays.
 

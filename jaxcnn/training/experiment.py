@@ -13,11 +13,12 @@ import numpy as np
 from jaxcnn import environment, trees
 from jaxcnn.data import Batches, Prepare, Source, Splits
 from jaxcnn.layers import batched
+from jaxcnn.models.text import difference
 from jaxcnn.tasks import Classification, MultiLabel, Regression, Segmentation
 from jaxcnn.text import printable
 from jaxcnn.training.observers import Observer
 from jaxcnn.training.phases import Phase, make_phases
-from jaxcnn.training.recipe import AUGMENTATIONS, Recipe
+from jaxcnn.training.recipe import AUGMENTATIONS, Recipe, RecipeError
 from jaxcnn.training.run_folder import RunFolder, RunFolderError
 from jaxcnn.types import Layer, Params, Shape, State, Task
 
@@ -25,7 +26,7 @@ _PACKAGES = ("jaxcnn", "jax", "jaxlib", "optax", "numpy", "orbax-checkpoint", "s
 
 
 def choose_task(source: Source) -> Task:
-    """Chooses the task that the entries of the examples are made for.
+    """Chooses the task by the entries of the examples.
 
     Args:
       source: the examples.
@@ -75,7 +76,7 @@ class Experiment:
       splits: "train", "validation" and "test".
       recipe: how to train.
       task: loss and metrics.
-      observers: get the events of the training.
+      observers: receive the events of the training.
       prepare: prepares the examples of training on the host, or None.
     """
 
@@ -89,6 +90,11 @@ class Experiment:
     @functools.cached_property
     def batches(self) -> Batches:
         """The training set by step."""
+        count = len(self.splits["train"])
+        if self.recipe.batch_size > count:
+            raise RecipeError(
+                "batch_size", f"expects at most the number of training examples, {count}, got {self.recipe.batch_size}"
+            )
         return Batches(self.splits["train"], self.recipe.batch_size, seed=self.recipe.seed, prepare=self.prepare)
 
     @property
@@ -134,7 +140,7 @@ class Experiment:
         if augment is not None:
             one = {name: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for name, leaf in example.items()}
             jax.eval_shape(augment, jax.random.key(0), one)
-        # Both refuse what does not fit.
+        # Building both refuses parts that do not fit.
         _ = self.batches, self.phases
 
     def _check_classes(self, outputs: Shape) -> None:
@@ -202,7 +208,7 @@ def weights_fingerprint(params: Params, state: State) -> str:
 
 
 def check_same(folder: RunFolder, experiment: Experiment) -> None:
-    """Refuses a training that is not that of the folder.
+    """Refuses a training that differs from that of the folder.
 
     Args:
       folder: the run folder.
@@ -216,8 +222,8 @@ def check_same(folder: RunFolder, experiment: Experiment) -> None:
     if changed := [f"{name} {before[name]!r} to {now[name]!r}" for name in before if before[name] != now[name]]:
         raise RunFolderError(f"expected the recipe of {where}, got changes: {', '.join(changed)}; start a new run")
     for name, got in (("model", experiment.layer), ("task", experiment.task)):
-        if config[name] is not None and config[name] != repr(got):
-            raise RunFolderError(f"expected the {name} of {where}, {config[name]:.200}, got {got!r:.200}")
+        if config[name] is not None and (lines := difference(config[name], got)):
+            raise RunFolderError(f"expected the {name} of {where}, with {lines[0]!r:.200}, got {lines[1]!r:.200}")
     # Before there was such an option, nothing was prepared.
     if (prepared := config.get("prepare")) != (got := _repr(experiment.prepare)):
         raise RunFolderError(f"expected the same prepare= as {where}, {prepared}, got {got}")

@@ -22,13 +22,13 @@ _AUXILIARY_WEIGHTS = {"inception_v3": 0.4}
 
 
 def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Arranges a config of version 0.1 as today's.
+    """Converts a config of version 0.1 to today's layout.
 
     Args:
       config: the content of config.json.
 
     Returns:
-      The content in today's arrangement; model, image shape and class names are None.
+      The content in today's layout; model, image shape and class names are None.
     """
     options = dict(config["options"])
     known = {field.name for field in dataclasses.fields(Recipe)}
@@ -47,7 +47,7 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def upgraded_meta(meta: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
-    """Arranges the meta of a checkpoint of version 0.1 as today's.
+    """Converts the meta of a checkpoint of version 0.1 to today's layout.
 
     Args:
       meta: as `Checkpoints.restore` returns it.
@@ -68,7 +68,7 @@ def upgraded_meta(meta: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
 
 
 def describe(config: Mapping[str, Any]) -> tuple[Layer, Shape, tuple[str, ...]]:
-    """Reads the data of a run for what its config does not say.
+    """Describes the model of a run, whose config lacks the image shape and the class names, by reading its data.
 
     Args:
       config: as `upgraded` returns it.

@@ -105,10 +105,10 @@ def fit(
 ) -> Fitted:
     """Trains for a number of epochs.
 
-    A thread prepares the next batches. The metrics of each step come to the host in one transfer, while the device
-    computes the next step, so that the device does not wait. A non-finite gradient stops training only if it makes a
-    parameter non-finite: `optax.zero_nans` or `apply_if_finite` can skip it. `Metrics.gradient_norm` shows it in both
-    cases.
+    A thread prepares the next batches. The metrics of each step are copied to the host in one transfer, while the
+    device computes the next step, so that the device does not wait. A non-finite gradient stops training only if it
+    makes a parameter non-finite: `optax.zero_nans` or `apply_if_finite` can skip it. `Metrics.gradient_norm` shows it
+    in both cases.
 
     Args:
       train_state: the train state to start from. It is donated.
@@ -178,7 +178,7 @@ def evaluate(
       prefetch: greatest number of batches that wait; 0 for no thread.
 
     Returns:
-      The loss under "loss" and the metrics, summed over all examples, in NumPy; `Task.report` makes figures of them.
+      The loss under "loss" and the metrics, summed over all examples, in NumPy; `Task.report` turns them into figures.
 
     Raises:
       ValueError: the batches do not hold `count` examples, or none.
@@ -188,7 +188,7 @@ def evaluate(
     with closing(ahead(batches, prefetch)) as items:
         for batch in items:
             sums = eval_step(params, state, batch)
-            # The sums of the batch before, so that the device computes meanwhile.
+            # Fetch the sums of the previous batch while the device computes this one.
             total, pending = total if pending is None else add_sums(total, jax.device_get(pending)), sums
             seen += _count(batch)
     if pending is None or count not in (None, seen):
@@ -316,7 +316,7 @@ def _counted(metrics: Metrics, pending: tuple[int, Metrics] | None) -> Metrics:
         return metrics
     step, step_metrics = pending
     step_metrics = jax.device_get(step_metrics)
-    # The sum, not the mean: a batch may have no weight, which says nothing against the model.
+    # Check the sum, not the mean: that of a batch of weight 0 is NaN, which is no fault of the model.
     finite = math.isfinite(step_metrics.sums["loss"].total)
     if step_metrics.non_finite or not finite:
         raise NonFiniteLossError(step, step_metrics.mean_loss, int(step_metrics.non_finite))

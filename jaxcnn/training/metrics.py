@@ -1,4 +1,4 @@
-"""What a training step measures: sums that add up exactly, and checks that do not."""
+"""The metrics of a training step: sums that add up exactly, and checks that do not."""
 
 import math
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ class Metrics(NamedTuple):
     non_finite: Any = 0
 
     def plus(self, other: "Metrics") -> "Metrics":
-        """Adds the metrics of other examples in float64; waits for the device if they are there."""
+        """Adds the metrics of other examples in float64; waits for the device if it still computes them."""
         return Metrics(
             add_sums(self.sums, other.sums),
             # Unlike Python's `max`, NumPy's keeps NaN.
@@ -62,7 +62,7 @@ def add_sums(one: Mapping[str, Mean], other: Mapping[str, Mean]) -> dict[str, Me
     """Adds metrics in float64 on the host.
 
     Args:
-      one: metrics by name; those of no example may be empty.
+      one: metrics by name; empty for no example.
       other: metrics of other examples.
 
     Returns:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxcnn.types import Example, State
 
 Part = Callable[[State, Any, jax.Array], tuple[Any, State]]
-"""From state, micro-batch and key to a tree of sums and the new state."""
+"""Maps state, micro-batch and key to a tree of sums and the new state."""
 
 
 def sum_over(part: Part, count: int, state: State, batch: Example, key: jax.Array) -> tuple[Any, State]:
@@ -23,7 +23,7 @@ def sum_over(part: Part, count: int, state: State, batch: Example, key: jax.Arra
       count: number of micro-batches; 1 calls the function on the batch.
       state: the first state.
       batch: arrays of one length, which `count` divides.
-      key: typed random key, consumed; each of several micro-batches gets another one.
+      key: typed random key, consumed; split into one for each of several micro-batches.
 
     Returns:
       The sums and the last state.

@@ -12,14 +12,14 @@ from jaxcnn.types import Example
 from jaxcnn.values import Value
 
 Mix: TypeAlias = Callable[[jax.Array, Example], dict[str, Any]]
-"""From a typed random key and a batch to a batch of the same images' shape; the labels may become shares of classes."""
+"""Maps a typed random key and a batch to a batch with images of the same shape; labels may become shares of classes."""
 
 
 @dataclass(frozen=True, repr=False)
 class Mixup(Value):
     """Mixes each image with another one of the batch, and their labels in the same shares (Zhang et al. 2018).
 
-    The share of the first image is one number for the whole batch, of the distribution Beta(alpha, alpha).
+    The share of the first image is one number for the whole batch, drawn from Beta(alpha, alpha).
     `batch["label"]` is (batch,) of integers, or (batch, num_classes) of shares; it becomes shares.
 
     Attributes:
@@ -61,9 +61,9 @@ class Mixup(Value):
 class CutMix(Value):
     """Puts a rectangle of another image of the batch into each image; labels by area (Yun et al. 2019).
 
-    One rectangle serves the whole batch. Its sides are sqrt(1 - share) of the image's, where the share is of the
-    distribution Beta(alpha, alpha), and its centre is anywhere in the image; what stands out is cut off. The labels are
-    shared by the area that is there (section 3.1 and appendix A). `batch["label"]` is as for `Mixup`.
+    One rectangle serves the whole batch. Its sides are sqrt(1 - share) of the image's, where the share is drawn from
+    Beta(alpha, alpha), and its centre is anywhere in the image; the part outside the image is cut off. The labels are
+    mixed by the area that remains (section 3.1 and appendix A). `batch["label"]` is as for `Mixup`.
 
     Attributes:
       num_classes: number of classes.

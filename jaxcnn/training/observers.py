@@ -1,4 +1,4 @@
-"""What a training tells about itself while it runs."""
+"""The events of a training, and the observers that receive them."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ from jaxcnn.types import Objective
 
 
 class Start(NamedTuple):
-    """What is about to be trained.
+    """Facts about a training that is about to start.
 
     Attributes:
       parameters: number of parameters of the model.
@@ -35,7 +35,7 @@ class Start(NamedTuple):
 
 
 class Observer:
-    """Gets the events of a training, all in the thread that trains. These methods do nothing: override some.
+    """Receives the events of a training, in the training thread. The methods do nothing: override those that you need.
 
     An exception in a method ends the training.
     """

@@ -1,4 +1,4 @@
-"""Optimizers and schedules by name, for recipes and command lines; in Python, any of Optax serves as well."""
+"""Optimizers and schedules by name, for recipes and the command line; in Python, any Optax optimizer works too."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +15,7 @@ _Build = Callable[[optax.ScalarOrSchedule, _Decay], optax.GradientTransformation
 
 
 def _decoupled(direction: Callable[[], optax.GradientTransformation]) -> _Build:
-    """Decays parameters beside the gradient's direction, by the learning rate (Loshchilov & Hutter 2019)."""
+    """Decays the parameters separately from the gradient, scaled by the learning rate (Loshchilov & Hutter 2019)."""
     return lambda rate, decay: optax.chain(direction(), decay, optax.scale_by_learning_rate(rate))
 
 
@@ -31,10 +31,10 @@ OPTIMIZERS: Mapping[str, _Build] = {
     "rmsprop": _coupled(optax.rmsprop),
     "sgd": _coupled(lambda rate: optax.sgd(rate, momentum=0.9, nesterov=True)),
 }
-"""Optimizers by name, of a learning rate and of a transformation that adds weight decay."""
+"""Functions by name that make an optimizer from a learning rate and a transformation that adds weight decay."""
 
 SCHEDULES = ("cosine", "linear", "constant")
-"""What the learning rate does after its rise."""
+"""Names of the courses of the learning rate after its rise."""
 
 
 def make_optimizer(
@@ -110,6 +110,6 @@ def make_schedule(kind: str, peak: float, *, warmup_steps: int, total_steps: int
 
 
 def _kernels(params: Any) -> Any:
-    # There may be none: a run can freeze every kernel.
+    # Not `trees.mask_by_name`, which expects a match: a run can freeze every kernel.
     kernels = [name.rpartition("/")[2] == "kernel" for name in trees.named_leaves(params)]
     return jax.tree.unflatten(jax.tree.structure(params), kernels)

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxcnn import trees
 from jaxcnn.layers import AuxiliaryHeads, Flatten, Frozen, Function, Run, Sequential, freeze, trainable
+from jaxcnn.training.drop_path_schedule import has_drop_path
 from jaxcnn.training.mixing import CutMix, Mixup
 from jaxcnn.training.optimizers import make_optimizer, make_schedule
 from jaxcnn.training.recipe import AUGMENTATIONS, Recipe, RecipeError
@@ -29,6 +31,7 @@ class Phase(NamedTuple):
       last_epoch: number of finished epochs at its end.
       schedule: learning rate by step, counted from the start of the phase.
       optimizer: optimizer with the schedule; its state is new in each phase.
+      drop_path_schedule: factor of the rates of drop path by step, counted from the start of the training; None for 1.
     """
 
     layer: Layer
@@ -37,6 +40,7 @@ class Phase(NamedTuple):
     last_epoch: int
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
+    drop_path_schedule: optax.Schedule | None
 
 
 def make_phases(
@@ -61,7 +65,7 @@ def make_phases(
 
     Raises:
       ValueError: `freeze` matches no layer or leaves no parameter to train, `learning_rates` do not match each
-        parameter once, or `cache_features` does not fit the model.
+        parameter once, or `cache_features` or `drop_path_warmup_epochs` does not fit the model.
     """
     factors = recipe.learning_rate_factors()
     if factors:
@@ -84,7 +88,14 @@ def make_phases(
             clip_norm=recipe.clip_norm,
             factors=_of_trained(factors, params, mask),
         )
-        phases.append(Phase(model, mask, first_epoch, last_epoch, rate_by_step, optimizer))
+        rise = _rise(recipe, steps_per_epoch) if has_drop_path(model) else None
+        phases.append(Phase(model, mask, first_epoch, last_epoch, rate_by_step, optimizer, rise))
+    if recipe.drop_path_warmup_epochs and not any(phase.drop_path_schedule for phase in phases):
+        raise RecipeError(
+            "drop_path_warmup_epochs",
+            "expects a model with drop path that is trained, got one without; omit it, or choose a model with drop "
+            "path, such as convnext_tiny",
+        )
     if recipe.cache_features:
         cut_in_two(phases[0].layer)
     return tuple(phases)
@@ -113,6 +124,7 @@ def make_phase_step(phase: Phase, model: Layer, recipe: Recipe, task: Task, num_
         micro_batches=recipe.micro_batches,
         ema=recipe.ema,
         auxiliary_weight=recipe.auxiliary_weight,
+        drop_path_schedule=phase.drop_path_schedule,
         trainable=phase.trainable,
     )
 
@@ -175,6 +187,13 @@ def _frozen(pattern: str | None, layer: Layer, params: Params) -> tuple[Layer, A
     if not any(jax.tree.leaves(mask)):
         raise RecipeError("freeze", f"{pattern} leaves no parameter to train; freeze fewer layers")
     return frozen, mask
+
+
+def _rise(recipe: Recipe, steps_per_epoch: int) -> optax.Schedule | None:
+    if not recipe.drop_path_warmup_epochs:
+        return None
+    steps = recipe.drop_path_warmup_epochs * steps_per_epoch
+    return lambda step: jnp.minimum(jnp.asarray(step, jnp.float32) / steps, 1.0)
 
 
 def _of_trained(factors: Mapping[str, float], params: Params, mask: Any) -> dict[str, float]:

@@ -14,8 +14,8 @@ from jaxcnn.values import Value
 class Precision(Value):
     """The dtypes of a training or of an evaluation, by name.
 
-    Small dtypes for parameters save memory, but an update that is small beside its parameter is rounded away: keep
-    float32 unless memory decides.
+    Small dtypes for parameters save memory, but an update that is much smaller than its parameter is rounded away: keep
+    float32 unless you run out of memory.
 
     Attributes:
       compute: dtype of the images, and so of all layers. Layers compute in the dtype of their input.
@@ -46,7 +46,7 @@ class Precision(Value):
 
 
 def as_precision(precision: Any) -> Precision:
-    """Makes a precision of the dtype of the computation.
+    """Turns a dtype of the computation into a `Precision`; returns a `Precision` as it is.
 
     Args:
       precision: a `Precision`; or a dtype or its name, such as "bfloat16", for `Precision(compute=...)`.
@@ -55,7 +55,7 @@ def as_precision(precision: Any) -> Precision:
       The precision.
 
     Raises:
-      ValueError: it is no floating-point dtype.
+      ValueError: it is not a floating-point dtype.
     """
     return precision if isinstance(precision, Precision) else Precision(precision)
 

@@ -1,4 +1,4 @@
-"""The learning-rate range test: which learning rate to train with."""
+"""The learning-rate range test, which suggests a learning rate."""
 
 import math
 from contextlib import closing
@@ -19,17 +19,17 @@ from jaxcnn.training.train_state import make_train_state
 from jaxcnn.types import Layer, Params, State, Task
 
 _FEWEST = 10
-"""Least number of losses that a suggestion is made from."""
+"""Least number of losses for a suggestion."""
 
 _MEMORY = 0.9
 """Decay of the moving average of the loss that tells whether the training diverges."""
 
 _SMOOTHING = 30
-"""The standard deviation of the smoothing is one in this many steps of the range test."""
+"""The standard deviation of the smoothing is the number of steps divided by this."""
 
 
 class RangeTest(NamedTuple):
-    """The result of a learning-rate range test; `jaxcnn.plots.learning_rates(rates, losses)` draws it.
+    """The result of a learning-rate range test; `jaxcnn.plots.learning_rates` draws it.
 
     Attributes:
       rates: learning rates of the steps, increasing, shape (steps,).

@@ -1,4 +1,4 @@
-"""Recipes: all that defines a training besides the model, its first weights, the task and the data."""
+"""Recipes: everything that defines a training besides the model, its initial weights, the task and the data."""
 
 import dataclasses
 import math
@@ -22,12 +22,12 @@ _LONGEST_DEFAULT_WARMUP = 3.0
 
 
 class RecipeError(ValueError):
-    """A field of a recipe has a value that no training can have.
+    """A field of a recipe has an invalid value.
 
     Attributes:
       field: name of the field.
       expected: the message after that name.
-      other: name of another field that the message ends with or goes on from, or "".
+      other: name of another field, which follows in the message, or "".
       rest: the message after that other name.
     """
 
@@ -38,7 +38,7 @@ class RecipeError(ValueError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that defines a training besides the model, its first weights, the task and the data; a hashable value.
+    """Everything that defines a training besides the model, its initial weights, the task and the data; hashable.
 
     Raises:
       RecipeError: a field is out of range, or has no effect without another field.
@@ -76,6 +76,9 @@ class Recipe:
     exported. Default: none."""
     auxiliary_weight: float = 0.3
     """Weight of the loss of each auxiliary head: 0.3 for googlenet, 0.4 for inception_v3; other models have none."""
+    drop_path_warmup_epochs: float = 0.0
+    """Epochs in which the rates of stochastic depth (drop path) rise linearly from zero to those of the model; 0 for
+    the full rates from the start. For models with drop path, such as convnext_tiny."""
     seed: int = 0
     """Seed of the initial parameters, the order of the images, the augmentation and the dropout."""
     split_seed: int = 0
@@ -190,6 +193,7 @@ def _check_numbers(recipe: Recipe) -> None:
         ("micro_batches", _is_whole(recipe.micro_batches, 1), "at least 1"),
         ("ema", _is_between(recipe.ema, 0) and (recipe.ema or 0) < 1, "in [0, 1)"),
         ("auxiliary_weight", _is_between(recipe.auxiliary_weight, 0), "at least 0, and finite"),
+        ("drop_path_warmup_epochs", _is_between(recipe.drop_path_warmup_epochs, 0), "at least 0, and finite"),
         ("split_seed", _is_whole(recipe.split_seed, 0), "at least 0"),
         ("seed", _is_whole(recipe.seed, 0) and recipe.seed < 2**63, "at least 0 and below 2**63"),
         ("unfreeze_epoch", recipe.unfreeze_epoch is None or _is_whole(recipe.unfreeze_epoch, 1), "at least 1"),
@@ -197,7 +201,7 @@ def _check_numbers(recipe: Recipe) -> None:
         ("patience", recipe.patience is None or _is_whole(recipe.patience, 1), "at least 1"),
         ("checkpoint_epochs", _is_whole(recipe.checkpoint_epochs, 1), "at least 1"),
     ):
-        if not valid:
+        if not valid or (getattr(recipe, name) is None and getattr(Recipe, name) is not None):
             raise RecipeError(name, f"expects a number {expected}, got {getattr(recipe, name)!r}")
     if recipe.unfreeze_epoch is not None and recipe.unfreeze_epoch >= recipe.epochs:
         raise RecipeError("unfreeze_epoch", "expects a number below ", "epochs", f", got {recipe.unfreeze_epoch!r}")
@@ -207,6 +211,13 @@ def _check_numbers(recipe: Recipe) -> None:
             "warmup_epochs",
             f"expects at most the {shortest} epoch{'s' if shortest > 1 else ''} of a phase, got "
             f"{recipe.warmup_epochs:g}: the learning rate would never reach its largest value",
+        )
+    if recipe.drop_path_warmup_epochs > recipe.epochs:
+        raise RecipeError(
+            "drop_path_warmup_epochs",
+            "expects at most the ",
+            "epochs",
+            f" {recipe.epochs}, got {recipe.drop_path_warmup_epochs:g}: the rates would never reach those of the model",
         )
 
 

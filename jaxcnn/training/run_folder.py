@@ -1,11 +1,11 @@
 """The folder of a run: its description, metrics, best weights, checkpoints and result.
 
-    config.json     what the run is: recipe, task, model, data, versions; with its identity
+    config.json     recipe, task, model, fingerprint of the data and versions; with the identity of the run
     metrics.jsonl   one line for each finished epoch
     best.npz        parameters and state of the best epoch; neither data nor optimizer is needed to read it
     checkpoints/    all that a resumed run needs; see `jaxcnn.training.checkpoint`
-    result.json     what the finished run reached
-    lock            held by the process that trains
+    result.json     the figures of the finished run
+    lock            held by the process that trains, which it names
 
 Every file names the run that wrote it and has a checksum, so that an edited or damaged file, or one of another run, is
 noticed when it is read. The folder can be moved.
@@ -26,7 +26,7 @@ import numpy as np
 
 from jaxcnn import trees
 from jaxcnn.files import check_target, written_whole
-from jaxcnn.models.text import parse_value
+from jaxcnn.models.text import difference, parse_value
 from jaxcnn.text import printable
 from jaxcnn.training import first_schema
 from jaxcnn.training.checkpoint import Checkpoints
@@ -40,7 +40,7 @@ _REQUIRED = ("recipe", "model", "task", "image_shape", "class_names", "data_fing
 
 
 class RunFolderError(ValueError):
-    """A path is no run folder, or its files are damaged, were edited, belong to another run or cannot be written."""
+    """A path is not a run folder, or its files are damaged, were edited, belong to another run or cannot be written."""
 
 
 class RunFolder:
@@ -51,10 +51,10 @@ class RunFolder:
 
     Attributes:
       path: the folder.
-      config: what the run is, as JSON values by name.
+      config: the description of the run, as JSON values by name.
 
     Raises:
-      RunFolderError: the path is no run folder, or config.json is damaged, was edited or is of a later version.
+      RunFolderError: the path is not a run folder, or config.json is damaged, was edited or is of a later version.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -90,7 +90,7 @@ class RunFolder:
 
         Args:
           path: the folder; it must be new or empty.
-          config: what the run is, as JSON values by name.
+          config: the description of the run, as JSON values by name.
           numbered: whether to append a number to the name if there is such a folder already. No two processes get the
             same folder.
 
@@ -167,26 +167,37 @@ class RunFolder:
             return parse_value(self.config["task"])
 
     def described(self, layer: Layer | None = None) -> tuple[Layer, Shape, tuple[str, ...]]:
-        """Returns what is needed to use the model of the run, besides its weights.
+        """Returns all that the use of the model needs besides its weights.
 
         Args:
-          layer: the model, if it has layers of classes that are not imported; None reads it from the folder.
+          layer: the model, if it has classes that are not imported or functions of your own; None reads it from the
+            folder.
 
         Returns:
           The model, the shape of its images and the names of its classes.
 
         Raises:
-          RunFolderError: the model is unknown or differs from `layer`, or the data of a run of version 0.1 are not
-            there.
+          RunFolderError: the model is unknown or differs from `layer`, or the data of a run of version 0.1 are
+            missing.
         """
         with self._reading("model"):
             text = self.config["model"]
             if text is None:
                 return first_schema.describe(self.config)
-            if layer is not None and repr(layer) != text:
-                raise ValueError(f"{text:.200}, which differs from layer={layer!r:.200}")
-            found = parse_value(text) if layer is None else layer
+            if layer is not None and (lines := difference(text, layer)):
+                raise ValueError(f"{lines[0]!r:.200}, which differs from {lines[1]!r:.200} in layer=")
+            found = self._parsed(text) if layer is None else layer
             return found, tuple(self.config["image_shape"]), tuple(self.config["class_names"])
+
+    @staticmethod
+    def _parsed(text: str) -> Layer:
+        try:
+            return parse_value(text)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; a model with classes or functions of your own is loaded in Python: "
+                "jaxcnn.load(folder, layer=model)"
+            ) from error
 
     @contextlib.contextmanager
     def _reading(self, what: str) -> Iterator[None]:
@@ -335,7 +346,7 @@ class RunFolder:
                 },
             }
         )
-        # NumPy's format knows no bfloat16: all arrays are written as bytes.
+        # NumPy's format does not support bfloat16: all arrays are written as bytes.
         content: Any = {name: np.frombuffer(array.tobytes(), np.uint8) for name, array in arrays.items()}
         with _written(self.path), written_whole(self.path / "best.npz") as file:
             np.savez(file, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **content)
@@ -395,7 +406,7 @@ class RunFolder:
 
 
 def is_run_folder(path: str | os.PathLike[str]) -> bool:
-    """Tells whether a path is the folder of a run, and not of published weights, which may have a config.json too.
+    """Tells whether a path is the folder of a run, rather than of published weights, which may have a config.json too.
 
     Args:
       path: any path.
@@ -405,7 +416,7 @@ def is_run_folder(path: str | os.PathLike[str]) -> bool:
 
 
 class ModelInfo(NamedTuple):
-    """What the trained model of a run is for.
+    """Facts about the trained model of a run.
 
     Attributes:
       image_shape: (height, width, channels) of the images; their pixels are in [0, 1].
@@ -431,7 +442,7 @@ class TrainedModel(NamedTuple):
       layer: the model.
       params: parameters of the best epoch.
       state: its state.
-      info: what it is for.
+      info: its images, classes and task.
     """
 
     layer: Layer
@@ -443,18 +454,18 @@ class TrainedModel(NamedTuple):
 def load_model(path: str | os.PathLike[str], *, layer: Layer | None = None) -> TrainedModel:
     """Reads the trained model of a run folder; neither the data nor the optimizer is needed.
 
-    The folder of a run of version 0.1 does not name its classes; there, the data are read for them.
+    The folder of a run of version 0.1 lacks the class names; they are read from the data.
 
     Args:
       path: the run folder.
-      layer: the model, if it has layers of classes that are not imported; None reads it from the folder.
+      layer: the model, if it has classes that are not imported or functions of your own; None reads it from the folder.
 
     Returns:
       The model with the weights of its best epoch.
 
     Raises:
-      RunFolderError: the path is no run folder, the folder is damaged, its model is unknown or differs from `layer`, or
-        no epoch is finished.
+      RunFolderError: the path is not a run folder, the folder is damaged, its model is unknown or differs from `layer`,
+        or no epoch is finished.
       CheckpointError: there is no best.npz, and all checkpoints are damaged.
     """
     folder = RunFolder(path)
@@ -469,6 +480,8 @@ def load_model(path: str | os.PathLike[str], *, layer: Layer | None = None) -> T
     info = ModelInfo(image_shape, class_names, folder.task, folder.config["recipe"]["precision"], epoch, skipped)
     return TrainedModel(found, params, state, info)
 
+
+_LOCKED_BYTE = 1024
 
 _RESTORE = "restore the file from a copy, or start a new run"
 
@@ -486,7 +499,7 @@ def _upgraded(config: dict[str, Any], file: Path) -> dict[str, Any]:
 
 
 def _numbered(path: Path) -> Path:
-    """Creates a new folder, with a number after its name if need be."""
+    """Creates a new folder, with a number after its name if the name is taken."""
     number, folder = 1, path
     while True:
         try:
@@ -525,34 +538,46 @@ def _check_empty(folder: Path) -> None:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Holds the lock of a folder. The system releases it when the process ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: there, two processes are not kept apart.
-        (folder / "lock").touch()
-        yield
-        return
     with _written(folder):
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(lock, 20, 0).decode(errors="replace").strip()
-            raise RunFolderError(
-                f"expected a run folder that no other process writes to, got {printable(folder)}, in which process "
-                f"{printable(holder)} trains; wait for it, or stop it"
-            ) from None
         with _written(folder):
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, str(os.getpid()).encode(), 0)
+            is_held = _hold(lock)
+            os.lseek(lock, 0, os.SEEK_SET)
+            if is_held:
+                os.ftruncate(lock, 0)
+                os.write(lock, str(os.getpid()).encode())
+            else:
+                holder = os.read(lock, 20).decode(errors="replace").strip()
+                raise RunFolderError(
+                    f"expected a run folder that no other process writes to, got {printable(folder)}, in which process "
+                    f"{printable(holder)} trains; wait for it, or stop it"
+                )
         yield
     finally:
         os.close(lock)
 
 
+def _hold(lock: int) -> bool:
+    """Locks an open file until it is closed; returns False if another process holds it."""
+    try:
+        try:
+            import fcntl
+        except ImportError:  # Windows, where nobody else can read the locked byte: it is one after the text.
+            import msvcrt
+
+            os.lseek(lock, _LOCKED_BYTE, os.SEEK_SET)
+            msvcrt.locking(lock, msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]
+        else:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def _written(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns the system's errors of writing."""
+    """Turns the system's errors of writing into `RunFolderError`."""
     try:
         yield
     except OSError as error:
@@ -564,7 +589,7 @@ def _written(path: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _read(file: Path) -> Iterator[None]:
-    """Turns the system's errors of reading."""
+    """Turns the system's errors of reading into `RunFolderError`."""
     try:
         yield
     except OSError as error:

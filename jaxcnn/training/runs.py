@@ -88,23 +88,23 @@ def run(
         result = run(lenet5(), data.digits(), Recipe(epochs=5), folder="runs/digits")
 
     Nothing is printed: give observers to see the progress. The first Ctrl-C, or SIGTERM, stops after the current step,
-    with a checkpoint; a second one stops at once. A resumed training has the results of one without a stop, to the bit
-    on the same machine.
+    with a checkpoint; a second one stops at once. A resumed training has the results of an uninterrupted one, to the
+    bit on the same machine.
 
     Args:
       layer: the model, without frozen layers.
-      source: the examples. What `jaxcnn.data.split` does not find among its parts is drawn by `recipe.split_seed`.
+      source: the examples. `jaxcnn.data.split` draws the missing parts by `recipe.split_seed`.
       recipe: how to train; `Recipe()` if None.
       weights: initial parameters and state; drawn by `recipe.seed` if None.
       task: loss and metrics; chosen by the entries of the examples if None, see `choose_task`.
       folder: the run folder to write, new or empty; None writes nothing. See `jaxcnn.training.run_folder`.
       numbered: whether to append a number to the name of the folder if there is one already.
-      resume: whether to go on with the training in that folder; layer, data, task and recipe must be the same.
+      resume: whether to resume the training in that folder; layer, data, task and recipe must be the same.
       prepare: prepares the examples of training on the host, such as `jaxcnn.data.RandomResizedCrop`, which may then
         differ in size; those of validation and test are of one size.
-      place: where training and validation set are meanwhile, "device", "memory" or "stream"; None for the fastest, see
-        `jaxcnn.data.choose_place`. The results are the same.
-      observers: get the events of the training.
+      place: where the training and the validation set are while the model trains: "device", "memory" or "stream"; None
+        for the fastest, see `jaxcnn.data.choose_place`. The results are the same.
+      observers: receive the events of the training.
       about: more facts for config.json, as JSON values by name.
 
     Returns:
@@ -196,7 +196,7 @@ class _Job:
             expected = self.folder.config.get("weights_fingerprint")
             if expected not in (None, weights_fingerprint(*first)):
                 raise RunFolderError(
-                    f"expected the weights of the start of the run in {printable(self.folder.path)}, got others"
+                    f"expected the initial weights of the run in {printable(self.folder.path)}, got others"
                 )
             self.folder.keep_metrics(0)
             return self.start(*first)
@@ -444,7 +444,7 @@ class _Job:
 
             return jax.eval_shape(tree, jax.random.key(0))
 
-        # These checkpoints know from now on which ones are damaged.
+        # This object remembers which checkpoints are damaged, for the next save.
         self.checkpoints = checkpoints
         restored = checkpoints.restore(like)
         train_state = restored.tree["train_state"]

@@ -17,6 +17,7 @@ from jaxcnn.layers import batched
 from jaxcnn.meshes import spec_of, with_automatic_axes
 from jaxcnn.ops.check import at_least_float32, check_floating
 from jaxcnn.tasks import Classification
+from jaxcnn.training.drop_path_schedule import has_drop_path, scheduled, with_share, without_share
 from jaxcnn.training.metrics import Metrics
 from jaxcnn.training.micro_batches import sum_over
 from jaxcnn.training.mixing import Mix
@@ -24,7 +25,7 @@ from jaxcnn.training.precision import Precision, as_precision
 from jaxcnn.training.train_state import Average, TrainState, check_optimizer, trainable_mask, with_fixed_types
 from jaxcnn.types import Augment, Example, Layer, Mean, Params, State, Task
 
-# What the steps are for unless said.
+# The default task of the steps.
 _CLASSIFICATION = Classification()
 
 
@@ -47,6 +48,7 @@ def make_train_step(
     micro_batches: int = 1,
     ema: float | None = None,
     auxiliary_weight: float = 0.3,
+    drop_path_schedule: optax.Schedule | None = None,
     trainable: Any = None,
     compiler_options: dict[str, Any] | None = None,
 ) -> TrainStep:
@@ -56,8 +58,8 @@ def make_train_step(
     donated: its buffers are used again, so it must not be read afterwards. Randomness is drawn from the key folded with
     the step, so that the same key serves the whole run and a resumed run draws the same numbers.
 
-    What is minimised is the quotient of the task's loss and weight over the whole batch, whatever devices and
-    micro-batches it is split over. A batch whose weight is 0 has the gradient 0.
+    The step minimises the quotient of the task's loss and weight over the whole batch, however the batch is split over
+    devices and micro-batches. A batch whose weight is 0 has the gradient 0.
 
     Optimizers that ask for more than gradients (`optax.GradientTransformationExtraArgs`) are given, by keyword, the
     mean loss of the batch (`value`), its gradient (`grad`), the mean loss as a function of parameters (`value_fn`, also
@@ -69,7 +71,7 @@ def make_train_step(
 
     Args:
       model: a layer whose outputs the task understands.
-      optimizer: any Optax optimizer; it sees the trained parameters alone.
+      optimizer: any Optax optimizer; it sees only the trained parameters.
       task: loss and metrics; `Classification()` unless given.
       augment: changes one example at random, or None.
       mix: changes the augmented batch at random, such as `Mixup`, or None.
@@ -84,6 +86,9 @@ def make_train_step(
         start.
       auxiliary_weight: weight of each auxiliary head's loss, at least 0, for models with `AuxiliaryHeads`: 0.3 for
         GoogLeNet (Szegedy et al. 2015, section 5), 0.4 for Inception v3 (torchvision's and the authors' code).
+      drop_path_schedule: from the step to a factor in [0, 1] of the rates of all `DropPath` layers, such as
+        `optax.linear_schedule(0.0, 1.0, steps)` (ScheduledDropPath, Zoph et al. 2018); None for the rates as
+        they are.
       trainable: a tree like the parameters of bools, True for parameters to train; None to train those outside of
         frozen layers. The others have no gradient and no optimizer state, and stay. Give `make_train_state` the same.
       compiler_options: XLA's options, as for `jax.jit`, which refuses them within another transformed function.
@@ -97,12 +102,18 @@ def make_train_step(
       a train state that an earlier step has taken over.
 
     Raises:
-      TypeError: `optimizer` is no optimizer.
-      ValueError: an option is out of range.
+      TypeError: `optimizer` is not an optimizer.
+      ValueError: an option is out of range, or `drop_path_schedule` is given for a model without such layers.
     """
     check_optimizer(optimizer)
     _check_options(micro_batches, ema, auxiliary_weight)
-    forward = _Forward(model, task, as_precision(precision), float(auxiliary_weight))
+    if drop_path_schedule is not None and not has_drop_path(model):
+        raise ValueError(
+            "make_train_step expects a model with DropPath layers of a rate above 0, not frozen, for "
+            "drop_path_schedule, got one without; omit it, or build the model with drop_path="
+        )
+    trained_model = model if drop_path_schedule is None else scheduled(model)
+    forward = _Forward(trained_model, task, as_precision(precision), float(auxiliary_weight))
     extra_args = _extra_args(optimizer)
 
     def compute(train_state: TrainState, batch: Example, key: jax.Array) -> tuple[TrainState, Metrics]:
@@ -115,9 +126,11 @@ def make_train_step(
         mask = trainable_mask(model, train_state.params, trainable)
         trained, frozen = trees.partition(train_state.params, mask)
         _check_opt_state(optimizer, train_state, trained)
-        sum_parts = functools.partial(
-            sum_over, count=micro_batches, state=train_state.state, batch=batch, key=model_key
-        )
+        first_state = train_state.state
+        if drop_path_schedule is not None:
+            share = jnp.asarray(drop_path_schedule(train_state.step), jnp.float32)
+            first_state = with_share(trained_model, first_state, share)
+        sum_parts = functools.partial(sum_over, count=micro_batches, state=first_state, batch=batch, key=model_key)
 
         def sums_of(params: Params, *part: Any) -> tuple[dict[str, Mean], State]:
             return forward.sums(trees.merge(params, frozen), *part)
@@ -128,10 +141,10 @@ def make_train_step(
             gradients = jax.tree.map(lambda g, p: _quotient(g, loss.weight).astype(p.dtype), gradients, params)
             return _quotient(*loss), gradients, sums, state
 
-        # Optax's line searches insist that their `value_fn` takes all the arguments that are not theirs.
+        # Optax's line searches require that `value_fn` takes all arguments that they do not use themselves.
         def value_fn(params: Params, obj_fn: Any = None, grad_fn: Any = None) -> jax.Array:
             part = functools.partial(sums_of, params)
-            # Recomputed in a backward pass: else the activations of all micro-batches would need memory at once.
+            # Recomputed in a backward pass: otherwise the activations of all micro-batches would be in memory at once.
             sums, _ = sum_parts(part if micro_batches == 1 else jax.checkpoint(part))
             return _quotient(*sums["loss"])
 
@@ -139,6 +152,8 @@ def make_train_step(
             return value_and_gradient(params)[1]
 
         value, gradients, sums, state = value_and_gradient(trained)
+        if drop_path_schedule is not None:
+            state = without_share(trained_model, state)
         known = {"value": value, "grad": gradients, "value_fn": value_fn, "obj_fn": value_fn, "grad_fn": grad_fn}
         updates, opt_state = optimizer.update(
             gradients,
@@ -213,7 +228,7 @@ def _averaged(train_state: TrainState, new: Average, decay: float) -> Average:
     rest = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
 
     def average(old: jax.Array, new: jax.Array) -> jax.Array:
-        # In this form, what does not change has itself as its average, to the bit.
+        # In this form, the average of an array that does not change is the array itself, to the bit.
         return old + rest.astype(old.dtype) * (new - old) if jnp.issubdtype(old.dtype, jnp.floating) else new
 
     return jax.tree.map(average, train_state.ema, new)
@@ -227,7 +242,7 @@ def check_batch(step: str, batch: Any) -> None:
       batch: expected a mapping with "image".
 
     Raises:
-      TypeError: the batch is no mapping, or the images are of another dtype.
+      TypeError: the batch is not a mapping, or the images are of another dtype.
       ValueError: there is no "image", or the arrays are not of one length.
     """
     if not isinstance(batch, Mapping):
@@ -268,7 +283,7 @@ def _check_options(micro_batches: int, ema: float | None, auxiliary_weight: floa
 
 
 class _DonatingJit:
-    """A compiled training step that says what to do with a train state that is gone."""
+    """A compiled training step with an error that explains the reuse of a donated train state."""
 
     def __init__(self, function: Callable[..., Any], **options: Any) -> None:
         functools.update_wrapper(self, function)

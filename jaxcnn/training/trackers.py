@@ -18,12 +18,12 @@ _NOT_LOGGED = ("epoch", "step")
 
 
 class TensorBoard(Observer):
-    """Writes the figures of each epoch as an event file for TensorBoard, by tensorboardX.
+    """Writes the figures of each epoch to an event file for TensorBoard, with tensorboardX.
 
     The tags are "train/loss", "validation/loss" and so on, "learning_rate", "images_per_second", "waiting_for_data" and
     "epoch"; a finished
     training adds "test/loss" and so on, of the best epoch, at the last step. `tensorboard --logdir FOLDER` shows them.
-    A resumed training hides the points after its checkpoint, which it draws again.
+    A resumed training hides the points after its checkpoint, which it writes again.
 
     Args:
       folder: folder of the event files; the folder "tensorboard" in the run folder if None.
@@ -43,7 +43,7 @@ class TensorBoard(Observer):
         """Opens the event file.
 
         Args:
-          start: what is trained.
+          start: facts about the training.
 
         Raises:
           ValueError: there is neither a folder nor a run folder.
@@ -53,7 +53,9 @@ class TensorBoard(Observer):
         folder = Path(start.folder or "") / "tensorboard" if self._folder is None else Path(self._folder)
         self._step = start.first_step
         purge_step = start.first_step + 1 if start.first_step else None
-        self._writer = self._make_writer(str(folder), purge_step=purge_step)
+        # tensorboardX names files by the second: a training resumed within one must not replace its first file.
+        suffix = f".{start.first_step}" if start.first_step else ""
+        self._writer = self._make_writer(str(folder), purge_step=purge_step, filename_suffix=suffix)
 
     def on_epoch(self, row: dict[str, Any], best: bool) -> None:
         """Writes the figures of an epoch.
@@ -69,7 +71,7 @@ class TensorBoard(Observer):
         """Writes the figures of the test set, and closes the event file.
 
         Args:
-          result: that of the training.
+          result: the result of the training.
         """
         self._write(_test_figures(result.figures))
         self._writer.close()
@@ -84,8 +86,8 @@ class TensorBoard(Observer):
 class WeightsAndBiases(Observer):
     """Sends the figures of each epoch to Weights & Biases.
 
-    The names are those of `TensorBoard`; the figures of the test set and the best epoch are in the summary. A resumed
-    training continues its run there, which has the identity of the run folder.
+    The names are those of `TensorBoard`; the figures of the test set and the best epoch are in the summary. The run
+    there has the identity of the run folder, and a resumed training continues it.
 
     Args:
       project: name of the project.
@@ -98,7 +100,7 @@ class WeightsAndBiases(Observer):
 
     def __init__(self, project: str, *, config: Mapping[str, Any] | None = None, **options: Any) -> None:
         try:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ImportError("WeightsAndBiases expects wandb; pip install 'jaxcnn[wandb]'") from error
         self._init, self._options = wandb.init, {"project": project, "config": dict(config or {}), **options}
@@ -107,7 +109,7 @@ class WeightsAndBiases(Observer):
         """Starts or continues a run.
 
         Args:
-          start: what is trained.
+          start: facts about the training.
         """
         place: dict[str, Any] = {}
         if start.folder is not None:
@@ -130,7 +132,7 @@ class WeightsAndBiases(Observer):
         """Sends the figures of the test set, and ends the run there.
 
         Args:
-          result: that of the training.
+          result: the result of the training.
         """
         self._run.summary.update({"best_epoch": result.best_epoch, **_test_figures(result.figures)})
         self._run.finish()

@@ -1,4 +1,4 @@
-"""All that training changes."""
+"""The train state: everything that training changes."""
 
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ class Average(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """All that training changes; `init_train_state` and `make_train_state` make one.
+    """Everything that training changes; `init_train_state` and `make_train_state` make one.
 
     Attributes:
       step: number of steps done, int32.
@@ -64,7 +64,7 @@ def init_train_state(
       The train state at step 0.
 
     Raises:
-      TypeError: `optimizer` is no optimizer, or `key` no key.
+      TypeError: `optimizer` is not an optimizer, or `key` is not a key.
     """
     if not isinstance(key, jax.Array):
         raise TypeError(f"init_train_state expects a key, such as jax.random.key(0), got {key!r}")
@@ -85,7 +85,7 @@ def make_train_state(
     ema: bool = False,
     trainable: Any = None,
 ) -> TrainState:
-    """Makes the train state of parameters that are there, with a fresh state of the optimizer.
+    """Makes a train state from existing parameters, with a fresh state of the optimizer.
 
     Args:
       params: trained or read parameters; they are copied, since a train step takes over its train state.
@@ -101,12 +101,12 @@ def make_train_state(
 
     Raises:
       ValueError: the step is negative.
-      TypeError: `optimizer` is no optimizer.
+      TypeError: `optimizer` is not an optimizer.
     """
     check_optimizer(optimizer)
     if step < 0:
         raise ValueError(f"make_train_state expects a step of at least 0, got {step}")
-    # jnp.array copies, arrays of NumPy too.
+    # jnp.array copies, also NumPy's arrays.
     params, state = jax.tree.map(jnp.array, (params, state))
     return _first_train_state(params, state, optimizer, step=step, ema=ema, trainable=trainable)
 
@@ -151,7 +151,7 @@ def with_fixed_types(tree: Any) -> Any:
 
 
 def check_optimizer(optimizer: Any) -> None:
-    """Refuses what is no Optax optimizer.
+    """Refuses a value that is not an Optax optimizer.
 
     Args:
       optimizer: anything.
@@ -167,7 +167,7 @@ def _first_train_state(
     params: Params, state: State, optimizer: optax.GradientTransformation, *, step: int, ema: bool, trainable: Any
 ) -> TrainState:
     trained = params if trainable is None else trees.partition(params, trainable)[0]
-    # Some optimizers keep the very arrays of the parameters, which cannot be donated twice.
+    # Some optimizers keep the arrays of the parameters themselves, which cannot be donated twice.
     opt_state = jax.tree.map(lambda leaf: jax.device_put(leaf, may_alias=False), optimizer.init(trained))
     average = jax.tree.map(jnp.copy, Average(params, state)) if ema else None
     return TrainState(jnp.asarray(step, jnp.int32), params, state, with_fixed_types(opt_state), average)

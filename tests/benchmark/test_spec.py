@@ -11,7 +11,7 @@ from jaxcnn.models import catalog
 @pytest.mark.parametrize("name", ["lenet5", "resnet18_cifar", "mobilenet_v2", "convnext_tiny", "unet"])
 def test_a_spec_travels_as_one_line(name):
     entry = catalog.CATALOG[name]
-    model = catalog.build(name, entry.num_classes, entry.image_shape)
+    model = catalog.build(name)
     spec = Spec("flax", model, entry.image_shape, 8, "infer", "bfloat16", 2)
     line = spec.to_json()
     assert "\n" not in line

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from benchmark_blocks import Activations, Levels, Noise, Operations, Sorted
-from user_blocks import inverted_residual, pyramid, squeeze_excite_block
+from benchmark_blocks import Activations, Levels, Noise, Operations, Rescaled, Resizes, Sorted
+from user_blocks import inverted_residual, pyramid, shared_head, squeeze_excite_block
 
 from jaxcnn import batched, ops
 from jaxcnn.benchmark.peers import common, make_program
@@ -111,6 +111,18 @@ CASES = {
     "pixel shuffle": (PixelShuffle(2), (3, 4, 8)),
     "pixel unshuffle": (PixelUnshuffle(2), (4, 6, 3)),
     "resize": (Resize((5, 7)), (4, 6, 3)),
+    "resize, smaller": (Resize((3, 4)), (7, 6, 3)),
+    "resize, factor": (Resize(scale_factor=(2.0, 1.5)), (4, 6, 3)),
+    "resize, broken factor": (Resize(scale_factor=1.3), (4, 6, 3)),
+    "resize, antialias": (Resize((3, 4), antialias=True), (7, 6, 3)),
+    "resize, corners": (Resize((5, 7), align_corners=True), (4, 6, 3)),
+    "resize, nearest, doubled": (Resize((6, 10), method="nearest"), (3, 5, 3)),
+    "resize, nearest": (Resize((6, 5), method="nearest"), (3, 3, 3)),
+    "resize, nearest exact": (Resize((6, 5), method="nearest-exact"), (3, 3, 3)),
+    "resize, bicubic": (Resize((5, 7), method="bicubic"), (4, 6, 3)),
+    "resize, bicubic, antialias": (Resize((3, 4), method="bicubic", antialias=True), (7, 6, 3)),
+    "resize, function": (Function(ops.resize, output_shape=(5, 7)), (4, 6, 3)),
+    "resize, area": (Resize((3, 4), method="area"), (7, 6, 3)),
     "auxiliary pool": (AuxiliaryPool(), (18, 17, 4)),
     "auxiliary pool, small": (AuxiliaryPool(), (10, 5, 4)),
     "global avg": (GlobalAvgPool(), (5, 6, 4)),
@@ -163,10 +175,12 @@ REFUSED = {
     "avg pool, ceil": ("flax", "equinox", "keras"),
     "adaptive, unequal": ("flax", "equinox", "keras"),
     "transposed, circular": ("torch", "flax", "equinox", "keras"),
-    "resize": ("torch", "flax", "equinox", "keras"),
 }
 NOT_IN_JAX = ("max pool, dilated", "max pool, dilated, same", "adaptive max", "pad, value", "pixel shuffle")
 REFUSED |= {case: ("flax", "equinox", "keras") for case in (*NOT_IN_JAX, "pixel unshuffle")}
+REFUSED["resize, function"] = ("equinox", "keras")
+OTHER_PIXELS = ("broken factor", "corners", "nearest", "bicubic", "area")
+REFUSED |= {f"resize, {case}": ("flax", "equinox", "keras") for case in OTHER_PIXELS}
 
 
 def agree(ours, theirs):
@@ -190,6 +204,9 @@ BLOCKS = {
         Levels(Conv(4, 4, strides=2), Conv(4, 4, use_bias=False), BatchNorm(4, **NORM), Conv(4, 2, 1)),
         (6, 5, 4),
     ),
+    "pyramid": (pyramid(), (6, 4, 4)),
+    "pyramid, shared head": (shared_head(), (8, 6, 4)),
+    "resizes": (Resizes(Conv(3, 4)), (6, 5, 3)),
     "operations": (Operations(Conv(3, 4)), (6, 5, 3)),
     "activations": (Activations(Conv(3, 4)), (6, 5, 3)),
 }
@@ -244,7 +261,21 @@ def test_an_operation_without_counterpart_is_named_with_its_place():
 @pytest.mark.parametrize("name", ["torch", "flax"])
 def test_an_operation_of_jaxcnn_is_not_the_work_of_a_peer(name):
     with pytest.raises(Untranslatable, match=f"{name} has no counterpart of the operation 'jaxcnn_resample'"):
+        make_plan(name, Rescaled(Conv(4, 2)), (6, 6, 4), train=True)
+
+
+@pytest.mark.parametrize("name", ["flax", "equinox", "keras"])
+def test_a_resize_to_other_pixels_is_refused(name):
+    message = rf"{name} has no counterpart of Resize\(output_shape=\(6, 5\), .*gives other pixels on an image of 3x3"
+    with pytest.raises(Untranslatable, match=message):
         make_plan(name, pyramid(), (6, 5, 4), train=True)
+    assert len(make_plan("torch", pyramid(), (6, 5, 4), train=True).steps) > 0
+
+
+def test_a_resize_is_known_again_in_bfloat16():
+    steps = make_plan("flax", pyramid(), (6, 4, 4), train=True, dtype=jnp.bfloat16).steps
+    functions = [step.does.function for step in steps if isinstance(step.does, Function)]
+    assert functions == [jax.nn.relu, jax.nn.relu, ops.resize]
 
 
 @pytest.mark.parametrize("case", ["batch norm", "batch norm of features", "projection", "auxiliary heads"])
@@ -375,7 +406,7 @@ def test_every_model_has_as_many_parameters_in_torch(name):
     from jaxcnn.benchmark.peers import to_torch
 
     entry = catalog.CATALOG[name]
-    model = catalog.build(name, entry.num_classes, entry.image_shape)
+    model = catalog.build(name)
     plan = make_plan("torch", model, entry.image_shape, train=False)
     with torch.device("meta"):
         module = to_torch.build(plan)

@@ -8,6 +8,7 @@ from jaxcnn.benchmark import loading
 from jaxcnn.benchmark.contest import Stopped
 from jaxcnn.cli import bench
 from jaxcnn.cli.options import Bench
+from jaxcnn.models.catalog import CATALOG
 
 COLD_START = {"import": 1.0, "build": 2.0, "trace": None, "lower": None, "compile": None, "first_step": 0.25}
 SECONDS = {"jaxcnn": 0.01, "flax": 0.02, "flax-flags": 0.008}
@@ -83,7 +84,9 @@ def test_the_standard_set_is_the_default():
     contests = bench.plan(Bench())
     assert [contest.name for contest in contests[::2]] == list(benchmark.STANDARD)
     assert [contest.mode for contest in contests[:2]] == ["train", "infer"]
-    assert {contest.name: (contest.batch_size, contest.image_shape) for contest in contests} == benchmark.STANDARD
+    assert {contest.name: contest.batch_size for contest in contests} == benchmark.STANDARD
+    shapes = {contest.name: contest.image_shape for contest in contests}
+    assert shapes == {name: CATALOG[name].image_shape for name in benchmark.STANDARD}
 
 
 def test_sizes_and_precision_are_passed_on():

@@ -145,6 +145,14 @@ def test_a_segmenter_is_measured_by_class(jaxcnn, segmenter, masked):
     assert f"pixel accuracy {np.mean(predicted == there):.2%}" in done.out
 
 
+@pytest.mark.parametrize("command", [["evaluate", "RUN"], ["train", "--run-dir", "RUN", "--resume"]])
+def test_a_run_that_was_started_in_python_has_no_data_of_its_own(jaxcnn, segmenter, command):
+    refused = jaxcnn(*(segmenter if word == "RUN" else word for word in command))
+    assert refused.status == 2
+    expected = "its data are not recorded; resume it with jaxcnn.training.run, or evaluate it with --data"
+    assert expected in refused.err
+
+
 def test_nothing_in_the_run_is_changed(jaxcnn, finished):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     jaxcnn("evaluate", finished)

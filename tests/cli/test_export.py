@@ -2,6 +2,7 @@ import json
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from jax import export
@@ -89,7 +90,11 @@ def test_a_run_is_exported_as_onnx(jaxcnn, finished, tmp_path):
 def test_an_onnx_file_with_other_results_is_never_there(jaxcnn, finished, tmp_path, monkeypatch):
     jax2onnx = pytest.importorskip("jax2onnx")
     convert = jax2onnx.to_onnx
-    monkeypatch.setattr(jax2onnx, "to_onnx", lambda function, inputs: convert(lambda x: 1.01 * function(x), inputs))
+
+    def convert_wrongly(function, inputs):
+        return convert(lambda x: jax.tree.map(lambda result: 1.01 * result, function(x)), inputs)
+
+    monkeypatch.setattr(jax2onnx, "to_onnx", convert_wrongly)
     done = jaxcnn("export", finished, "--format", "onnx", "--output", tmp_path / "digits.onnx")
     assert done.status == 2
     assert "jax2onnx converted the model wrongly" in done.err

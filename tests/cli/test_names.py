@@ -1,6 +1,9 @@
 import importlib.metadata
+import os
 import re
+import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -119,6 +122,60 @@ def test_ctrl_c_while_the_options_are_read_leaves_no_traceback(monkeypatch, caps
     monkeypatch.setattr("tyro.cli", interrupted)
     assert main(["evaluate", "run"]) == 130
     assert capsys.readouterr().err == "\nstopped at once\n"
+
+
+AS_NUMPY = """
+import signal
+try:
+    signal.raise_signal(signal.SIGINT)
+    sum(range(1000))
+except KeyboardInterrupt:
+    raise ImportError("numpy cannot be imported")
+"""
+MAIN = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from jaxcnn.cli import main"
+
+
+@pytest.mark.parametrize("source", ["raise KeyboardInterrupt", AS_NUMPY], ids=["exception", "signal"])
+@pytest.mark.parametrize("package", ["jax", "tyro"])
+def test_ctrl_c_while_packages_are_imported_leaves_no_traceback(environment, tmp_path, package, source):
+    (tmp_path / f"{package}.py").write_text(source)
+    path = os.pathsep.join([str(tmp_path), environment["PYTHONPATH"]])
+    done = subprocess.run(
+        [sys.executable, "-c", f"{MAIN}; sys.exit(main(['--version']))"],
+        env=environment | {"PYTHONPATH": path},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "\nstopped at once\n")
+
+
+class Dying:
+    """Raises in its destructor, where Python ignores exceptions."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __del__(self):
+        raise self.error
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_that_python_ignores_is_not_lost(monkeypatch, capsys):
+    ignored = []
+
+    def interrupted(*arguments, **options):
+        Dying(OSError("another error"))
+        Dying(KeyboardInterrupt())
+        for _ in range(1000):
+            threading.Event().wait(0.01)
+
+    monkeypatch.setattr(sys, "unraisablehook", hook := ignored.append)
+    monkeypatch.setattr("tyro.cli", interrupted)
+    assert main(["evaluate", "run"]) == 130
+    assert capsys.readouterr().err == "\nstopped at once\n"
+    assert [one.exc_type for one in ignored] == [OSError]
+    assert sys.unraisablehook is hook
 
 
 def test_the_words_of_the_process_are_taken_where_none_are_given(monkeypatch, capsys):

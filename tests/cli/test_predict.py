@@ -198,7 +198,7 @@ def test_a_very_long_picture_does_not_fill_the_memory(png):
 
 def test_a_model_of_other_channels_has_no_image_files(jaxcnn, png, monkeypatch):
     info = SimpleNamespace(image_shape=(8, 8, 2))
-    monkeypatch.setattr(predict.trained, "load", lambda run: SimpleNamespace(info=info))
+    monkeypatch.setattr(predict.trained, "load", lambda run, layer: SimpleNamespace(info=info))
     done = jaxcnn("predict", "run", save(png, some_pixels()))
     assert done.status == 2
     assert done.err == "error: predict reads images of 1 or 3 channels, but the model of the run takes 2\n"

@@ -38,7 +38,7 @@ def segmented(finish, pictures):
     """A finished run on these pictures, not to be changed."""
     options = ["--batch-size", 6, "--epochs", 12, "--learning-rate", 0.05, "--augment", "crop-flip"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(CATALOG, "segmenter", Entry(segmenter, (8, 8, 3), 2, ("in_channels",)))
+        patch.setitem(CATALOG, "segmenter", Entry(segmenter, (8, 8, 3), 2, ("in_channels",), 0, 0))
         words = ["train", "--model", "segmenter", "--data", pictures, *options]
         return finish(lambda run: [*words, "--run-dir", run], pictures=True)
 

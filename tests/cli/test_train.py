@@ -278,7 +278,7 @@ def test_a_model_that_is_no_classifier_is_refused(jaxcnn, tmp_path, monkeypatch)
 def test_a_batch_larger_than_the_data_is_refused(jaxcnn, words, tmp_path):
     done = jaxcnn(*words(tmp_path / "run", "--batch-size", 181))
     assert done.status == 2
-    assert done.err == "error: batch_size must be at most the number of examples, got 181 for 180 examples\n"
+    assert done.err == "error: --batch-size expects at most the number of training examples, 180, got 181\n"
     assert not (tmp_path / "run").exists()
 
 
@@ -418,7 +418,7 @@ def two_heads(num_classes=10, *, in_channels=1):
 def test_a_model_with_auxiliary_heads_trains_with_their_weight(jaxcnn, words, tmp_path, monkeypatch):
     losses = {}
     for weight in (0.0, 0.3):
-        monkeypatch.setitem(CATALOG, "two_heads", Entry(two_heads, (8, 8, 1), 10, ("in_channels",), 8))
+        monkeypatch.setitem(CATALOG, "two_heads", Entry(two_heads, (8, 8, 1), 10, ("in_channels",), 0, 0, 8))
         run = tmp_path / str(weight)
         options = (
             "--model",

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 
 from jaxcnn import batched, data, trees
-from jaxcnn.cli import names
+from jaxcnn.cli import names, transfer
+from jaxcnn.cli.errors import CommandError
+from jaxcnn.cli.options import Train
 from jaxcnn.cli.train import stored_options
 from jaxcnn.interop import weights as published_weights
 from jaxcnn.interop.preprocessing import Preprocessing
 from jaxcnn.interop.weights import Weights, save_safetensors
 from jaxcnn.layers import AuxiliaryHeads, Conv, Dense, Function, GlobalAvgPool, Sequential
-from jaxcnn.models import resnet20, small_cnn
+from jaxcnn.models import mlp, resnet20, small_cnn
+from jaxcnn.models.normalized import normalized
 from jaxcnn.training.phases import cut_in_two, make_phases
 from jaxcnn.training.recipe import Recipe
 from jaxcnn.training.run_folder import RunFolder, load_model
@@ -137,7 +140,7 @@ def test_a_run_without_a_checkpoint_starts_again_from_the_same_weights_only(
     shutil.copytree(uninterrupted, weights)
     refused = jaxcnn("train", "--run-dir", run, "--resume")
     assert refused.status == 2
-    assert "expected the weights of the start of the run in" in refused.err
+    assert "expected the initial weights of the run in" in refused.err
     shutil.rmtree(weights)
     shutil.copytree(pretrained, weights)
     assert jaxcnn("train", "--run-dir", run, "--resume").status == 0
@@ -341,6 +344,51 @@ def test_published_weights_bring_what_they_expect_of_pixels(jaxcnn, words, publi
     assert "reverse=True" in RunFolder(run).config["model"]
     assert jaxcnn(*words(tmp_path / "next", *options, "--init-from", run)).status == 0
     assert RunFolder(tmp_path / "next").config["model"] == RunFolder(run).config["model"]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_published_weights_are_converted_to_the_channels_of_the_images(published, channels):
+    weights, notes = published(small_cnn(10, image_size=8)), []
+    options = Train(model="small_cnn", init_from="x.pth")
+    source = transfer.read_source(options, channels, notes.append)
+    model = normalized(names.build_model("small_cnn", 10, (8, 8, channels)), source.normalization)
+    params, _ = transfer.first_parameters(options, model, jax.random.key(0), source)
+    params, was = trees.named_leaves(params), trees.named_leaves(weights.params)
+    name, kernel = next((name, np.asarray(leaf)) for name, leaf in was.items() if leaf.shape[-2:-1] == (3,))
+    kernels = {1: kernel.sum(2, keepdims=True), 3: kernel, 4: kernel[:, :, [0, 1, 2, 0]] * 0.75}
+    np.testing.assert_allclose(params.pop(name), kernels[channels], rtol=1e-6)
+    assert all(np.array_equal(leaf, was[name]) for name, leaf in params.items())
+    converted, mean, std = "first convolution converted from 3 to", np.array([10, 20, 30]), np.array([51, 102, 204])
+    if channels == 4:
+        assert source.normalization is None
+        assert notes == [f"{converted} 4 channels; the pixels are not normalized, as the weights are for 3 channels"]
+        return
+    assert notes == ([f"{converted} 1 channel"] if channels == 1 else [])
+    found = source.normalization
+    assert found.reverse == (channels == 3)
+    np.testing.assert_allclose(found.mean, mean.mean(keepdims=True) / 255 if channels == 1 else mean / 255)
+    np.testing.assert_allclose(found.std, std.mean(keepdims=True) / 255 if channels == 1 else std / 255)
+
+
+def test_published_weights_without_a_first_convolution_are_not_converted(published):
+    published(mlp(10, image_size=8, in_channels=3))
+    options, notes = Train(model="mlp", init_from="x.pth"), []
+    source = transfer.read_source(options, 1, notes.append)
+    model = normalized(names.build_model("mlp", 10, (8, 8, 1)), source.normalization)
+    with pytest.raises(CommandError, match=r"do not fit mlp for these images:\n  'dense1/kernel' is \(192, 256\)"):
+        transfer.first_parameters(options, model, jax.random.key(0), source)
+    assert notes == []
+
+
+@pytest.mark.slow
+def test_published_weights_for_colour_train_on_grey_images(jaxcnn, words, published, tmp_path):
+    weights = published(small_cnn(10, image_size=8))
+    options = ["--model", "small_cnn", "--init-from", "x.pth", "--freeze", "backbone", "--epochs", 1]
+    done = jaxcnn(*words(tmp_path / "run", *options, "--augment", "none"))
+    assert (done.status, done.err) == (0, "")
+    assert "first convolution converted from 3 to 1 channel" in done.out
+    found, was = load_model(tmp_path / "run").params["conv1"]["kernel"], weights.params["conv1"]["kernel"]
+    np.testing.assert_allclose(found, was.sum(2, keepdims=True), rtol=1e-6)
 
 
 def test_weights_of_a_variant_of_the_model_are_refused(jaxcnn, words, published, colour, tmp_path):

@@ -257,6 +257,29 @@ def test_examples_without_labels_are_split_at_random():
         split(arrays(image=np.zeros((2, 1, 1))))
 
 
+def several(count):
+    """Examples with labels of several classes; their images tell their index."""
+    labels = np.eye(3, dtype=np.int32)[np.arange(count) % 3]
+    images = np.arange(count, dtype=np.float32).reshape(-1, 1, 1, 1) / 10000
+    return Arrays({"image": images, "label": labels}, ("cat", "dog", "eel"))
+
+
+def test_examples_with_labels_of_several_classes_are_split_as_those_without():
+    parts = split(several(20), seed=1)
+    without = split(arrays(image=several(20).entries["image"]), seed=1)
+    for name, part in parts.items():
+        np.testing.assert_array_equal(indices(part), indices(without[name]))
+        np.testing.assert_array_equal(gather(part, np.arange(len(part)))["label"].argmax(1), indices(part) % 3)
+
+
+@pytest.mark.parametrize(
+    "function", [lambda source: choose_classes(source, ["cat"]), lambda source: few(source, 1, seed=0)]
+)
+def test_labels_of_several_classes_are_not_one_class_to_choose(function):
+    with pytest.raises(ValueError, match=r"expects labels of one class for each example, got labels of shape \(3,\)"):
+        function(several(6))
+
+
 def test_classes_are_chosen_of_any_source():
     chosen = choose_classes(Lazy([0, 1, 2, 1]), ["2", "1"])
     assert isinstance(chosen, Arrays)

@@ -26,7 +26,7 @@ from jaxcnn.layers import (
     trainable,
     unfreeze,
 )
-from jaxcnn.layers.dataflow import called_path, dataflow
+from jaxcnn.layers.flow import called_path, dataflow
 from jaxcnn.trees import named_leaves
 
 IMAGE = jax.random.normal(jax.random.key(1), (8, 6, 4))

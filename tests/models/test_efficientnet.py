@@ -135,7 +135,7 @@ def test_blocks_are_those_of_the_papers():
         assert isinstance(build(8, 16), Sequential)
 
 
-@pytest.mark.parametrize("build", [efficientnet_b0, efficientnet_v2_s])
+@pytest.mark.parametrize("build", [efficientnet_b0, pytest.param(efficientnet_v2_s, marks=pytest.mark.slow)])
 def test_padding_is_symmetric_or_that_of_tensorflow(build):
     for padding in ("symmetric", "same"):
         convolutions = [r.layer for r in arithmetic(build(padding=padding), (64, 64, 3)) if isinstance(r.layer, Conv)]

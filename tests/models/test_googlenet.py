@@ -22,7 +22,7 @@ from jaxcnn.layers import (
     summary,
 )
 from jaxcnn.models import googlenet
-from jaxcnn.models.googlenet import auxiliary_head, inception_module
+from jaxcnn.models.google_net import auxiliary_head, inception_module
 
 
 @pytest.mark.parametrize(("aux_heads", "parameters"), [(True, 13_004_888), (False, 6_624_904)])

@@ -5,7 +5,7 @@ import pytest
 from jaxcnn import trees
 from jaxcnn.layers import BatchNorm, Conv, Dropout, Function, MaxPool, arithmetic, identity
 from jaxcnn.models import xception
-from jaxcnn.models.xception import halving_block, middle_block, separable_conv
+from jaxcnn.models.extreme_inception import halving_block, middle_block, separable_conv
 
 RELU = Function(jax.nn.relu)
 

@@ -2,7 +2,8 @@
 
 The grid is a full factorial design, every level of the factors with every other once; all else about a problem is drawn
 from its number. A problem that fails is named by its constructor: `disagreements(Problem(...))`, with 64-bit types,
-runs it alone. A sample runs by default, in which each transformation meets several kinds of kernels; the rest is slow.
+runs it alone. In a sample each transformation meets several kinds of kernels. Its first block runs by default; the
+other blocks and the rest of the grid are slow.
 """
 
 import functools
@@ -336,7 +337,9 @@ def assert_all_agree(indices):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("start", range(0, len(SAMPLE), BLOCK))
+@pytest.mark.parametrize(
+    "start", [pytest.param(start, marks=[pytest.mark.slow] if start else []) for start in range(0, len(SAMPLE), BLOCK)]
+)
 def test_a_sample_of_convolutions_is_xlas_in_values_gradients_and_a_transformation(start):
     assert_all_agree(SAMPLE[start : start + BLOCK])
 

@@ -174,20 +174,26 @@ def test_members_of_an_ensemble_do_not_see_each_other(name):
 @each_op
 def test_an_empty_batch_gives_an_empty_batch(name):
     op, parameters = function(name)
-    empty = jnp.zeros((0, *SHAPE))
-    y = jax.vmap(lambda x: op(x, *parameters))(empty)
-    assert y.shape == (0, *jax.eval_shape(op, image(), *parameters).shape)
+    empty, members = jnp.zeros((0, *SHAPE)), [jnp.zeros((0, *p.shape)) for p in parameters]
 
     def loss(parameters, images):
         return jnp.sum(jax.vmap(lambda x: op(x, *parameters))(images))
 
-    for gradient in jax.tree.leaves(jax.grad(loss)(parameters, empty)):
+    @jax.jit
+    def run(parameters, members, empty):
+        return (
+            jax.vmap(lambda x: op(x, *parameters))(empty),
+            jax.grad(loss)(parameters, empty),
+            jax.vmap(lambda x: jax.grad(loss)(parameters, x[None]))(empty),
+            jax.vmap(lambda *p: op(image(), *p))(*members) if members else empty,
+        )
+
+    y, gradients, by_image, of_members = run(parameters, members, empty)
+    assert y.shape == (0, *jax.eval_shape(op, image(), *parameters).shape)
+    for gradient in jax.tree.leaves(gradients):
         np.testing.assert_array_equal(gradient, np.zeros(gradient.shape))
-    by_image = jax.vmap(lambda x: jax.grad(loss)(parameters, x[None]))(empty)
     assert all(gradient.shape[0] == 0 for gradient in jax.tree.leaves(by_image))
-    members = [jnp.zeros((0, *p.shape)) for p in parameters]
-    if members:
-        assert jax.vmap(lambda *p: op(image(), *p))(*members).shape[0] == 0
+    assert of_members.shape[0] == 0
 
 
 @each_op

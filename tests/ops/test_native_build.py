@@ -133,7 +133,7 @@ def test_the_arguments_reach_the_compiler(compiler, cache, monkeypatch):
     ("cxx", "message"),
     [
         ("no-such-compiler -O2", r"no C\+\+ compiler found \(looked for no-such-compiler -O2\)"),
-        ("g++ 'half a quote", r"CXX expects a C\+\+ compiler, with arguments if need be, got .*No closing quotation"),
+        ("g++ 'half a quote", r"CXX expects a C\+\+ compiler, optionally with arguments, got .*No closing quotation"),
     ],
 )
 def test_a_cxx_that_is_no_compiler_is_refused(monkeypatch, cxx, message):

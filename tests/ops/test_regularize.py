@@ -50,6 +50,18 @@ def test_a_rate_may_be_a_number_of_numpy(key, name):
     np.testing.assert_array_equal(DROPS[name](key, x, np.float32(0.5)), DROPS[name](key, x, 0.5))
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_rate_may_be_an_array_that_changes(key, dtype):
+    images, drop = jnp.asarray(IMAGES[:64], dtype), jax.jit(lambda rate: DROPS["drop_path"](key, images, rate))
+    for rate in (0.0, 0.25, 0.5, 0.75):
+        y = drop(jnp.asarray(rate))
+        assert y.dtype == dtype
+        np.testing.assert_array_equal(y, DROPS["drop_path"](key, images, rate))
+    assert drop._cache_size() == 1
+    with pytest.raises(ValueError, match=r"^drop_path expects a rate that is a number or a scalar array, got "):
+        DROPS["drop_path"](key, images, jnp.zeros(2))
+
+
 @each_drop
 @pytest.mark.parametrize("rate", [0, 0.0])
 def test_a_rate_of_zero_changes_nothing(key, name, rate):

@@ -10,7 +10,7 @@ from torchvision_peer import torchvision
 from jaxcnn.interop import weights
 from jaxcnn.interop.records import RECORDS
 from jaxcnn.interop.records.torchvision_files import PREPROCESSING, architecture_of
-from jaxcnn.layers import Conv
+from jaxcnn.layers import Conv, Sequential
 
 HALF = (0.5, 0.5, 0.5)
 # These two models normalise once more by themselves, from torchvision's moments to 0.5.
@@ -27,10 +27,10 @@ def published_files():
 
 
 def test_all_92_published_weights_of_torchvision_are_preprocessed_as_there():
-    files, seen = set(), set()
+    model, files, seen = Sequential(conv=Conv(3, 8)), set(), set()
     for file, transform, name in published_files():
         files.add(file)
-        ours = weights._preprocessing(MODELS[name], Conv(3, 8), weights._Source(Path(file), {}, ("torchvision",)))
+        ours = weights._preprocessing(MODELS[name], model, weights._Source(Path(file), {}, ("torchvision",)))
         moments = (HALF, HALF) if name in CHANGES_ITS_INPUT else (tuple(transform.mean), tuple(transform.std))
         assert (ours.mean, ours.std) == moments, file
         if (repr(transform), ours) in seen:

@@ -76,6 +76,12 @@ def search():
     return rates, np.where(rates == 1, np.nan, losses)
 
 
+def noisy_search():
+    rates, losses = search()
+    smooth = np.nan_to_num(losses, nan=100)
+    return rates, smooth + np.random.default_rng(0).normal(0, 0.2, 41), smooth
+
+
 def masks_of(count, classes=10, seed=0):
     """Images of noise with masks, and predictions of which about a tenth is wrong."""
     rng = np.random.default_rng(seed)
@@ -102,6 +108,9 @@ FIGURES = {
     "a comparison": lambda: comparison([run_of(4), run_of(4), run_of(9)], ["a", "a", "b"], subtitle="on digits"),
     "many runs": lambda: comparison([run_of(20)] * 13, [f"learning_rate={10 + k}" for k in range(13)], metric=None),
     "a search for a learning rate": lambda: learning_rates(*search(), suggestion=1e-2, subtitle="lenet5 on digits"),
+    "a noisy search": lambda: learning_rates(
+        *noisy_search()[:2], smoothed=noisy_search()[2], suggestion=1e-2, subtitle="lenet5 on digits"
+    ),
     "masks": lambda: segmentations(*masks_of(3), LONG_NAMES, subtitle="unet on shapes"),
     "no mistake": lambda: mistakes(np.zeros((1, 2, 2, 1)), [0], [0], [[1.0]], ["a"]),
 }
@@ -637,6 +646,32 @@ def test_a_search_shows_the_fall_and_not_the_divergence():
     low, high = axes.get_ylim()
     assert low < np.nanmin(losses) < losses[0] < high < 4
     assert heading(learning_rates(rates, losses))[0] == "Loss against learning rate"
+
+
+def test_a_search_shows_the_curve_that_decides_and_the_suggestion_on_it():
+    rates, losses, smooth = noisy_search()
+    figure = learning_rates(rates, losses, smoothed=smooth, suggestion=rates[20])
+    assert heading(figure)[1] == "41 steps; grey: loss of each step, blue: average over neighbouring steps"
+    (axes,) = figure.axes
+    raw, average, line, mark = axes.lines
+    np.testing.assert_array_equal(raw.get_ydata(), losses)
+    np.testing.assert_array_equal(average.get_xydata(), np.stack([rates, smooth], 1))
+    assert raw.get_linewidth() < average.get_linewidth()
+    np.testing.assert_array_equal(line.get_xdata(), [rates[20]] * 2)
+    np.testing.assert_allclose(mark.get_xydata(), [[rates[20], smooth[20]]])
+    assert mark.get_color() == average.get_color() != raw.get_color()
+
+
+@pytest.mark.parametrize(
+    ("smoothed", "message"),
+    [
+        ([1.0], r"smoothed must have the shape of the rates, \(2,\), got \(1,\)"),
+        ([1, np.nan], "must be finite, got nan"),
+    ],
+)
+def test_a_search_refuses_another_average(smoothed, message):
+    with pytest.raises(ValueError, match=message):
+        learning_rates([1, 2], [1, 2], smoothed=smoothed)
 
 
 @pytest.mark.parametrize(

@@ -137,5 +137,5 @@ def test_labels_of_small_integers_may_have_more_classes_than_they_can_count():
 
 
 def test_refuses_weights_of_other_classes():
-    with pytest.raises(ValueError, match="expects class_weights for 5 classes, got 2 numbers"):
+    with pytest.raises(ValueError, match="expects one weight for each of 5 classes, got 2 weights"):
         cross_entropy(jnp.asarray(some_logits()), jnp.asarray(LABELS), class_weights=(1.0, 2.0))

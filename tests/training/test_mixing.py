@@ -1,5 +1,6 @@
 """Mixup and CutMix against their definitions in NumPy, from the mixed images themselves."""
 
+import functools
 import pickle
 
 import jax
@@ -19,12 +20,17 @@ BATCH = {"image": jnp.asarray(IMAGES), "label": jnp.asarray(LABELS)}
 EYE = np.eye(CLASSES)
 
 
+@functools.cache
+def compiled(mix):
+    return jax.jit(mix)
+
+
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("alpha", [0.2, 2.0])
 def test_mixup_mixes_images_and_labels_in_the_same_shares(seed, alpha):
     # Image i has a 1 at place i alone, so that a mixed image shows the shares of all images in it.
     images = jnp.eye(N, dtype=jnp.float32).reshape(N, 2, 2, 2)
-    mixed = jax.jit(Mixup(CLASSES, alpha))(jax.random.key(seed), {"image": images, "label": jnp.asarray(LABELS)})
+    mixed = compiled(Mixup(CLASSES, alpha))(jax.random.key(seed), {"image": images, "label": jnp.asarray(LABELS)})
     shares = np.asarray(mixed["image"]).reshape(N, N)
     np.testing.assert_allclose(mixed["label"], shares @ EYE[LABELS], atol=1e-6)
     np.testing.assert_allclose([shares.sum(0), shares.sum(1)], 1, atol=1e-6)
@@ -46,7 +52,7 @@ def test_the_share_is_of_the_beta_distribution():
 
 @pytest.mark.parametrize("seed", range(8))
 def test_cutmix_puts_one_rectangle_into_each_image_and_shares_labels_by_area(seed):
-    mixed = jax.jit(CutMix(CLASSES))(jax.random.key(seed), BATCH)
+    mixed = compiled(CutMix(CLASSES))(jax.random.key(seed), BATCH)
     images, labels = np.asarray(mixed["image"]), np.asarray(mixed["label"])
     replaced = images[..., 0] != IMAGES[..., 0]
     inside = replaced.any(0)

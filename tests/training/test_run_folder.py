@@ -1,8 +1,11 @@
+import fcntl
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -272,6 +275,51 @@ def test_one_process_writes_and_a_dead_one_holds_no_lock(path):
         holder.stdout.close()
     with RunFolder(path).writing() as folder:
         folder.append_metrics({"epoch": 4})
+
+
+@pytest.fixture
+def windows(monkeypatch):
+    """What Windows has instead of POSIX's locks, built from Linux's locks of a byte, which belong to the open file."""
+    if not hasattr(fcntl, "F_OFD_SETLK"):
+        pytest.skip("does not apply: this system has no locks that belong to an open file")
+
+    def locking(file, mode, size):
+        assert mode == "nonblocking"
+        start = os.lseek(file, 0, os.SEEK_CUR)
+        assert start >= os.fstat(file).st_size, "Windows lets nobody else read a locked byte"
+        wanted = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, start, size, 0)
+        try:
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, wanted)
+        except BlockingIOError:
+            raise PermissionError(13, "Permission denied") from None
+
+    monkeypatch.setitem(sys.modules, "msvcrt", types.SimpleNamespace(LK_NBLCK="nonblocking", locking=locking))
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    for name in ("O_CLOEXEC", "pread", "pwrite"):
+        monkeypatch.delattr(os, name)
+
+
+@pytest.mark.usefixtures("windows")
+def test_one_process_writes_on_windows_too(path):
+    with RunFolder(path).writing() as folder:
+        for _ in range(2):
+            with (
+                pytest.raises(RunFolderError, match=rf"in which process {os.getpid()} trains; wait for it, or stop it"),
+                RunFolder(path).writing(),
+            ):
+                pass
+        folder.append_metrics({"epoch": 4})
+    with RunFolder(path).writing() as folder:
+        folder.append_metrics({"epoch": 5})
+
+
+def test_a_file_system_without_locks_is_named(path, monkeypatch):
+    def flock(*arguments):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(RunFolderError, match=r"cannot write to the run folder .*: No locks available"):
+        RunFolder(path).writing().__enter__()
 
 
 @pytest.mark.parametrize("replaced", [False, True])

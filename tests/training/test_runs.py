@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from jaxcnn import batched, data, trees
-from jaxcnn.layers import Composite, Conv, Dense, Flatten, Function, Sequential, identity
+from jaxcnn.layers import Composite, Conv, Dense, DropPath, Flatten, Function, Residual, Sequential, identity
 from jaxcnn.models import mlp
 from jaxcnn.tasks import Classification, MultiLabel, Regression, Segmentation
 from jaxcnn.training import Observer, Recipe, load_model, run
 from jaxcnn.training.experiment import choose_task
+from jaxcnn.training.phases import make_phase_step, make_phases
+from jaxcnn.training.recipe import RecipeError
 from jaxcnn.training.run_folder import RunFolder, RunFolderError
 from jaxcnn.types import Layer
 
@@ -169,6 +171,47 @@ def test_a_run_that_an_observer_stopped_goes_on_to_the_same_bits(stripes, finish
     assert without_clock(resumed.history) == without_clock(finished[0].history)
 
 
+def dropping():
+    """A classifier with stochastic depth in its backbone."""
+    branch = Sequential(dense=Dense(36, 36), drop_path=DropPath(0.9))
+    return Sequential(flatten=Flatten(), block=Residual(branch), head=Dense(36, 2))
+
+
+def test_a_rise_of_drop_path_goes_on_to_the_same_bits(stripes, tmp_path):
+    recipe = dataclasses.replace(RECIPE, epochs=2, checkpoint_epochs=1, drop_path_warmup_epochs=1.5)
+    whole = run(dropping(), stripes, recipe)
+    run(dropping(), stripes, recipe, folder=tmp_path / "run", observers=[Recorder(7)])
+    resumed = run(dropping(), stripes, recipe, folder=tmp_path / "run", resume=True)
+    assert same((resumed.params, resumed.state), (whole.params, whole.state))
+    assert resumed.figures == whole.figures
+
+
+def test_the_rise_of_drop_path_reaches_the_step():
+    params, _ = dropping().init(jax.random.key(0))
+    recipe = Recipe(drop_path_warmup_epochs=1)
+    (phase,) = make_phases(recipe, dropping(), params, steps_per_epoch=10)
+    with pytest.raises(ValueError, match="make_train_step expects a model with DropPath layers"):
+        make_phase_step(phase, classifier(), recipe, Classification(), 2)
+
+
+def test_drop_path_rises_over_the_steps_of_the_whole_training_where_it_is_trained():
+    def rises(model, **fields):
+        recipe = Recipe(drop_path_warmup_epochs=3, **fields)
+        return [phase.drop_path_schedule for phase in make_phases(recipe, model, params, steps_per_epoch=10)]
+
+    params, _ = dropping().init(jax.random.key(0))
+    (rise,) = rises(dropping())
+    assert [float(rise(jnp.array(step))) for step in (0, 15, 30, 99)] == [0, 0.5, 1, 1]
+    first, second = rises(dropping(), freeze="backbone", unfreeze_epoch=1)
+    assert first is None
+    assert float(second(jnp.array(15))) == 0.5
+    message = "drop_path_warmup_epochs expects a model with drop path that is trained, got one without; omit it, or"
+    for model, fields in ((classifier(), {}), (dropping(), {"freeze": "backbone"})):
+        params, _ = model.init(jax.random.key(0))
+        with pytest.raises(RecipeError, match=message):
+            rises(model, **fields)
+
+
 def test_a_finished_run_is_only_read(finished, stripes):
     before = {path: path.stat().st_mtime_ns for path in finished[1].rglob("*") if path.name != "lock"}
     again = run(classifier(), stripes, RECIPE, folder=finished[1], resume=True)
@@ -183,7 +226,7 @@ def test_another_training_does_not_go_on_in_the_folder(finished, stripes):
 
     with pytest.raises(RunFolderError, match=r"expected the recipe of .*, got changes: epochs 3 to 4; start a new run"):
         resume(recipe=dataclasses.replace(RECIPE, epochs=4))
-    with pytest.raises(RunFolderError, match="expected the model of the run in"):
+    with pytest.raises(RunFolderError, match=r"expected the model of the run in .*, with 'Sequential\(.*, got 'Seq"):
         resume(layer=Sequential(flatten=Flatten(), head=Dense(36, 2)))
     with pytest.raises(RunFolderError, match="expected the task of the run in"):
         resume(task=Classification(label_smoothing=0.1))
@@ -219,14 +262,17 @@ def test_a_model_of_ones_own_travels(stripes, tmp_path):
         assert loaded.info.image_shape == (6, 6, 1)
         assert loaded.info.task == Classification()
         assert (loaded.info.precision, loaded.info.epoch) == ("float32", 1)
-    with pytest.raises(RunFolderError, match="which differs from layer="):
+    with pytest.raises(RunFolderError, match=r"BlockOfOnesOwn.*, which differs from .* in layer="):
         load_model(tmp_path / "run", layer=classifier())
     # A process that does not know the class says so.
     program = f"from jaxcnn.training import load_model; load_model({str(tmp_path / 'run')!r})"
     done = subprocess.run(
         [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )
-    assert "'BlockOfOnesOwn', which is unknown; import the module that defines it" in done.stderr
+    assert (
+        "'BlockOfOnesOwn', which is unknown; import the module that defines it; a model with classes or functions of "
+        "your own is loaded in Python: jaxcnn.load(folder, layer=model)"
+    ) in done.stderr
 
 
 def test_averages_are_evaluated_and_kept(stripes, finished):
@@ -310,7 +356,10 @@ def test_the_task_is_chosen_by_the_examples(stripes):
         ({"layer": mlp(3, image_size=6)}, r"gives one number for each of 2 classes, got a model that gives \(3,\)"),
         ({"layer": Sequential(conv=Conv(1, 2))}, r"got a model that gives \(6, 6, 2\)"),
         ({"layer": Sequential(conv=Conv(3, 2))}, r"conv expects"),
-        ({"recipe": Recipe(batch_size=61, augment="none")}, "batch_size must be at most the number of examples"),
+        (
+            {"recipe": Recipe(batch_size=61, augment="none")},
+            "batch_size expects at most the number of training examples, 60",
+        ),
         ({"recipe": Recipe(batch_size=6, augment="none", freeze="stage1")}, "freeze expects a pattern that matches"),
         ({"recipe": Recipe(batch_size=6, augment="none", freeze=".*")}, "leaves no parameter to train"),
         ({"place": "disk"}, "place to be one of device, memory, stream, or None, got 'disk'"),
@@ -354,7 +403,7 @@ def test_the_weights_of_the_start_must_be_the_same_without_a_checkpoint(stripes,
     with pytest.raises(RuntimeError, match="killed"):
         run(classifier(), stripes, RECIPE, folder=tmp_path / "run", observers=[Killed()])
     other = classifier().init(jax.random.key(5))
-    with pytest.raises(RunFolderError, match="expected the weights of the start of the run in"):
+    with pytest.raises(RunFolderError, match="expected the initial weights of the run in"):
         run(classifier(), stripes, RECIPE, weights=other, folder=tmp_path / "run", resume=True)
     recorder = Recorder()
     run(classifier(), stripes, RECIPE, folder=tmp_path / "run", resume=True, observers=[recorder])

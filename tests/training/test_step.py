@@ -15,8 +15,10 @@ from jaxcnn.layers import (
     Conv,
     Dense,
     Dropout,
+    DropPath,
     Flatten,
     Function,
+    Residual,
     Sequential,
     freeze,
     trainable,
@@ -617,6 +619,48 @@ def test_micro_batches_draw_other_random_numbers():
     step(init_train_state(model, optax.sgd(0.0), jax.random.key(0)), batch, jax.random.key(1))
     jax.effects_barrier()
     assert np.any(seen[0] != seen[1])
+
+
+def stochastic_depth(rate):
+    """A model with two residual branches: one that is dropped at a rate, and one that is frozen."""
+    branches = {
+        name: Residual(Sequential(conv=Conv(2, 2), norm=BatchNorm(2), drop_path=DropPath(rate))) for name in ("a", "b")
+    }
+    return freeze(Sequential(**branches, flatten=Flatten(), head=Dense(4 * 4 * 2, 3)), "b")
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_a_scheduled_rate_is_that_of_the_step_in_one_program(micro_batches):
+    model, traced = stochastic_depth(0.8), []
+    options = {"micro_batches": micro_batches, "ema": 0.9}
+    task = Watched(watch=traced.append)
+    step = make_train_step(model, optax.sgd(0.1), task, drop_path_schedule=lambda step: step / 4, **options)
+    fixed = make_train_step(stochastic_depth(0.6), optax.sgd(0.1), **options)
+    train_state, batch = init_train_state(model, optax.sgd(0.1), jax.random.key(0), ema=True), batch_of(*some_batch(32))
+    for _ in range(3):
+        train_state, _ = step(train_state, batch, jax.random.key(1))
+    assert len(traced) <= micro_batches
+    expected, expected_metrics = fixed(copy(train_state), batch, jax.random.key(1))
+    train_state, metrics = step(train_state, batch, jax.random.key(1))
+    assert_close(train_state, expected, rtol=1e-5, atol=1e-6)
+    assert metrics.mean_loss == pytest.approx(expected_metrics.mean_loss, rel=1e-5)
+
+
+def test_a_schedule_reaches_drop_paths_anywhere_in_a_model():
+    def loss(first, second, schedule=None):
+        model = Sequential(wrapped=Residual(first), again=Sequential(drop=second), **dict(LINEAR.layers))
+        step = make_train_step(model, optax.sgd(0.0), drop_path_schedule=schedule)
+        train_state = init_train_state(model, optax.sgd(0.0), jax.random.key(0))
+        return step(train_state, batch_of(*some_batch()), jax.random.key(1))[1].mean_loss
+
+    shared = DropPath(0.9)
+    assert loss(shared, shared, lambda step: jnp.zeros(())) == loss(DropPath(0), DropPath(0)) != loss(shared, shared)
+
+
+@pytest.mark.parametrize("model", [LINEAR, stochastic_depth(0), freeze(stochastic_depth(0.5), "a")])
+def test_a_schedule_needs_a_drop_path_that_drops(model):
+    with pytest.raises(ValueError, match=r"DropPath layers of a rate above 0, not frozen, .* got one without; omit it"):
+        make_train_step(model, optax.sgd(0.1), drop_path_schedule=optax.linear_schedule(0, 1, 3))
 
 
 def test_a_batch_without_weight_changes_nothing():

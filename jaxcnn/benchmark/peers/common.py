@@ -1,11 +1,16 @@
-"""Shared parts of the translations."""
+"""Functions that the translations share."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jaxcnn import ops
 from jaxcnn.benchmark.program import Untranslatable
-from jaxcnn.layers import AvgPool, Conv, Function, LayerNorm, MaxPool, identity, output_shape
+from jaxcnn.layers import AvgPool, Conv, Function, LayerNorm, MaxPool, Resize, identity, output_shape
 from jaxcnn.ops.check import Sides, as_adaptive_size, as_pair
 from jaxcnn.types import Layer, Shape
 
@@ -195,6 +200,48 @@ def pointwise(peer: str, layer: Function, counterparts: Mapping[Any, Callable[..
         return counterparts[layer.function](**dict(layer.options))
     except TypeError as error:
         raise refuse(peer, layer, "its options have no translation") from error
+
+
+_JAX_METHODS = {"nearest": "nearest", "nearest-exact": "nearest", "bilinear": "linear", "bicubic": "cubic"}
+
+
+def jax_resize(peer: str, layer: Resize, shape: Shape) -> Callable[[jax.Array], jax.Array]:
+    """Returns `jax.image.resize`, where it computes the same as a layer: this is tried on an image.
+
+    Args:
+      peer: name of the peer, for the message.
+      layer: the resize.
+      shape: (height, width, channels) of its input.
+
+    Returns:
+      A function of an array whose axes 1 and 2 are height and width.
+
+    Raises:
+      Untranslatable: the results differ, or there is no such method.
+    """
+    if layer.method not in _JAX_METHODS:
+        raise refuse(peer, layer, f"jax.image.resize has no method {layer.method!r}")
+    resize = partial(resized, size=output_shape(layer, shape)[:2], method=layer.method, antialias=layer.antialias)
+    image = jnp.asarray(np.random.default_rng(0).standard_normal((*shape[:2], 1), np.float32))
+    ours, _ = layer.apply({}, {}, image, train=False)
+    if not np.allclose(resize(image[None])[0], ours, atol=1e-4):
+        raise refuse(peer, layer, f"jax.image.resize gives other pixels on an image of {shape[0]}x{shape[1]}")
+    return resize
+
+
+def resized(x: jax.Array, size: Pair, method: str, antialias: bool) -> jax.Array:
+    """Calls `jax.image.resize`.
+
+    Args:
+      x: an array whose axes 1 and 2 are height and width.
+      size: (height, width) of the result.
+      method: a method of `jaxcnn.ops.resize`.
+      antialias: whether to widen the filter when shrinking.
+
+    Returns:
+      The resized array.
+    """
+    return jax.image.resize(x, (x.shape[0], *size, *x.shape[3:]), _JAX_METHODS[method], antialias)
 
 
 IDENTITY = identity.function

@@ -50,6 +50,6 @@ def make_program(spec: Spec) -> Program:
             "multiply_adds": layers.multiply_adds(spec.model, spec.image_shape),
         },
     )
-    # Asked for afterwards: they are built with the first program, in whose cold start that belongs.
+    # Checked at the end: the kernels are built with the first program, and their build is part of its cold start.
     program.facts["native_kernels"] = jax.default_backend() == "cpu" and native.ready()
     return program

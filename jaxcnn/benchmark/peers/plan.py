@@ -1,24 +1,27 @@
-"""What a peer does with a model: its layers in order of use, and the operations between them.
+"""The steps of a model for its translation to a peer: its layers in order of use, and the operations between them.
 
-A model is traced once, with the call of each layer as one step (`jaxcnn.layers.dataflow`). So a peer needs translations
-of the layers that compute something, but of none that is made of layers.
+A model is traced once, with the call of each layer as one step (`jaxcnn.layers.flow`). So a peer needs translations
+only of layers that are not made of layers.
 """
 
 import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.extend import core
 
 from jaxcnn import ops
+from jaxcnn.benchmark.peers.common import jax_resize, resized
 from jaxcnn.benchmark.program import Untranslatable
-from jaxcnn.layers import Function
-from jaxcnn.layers.dataflow import called_path, dataflow, structure
+from jaxcnn.benchmark.spec import Spec
+from jaxcnn.layers import Function, Resize
+from jaxcnn.layers.flow import called_path, dataflow, structure
 from jaxcnn.ops.lowering import PLAIN_RULES
+from jaxcnn.ops.resizing import Method
 from jaxcnn.types import Layer, Shape
 
 ELEMENTWISE = frozenset({
@@ -46,7 +49,17 @@ _ACTIVATIONS = (
     Function(jax.nn.leaky_relu),
     Function(jax.nn.softplus),
 )
-"""Functions that are known again where a forward calls them: peers have them as one operation."""
+"""Functions that are recognised where a forward calls them, because peers have them as one operation."""
+
+_RESIZES = (
+    *({"method": method, "align_corners": False, "antialias": False} for method in get_args(Method)),
+    *(
+        {"method": method, "align_corners": not antialias, "antialias": antialias}
+        for method in ("bilinear", "bicubic")
+        for antialias in (False, True)
+    ),
+)
+"""Options of `jaxcnn.ops.resize`, which is known again too."""
 
 
 class Call(NamedTuple):
@@ -65,7 +78,7 @@ class Step(NamedTuple):
     """A step of a model: the call of a layer, or an operation between the layers.
 
     Attributes:
-      does: the layer that is called, an activation, or the equation of another operation.
+      does: the called layer, an activation or a resize, or the equation of another operation.
       inputs: the operands: variables of the program, or literals.
       outputs: variables of the results.
     """
@@ -101,16 +114,16 @@ class Plan:
         return Counter(one for inputs in read for one in inputs if not isinstance(one, core.Literal))
 
     def draws(self) -> bool:
-        """Tells whether a forward draws random numbers itself, beside those of its layers."""
+        """Tells whether a forward draws random numbers itself, besides those of its layers."""
         return self.uses()[self.key] > 0
 
     def run(self, x: Any, key: Any, do: Callable[[Step, list[Any]], Sequence[Any]]) -> Any:
         """Runs the steps one after the other.
 
         Args:
-          x: stands for the image.
-          key: stands for the random key, if the plan draws.
-          do: from a step and its operands to its results. An operand is what an earlier step returned, `x`, `key`, a
+          x: the image, or a symbol for it.
+          key: the random key, or a symbol for it, if the plan draws.
+          do: computes the results of a step from its operands. An operand is a result of an earlier step, `x`, `key`, a
             constant array, or the number of a literal.
 
         Returns:
@@ -141,11 +154,17 @@ def make_plan(peer: str, model: Layer, image_shape: Shape, *, train: bool, dtype
 
     Raises:
       Untranslatable: a layer takes or returns several arrays, or an operation between the layers is one of jaxcnn's
-        own, such as `jaxcnn.ops.resize`.
+        own, such as `jaxcnn.ops.conv`, or a resize that the peer does not compute.
     """
     image = jax.ShapeDtypeStruct(tuple(image_shape), dtype)
     plan = _traced(peer, model, image, train=True)
     return plan if train else replace(_traced(peer, model, image, train=False), layers=plan.layers)
+
+
+def plan_of(peer: str, spec: Spec) -> Plan:
+    """Returns the plan of the model of a spec, in the dtype of its computation; see `make_plan`."""
+    train, dtype = spec.mode == "train", jnp.dtype(spec.precision)
+    return make_plan(peer, spec.model, spec.image_shape, train=train, dtype=dtype)
 
 
 def evaluate(equation: core.JaxprEqn, operands: Sequence[Any]) -> Sequence[Any]:
@@ -155,25 +174,38 @@ def evaluate(equation: core.JaxprEqn, operands: Sequence[Any]) -> Sequence[Any]:
 
 
 def operate_on_batch(does: Function | core.JaxprEqn, operands: Sequence[Any]) -> Sequence[Any]:
-    """Computes an activation or an operation in JAX for a batch.
+    """Computes an activation, a resize or another operation in JAX for a batch.
 
     Args:
-      does: the activation or operation.
+      does: the operation.
       operands: arrays whose first axis is the batch, with the channels last; also constants without that axis.
 
     Returns:
       The results, with the batch as their first axis.
     """
     if isinstance(does, Function):
-        return [activate(does, operands[0])]
+        return [call_function(does, operands[0])]
     pairs = zip(does.invars, operands, strict=True)
     axes = tuple(None if jnp.ndim(operand) == one.aval.ndim else 0 for one, operand in pairs)  # pyright: ignore
     return jax.vmap(lambda *images: evaluate(does, images), axes)(*operands)
 
 
-def activate(function: Function, x: jax.Array) -> jax.Array:
-    """Applies an activation in JAX as a peer would: `jaxcnn.ops.gelu` is optimized, that of `jax.nn` is not."""
-    return jax.nn.gelu(x, approximate=False) if function.function is ops.gelu else function(x)
+def call_function(function: Function, x: jax.Array) -> jax.Array:
+    """Applies an activation or a resize in JAX as a peer would: jaxcnn's own functions are optimized.
+
+    Args:
+      function: as in a step.
+      x: the operand; for a resize, its axes 1 and 2 are height and width.
+
+    Returns:
+      The result.
+    """
+    if function.function is ops.gelu:
+        return jax.nn.gelu(x, approximate=False)
+    if function.function is ops.resize:
+        options = dict(function.options)
+        return resized(x, options["output_shape"], options["method"], options["antialias"])
+    return function(x)
 
 
 def refuse_operation(peer: str, equation: core.JaxprEqn) -> Untranslatable:
@@ -217,7 +249,7 @@ def _traced(peer: str, model: Layer, image: jax.ShapeDtypeStruct, *, train: bool
 
 
 def _open(program: core.ClosedJaxpr, opened: frozenset[str]) -> core.ClosedJaxpr:
-    """Replaces calls of functions by what the functions do; calls of layers and of activations stay."""
+    """Replaces calls of functions by the bodies of the functions; calls of layers and of activations stay."""
 
     def run(jaxpr: core.Jaxpr, consts: Sequence[Any], operands: Sequence[Any]) -> list[Any]:
         values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *operands], strict=True))
@@ -242,21 +274,23 @@ def _open(program: core.ClosedJaxpr, opened: frozenset[str]) -> core.ClosedJaxpr
 
 def _called(equation: core.JaxprEqn) -> core.ClosedJaxpr | None:
     """Returns the program of the function that an equation calls; None for a layer or an activation."""
-    if called_path(equation) is not None or _activation([equation])[0] is not None:
+    if called_path(equation) is not None or _known([equation])[0] is not None:
         return None
     inner: Any = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
     return inner if isinstance(inner, core.ClosedJaxpr) else core.ClosedJaxpr(inner, ())
 
 
 def _grouped(peer: str, equations: Sequence[core.JaxprEqn], layers: Mapping[str, Layer]) -> list[Step]:
-    """Turns equations into steps; those of an activation become one step."""
+    """Turns equations into steps; those of an activation or a resize become one step."""
     steps, rest = [], list(equations)
     while rest:
         equation = rest[0]
         path = called_path(equation)
-        step, count = _activation(rest) if path is None else (_call(peer, path, layers[path], equation), 1)
+        step, count = _known(rest) if path is None else (_call(peer, path, layers[path], equation), 1)
         if step is None and _is_optimized(equation):
             raise refuse_operation(peer, equation)
+        if step and peer != "torch" and isinstance(step.does, Function) and step.does.function is ops.resize:
+            jax_resize(peer, Resize(**dict(step.does.options)), step.inputs[0].aval.shape)
         steps.append(step or Step(equation, tuple(equation.invars), tuple(equation.outvars)))
         del rest[:count]
     return steps
@@ -277,7 +311,7 @@ def _call(peer: str, path: str, layer: Layer, equation: core.JaxprEqn) -> Step:
 
 
 def _without_known(steps: Sequence[Step], constants: dict[Any, Any]) -> list[Step]:
-    """Computes what does not depend on the image, adds it to the constants, and returns the other steps."""
+    """Computes the steps that do not depend on the image into the constants, and returns the other steps."""
     rest = []
     for step in steps:
         if isinstance(step.does, core.JaxprEqn) and all(
@@ -290,19 +324,30 @@ def _without_known(steps: Sequence[Step], constants: dict[Any, Any]) -> list[Ste
     return rest
 
 
-def _activation(equations: Sequence[core.JaxprEqn]) -> tuple[Step | None, int]:
-    """Returns the activation that the first equations compute, if they do, and how many they are."""
+def _known(equations: Sequence[core.JaxprEqn]) -> tuple[Step | None, int]:
+    """Returns the activation or resize that the first equations compute, if they do, and how many they are."""
     result: Any = equations[0].outvars[0].aval
     if not jnp.issubdtype(result.dtype, jnp.floating):
         return None, 1
-    for function in _ACTIVATIONS:
-        program, text = _program(function, result.shape, result.dtype)
+    candidates = [(function, result) for function in _ACTIVATIONS]
+    candidates += [(function, equations[0].invars[0].aval) for function in _resizes(equations)]
+    for function, x in candidates:
+        program, text = _program(function, x.shape, x.dtype)
         part = list(equations[: len(program.eqns)])
         if [equation.primitive for equation in part] == [equation.primitive for equation in program.eqns]:
             inputs, outputs = _free(part), tuple(part[-1].outvars)
             if len(inputs) == 1 and str(program.replace(invars=inputs, outvars=outputs, eqns=part)) == text:
                 return Step(function, inputs, outputs), len(part)
     return None, 1
+
+
+def _resizes(equations: Sequence[core.JaxprEqn]) -> list[Function]:
+    """Returns the resizes that the first equations may be: one along each axis, after a conversion to float32."""
+    along_axis = [one for one in equations[:3] if one.primitive.name == "jaxcnn_resample"]
+    if len(along_axis) < 2 or along_axis[0] not in equations[:2]:
+        return []
+    result: Any = along_axis[1].outvars[0].aval
+    return [Function(ops.resize, output_shape=result.shape[:2], **options) for options in _RESIZES]
 
 
 @functools.lru_cache(maxsize=4096)

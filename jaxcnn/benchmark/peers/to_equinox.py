@@ -21,13 +21,14 @@ from jaxcnn.benchmark.peers.common import (
     channels_of,
     conv_sides,
     equal_windows,
+    jax_resize,
     pair,
     plain_average,
     pointwise,
     refuse,
     undilated_window,
 )
-from jaxcnn.benchmark.peers.plan import ELEMENTWISE, Call, Plan, Step, activate, evaluate, make_plan
+from jaxcnn.benchmark.peers.plan import ELEMENTWISE, Call, Plan, Step, call_function, evaluate, plan_of
 from jaxcnn.benchmark.program import Program
 from jaxcnn.benchmark.spec import Spec
 from jaxcnn.layers import Function
@@ -77,14 +78,7 @@ def make_program(spec: Spec) -> Program:
     Raises:
       Untranslatable: there is no translation of a layer.
     """
-    return JaxProgram(spec, partial(make_model, spec, plan_of(spec)))
-
-
-def plan_of(spec: Spec) -> Plan:
-    """Plans what the model of a spec does."""
-    return make_plan(
-        "equinox", spec.model, spec.image_shape, train=spec.mode == "train", dtype=jnp.dtype(spec.precision)
-    )
+    return JaxProgram(spec, partial(make_model, spec, plan_of("equinox", spec)))
 
 
 def make_model(spec: Spec, plan: Plan) -> JaxModel:
@@ -92,7 +86,7 @@ def make_model(spec: Spec, plan: Plan) -> JaxModel:
 
     Args:
       spec: what to measure.
-      plan: what the model does, of `plan_of`.
+      plan: the plan of the model, from `plan_of("equinox", ...)`.
 
     Returns:
       The model, with Equinox's own initial parameters.
@@ -148,9 +142,9 @@ def _run(plan: Plan, modules: dict[str, Any], x: jax.Array, state: Any, key: jax
 
 
 def _operate(does: Function | core.JaxprEqn, operands: Sequence[Any]) -> Sequence[Any]:
-    """Computes an activation or an operation of one image (channels, height, width)."""
+    """Computes an activation, a resize or another operation of one image (channels, height, width)."""
     if isinstance(does, Function):
-        return [activate(does, operands[0])]
+        return [call_function(does, operands[0])]
     name = does.primitive.name
     if name in ELEMENTWISE:
         return evaluate(does, operands)
@@ -291,6 +285,7 @@ def _(layer: ZeroPadShortcut, shape: Shape, key: jax.Array) -> eqx.Module:
 
 for _kind, _translation in {
     layers.MaxPool: lambda layer, shape, key: eqx.nn.MaxPool2d(*undilated_window("equinox", layer, shape)),
+    layers.Resize: lambda layer, shape, key: eqx.nn.Lambda(jax_resize("equinox", layer, shape)),
     layers.AvgPool: lambda layer, shape, key: eqx.nn.AvgPool2d(*plain_average("equinox", layer, shape)),
     AuxiliaryPool: lambda layer, shape, key: translate(layer.on(shape), shape, key),
     layers.GlobalAvgPool: lambda layer, shape, key: eqx.nn.Lambda(partial(jnp.mean, axis=(1, 2))),

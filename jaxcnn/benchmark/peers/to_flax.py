@@ -14,12 +14,13 @@ from jaxcnn.benchmark.peers.common import (
     channels_of,
     conv_sides,
     equal_windows,
+    jax_resize,
     pair,
     plain_average,
     refuse,
     undilated_window,
 )
-from jaxcnn.benchmark.peers.plan import Call, Plan, Step, make_plan, operate_on_batch
+from jaxcnn.benchmark.peers.plan import Call, Plan, Step, operate_on_batch, plan_of
 from jaxcnn.benchmark.program import Program, Unavailable
 from jaxcnn.benchmark.spec import Spec
 from jaxcnn.models.inception import AuxiliaryPool
@@ -47,7 +48,7 @@ def make_program(spec: Spec) -> Program:
       Untranslatable: a layer has no translation.
     """
     options = best_options() if spec.contestant == "flax-flags" else {}
-    return JaxProgram(spec, partial(make_model, spec, plan_of(spec)), compiler_options=options)
+    return JaxProgram(spec, partial(make_model, spec, plan_of("flax", spec)), compiler_options=options)
 
 
 def best_options() -> dict[str, str]:
@@ -71,7 +72,7 @@ def make_model(spec: Spec, plan: Plan) -> JaxModel:
 
     Args:
       spec: what to measure.
-      plan: what the model does, of `plan_of`.
+      plan: the plan of the model, from `plan_of("flax", ...)`.
 
     Returns:
       The model, with flax's own initial parameters.
@@ -92,16 +93,11 @@ def make_model(spec: Spec, plan: Plan) -> JaxModel:
     return JaxModel(params, state, apply, trees.count(params))
 
 
-def plan_of(spec: Spec) -> Plan:
-    """Plans what the model of a spec does."""
-    return make_plan("flax", spec.model, spec.image_shape, train=spec.mode == "train", dtype=jnp.dtype(spec.precision))
-
-
 def build(plan: Plan, dtype: Any) -> "Model":
     """Builds the module of a model.
 
     Args:
-      plan: what it does, of `make_plan("flax", ...)`.
+      plan: its plan, from `make_plan("flax", ...)`.
       dtype: dtype of the computation; parameters are float32.
 
     Returns:
@@ -132,11 +128,11 @@ def translate(layer: Layer, shape: Shape, dtype: Any) -> nn.Module:
 
 
 class Model(nn.Module):
-    """The modules of a model's layers, and what is done with them.
+    """The modules of a model's layers, and the plan that uses them.
 
     Attributes:
       layers: the modules by path.
-      plan: what is done, of `make_plan("flax", ...)`.
+      plan: the plan, from `make_plan("flax", ...)`.
     """
 
     layers: Mapping[str, nn.Module]
@@ -145,7 +141,7 @@ class Model(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> Any:
         """Runs the plan on a batch; returns the tree of results."""
         if self.is_initializing():
-            # Also layers that only training calls, as auxiliary heads.
+            # Also layers that only training calls, such as auxiliary heads.
             for path, (_, shape) in self.plan.layers.items():
                 self.layers[path](jnp.zeros((1, *shape), x.dtype), train)
         keys = jax.random.split(self.make_rng("dropout"), x.shape[0]) if self.plan.draws() else None
@@ -168,7 +164,7 @@ class Always(nn.Module):
 
 
 class Padded(nn.Module):
-    """A convolution after a padding that it does not know."""
+    """A convolution after a padding that it does not support."""
 
     pad: Callable[[jax.Array], jax.Array]
     conv: nn.Module
@@ -314,13 +310,16 @@ def _(layer: ZeroPadShortcut, shape: Shape, dtype: Any) -> nn.Module:
 
 @translate.register
 def _(layer: layers.Function, shape: Shape, dtype: Any) -> nn.Module:
-    # flax's own function: jaxcnn's is optimized.
+    # flax's own functions: those of jaxcnn are optimized.
+    if layer.function is ops.resize:
+        return Always(jax_resize("flax", layers.Resize(**dict(layer.options)), shape))
     return Always(partial(jax.nn.gelu, approximate=False) if layer.function is ops.gelu else jax.vmap(layer))
 
 
 for _kind, _translation in {
     layers.Dense: lambda layer, shape, dtype: Always(nn.Dense(layer.out_features, layer.use_bias, dtype=dtype)),
     layers.LayerScale: lambda layer, shape, dtype: LayerScale(layer.channels, layer.init_value, dtype),
+    layers.Resize: lambda layer, shape, dtype: Always(jax_resize("flax", layer, shape)),
     AuxiliaryPool: lambda layer, shape, dtype: translate(layer.on(shape), shape, dtype),
     layers.GlobalAvgPool: lambda layer, shape, dtype: Always(partial(jnp.mean, axis=(1, 2))),
     layers.GlobalMaxPool: lambda layer, shape, dtype: Always(partial(jnp.max, axis=(1, 2))),

@@ -18,13 +18,14 @@ from jaxcnn.benchmark.peers.common import (
     channels_of,
     conv_sides,
     equal_windows,
+    jax_resize,
     pair,
     plain_average,
     pointwise,
     refuse,
     undilated_window,
 )
-from jaxcnn.benchmark.peers.plan import Call, Plan, Step, make_plan, operate_on_batch
+from jaxcnn.benchmark.peers.plan import Call, Plan, Step, operate_on_batch, plan_of
 from jaxcnn.benchmark.program import Program, Unavailable, Untranslatable
 from jaxcnn.benchmark.spec import Spec
 from jaxcnn.models.inception import AuxiliaryPool
@@ -73,9 +74,7 @@ def make_program(spec: Spec) -> Program:
     """
     if keras.backend.backend() != "jax":
         raise Unavailable(f"expected Keras on its JAX backend, got {keras.backend.backend()!r}; set KERAS_BACKEND=jax")
-    train, dtype = spec.mode == "train", jnp.dtype(spec.precision)
-    plan = make_plan("keras", spec.model, spec.image_shape, train=train, dtype=dtype)
-    return JaxProgram(spec, partial(make_model, spec, plan))
+    return JaxProgram(spec, partial(make_model, spec, plan_of("keras", spec)))
 
 
 def make_model(spec: Spec, plan: Plan) -> JaxModel:
@@ -83,7 +82,7 @@ def make_model(spec: Spec, plan: Plan) -> JaxModel:
 
     Args:
       spec: what to measure.
-      plan: what the model does, of `make_plan("keras", ...)`.
+      plan: the plan of the model, from `plan_of("keras", ...)`.
 
     Returns:
       The model, with Keras's own initial parameters.
@@ -104,7 +103,7 @@ def build(plan: Plan, image_shape: Shape) -> tuple[keras.Model, int]:
     """Builds the functional model of a plan.
 
     Args:
-      plan: what the model does, of `make_plan("keras", ...)`.
+      plan: the plan of the model, from `plan_of("keras", ...)`.
       image_shape: (height, width, channels) of one image.
 
     Returns:
@@ -290,6 +289,7 @@ def _(layer: ZeroPadShortcut, shape: Shape, name: str) -> Callable[[Any], Any]:
 for _kind, _translation in {
     layers.Dense: lambda layer, shape, name: keras.layers.Dense(layer.out_features, use_bias=layer.use_bias, name=name),
     layers.LayerScale: lambda layer, shape, name: LayerScale(layer.channels, layer.init_value, name=name),
+    layers.Resize: lambda layer, shape, name: keras.layers.Lambda(jax_resize("keras", layer, shape)),
     AuxiliaryPool: lambda layer, shape, name: translate(layer.on(shape), shape, name),
     layers.GlobalAvgPool: lambda layer, shape, name: keras.layers.GlobalAveragePooling2D(),
     layers.GlobalMaxPool: lambda layer, shape, name: keras.layers.GlobalMaxPooling2D(),

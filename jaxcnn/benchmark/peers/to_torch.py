@@ -74,6 +74,7 @@ _FUNCTIONS: dict[Any, Callable[..., nn.Module]] = {
     ops.gelu: nn.GELU,
     ops.channel_slice: lambda start, stop: ChannelSlice(start, stop),
     ops.channel_shuffle: nn.ChannelShuffle,
+    ops.resize: lambda **options: Resize(layers.Resize(**options)),
 }
 
 
@@ -140,7 +141,7 @@ class TorchProgram:
             return
         self._optimizer.zero_grad(set_to_none=True)
         with self._autocast():
-            # With auxiliary heads there are several results for one label: all of them count alike.
+            # Auxiliary heads give several results for one label, which all have the same weight.
             results = jax.tree.leaves(self._model(self._images))
             loss = torch.stack([F.cross_entropy(logits, self._labels) for logits in results]).mean()
         loss.backward()
@@ -181,7 +182,7 @@ def build(plan: Plan) -> GraphModule:
     """Builds the module of a model.
 
     Args:
-      plan: what it does, of `make_plan("torch", ...)`.
+      plan: its plan, from `make_plan("torch", ...)`.
 
     Returns:
       The module, from a batch (batch, channels, height, width) to the tree of results. The module of a layer is
@@ -211,14 +212,14 @@ def build(plan: Plan) -> GraphModule:
 
     graph.output(plan.run(graph.placeholder("x"), None, do))
     module = GraphModule(root, graph)
-    # Also those of training alone, as auxiliary heads.
+    # Also layers that only training calls, such as auxiliary heads.
     for path in plan.layers:
         module.add_submodule(f"model/{path}", root.get_submodule(f"model/{path}"))
     return module
 
 
 def _operand(root: nn.Module, graph: Graph, equation: core.JaxprEqn, operand: Any) -> Any:
-    """Turns a constant into a number, where one will do, or into a buffer."""
+    """Turns a constant into a number if possible, otherwise into a buffer."""
     if isinstance(operand, Node):
         return operand
     array = np.asarray(operand)
@@ -316,6 +317,20 @@ class ChannelSlice(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Slices the channels."""
         return x[:, self.start : self.stop]
+
+
+class Resize(nn.Module):
+    """`F.interpolate`, of which `jaxcnn.layers.Resize` has the options."""
+
+    def __init__(self, layer: layers.Resize) -> None:
+        super().__init__()
+        self.options = {"size": layer.output_shape, "scale_factor": layer.scale_factor, "mode": layer.method}
+        if layer.method in ("bilinear", "bicubic"):
+            self.options |= {"align_corners": layer.align_corners, "antialias": layer.antialias}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Resizes the images."""
+        return F.interpolate(x, **self.options)
 
 
 class ZeroPad(nn.Module):
@@ -422,6 +437,7 @@ for _kind, _translation in {
     layers.LayerScale: lambda layer, shape: LayerScale(shape, layer.init_value),
     layers.AdaptiveAvgPool: lambda layer, shape: nn.AdaptiveAvgPool2d(layer.output_shape),
     layers.AdaptiveMaxPool: lambda layer, shape: nn.AdaptiveMaxPool2d(layer.output_shape),
+    layers.Resize: lambda layer, shape: Resize(layer),
     layers.PixelShuffle: lambda layer, shape: nn.PixelShuffle(layer.factor),
     layers.PixelUnshuffle: lambda layer, shape: nn.PixelUnshuffle(layer.factor),
     AuxiliaryPool: lambda layer, shape: translate(layer.on(shape), shape),

@@ -1,8 +1,8 @@
 """Operations between layers in PyTorch: JAX's primitives for batches in torch's layout.
 
 An array of three axes (height, width, channels) is a tensor (batch, channels, height, width) in channels_last; others
-have the batch as one more axis, the first. Elementwise operations know no order of axes. The others are applied to
-views with the channels last: in channels_last, the permutations move no data.
+have the batch as an additional first axis. Elementwise operations do not depend on the order of axes. The others are
+applied to views with the channels last: in channels_last, the permutations move no data.
 """
 
 # Pyright also checks this file without the peer.
@@ -64,7 +64,7 @@ def shape_of(variable: Any) -> Shape:
 
 
 def _plain(value: Any) -> Any:
-    """Turns numbers of NumPy into those of Python, which the code of a graph can hold."""
+    """Turns numbers of NumPy into numbers of Python, which the code of a graph can hold."""
     if isinstance(value, slice):
         return slice(*_plain((value.start, value.stop, value.step)))
     if isinstance(value, tuple | list):

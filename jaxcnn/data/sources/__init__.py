@@ -1,1 +1,1 @@
-"""Sources of examples: arrays in memory, files, and sets that come with scikit-learn."""
+"""Sources of examples: arrays in memory, files, and data sets of scikit-learn."""

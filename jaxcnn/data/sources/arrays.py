@@ -15,8 +15,8 @@ class Arrays:
     """A source in host memory; build one with `arrays`, which checks the entries.
 
     Args:
-      entries: arrays by name, with the examples as their first axis; `Source` tells what the names mean. They are kept
-        as read-only views.
+      entries: arrays by name, with the examples as their first axis; `Source` explains the names. They are kept as
+        read-only views.
       class_names: one name for each class; label k means `class_names[k]`. Empty without classes.
     """
 
@@ -68,7 +68,7 @@ def arrays(
     num_classes: int | None = None,
     **entries: ArrayLike,
 ) -> Arrays:
-    """Checks arrays, and makes a source of them.
+    """Makes a source from arrays, after checking them.
 
     `arrays(image=images, label=labels)` is a data set of classified images. Labels become int32, masks uint8 (int32 for
     more than 255 classes), floating-point values float32. Arrays of the right dtype are not copied.
@@ -109,7 +109,7 @@ def arrays(
 
 
 def check_counts(images: np.ndarray, labels: np.ndarray) -> None:
-    """Refuses another number of labels than of images.
+    """Refuses labels and images of different numbers.
 
     Args:
       images: with the examples as the first axis.

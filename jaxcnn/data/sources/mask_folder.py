@@ -1,4 +1,4 @@
-"""Pictures with a mask each, in folders of PNG files."""
+"""Pictures with masks, in folders of PNG files."""
 
 import dataclasses
 import os
@@ -62,9 +62,9 @@ class MaskFolder:
 
     @property
     def fingerprint(self) -> str:
-        """A checksum of names, sizes, beginnings and ends of the files.
+        """A checksum of the names, sizes, beginnings and ends of the files.
 
-        The pixels of a PNG file end with their own checksum, which therefore counts.
+        The pixel data of a PNG file end with their checksum, so the fingerprint changes with the pixels.
         """
         files = (part for pair in self.pairs for path in pair for part in (path.stem, _sample(path)))
         return checksum(*files, *self.class_names, repr((self.size, self.channels)))
@@ -100,9 +100,9 @@ def mask_folder(path: str | os.PathLike[str], *, size: Size | None = None, chann
         path/images/one.png   path/masks/one.png
         path/classes.txt      one name for each class, in the order of the values; optional
 
-    Or the folders `images` and `masks` are in `path/train`, `path/val` (or `validation`) and `path/test`, as far as
-    they are there. A mask has the values of classes as a palette or 8 bits of grey; 255 is no class. All headers and
-    masks are read once, and all faults are found together. Hidden files are left out.
+    Or the folders `images` and `masks` are in `path/train`, and optionally in `path/val` (or `validation`) and
+    `path/test`. A mask holds class indices, as a palette or as 8 bits of grey; 255 is no class. All headers and masks
+    are read once, and one error lists the faults of all files. Hidden files are ignored.
 
     Args:
       path: the folder.
@@ -111,8 +111,8 @@ def mask_folder(path: str | os.PathLike[str], *, size: Size | None = None, chann
       channels: 1 reads the pictures as grey, 3 as red, green and blue.
 
     Returns:
-      The parts that are there, by name: "train", and "validation" and "test"; only "train" without folders of parts.
-      `split` draws the missing ones.
+      The existing parts by name: "train", and "validation" and "test"; only "train" without folders of parts. `split`
+      draws the missing ones.
 
     Raises:
       FileNotFoundError: there is no such folder, or it lacks `images` or `masks`.
@@ -181,7 +181,7 @@ def _pairs(folder: Path, faults: list[str]) -> list[Pair]:
 
 
 def _scan(pair: Pair, faults: list[str]) -> _Scanned:
-    """Reads the size of a picture and its mask, and notes what is wrong with them."""
+    """Reads the size of a picture, and its mask, and notes their faults."""
     try:
         size, mask = picture_size(pair.image), read_mask(pair.mask)
     except PictureError as error:

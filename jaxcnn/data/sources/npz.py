@@ -77,7 +77,7 @@ def _read_arrays(path: str, *names: str) -> tuple[dict[str, np.ndarray], list[st
 
 
 def _named(images: np.ndarray, labels: np.ndarray, class_names: np.ndarray | None) -> Arrays:
-    """Makes a source of images and labels that are numbers or strings."""
+    """Makes a source from images and from labels that are numbers or strings."""
     names = None if class_names is None else _as_text(class_names).tolist()
     if labels.dtype.kind not in "US" or labels.ndim != 1:
         return arrays(image=images, label=labels, class_names=names)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxcnn.data.sources.arrays import Arrays, arrays
 
 _DIGITS = 4
-"""The digits 0 to 3 are used: with fewer classes, a small network learns sooner."""
+"""The digits 0 to 3 are used: with fewer classes, a small network learns faster."""
 
 _SMALLEST, _LARGEST = 26, 42
 """Sizes of a digit in pixels, of 64 of the image."""
@@ -21,12 +21,12 @@ _VISIBLE = 64
 
 
 class _Part(NamedTuple):
-    """What the examples of one split are made of.
+    """The material of the examples of one split.
 
     Attributes:
-      number: of the split, for its random numbers.
-      examples: how many.
-      digits: the split takes every fifth digit, for each remainder in here.
+      number: number of the split, for its random numbers.
+      examples: number of examples.
+      digits: the split takes the digits whose index has one of these remainders after division by 5.
       columns: ranges of columns of the photographs.
     """
 
@@ -110,7 +110,7 @@ def _example(
         side = int(rng.integers(_SMALLEST * size // 64, _LARGEST * size // 64 + 1))
         top, left = rng.integers(0, size - side + 1, 2)
         place = slice(top, top + side), slice(left, left + side)
-        # A digit that would cover another one is left out.
+        # A digit that would overlap another one is left out.
         if not free[place].all():
             continue
         free[place] = False
@@ -132,7 +132,7 @@ def _background(rng: np.random.Generator, size: int, strips: list[np.ndarray]) -
 
 
 def _ink(rng: np.random.Generator, under: np.ndarray) -> np.ndarray:
-    """Draws a colour, darker or brighter than the mean of the pixels under it; where only one has room, that one."""
+    """Draws a colour, darker or brighter than the mean of the pixels under it, at random if the range allows both."""
     mean = under.sum(axis=(0, 1)) // (under.shape[0] * under.shape[1])
     contrast = rng.integers(_LOWEST, _HIGHEST + 1)
     brighter = bool(rng.integers(2))

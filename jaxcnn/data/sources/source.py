@@ -1,4 +1,4 @@
-"""What a source of examples is, and how several of its examples are read at once."""
+"""The protocol of a source of examples, and functions that read several examples at once."""
 
 import dataclasses
 import hashlib
@@ -29,7 +29,7 @@ class Source(Protocol):
     The entries of an example have fixed names:
 
     - "image": shape (height, width, channels), uint8, or float32 in [0, 1];
-    - "label": a class index, int32, shape ();
+    - "label": a class index, int32, shape (); or for several classes 0 or 1 for each class, shape (num_classes,);
     - "mask": the class of each pixel, shape (height, width), integers; `IGNORED` for none;
     - "target": numbers to predict, such as probabilities of classes, float32.
     """
@@ -64,14 +64,14 @@ Splits: TypeAlias = Mapping[str, Source]
 
 @runtime_checkable
 class Gathers(Protocol):
-    """What a source has that reads several examples faster than one by one, or entries without the others."""
+    """The method of a source that can read several examples faster than one by one, or single entries."""
 
     def gather(self, indices: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Reads entries of several examples.
 
         Args:
           indices: of the examples, shape (n,).
-          names: of the entries. The others need not be read: a source that knows its labels reads no image for them.
+          names: of the entries. The others need not be read: a source that knows its labels opens no image for them.
 
         Returns:
           Each entry with the examples as its first axis, as new arrays.

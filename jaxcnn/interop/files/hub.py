@@ -84,8 +84,8 @@ def verify_torchvision_name(path: str | os.PathLike[str]) -> bool:
     if not digest.startswith(named[1]):
         raise FileError(
             f"{str(path)!r} is damaged: its checksum does not match its name; expected sha256 {named[1]}..., got "
-            f"{digest[: len(named[1])]}...; download it again, or rename the file if {named[1]} is no checksum but, "
-            "say, a date"
+            f"{digest[: len(named[1])]}...; download it again, or rename the file if {named[1]} is not a checksum but, "
+            "for example, a date"
         )
     return True
 

@@ -68,7 +68,7 @@ def read_keras(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
         max_bytes = _MAX_UNPACKING * size + 2**20
         seconds = _SECONDS + size // _BYTES_PER_SECOND
         limits = (str(max_bytes), str(_MEMORY + max_bytes), str(seconds))
-        # Without a buffer and a name: the other process writes to it, and it is deleted with the last tensor.
+        # It has no buffer and no name: the other process writes to it, and it is deleted with the last tensor.
         converted = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
         try:
             child = subprocess.run(

@@ -1,6 +1,6 @@
-"""Open files of weights: read in pieces, and whatever is wrong with one is one kind of error.
+"""Open files of weights: they are read in pieces, and every fault of a file is one kind of error.
 
-A file is not mapped into memory: a mapped file that another program cuts short ends the process that reads it.
+A file is not mapped into memory: if another program truncates a mapped file, the process that reads it is killed.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from jaxcnn.interop.files.paths import FileError, existing_file
 from jaxcnn.text import printable
 
 MAX_JSON = 2**22
-"""How many bytes of JSON are read: the largest models have some hundred kB, and each byte may take 30 of memory."""
+"""Largest size of JSON in bytes: the largest models have some hundred kB, and each byte may take 30 of memory."""
 
 
 @contextlib.contextmanager
@@ -46,11 +46,11 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 class OpenFile:
-    """A regular file that is open for reading, for as long as the object lives.
+    """A regular file that is open for reading as long as the object exists.
 
     Args:
       path: the file, also for the text of errors.
-      file: the open file, where it has no name of its own; None to open `path`.
+      file: the open file, if it has no name of its own; None to open `path`.
 
     Attributes:
       path: the file.
@@ -89,7 +89,7 @@ class OpenFile:
 
         Args:
           offset: of the first one in the file.
-          size: how many, no more than are to be held in memory.
+          size: number of bytes; all of them are held in memory.
 
         Returns:
           The bytes.
@@ -133,7 +133,7 @@ def parse_json(text: bytes) -> Any:
       The value.
 
     Raises:
-      ValueError: it is no JSON, or too long.
+      ValueError: it is not JSON, or too long.
       RecursionError: it is nested too deeply.
     """
     if len(text) > MAX_JSON:
@@ -151,8 +151,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
       The value.
 
     Raises:
-      FileNotFoundError: the file is not there.
-      FileError: it is no JSON, nested too deeply, or longer than 4 MiB.
+      FileNotFoundError: the file does not exist.
+      FileError: it is not JSON, nested too deeply, or longer than 4 MiB.
     """
     file = OpenFile(path)
     if file.size > MAX_JSON:
@@ -164,7 +164,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def shown(value: Any) -> str:
-    """Writes a value of a file for an error, cut where it is long.
+    """Formats a value of a file for an error, shortened if it is long.
 
     Args:
       value: a text or a number.
@@ -177,28 +177,28 @@ def shown(value: Any) -> str:
 
 
 def unquoted(name: object, limit: int = 100) -> str:
-    """Writes a name of a file for an error that has it without quotes.
+    """Formats a name in a file for an error, without quotes.
 
     Args:
       name: the name.
-      limit: the most characters.
+      limit: largest number of characters.
 
     Returns:
-      The name in one line of printable characters, cut where it is long.
+      The name in one line of printable characters, shortened if it is long.
     """
     text = printable(str(name)[: limit + 1])
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def few(names: Sequence[str], most: int = 5) -> str:
-    """Lists names of a file for an error.
+    """Lists names in a file for an error.
 
     Args:
       names: the names.
-      most: how many to write.
+      most: largest number of names to list.
 
     Returns:
-      The first ones, and how many more there are.
+      The first names, and the number of the others.
     """
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(unquoted, names[:most])) + rest

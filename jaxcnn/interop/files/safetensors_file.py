@@ -54,8 +54,8 @@ def read_safetensors(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
     """Reads a safetensors file, or the shards of a folder.
 
     Args:
-      path: a `.safetensors` file; an index, `model.safetensors.index.json`, with its shards beside it; or a folder that
-        holds `model.safetensors` or such an index.
+      path: a `.safetensors` file; an index, `model.safetensors.index.json`, with its shards next to it; or a folder
+        with `model.safetensors` or such an index.
 
     Returns:
       The tensors by name.

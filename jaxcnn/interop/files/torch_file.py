@@ -52,7 +52,7 @@ _STORAGES = {
     "torch.ComplexDoubleStorage": np.dtype(np.complex128),
 }
 
-# Storages without a type; the tensor has it.
+# Storages without a dtype; the tensor has it.
 _UNTYPED = ("torch.storage.UntypedStorage", "torch.UntypedStorage")
 _DTYPES = {
     "torch.uint16": np.dtype(np.uint16),
@@ -74,7 +74,7 @@ _FUNCTIONS = (
 _ALLOWED = frozenset((*_FUNCTIONS, *_STORAGES, *_UNTYPED, *_DTYPES))
 
 _MAX_RANK = 64
-# How many dicts of a checkpoint may lie around its state dict.
+# Largest number of dicts of a checkpoint around its state dict.
 _MAX_NESTING = 4
 # A tensor whose elements share memory (strides of zero) grows when it is read; larger ones are refused.
 _MAX_SHARED = 2**26
@@ -101,10 +101,9 @@ def read_torch(path: str | os.PathLike[str], *, entry: str | None = None) -> Map
     """Reads a state dict that torch saved.
 
     Nothing in the file is executed: its pickle may only use the names that tensors need. A checkpoint that nests the
-    nests the state dict, as in `{"state_dict": ..., "epoch": 3}`, is opened if only one entry leads to tensors and the
-    tensors beside it are scalars.
-    checksums, the first read of a storage verifies them. The file stays open as long as the result or one of its
-    tensors exists, so do not overwrite it in place.
+    state dict, as in `{"state_dict": ..., "epoch": 3}`, is opened if only one entry leads to tensors and the tensors
+    beside it are scalars. If the file has checksums, the first read of a storage verifies them. The file stays open as
+    long as the result or one of its tensors exists, so do not overwrite it in place.
 
     Args:
       path: a file that `torch.save` wrote, with any extension.
@@ -325,7 +324,7 @@ def _has_tensors(value: Any) -> bool:
 
 
 def _has_weights(content: dict[Any, Any]) -> bool:
-    """Tells tensors of a state dict from the numbers of a checkpoint, such as a loss, that are tensors too."""
+    """Tells whether a dict holds weights, not only numbers of a checkpoint that are tensors too, such as a loss."""
     return any(isinstance(item, LazyTensor) and item.shape for item in content.values())
 
 
@@ -338,14 +337,14 @@ def _nested(content: dict[Any, Any], depths: dict[tuple[int, int], int | None]) 
 
 
 def _depth(value: Any, limit: int, depths: dict[tuple[int, int], int | None]) -> int | None:
-    """Counts the dicts around the nearest dict of tensors; None where there is none within the limit.
+    """Counts the dicts around the nearest dict of tensors; None if there is none within the limit.
 
-    The state of an optimizer numbers its tensors, so only names are followed.
+    The state of an optimizer numbers its tensors, so only keys that are strings are followed.
 
     Args:
-      value: of an entry.
-      limit: how many dicts to open.
-      depths: what is known already, by the id of a value and the limit: values may share their parts.
+      value: value of an entry.
+      limit: largest number of dicts to open.
+      depths: the known results, by the id of a value and the limit: values may share their parts.
     """
     if not isinstance(value, dict):
         return None

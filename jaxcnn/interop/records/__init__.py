@@ -1,4 +1,4 @@
-"""What is known of published weights, one module for each family of models."""
+"""Descriptions of published weights, one module for each family of models."""
 
 from jaxcnn.interop.records import (
     alexnet,

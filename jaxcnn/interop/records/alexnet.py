@@ -2,7 +2,7 @@
 
 from jaxcnn.interop.preprocessing import torchvision_preprocessing
 from jaxcnn.interop.records.record import Record, Rules
-from jaxcnn.models.alexnet import alexnet
+from jaxcnn.models.alex_net import alexnet
 
 _RULES = (
     ("conv1", "features.0"),

@@ -14,13 +14,13 @@ _MODELS = {
 }
 
 _RESIZE = {"convnext_tiny": 236, "convnext_small": 230, "convnext_base": 232, "convnext_large": 232}
-"""To what torchvision resizes the short side."""
+"""The size to which torchvision resizes the shorter side."""
 
 _TORCHVISION_PARTS = {"conv": ".block.0", "norm": ".block.2", "expand": ".block.3", "project": ".block.5"}
 
 
 def _torchvision_part(match: re.Match[str]) -> str:
-    """Names a part of a block: torchvision counts stages and what lies between them in one row."""
+    """Names a part of a block: torchvision counts the stages and the layers between them in one sequence."""
     part = _TORCHVISION_PARTS.get(match[3], f":{match[3]}")
     return f"features.{2 * int(match[1]) - 1}.{match[2]}{part}"
 

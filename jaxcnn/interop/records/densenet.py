@@ -17,7 +17,7 @@ _MODELS = {
 
 
 def _torch_transition(match: re.Match[str]) -> str:
-    """Names a part of a transition: torch counts it to the block before it."""
+    """Names a part of a transition: torch numbers it by the block before it."""
     return f"features.transition{int(match[1]) - 1}.{match[2]}"
 
 

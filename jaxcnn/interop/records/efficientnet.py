@@ -1,7 +1,7 @@
 """EfficientNet B0 to B7, and EfficientNetV2 S, M and L: torchvision, timm, Keras.
 
 timm has several sets of weights for most of these, which differ in size, resizing and moments: the configuration that
-comes with a file tells them.
+comes with a file gives them.
 """
 
 import dataclasses
@@ -85,11 +85,11 @@ def _keras_rules(depthwise: str) -> Rules:
 
 
 def keras_normalization(tensors: Mapping[str, Tensor], size: int) -> Preprocessing:
-    """Makes a preprocessing of what Keras' EfficientNets do to their images.
+    """Makes the preprocessing that Keras' EfficientNets apply to their images themselves.
 
-    They divide by 255, subtract the mean of the file and divide by the root of its variance. The files that Keras
-    publishes hold the standard deviations of ImageNet in the place of variances, and the model that reads them divides
-    by the roots of these once more: together by the standard deviation.
+    They divide by 255, subtract the mean of the file and divide by the square root of its variance. The files that
+    Keras publishes hold the standard deviations of ImageNet instead of variances, and the model that reads them divides
+    by their square roots a second time: together by the standard deviation.
 
     Args:
       tensors: the arrays of the file by name.
@@ -141,7 +141,7 @@ _V1: dict[str, tuple[Callable[..., Any], str, int]] = {
     "b6": (efficientnet_b6, "efficientnet_b6_lukemelas-24a108a5.pth", 528),
     "b7": (efficientnet_b7, "efficientnet_b7_lukemelas-c5b4e57e.pth", 600),
 }
-"""The model, the newest file of torchvision, whose preprocessing files of unknown names get, and the size at Keras."""
+"""The model; the newest file of torchvision, whose preprocessing is used for unknown file names; the size in Keras."""
 
 _V2: dict[str, tuple[Callable[..., Any], str, int]] = {
     "s": (efficientnet_v2_s, "efficientnet_v2_s-dd5fe13b.pth", 384),
@@ -165,7 +165,7 @@ def _timm(model: str, build: Callable[..., Any]) -> Record:
 def _timm_tf(
     model: str, build: Callable[..., Any], architecture: str, rules: tuple[tuple[str, Replacement], ...] = ()
 ) -> Record:
-    """Describes weights of TensorFlow that timm has."""
+    """Describes weights of TensorFlow that timm publishes."""
     names = NumberedRules(Rules("timm", (*rules, *TIMM_BLOCKS, *TIMM_ENDS)), build)
     variant = Partial(build, norm=TF_NORM, padding="same")
     return Record(model, "timm", architecture, variant, names, None, as_convolution=_GATES)

@@ -1,12 +1,12 @@
 """GoogLeNet: torchvision, with and without auxiliary heads.
 
-torchvision's own model with published weights changes the moments of its input from those of ImageNet to 0.5
-(`transform_input`): here that is part of the preprocessing.
+With published weights, torchvision's own model changes the moments of its input from those of ImageNet to 0.5
+(`transform_input`); here this is part of the preprocessing.
 """
 
 from jaxcnn.interop.preprocessing import torchvision_preprocessing
 from jaxcnn.interop.records.record import Record, Rules
-from jaxcnn.models.googlenet import googlenet
+from jaxcnn.models.google_net import googlenet
 from jaxcnn.values import Partial
 
 _BLOCKS = (

@@ -1,8 +1,8 @@
 """Inception v3: torchvision and timm, each with and without the auxiliary head, and Keras.
 
-torchvision's own model with published weights changes the moments of its input from those of ImageNet to 0.5
-(`transform_input`): here that is part of the preprocessing. Keras numbers its layers through a session, so that only
-the order of the numbers in a file means something; its batch norms have no scale.
+With published weights, torchvision's own model changes the moments of its input from those of ImageNet to 0.5
+(`transform_input`); here this is part of the preprocessing. Keras numbers its layers within a session, so only the
+order of the numbers in a file matters; its batch norms have no scale.
 """
 
 from jaxcnn.interop.preprocessing import keras_preprocessing, torchvision_preprocessing

@@ -1,9 +1,9 @@
 """MobileNet v1 to v3: torchvision, timm, Keras.
 
-timm has several sets of weights for MobileNetV3, which differ in preprocessing: so no file of it without the
-configuration that comes with it tells which is right. Keras pads images of odd size otherwise where a MobileNetV3 is
-built for images of any size than where it is built for one size, as if their size were even; the padding here is
-that for one size. For the published size there is no difference.
+timm has several sets of weights for MobileNetV3, which differ in preprocessing: only the configuration that comes with
+a file says which is right. A MobileNetV3 of Keras that is built for images of any size pads images of odd size as if
+their size were even, unlike one that is built for one size; the padding here is that for one size. For the published
+size there is no difference.
 """
 
 import re
@@ -76,7 +76,7 @@ TIMM_BLOCKS = (
     (rf"{_STAGE_AND_BLOCK}expand/\d/project/conv", lambda match: timm_block(match, "conv_pwl")),
     (rf"{_STAGE_AND_BLOCK}expand/\d/project/norm", lambda match: timm_block(match, "bn3")),
 )
-"""Blocks with and without a first convolution to more channels, at timm of MobileNets and EfficientNets alike."""
+"""Blocks with and without a first convolution to more channels, in timm's MobileNets and EfficientNets."""
 
 TIMM_ENDS = (
     (r"stem/conv", "conv_stem"),
@@ -137,7 +137,7 @@ _KERAS_V3 = (
 )
 
 KERAS_DEPTHWISE = ((r"(.*)/depthwise_kernel", r"\1/kernel"),)
-"""What Keras 2 calls the kernel of a depthwise convolution."""
+"""The name of the kernel of a depthwise convolution in Keras 2."""
 
 _KERAS_2_BLOCK = r"(expanded_conv(?:_\d+)?)"
 

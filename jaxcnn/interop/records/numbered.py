@@ -1,4 +1,4 @@
-"""Names of models in stages and blocks, for sources that count blocks and layers where the models here have names."""
+"""Names in models of stages and blocks, for sources that number blocks and layers where the models here name them."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -15,9 +15,9 @@ from jaxcnn.values import Value
 class NumberedRules(Value):
     """Rules that know the place of a layer in its block and of the block in its model.
 
-    The rules are given the path "stage2/block1/expand/conv" as "stage2/block1/2/expand/0/expand/conv": with the number
-    of the block in the whole model from 0, the name of its first layer, and the number in the block of the layer at
-    hand; and the path "last/conv" as "last/7/16/conv", with the numbers of stages and blocks.
+    The rules get the path "stage2/block1/expand/conv" as "stage2/block1/2/expand/0/expand/conv": with the number of the
+    block in the whole model from 0, the name of its first layer, and the number of this layer in the block. They get
+    the path "last/conv" as "last/7/16/conv", with the numbers of stages and blocks.
 
     Attributes:
       rules: the rules.

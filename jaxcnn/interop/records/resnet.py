@@ -75,7 +75,7 @@ RECORDS = (
         for origin in _ORIGINS
         for name, build in _TORCH_MODELS.items()
     ),
-    # The weights of Keras' first ResNets want another place of the strides: the model is then the variant that has it.
+    # Keras' first ResNets have their strides in another place: these weights are for the variant that has them there.
     *(
         Record(model, "keras", f"ResNet{depth}", build, Rules("keras", _KERAS_RULES), keras_preprocessing("caffe", 224))
         for depth, build in _KERAS_V1_MODELS.items()

@@ -8,7 +8,7 @@ _PLACES = {
     "squeezenet1_0": (3, 4, 5, 7, 8, 9, 10, 12),
     "squeezenet1_1": (3, 4, 6, 7, 9, 10, 11, 12),
 }
-"""Where the fire modules, which are numbered from fire2 here, stand among all layers of torchvision."""
+"""Positions of the fire modules, which are numbered from fire2 here, among all layers of torchvision."""
 
 _BUILD = {"squeezenet1_0": squeezenet.squeezenet1_0, "squeezenet1_1": squeezenet.squeezenet1_1}
 

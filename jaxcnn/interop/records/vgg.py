@@ -1,8 +1,8 @@
 """VGG with and without batch norm: torchvision, timm, Keras.
 
-timm's has convolutions in the place of the hidden dense layers: it is the same network for images of less than 256
-pixels, whose last map is at most 7x7, and slides over larger ones. Keras' is the same for those of 224 to 255 pixels,
-whose last map is 7x7, and takes no others.
+timm's model has convolutions in place of the hidden dense layers: it is the same network for images of less than 256
+pixels, whose last map is at most 7x7, and slides over larger ones. Keras' model is the same for images of 224 to 255
+pixels, whose last map is 7x7, and takes no others.
 """
 
 from jaxcnn.interop.preprocessing import keras_preprocessing, torchvision_preprocessing

@@ -15,7 +15,7 @@ def _block(match: re.Match[str]) -> str:
 
 
 def _shortcut(match: re.Match[str], kind: str) -> str:
-    """Names a layer around a block: these have no names of their own, but the numbers of a session."""
+    """Names a layer around a block: Keras names these only by the numbers of a session."""
     number = 3 if match[1] == "exit" else int(match[2])
     return f"{kind}_{number}"
 

@@ -80,7 +80,7 @@ _kernel_gradient = Primitive("jaxcnn_kernel_gradient")
 
 
 def _like(operand: Any, shape: tuple[int, ...]) -> Any:
-    """Describes a result of the operand's dtype, and of its place on the devices, whose four axes it shares."""
+    """Describes a result with the dtype and the sharding of an operand, with which it shares the four axes."""
     return operand.update(shape=shape, weak_type=False)
 
 
@@ -283,5 +283,5 @@ _define(
     native.kernel_gradient,
 )
 
-# In the layout of the other convolutions, and with no kernel that the reader has to flip.
+# A convolution in the layout of the others, so that converters need not flip a kernel.
 PLAIN_RULES[_input_gradient] = xla.input_gradient_as_convolution

@@ -269,7 +269,7 @@ def test_the_checksum_in_a_name_of_torchvision_is_verified(tmp_path):
     with pytest.raises(ValueError, match=rf"expected sha256 11ad3fa6\.\.\., got {digest[:8]}\.\.\.; download it again"):
         verify_torchvision_name(other)
     (tmp_path / "resnet18-20240101.pth").write_bytes(b"weights")
-    with pytest.raises(ValueError, match="or rename the file if 20240101 is no checksum but, say, a date"):
+    with pytest.raises(ValueError, match="or rename the file if 20240101 is not a checksum but, for example, a date"):
         verify_torchvision_name(tmp_path / "resnet18-20240101.pth")
     with pytest.raises(FileNotFoundError, match=r"expected a file of weights, got .*, which does not exist"):
         verify_torchvision_name(tmp_path / "none-11ad3fa6.pth")

@@ -1,9 +1,9 @@
-"""Convolution on CPU in C++: the kernels that plain JAX comes nowhere near.
+"""Convolution on CPU in C++, for the kernels that are much slower in plain JAX.
 
 XLA's convolutions on CPU reach half of what the cores can do, and its kernel gradients a third. These reach nearly all
-of it, and Winograd's algorithm passes over three quarters of the multiplications of a 3x3 kernel of stride 1. The
-sources are in this folder. They are built by the system's C++ compiler when the first convolution is compiled, for the
-processor they run on, and kept in a cache folder; where that fails, the rules of `lowering.cpu_jax` are used.
+of it, and Winograd's algorithm saves three quarters of the multiplications of a 3x3 kernel of stride 1. The sources are
+in this folder. The system's C++ compiler builds them for the processor of this machine when the first convolution is
+compiled; the library is kept in a cache folder. If the build fails, the rules of `lowering.cpu_jax` are used.
 """
 
 from jaxcnn.ops.lowering.native.build import ready

@@ -30,7 +30,7 @@ _TARGETS = (
     "jaxcnn_moments",
     "jaxcnn_own_moments",
 )
-# What /proc/cpuinfo says of a processor, on x86 and on ARM.
+# The lines of /proc/cpuinfo that describe a processor, on x86 and on ARM.
 _PROCESSOR = ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU variant", "CPU part", "Features")
 # Timeout of a build in seconds; a build takes about 15.
 _PATIENCE = 300.0
@@ -39,14 +39,14 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 
 @functools.cache
 def ready() -> bool:
-    """Loads the kernels, after building them if need be.
+    """Loads the kernels, and builds them first if necessary.
 
-    The environment variable JAXCNN_NATIVE=0 turns them off, CXX names the compiler, with arguments if need be
+    The environment variable JAXCNN_NATIVE=0 turns them off, CXX names the compiler, optionally with arguments
     (`CXX="ccache g++"`), and JAXCNN_CACHE_DIR the folder to keep them in (`$XDG_CACHE_HOME/jaxcnn` or `~/.cache/jaxcnn`
-    if not set). A damaged library in that folder is built anew.
+    if not set). A damaged library in that folder is built again.
 
     Returns:
-      Whether they can be used. Where they cannot, a warning of the logger "jaxcnn" says why, once.
+      Whether they can be used. If not, a warning of the logger "jaxcnn" says why, once.
     """
     if os.environ.get("JAXCNN_NATIVE") == "0":
         return False
@@ -87,7 +87,7 @@ def _compiler() -> tuple[str, ...]:
         try:
             words = [name] if shutil.which(name) else shlex.split(name)
         except ValueError as error:
-            raise BuildError(f"CXX expects a C++ compiler, with arguments if need be, got {name!r}: {error}") from None
+            raise BuildError(f"CXX expects a C++ compiler, optionally with arguments, got {name!r}: {error}") from None
         if path := shutil.which(words[0]):
             return path, *words[1:]
     raise BuildError(f"no C++ compiler found (looked for {', '.join(names)}); install one, or name it in CXX")
@@ -192,7 +192,7 @@ def _run(command: list[str]) -> None:
 
 
 def _processor() -> str:
-    """Describes what the compiler builds for: a cache folder may be shared by machines of several kinds."""
+    """Describes the processor to build for: machines of several kinds may share a cache folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:

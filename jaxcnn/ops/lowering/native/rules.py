@@ -1,13 +1,13 @@
 """Which convolutions the C++ kernels take, and by which algorithm.
 
-The choice is made by shape when a program is lowered. Winograd's algorithm replaces 144 multiplications for each tile
-of 4x4 results, input and output channel by 36, and pays for transforming tiles and kernel. What that costs, in
-multiplications, is a table of two numbers that `experiments/convolution_rules.py` measures:
+The choice is made by shape when a program is lowered. For each tile of 4x4 results, input channel and output channel,
+Winograd's algorithm replaces 144 multiplications by 36. It must also transform tiles and kernel. The costs of these
+transforms, in multiplications, are two numbers that `experiments/convolution_rules.py` measures:
 
     tile     of each tile, for each of its channels (input and output)      800
     kernel   of the kernel, for each input and output channel              2200
 
-They were fitted where there is AVX-512; where there is AVX2 alone the script finds 980 and 2060.
+They were fitted on a processor with AVX-512; on one with only AVX2 the script finds 980 and 2060.
 """
 
 import enum
@@ -28,7 +28,7 @@ TILE_COST = 800
 KERNEL_COST = 2200
 
 _VECTOR_BYTES = 64
-"""The widest vectors there are: Winograd's kernels take whole vectors of channels."""
+"""Bytes of the widest vectors: Winograd's kernels take whole vectors of channels."""
 
 
 class Algorithm(enum.IntEnum):
@@ -40,13 +40,13 @@ class Algorithm(enum.IntEnum):
 
 
 def may_call(ctx: Any) -> bool:
-    """Says whether a program that is being lowered for CPU may call the C++ kernels.
+    """Tells whether a program that is being lowered for CPU may call the C++ kernels.
 
-    It may not where it is exported, since it could then not run without this package, nor where the compiler splits it
-    over devices, since it would gather what a call of a kernel takes.
+    An exported program may not, since it could not run without this package. Nor may a program that the compiler splits
+    over devices, since it would gather the operands of each call on every device.
 
     Args:
-      ctx: of the lowering.
+      ctx: context of the lowering.
     """
     module = ctx.module_context
     if module.lowering_parameters.for_export:
@@ -58,7 +58,7 @@ def may_call(ctx: Any) -> bool:
 
 
 def takes(image: Any, kernel_shape: tuple[int, ...], geometry: Geometry) -> bool:
-    """Says whether the C++ kernels are the way to compute a convolution and its gradients.
+    """Tells whether the C++ kernels compute a convolution and its gradients.
 
     Args:
       image: shape and dtype of the images, (batch, height, width, channels).
@@ -66,7 +66,7 @@ def takes(image: Any, kernel_shape: tuple[int, ...], geometry: Geometry) -> bool
       geometry: of the convolution.
 
     Returns:
-      False for shapes that are not known, and for depthwise kernels that `lowering.cpu_jax` has the better rule for.
+      False for unknown shapes, and for depthwise kernels for which `lowering.cpu_jax` has a faster rule.
     """
     if not (_is_known(image.shape) and _is_known(kernel_shape)):
         return False
@@ -76,7 +76,7 @@ def takes(image: Any, kernel_shape: tuple[int, ...], geometry: Geometry) -> bool
 
 
 def sums(image: Any) -> bool:
-    """Says whether the C++ kernels are the way to sum up the pixels of images.
+    """Tells whether the C++ kernels sum the pixels of images.
 
     Args:
       image: shape and dtype, (images, pixels, channels).
@@ -94,7 +94,7 @@ def own_moments(x: jax.Array, shift: jax.Array) -> Sequence[jax.Array]:
 
 
 def moments(x: jax.Array, y: jax.Array, shift: jax.Array) -> Sequence[jax.Array]:
-    """Sums up y and (x - shift) * y; see `lowering.moments`."""
+    """Sums y and (x - shift) * y; see `lowering.moments`."""
     return jax.ffi.ffi_call("jaxcnn_moments", _sums(x))(x, y, shift)
 
 
@@ -131,7 +131,7 @@ def _call(
     kernel_shape: tuple[int, ...],
     pixels: Pair,
 ) -> jax.Array:
-    # Narrower numbers are multiplied and summed up as float32; their results are rounded once.
+    # Narrower numbers are multiplied and summed as float32; their results are rounded once.
     images, dtype = operands[0].shape[0], at_least_float32(operands[0].dtype)
     result = jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(shape, dtype))
     return result(

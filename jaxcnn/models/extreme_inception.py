@@ -28,13 +28,13 @@ def xception(
 ) -> Sequential:
     """Builds Xception (Chollet 2017, figure 5) for 299 pixels; 22,855,952 parameters.
 
-    Its batch norms have an epsilon of 0.001 and a decay of 0.99, and its kernels start uniform as Glorot & Bengio 2010
-    say (equation 16), as in the author's code.
+    Its batch norms have an epsilon of 0.001 and a decay of 0.99, and its kernels start from the uniform distribution of
+    Glorot & Bengio 2010 (equation 16), as in the author's code.
 
     Args:
       num_classes: number of logits.
       in_channels: channels of the image.
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
       dropout_rate: probability of dropping a feature before the head, in [0, 1) (section 4.3).
 
@@ -80,13 +80,13 @@ def halving_block(
     norm: Norm = _batch_norm,
     activation: Function = relu,
 ) -> Residual:
-    """Builds separable convolutions and a max pooling of stride 2, and a 1x1 convolution of stride 2 around them.
+    """Builds separable convolutions and a max pooling of stride 2, with a 1x1 convolution of stride 2 as shortcut.
 
     Args:
       in_channels: channels of the input.
       channels: channels after each separable convolution.
-      starts_with_relu: whether an activation stands before the first one, as before the others.
-      norm: makes the normalisation of so many channels.
+      starts_with_relu: whether there is an activation before the first one, as before the others.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
 
     Returns:
@@ -98,11 +98,11 @@ def halving_block(
 
 
 def middle_block(channels: int, *, norm: Norm = _batch_norm, activation: Function = relu) -> Residual:
-    """Builds three separable convolutions, each after an activation, and a way around them (Chollet 2017, figure 5).
+    """Builds three separable convolutions, each after an activation, and a shortcut (Chollet 2017, figure 5).
 
     Args:
       channels: channels of the input and of the output.
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
 
     Returns:
@@ -117,7 +117,7 @@ def separable_conv(in_channels: int, out_channels: int, norm: Norm = _batch_norm
     Args:
       in_channels: channels of the input.
       out_channels: channels of the output.
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
 
     Returns:
       The layers depthwise, pointwise and norm.

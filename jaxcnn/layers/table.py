@@ -106,6 +106,6 @@ def summary(layer: Layer, input_shape: Shape) -> Summary:
 
 
 def _sizes(shapes: Any) -> str:
-    """Writes a shape, or the shapes of a tree one after the other."""
+    """Formats a shape, or the shapes of a tree one after the other."""
     leaves = jax.tree.leaves(shapes, is_leaf=is_shape)
     return ", ".join("x".join(map(str, shape)) for shape in leaves)

@@ -1,7 +1,7 @@
-"""AlexNet: the network that began it, in its form for one device.
+"""AlexNet, in its form for one device.
 
 Source: Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014 (the layers: one tower, no
-local response normalisation), as torchvision has it; Krizhevsky, Sutskever & Hinton, "ImageNet classification with deep
+local response normalisation), as in torchvision; Krizhevsky, Sutskever & Hinton, "ImageNet classification with deep
 convolutional neural networks", 2012 (dropout and initialisation).
 """
 
@@ -31,7 +31,7 @@ def alexnet(
 
     Returns:
       The model: conv1 to conv5, pool, flatten, dense1, dense2, head, with relus, pools and dropouts between. An image
-      has at least 63x63 pixels; where the last map is not 6x6, it is pooled to that.
+      has at least 63x63 pixels; if the last map is not 6x6, it is pooled to that size.
 
     Raises:
       ValueError: the rate is outside [0, 1).

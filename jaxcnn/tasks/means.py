@@ -1,4 +1,4 @@
-"""Figures to print and to compare, from sums of metrics."""
+"""Turns summed metrics into figures to print and to compare."""
 
 from collections.abc import Mapping
 
@@ -14,8 +14,8 @@ def figures(sums: Mapping[str, Mean]) -> dict[str, float]:
       sums: metrics by name, summed over any number of batches.
 
     Returns:
-      A metric that is one mean under its own name. Several means, such as one for each class, as their average over
-      those with a weight above 0, under the name with the prefix "mean_". NaN where nothing has a weight.
+      The figures by name. A single mean keeps its name. Several means, such as one for each class, become their average
+      over those whose weight is not 0, with the prefix "mean_". NaN if all weights are 0.
     """
     result = {}
     for name, mean in sums.items():

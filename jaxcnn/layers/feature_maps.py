@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from jaxcnn.layers.batched import batch_size
+from jaxcnn.layers.batching import batch_size
 from jaxcnn.layers.composite import Composite, apply_around
 from jaxcnn.types import Layer, Params, State
 
@@ -17,8 +17,8 @@ def features(model: Layer, params: Params, state: State, x: Any, *, at: Sequence
         maps["stage2"]  # (28, 28, 128)
 
     Layers after the last one that is named are not computed, not even traced: the image may have a size that they do
-    not take. It is a pure function, to be compiled, differentiated and mapped like any other; what goes through a
-    transform such as `jax.jit` comes out sorted by name, as all dicts do.
+    not take. It is a pure function, to be compiled, differentiated and mapped like any other; a transform such as
+    `jax.jit` returns the dict sorted by name, as it does all dicts.
 
     Args:
       model: a whole model, or another layer made of layers.
@@ -27,7 +27,7 @@ def features(model: Layer, params: Params, state: State, x: Any, *, at: Sequence
       x: one image, shape (height, width, channels); a batch goes to `batched_features`.
       at: paths of layers, such as "stage2" or "stage4/block0/shortcut", at least one. A path gives the layer's own
         result: the shortcut's before it is added, a branch's before it is joined to the others. The second result of a
-        layer that is applied several times is "head#2". An auxiliary head is computed where it or a layer in it is
+        layer "head" that is applied several times is "head#2". An auxiliary head is computed if it or a layer in it is
         named.
 
     Returns:
@@ -81,16 +81,16 @@ def batched_features(model: Layer, params: Params, state: State, images: Any, *,
       The results by path, with the batch as their first axis, in the order of `at`.
 
     Raises:
-      ValueError: there is no layer of that name, none is asked for, or the batch is empty or none.
+      ValueError: there is no layer of that name, none is asked for, the batch is empty, or `images` is not a batch.
       TypeError: `at` is a single string.
     """
     batch_size("batched_features", images)
     found = jax.vmap(lambda x: features(model, params, state, x, at=at), axis_name="batch")(images)
-    # What goes through a transform of JAX comes out sorted by name.
+    # A transform of JAX returns a dict sorted by name.
     return {path: found[path] for path in at}
 
 
-# Not an Exception: it ends the computation, and no handler of errors should see it.
+# Not an Exception: it ends the computation, and no handler of errors may catch it.
 class _AllFound(BaseException):
     """Every layer that was asked for has been computed."""
 

@@ -1,9 +1,9 @@
 """GoogLeNet, the first Inception network, with batch norm and with auxiliary heads.
 
 Source: Szegedy, Liu, Jia, Sermanet, Reed, Anguelov, Erhan, Vanhoucke & Rabinovich, "Going deeper with convolutions",
-2015. It is the form that the published weights have (torchvision's, from TensorFlow): with batch norms (Ioffe & Szegedy
-2015) in the place of local response normalisation, poolings that take a last window over the edge, and 3x3
-convolutions where the paper has 5x5 ones.
+2015. It has the form of the published weights (torchvision's, from TensorFlow): batch norms (Ioffe & Szegedy 2015)
+instead of local response normalisation, poolings that take a last window over the edge, and 3x3 convolutions where the
+paper has 5x5 ones.
 """
 
 import functools
@@ -51,7 +51,7 @@ def googlenet(
     Args:
       num_classes: number of logits.
       in_channels: channels of the image.
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
       aux_heads: whether there are the two auxiliary heads, aux1 and aux2.
       dropout_rate: probability of dropping a feature before the head, in [0, 1) (table 1).
@@ -122,7 +122,7 @@ def inception_module(
       reduce5x5: channels of the 1x1 convolution before the last one.
       conv5x5: channels of that one, which is 3x3 here, as in the published weights, though 5x5 in the paper.
       pool: channels of the 1x1 convolution after the max pooling.
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
 
     Returns:
@@ -145,18 +145,18 @@ def auxiliary_head(
     norm: Norm = _batch_norm,
     activation: Function = relu,
 ) -> Sequential:
-    """Builds a classifier of a map half-way (Szegedy et al. 2015, section 5).
+    """Builds a classifier of an intermediate map (Szegedy et al. 2015, section 5).
 
     Args:
       in_channels: channels of the map.
       num_classes: number of logits.
       dropout_rate: probability of dropping a feature, in [0, 1).
-      norm: makes the normalisation of so many channels.
+      norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
 
     Returns:
-      The head, with layers pool, conv, flatten, dense, relu, dropout and head. A map of any size is pooled to 4x4,
-      which on one of 14x14 is not quite the paper's average pooling, but torchvision's.
+      The head, with layers pool, conv, flatten, dense, relu, dropout and head. A map of any size is pooled to 4x4. For
+      a map of 14x14, this is torchvision's average pooling, which differs slightly from the paper's.
     """
     return Sequential(
         pool=AdaptiveAvgPool(4),

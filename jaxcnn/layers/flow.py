@@ -1,4 +1,4 @@
-"""The dataflow of a model: what follows what, read from its traced forward."""
+"""The dataflow of a model, read from its traced forward: which layers take the result of which."""
 
 from collections.abc import Mapping
 from functools import lru_cache, partial
@@ -150,9 +150,9 @@ def structure(layer: Layer) -> tuple[Params, State]:
 @lru_cache(maxsize=4096)
 def _drawn(layer: Layer) -> tuple[Params, State]:
     """Describes what a layer draws. Cached, because models repeat a few layers many times."""
-    # Not traced, because drawing is the most of it. The very types: a class derived from them may draw something else.
+    # Without tracing, most of which would be the drawing. Exact types only: a derived class may draw something else.
     if type(layer) in (Conv, ConvTranspose, Dense):
         shapes = {"kernel": layer.kernel_shape, "bias": layer.kernel_shape[-1:]}  # pyright: ignore[reportAttributeAccessIssue]
         return {name: jax.ShapeDtypeStruct(shapes[name], jnp.float32) for name in affine_names(layer)}, {}  # pyright: ignore[reportArgumentType]
-    # The key is made within: made outside, it would start a device.
+    # The key is made inside the traced function: a concrete key would start a device.
     return jax.eval_shape(lambda: layer.init(jax.random.key(0)))

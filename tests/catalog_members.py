@@ -1,0 +1,28 @@
+"""Which models of the catalog the default tests build, and which only the slow ones."""
+
+import pytest
+
+DEEP = {"resnet18", "resnet50", "resnet50_v2"}
+DEEP |= {"efficientnet_b0", "mobilenet_v1", "xception"}
+DEEP |= {"convnext_tiny", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "resnext50_32x4d", "unet"}
+DEEP |= {"densenet121", "regnet_y_400mf", "shufflenet_v2_x0_5"}
+DEEP |= {"alexnet", "googlenet", "inception_v3", "squeezenet1_1"}
+"""Models with many layers, one of each family."""
+
+LARGER = {"convnext_base", "convnext_large", "convnext_small"}
+LARGER |= {"resnet32", "resnet34", "resnet44", "resnet56", "resnet101", "resnet110", "resnet152"}
+LARGER |= {"resnet50_v1", "resnet101_v1", "resnet152_v1", "resnet101_v2", "resnet152_v2", "wrn_28_10"}
+LARGER |= {f"efficientnet_{size}" for size in ("b1", "b2", "b3", "b4", "b5", "b6", "b7", "v2_s", "v2_m", "v2_l")}
+LARGER |= {"resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"}
+LARGER |= {"densenet161", "densenet169", "densenet201"}
+LARGER |= {"shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0"}
+LARGER |= {f"regnet_x_{size}" for size in ("400mf", "800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")}
+LARGER |= {f"regnet_y_{size}" for size in ("800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")}
+LARGER |= {"squeezenet1_0", "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"}
+"""Models with the blocks of one above, only more or wider (VGG: with AlexNet's layers)."""
+
+
+def members(names):
+    """Marks the larger models of each family as slow, for `pytest.mark.parametrize`."""
+    slow = [pytest.mark.slow, pytest.mark.heavy]
+    return [pytest.param(name, marks=slow if name in LARGER else []) for name in names]
