@@ -169,7 +169,8 @@ class _Job:
     """One training: the state that callbacks share."""
 
     def __init__(self, experiment: Experiment, folder: RunFolder | None, place: Where | None) -> None:
-        self.experiment, self.folder, self.place = experiment, folder, place
+        self.experiment, self.folder = experiment, folder
+        self.place: Where | None = place
         self.recipe, self.observers = experiment.recipe, experiment.observers
         self.steps_per_epoch = experiment.batches.steps_per_epoch
         self.phases = experiment.phases
@@ -228,7 +229,7 @@ class _Job:
         return self._put(*(self.experiment.splits[name] for name in ("train", "validation")))
 
     def _put(self, train: Source, validation: Source) -> "_Examples":
-        where: Where | None = self.place
+        where = self.place
         if where is None:
             place = data.choose_place([train, validation], prepared=self.experiment.prepare is not None)
             self._note(f"the examples are {_PLACES[place.where]}: {place.reason}")
