@@ -94,7 +94,7 @@ def _outputs(source: Source, truth: str, layer: Layer, task: Task, options: Trai
     batches = data.eval_batches(source, min(EVAL_BATCH_SIZE, len(source)))
     predictions = predict(step, result.params, result.state, batches)
     (whole,) = data.eval_batches(source, len(source))
-    images = whole["image"]
+    images = data.unit_pixels(whole["image"])
     # Images that are neither grey nor RGB are drawn as the mean of their channels.
     drawn = images if images.shape[3] in (1, 3) else images.mean(axis=3, keepdims=True)
     return drawn, whole[truth], predictions

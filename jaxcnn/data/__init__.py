@@ -43,10 +43,15 @@ from jaxcnn.data.augment import (
     trivial_augment,
 )
 from jaxcnn.data.batches import Batches, eval_batches
+from jaxcnn.data.crops import RandomResizedCrop
+from jaxcnn.data.pixels import unit_pixels
+from jaxcnn.data.places import Place, Where, choose_place, put
+from jaxcnn.data.reading import Prepare
 from jaxcnn.data.sources.arrays import Arrays, arrays
 from jaxcnn.data.sources.digits import digits
 from jaxcnn.data.sources.mask_folder import MaskFolder, mask_folder
 from jaxcnn.data.sources.npz import load_npz
+from jaxcnn.data.sources.on_device import OnDevice
 from jaxcnn.data.sources.shapes import shapes
 from jaxcnn.data.sources.source import IGNORED, ArraySpec, Gathers, Source, Splits, Subset, gather
 from jaxcnn.data.splits import choose_classes, few, in_memory, match_classes, split
@@ -60,10 +65,15 @@ __all__ = [
     "Composition",
     "Gathers",
     "MaskFolder",
+    "OnDevice",
+    "Place",
+    "Prepare",
+    "RandomResizedCrop",
     "Source",
     "Splits",
     "Step",
     "Subset",
+    "Where",
     "affine",
     "alternating_flip",
     "arrays",
@@ -72,6 +82,7 @@ __all__ = [
     "blur",
     "brightness",
     "choose_classes",
+    "choose_place",
     "color_jitter",
     "compose",
     "contrast",
@@ -100,6 +111,7 @@ __all__ = [
     "perspective",
     "photometric",
     "posterize",
+    "put",
     "rand_augment",
     "random_crop",
     "random_erasing",
@@ -113,4 +125,5 @@ __all__ = [
     "solarize",
     "split",
     "trivial_augment",
+    "unit_pixels",
 ]
