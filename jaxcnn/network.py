@@ -270,10 +270,9 @@ class Network:
                 f"predict expects a network with a preprocessing for picture files, got none for {printable(picture)}; "
                 "give prepared images, or dataclasses.replace(network, preprocessing=...)"
             )
-        pixels = read_picture(picture, prepare.channels)
-        if isinstance(prepare, Preprocessing):
-            pixels = np.round(255 * pixels).astype(np.uint8)
-        return prepare(pixels)
+        if isinstance(prepare, FitPicture):
+            return prepare(prepare.read(picture))
+        return prepare(read_picture(picture, prepare.channels))
 
     def _predicted(self, images: list[np.ndarray], size: int, task: Task, top: int) -> list[Any]:
         if len(shapes := {image.shape for image in images}) > 1:

@@ -15,7 +15,7 @@ from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Predict
 from jaxcnn.cli.predictions import Prediction, Unreadable, make_writer
 from jaxcnn.cli.terminal import complain, shown
-from jaxcnn.data.pictures import EXTENSIONS, FitPicture, PictureError, read_picture
+from jaxcnn.data.pictures import EXTENSIONS, FitPicture, PictureError
 from jaxcnn.training.prefetch import ahead
 from jaxcnn.training.run_folder import TrainedModel
 from jaxcnn.types import Shape
@@ -162,7 +162,7 @@ def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
 def read_image(path: Path, shape: Shape) -> np.ndarray:
     """Reads an image file and converts it to a model's image shape.
 
-    See `jaxcnn.data.pictures.read_picture` and `FitPicture`.
+    See `jaxcnn.data.pictures.FitPicture`.
 
     Args:
       path: an image file.
@@ -176,4 +176,5 @@ def read_image(path: Path, shape: Shape) -> np.ndarray:
       CommandError: Pillow is not installed.
     """
     with reported(ImportError):
-        return FitPicture(shape)(read_picture(path, shape[2]))
+        fit = FitPicture(shape)
+        return fit(fit.read(path))

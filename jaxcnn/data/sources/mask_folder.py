@@ -91,7 +91,7 @@ class MaskFolder:
             raise ValueError(_unequal(pair, image.shape[:2], mask.shape))
         if mask.shape != self.size:
             image, mask = resize_picture(image, self.size), resize_mask(mask, self.size)
-        return {"image": np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8), "mask": mask}
+        return {"image": image, "mask": mask}
 
 
 def mask_folder(path: str | os.PathLike[str], *, size: Size | None = None, channels: int = 3) -> dict[str, MaskFolder]:
