@@ -24,6 +24,7 @@ from jaxcnn.data.sources.mask_folder import MaskFolder, mask_folder
 from jaxcnn.data.sources.npz import load_npz
 from jaxcnn.data.sources.shapes import shapes
 from jaxcnn.data.sources.source import IGNORED, ArraySpec, Gathers, Source, Splits, Subset, gather
+from jaxcnn.data.sources.tfds import Tfds, tfds
 from jaxcnn.data.splits import choose_classes, few, in_memory, match_classes, split
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "Splits",
     "Step",
     "Subset",
+    "Tfds",
     "affine",
     "arrays",
     "brightness",
@@ -63,4 +65,5 @@ __all__ = [
     "shapes",
     "shift",
     "split",
+    "tfds",
 ]

@@ -1,32 +1,9 @@
-import struct
-
 import numpy as np
 import pytest
+from tfrecord_files import slow_crc32c, write_records
 
 from jaxcnn.data.sources import tfrecord
 from jaxcnn.data.sources.tfrecord import RecordError, crc32c, index_records, read_record
-
-
-def slow_crc32c(data):
-    """CRC-32C bit by bit, as RFC 3720 defines it."""
-    register = 0xFFFFFFFF
-    for byte in data:
-        register ^= byte
-        for _ in range(8):
-            register = register >> 1 ^ (0x82F63B78 if register & 1 else 0)
-    return register ^ 0xFFFFFFFF
-
-
-def masked(data):
-    checksum = slow_crc32c(data)
-    return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def write_records(path, records):
-    with open(path, "wb") as file:
-        for record in records:
-            length = struct.pack("<Q", len(record))
-            file.write(length + struct.pack("<I", masked(length)) + record + struct.pack("<I", masked(record)))
 
 
 def row(data):

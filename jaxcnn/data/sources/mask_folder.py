@@ -16,7 +16,7 @@ from jaxcnn.data.pictures import (
     resize_mask,
     resize_picture,
 )
-from jaxcnn.data.sources.source import IGNORED, ArraySpec, checksum
+from jaxcnn.data.sources.source import IGNORED, ArraySpec, checksum, file_sample
 from jaxcnn.ops.check import Size, as_pair
 
 _PARTS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
@@ -24,9 +24,6 @@ _PARTS = {"train": "train", "val": "validation", "validation": "validation", "te
 
 _LISTED = 5
 """Number of faults that an error lists."""
-
-_SAMPLE = 4096
-"""Bytes at each end of a file that its fingerprint reads."""
 
 
 class Pair(NamedTuple):
@@ -66,7 +63,7 @@ class MaskFolder:
 
         The pixels of a PNG file end with their own checksum, which therefore counts.
         """
-        files = (part for pair in self.pairs for path in pair for part in (path.stem, _sample(path)))
+        files = (part for pair in self.pairs for path in pair for part in (path.stem, file_sample(path)))
         return checksum(*files, *self.class_names, repr((self.size, self.channels)))
 
     def __len__(self) -> int:
@@ -229,12 +226,3 @@ def _report(root: Path, faults: Sequence[str], expected: str) -> None:
         more = f"\n  and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
         listed = "".join(f"\n  {fault}" for fault in faults[:_LISTED])
         raise ValueError(f"expected {expected}, in {str(root)!r}, got:{listed}{more}")
-
-
-def _sample(path: Path) -> bytes:
-    """Reads the length, the beginning and the end of a file."""
-    with open(path, "rb") as file:
-        first = file.read(_SAMPLE)
-        length = file.seek(0, os.SEEK_END)
-        file.seek(max(length - _SAMPLE, 0))
-        return length.to_bytes(8, "little") + first + file.read()
