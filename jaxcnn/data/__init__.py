@@ -18,6 +18,7 @@ from jaxcnn.data.augment import (
     shift,
 )
 from jaxcnn.data.batches import Batches, eval_batches
+from jaxcnn.data.sources.archives import cifar10, cifar100, emnist_digits, fashion_mnist, mnist, prepare, svhn
 from jaxcnn.data.sources.arrays import Arrays, arrays
 from jaxcnn.data.sources.digits import digits
 from jaxcnn.data.sources.mask_folder import MaskFolder, mask_folder
@@ -44,12 +45,16 @@ __all__ = [
     "arrays",
     "brightness",
     "choose_classes",
+    "cifar10",
+    "cifar100",
     "compose",
     "contrast",
     "cutout",
     "digits",
     "elastic",
+    "emnist_digits",
     "eval_batches",
+    "fashion_mnist",
     "few",
     "flip",
     "gather",
@@ -58,12 +63,15 @@ __all__ = [
     "load_npz",
     "mask_folder",
     "match_classes",
+    "mnist",
     "noise",
     "photometric",
+    "prepare",
     "random_crop",
     "rotate",
     "shapes",
     "shift",
     "split",
+    "svhn",
     "tfds",
 ]

@@ -159,8 +159,13 @@ def _connect(published: PublishedFile, part: Path, progress: Progress | None) ->
         if resumes and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             part.unlink(missing_ok=True)
             raise _InterruptedError("the server sent another range than asked for")
-        with open(part, "ab" if resumes else "wb") as file:
-            _copy(response, file, published, progress)
+        try:
+            with open(part, "ab" if resumes else "wb") as file:
+                _copy(response, file, published, progress)
+        except OSError as error:
+            raise OSError(
+                f"cannot write {str(part)!r}: {error.strerror or error}; check the free space and the permissions"
+            ) from error
 
 
 def _copy(
