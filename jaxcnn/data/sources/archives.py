@@ -52,7 +52,7 @@ class Archive(NamedTuple):
     read: Callable[[Mapping[str, Path]], Prepared]
 
 
-def cifar10(archive: str | os.PathLike[str] | None = None) -> dict[str, Arrays]:
+def cifar10(archive: str | os.PathLike[str] | None = None, *, progress: Progress | None = None) -> dict[str, Arrays]:
     """Reads CIFAR-10: 60,000 colour images of 32x32 pixels in 10 classes (A. Krizhevsky, 2009).
 
     The first call prepares it; see `prepare`. So do the other functions of this module.
@@ -60,6 +60,7 @@ def cifar10(archive: str | os.PathLike[str] | None = None) -> dict[str, Arrays]:
     Args:
       archive: the local file `cifar-10-binary.tar.gz`, or its folder, if the data set is not prepared yet. None
         downloads it.
+      progress: is told after each part of a download.
 
     Returns:
       "train", 50,000 images, and "test", the official 10,000: "image" uint8 and "label".
@@ -67,17 +68,21 @@ def cifar10(archive: str | os.PathLike[str] | None = None) -> dict[str, Arrays]:
     Raises:
       OSError, ValueError: as `prepare`.
     """
-    return _load("cifar10", archive)
+    return _load("cifar10", archive, progress)
 
 
 def cifar100(
-    archive: str | os.PathLike[str] | None = None, *, labels: Literal["fine", "coarse"] = "fine"
+    archive: str | os.PathLike[str] | None = None,
+    *,
+    labels: Literal["fine", "coarse"] = "fine",
+    progress: Progress | None = None,
 ) -> dict[str, Arrays]:
     """Reads CIFAR-100: 60,000 colour images of 32x32 pixels (A. Krizhevsky, 2009).
 
     Args:
       archive: `cifar-100-binary.tar.gz`, as in `cifar10`.
       labels: "fine" for the 100 classes, "coarse" for the 20 superclasses.
+      progress: as in `cifar10`.
 
     Returns:
       "train", 50,000 images, and "test", the official 10,000.
@@ -87,14 +92,15 @@ def cifar100(
     """
     if labels not in ("fine", "coarse"):
         raise ValueError(f"cifar100 expects labels to be 'fine' or 'coarse', got {labels!r}")
-    return _load("cifar100", archive, labels)
+    return _load("cifar100", archive, progress, labels)
 
 
-def mnist(archive: str | os.PathLike[str] | None = None) -> dict[str, Arrays]:
+def mnist(archive: str | os.PathLike[str] | None = None, *, progress: Progress | None = None) -> dict[str, Arrays]:
     """Reads MNIST: 70,000 handwritten digits, grey, 28x28 pixels (LeCun et al., 1998).
 
     Args:
       archive: the folder of the four files, such as `train-images-idx3-ubyte.gz`, as in `cifar10`.
+      progress: as in `cifar10`.
 
     Returns:
       "train", 60,000 images, and "test", the official 10,000.
@@ -102,14 +108,17 @@ def mnist(archive: str | os.PathLike[str] | None = None) -> dict[str, Arrays]:
     Raises:
       OSError, ValueError: as `prepare`.
     """
-    return _load("mnist", archive)
+    return _load("mnist", archive, progress)
 
 
-def fashion_mnist(archive: str | os.PathLike[str] | None = None) -> dict[str, Arrays]:
+def fashion_mnist(
+    archive: str | os.PathLike[str] | None = None, *, progress: Progress | None = None
+) -> dict[str, Arrays]:
     """Reads Fashion-MNIST: 70,000 articles of clothing, grey, 28x28 pixels (Xiao et al., arXiv:1708.07747).
 
     Args:
       archive: the folder of the four files, such as `train-images-idx3-ubyte.gz`, as in `cifar10`.
+      progress: as in `cifar10`.
 
     Returns:
       "train", 60,000 images, and "test", the official 10,000.
@@ -117,16 +126,19 @@ def fashion_mnist(archive: str | os.PathLike[str] | None = None) -> dict[str, Ar
     Raises:
       OSError, ValueError: as `prepare`.
     """
-    return _load("fashion_mnist", archive)
+    return _load("fashion_mnist", archive, progress)
 
 
-def emnist_digits(archive: str | os.PathLike[str] | None = None) -> dict[str, Arrays]:
+def emnist_digits(
+    archive: str | os.PathLike[str] | None = None, *, progress: Progress | None = None
+) -> dict[str, Arrays]:
     """Reads the digits of EMNIST: 280,000 handwritten digits, grey, 28x28 pixels (Cohen et al., arXiv:1702.05373).
 
     The published images are transposed; these are upright.
 
     Args:
       archive: `gzip.zip`, as in `cifar10`.
+      progress: as in `cifar10`.
 
     Returns:
       "train", 240,000 images, and "test", the official 40,000.
@@ -134,16 +146,17 @@ def emnist_digits(archive: str | os.PathLike[str] | None = None) -> dict[str, Ar
     Raises:
       OSError, ValueError: as `prepare`.
     """
-    return _load("emnist_digits", archive)
+    return _load("emnist_digits", archive, progress)
 
 
-def svhn(archive: str | os.PathLike[str] | None = None) -> dict[str, Arrays]:
+def svhn(archive: str | os.PathLike[str] | None = None, *, progress: Progress | None = None) -> dict[str, Arrays]:
     """Reads SVHN: digits of house numbers in colour, cropped to 32x32 pixels (Netzer et al., 2011).
 
     The published label 10 is the digit 0, and becomes label 0. The "extra" images are left out.
 
     Args:
       archive: the folder of `train_32x32.mat` and `test_32x32.mat`, as in `cifar10`.
+      progress: as in `cifar10`.
 
     Returns:
       "train", 73,257 images, and "test", the official 26,032.
@@ -151,7 +164,7 @@ def svhn(archive: str | os.PathLike[str] | None = None) -> dict[str, Arrays]:
     Raises:
       OSError, ValueError: as `prepare`.
     """
-    return _load("svhn", archive)
+    return _load("svhn", archive, progress)
 
 
 def prepare(name: str, archive: str | os.PathLike[str] | None = None, *, progress: Progress | None = None) -> Path:
@@ -191,10 +204,23 @@ def _folder(name: str) -> Path:
     return cache_folder() / "data" / name
 
 
-def _load(name: str, archive: str | os.PathLike[str] | None, labels: str = "label") -> dict[str, Arrays]:
+def prepared_folder(name: str) -> Path | None:
+    """Finds a prepared data set.
+
+    Args:
+      name: one of `ARCHIVES`.
+
+    Returns:
+      Its folder; None if it is not prepared.
+    """
     folder = _folder(name)
-    if not folder.exists():
-        prepare(name, archive)
+    return folder if folder.is_dir() else None
+
+
+def _load(
+    name: str, archive: str | os.PathLike[str] | None, progress: Progress | None, labels: str = "label"
+) -> dict[str, Arrays]:
+    folder = prepared_folder(name) or prepare(name, archive, progress=progress)
     prepared = read_prepared(folder)
     names = prepared.class_names[labels]
     return {
