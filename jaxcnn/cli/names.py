@@ -34,10 +34,10 @@ DOWNLOADED: dict[str, Callable[..., Splits]] = {
 }
 """Data sets that are downloaded and prepared when they are first used."""
 
-SCHEMES: dict[str, Callable[[str], Source | Splits]] = {"tfds": data.tfds}
+SCHEMES: dict[str, Callable[[str], Source | Splits]] = {"tfds": data.tfds, "wds": data.web_dataset}
 """What reads the names that begin with a word and a colon."""
 
-_PATTERNS = ("tfds:NAME", "FILE.npz", "FOLDER")
+_PATTERNS = ("tfds:NAME", "wds:PATTERN", "FILE.npz", "FOLDER")
 
 
 def choose(kind: str, name: str, known: Mapping[str, T]) -> T:
@@ -89,7 +89,8 @@ def load_data(name: str) -> Source | Splits:
     """Reads a data set.
 
     Args:
-      name: a name of `DATA` or `DOWNLOADED`; "tfds:" and a name for `jaxcnn.data.tfds`; the path of an .npz file; or a
+      name: a name of `DATA` or `DOWNLOADED`; "tfds:" and a name for `jaxcnn.data.tfds`;
+        "wds:" and a pattern for `jaxcnn.data.web_dataset`; the path of an .npz file; or a
         folder of pictures and masks (`jaxcnn.data.mask_folder`).
 
     Returns:

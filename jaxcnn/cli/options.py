@@ -29,7 +29,8 @@ class Train:
     """Name of the model; `jaxcnn summary` lists them."""
     data: str = "digits"
     """Data: digits; shapes (digits on photographs, with masks); cifar10, mnist and others of `jaxcnn data list`, which
-    are downloaded once; tfds:NAME[/CONFIG][:VERSION][:SPLIT], prepared by TensorFlow Datasets; an .npz file with arrays
+    are downloaded once; tfds:NAME[/CONFIG][:VERSION][:SPLIT], prepared by TensorFlow Datasets;
+    wds:PATTERN, tar files as of WebDataset; an .npz file with arrays
     `images` (n, height, width[, channels]) and `labels` (n,); or a folder with the folders `images` and `masks` of PNG
     files."""
     validation_data: str | None = None

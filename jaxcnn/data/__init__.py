@@ -21,11 +21,13 @@ from jaxcnn.data.batches import Batches, eval_batches
 from jaxcnn.data.sources.archives import cifar10, cifar100, emnist_digits, fashion_mnist, mnist, prepare, svhn
 from jaxcnn.data.sources.arrays import Arrays, arrays
 from jaxcnn.data.sources.digits import digits
+from jaxcnn.data.sources.hugging_face import HuggingFace, hugging_face
 from jaxcnn.data.sources.mask_folder import MaskFolder, mask_folder
 from jaxcnn.data.sources.npz import load_npz
 from jaxcnn.data.sources.shapes import shapes
 from jaxcnn.data.sources.source import IGNORED, ArraySpec, Gathers, Source, Splits, Subset, gather
 from jaxcnn.data.sources.tfds import Tfds, tfds
+from jaxcnn.data.sources.web_dataset import WebDataset, web_dataset
 from jaxcnn.data.splits import choose_classes, few, in_memory, match_classes, split
 
 __all__ = [
@@ -35,12 +37,14 @@ __all__ = [
     "Batches",
     "Composition",
     "Gathers",
+    "HuggingFace",
     "MaskFolder",
     "Source",
     "Splits",
     "Step",
     "Subset",
     "Tfds",
+    "WebDataset",
     "affine",
     "arrays",
     "brightness",
@@ -59,6 +63,7 @@ __all__ = [
     "flip",
     "gather",
     "geometric",
+    "hugging_face",
     "in_memory",
     "load_npz",
     "mask_folder",
@@ -74,4 +79,5 @@ __all__ = [
     "split",
     "svhn",
     "tfds",
+    "web_dataset",
 ]

@@ -313,7 +313,8 @@ def _read_mnist(paths: Mapping[str, Path], names: tuple[str, ...] = _DIGITS) -> 
             path = paths[f"{prefix}-{kind}-idx{rank}-ubyte.gz"]
             with open(path, "rb") as file:
                 found.append(read_idx(file, path.name, rank))
-        parts[part] = _labelled(*found, names)
+        images, labels = found
+        parts[part] = _labelled(images, labels, names)
     return Prepared(parts, {"label": names})
 
 

@@ -53,12 +53,12 @@ class Entry(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Consecutive examples of a file: `take` of its `count` examples, after the first `skip`."""
+    """Consecutive examples of a file: `take` of its `records`, after the first `skip`."""
 
     file: str
     skip: int
     take: int
-    count: int
+    records: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -153,7 +153,7 @@ class Tfds:
     @functools.cached_property
     def _shards(self) -> dict[str, "_TFRecordFile | _ArrayRecordFile"]:
         kind = _TFRecordFile if self._builder.info.file_format.value == "tfrecord" else _ArrayRecordFile
-        return {piece.file: kind(piece.file, piece.count) for piece in self._pieces}
+        return {piece.file: kind(piece.file, piece.records) for piece in self._pieces}
 
     @functools.cached_property
     def _checksum(self) -> str:
