@@ -42,7 +42,7 @@ class HuggingFace:
 
     @property
     def fingerprint(self) -> str:
-        """A checksum of the data set's own fingerprint, which differs in each process for data made in memory."""
+        """A checksum of the data set's own fingerprint and the columns."""
         return checksum(self.dataset._fingerprint, self.image, self.label, str(self.channels), *self.class_names)
 
     @functools.cached_property

@@ -150,7 +150,7 @@ def _cached_index(files: tuple[Path, ...]) -> np.ndarray:
         try:
             index = np.load(cached, allow_pickle=False)
         except (ValueError, EOFError):  # damaged: it is made again
-            index = np.zeros(0)
+            index = np.zeros((0, 0), np.int64)
         if index.ndim == 2 and index.shape[1] == len(_COLUMNS):
             return index
     index = np.array([row for shard, file in enumerate(files) for row in _index(shard, file)], np.int64)
