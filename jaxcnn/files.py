@@ -1,10 +1,11 @@
-"""Writes files atomically."""
+"""Writes files atomically, locks them, and knows the folder of caches."""
 
 import contextlib
 import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -15,6 +16,67 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+
+class LockedError(Exception):
+    """Another process holds a lock.
+
+    Attributes:
+      holder: number of that process.
+    """
+
+    def __init__(self, path: Path, holder: str) -> None:
+        super().__init__(f"process {holder} holds the lock {str(path)!r}")
+        self.holder = holder
+
+
+def cache_folder() -> Path:
+    """Returns the folder for files that can be made again.
+
+    It is that of the environment variable JAXCNN_CACHE_DIR, `$XDG_CACHE_HOME/jaxcnn`, or `~/.cache/jaxcnn`.
+    """
+    if folder := os.environ.get("JAXCNN_CACHE_DIR"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxcnn"
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike[str], *, patience: float = 0.0) -> Iterator[None]:
+    """Holds a lock while the block runs. The system releases it when the process ends, however it ends.
+
+    Windows has no such locks: there, processes are not kept apart.
+
+    Args:
+      path: file of the lock, in an existing folder; it is created and not removed.
+      patience: seconds to wait for another process.
+
+    Raises:
+      LockedError: another process holds the lock.
+      OSError: the file cannot be written.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        Path(path).touch()
+        yield
+        return
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    holder = os.pread(lock, 20, 0).decode(errors="replace").strip()
+                    raise LockedError(Path(path), holder) from None
+                time.sleep(0.1)
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(lock)
 
 
 def check_target(path: str | os.PathLike[str]) -> Path:

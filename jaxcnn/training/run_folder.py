@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import trees
-from jaxcnn.files import check_target, written_whole
+from jaxcnn.files import LockedError, check_target, locked, written_whole
 from jaxcnn.models.text import parse_value
 from jaxcnn.text import printable
 from jaxcnn.training import first_schema
@@ -524,30 +524,17 @@ def _check_empty(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Holds the lock of a folder. The system releases it when the process ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: there, two processes are not kept apart.
-        (folder / "lock").touch()
-        yield
-        return
-    with _written(folder):
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
+    """Holds the lock of a folder."""
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(lock, 20, 0).decode(errors="replace").strip()
+            with _written(folder):
+                held.enter_context(locked(folder / "lock"))
+        except LockedError as error:
             raise RunFolderError(
                 f"expected a run folder that no other process writes to, got {printable(folder)}, in which process "
-                f"{printable(holder)} trains; wait for it, or stop it"
+                f"{printable(error.holder)} trains; wait for it, or stop it"
             ) from None
-        with _written(folder):
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, str(os.getpid()).encode(), 0)
         yield
-    finally:
-        os.close(lock)
 
 
 @contextlib.contextmanager
