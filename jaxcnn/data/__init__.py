@@ -20,8 +20,10 @@ from jaxcnn.data.augment import (
 from jaxcnn.data.batches import Batches, eval_batches
 from jaxcnn.data.sources.arrays import Arrays, arrays
 from jaxcnn.data.sources.digits import digits
+from jaxcnn.data.sources.image_folder import image_folder
 from jaxcnn.data.sources.mask_folder import MaskFolder, mask_folder
 from jaxcnn.data.sources.npz import load_npz
+from jaxcnn.data.sources.picture_files import PictureFiles
 from jaxcnn.data.sources.shapes import shapes
 from jaxcnn.data.sources.source import IGNORED, ArraySpec, Gathers, Source, Splits, Subset, gather
 from jaxcnn.data.splits import choose_classes, few, in_memory, match_classes, split
@@ -34,6 +36,7 @@ __all__ = [
     "Composition",
     "Gathers",
     "MaskFolder",
+    "PictureFiles",
     "Source",
     "Splits",
     "Step",
@@ -52,6 +55,7 @@ __all__ = [
     "flip",
     "gather",
     "geometric",
+    "image_folder",
     "in_memory",
     "load_npz",
     "mask_folder",

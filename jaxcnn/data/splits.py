@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from jaxcnn.data.pictures import FitPicture
 from jaxcnn.data.sources.arrays import Arrays
-from jaxcnn.data.sources.source import ArraySpec, Source, Splits, Subset, checksum, gather
+from jaxcnn.data.sources.source import ArraySpec, Source, Splits, Subset, checksum, fitted, gather
 
 _PARTS = ("train", "validation", "test")
 
@@ -198,6 +199,10 @@ class Renumbered:
     def gather(self, indices: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Reads entries of several examples, as the source does."""
         return self._renumbered(gather(self.source, indices, names))
+
+    def fitted(self, index: int, fit: FitPicture) -> dict[str, np.ndarray]:
+        """Reads one example with its image fitted, as the source does."""
+        return self._renumbered(fitted(self.source, index, fit))
 
     def _renumbered(self, entries: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         old_names = self.source.class_names

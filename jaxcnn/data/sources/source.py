@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
+from jaxcnn.data.pictures import FitPicture
+
 IGNORED = 255
 """Value of the pixels of a mask that belong to no class: they count neither in the loss nor in the metrics."""
 
@@ -77,6 +79,43 @@ class Gathers(Protocol):
           Each entry with the examples as its first axis, as new arrays.
         """
         ...
+
+
+@runtime_checkable
+class Fits(Protocol):
+    """What a source has that reads a fitted image faster than a whole one, as from a large JPEG file."""
+
+    def fitted(self, index: int, fit: FitPicture) -> dict[str, np.ndarray]:
+        """Reads one example with its image fitted.
+
+        Args:
+          index: of the example.
+          fit: fits the image.
+
+        Returns:
+          The example.
+        """
+        ...
+
+
+def fitted(source: Source, index: int, fit: FitPicture) -> dict[str, np.ndarray]:
+    """Reads one example with its image fitted.
+
+    Args:
+      source: any source with images.
+      index: of the example.
+      fit: fits the image.
+
+    Returns:
+      The example, with an image of the shape of `fit`, of the dtype of the source.
+
+    Raises:
+      ValueError: the image has another number of channels.
+    """
+    if isinstance(source, Fits):
+        return source.fitted(index, fit)
+    example = source[index]
+    return {**example, "image": fit.fitted(example["image"])}
 
 
 def gather(source: Source, indices: np.ndarray, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
@@ -158,6 +197,10 @@ class Subset:
     def gather(self, indices: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Reads entries of several examples, as the source does."""
         return gather(self.source, self.indices[indices], names)
+
+    def fitted(self, index: int, fit: FitPicture) -> dict[str, np.ndarray]:
+        """Reads one example with its image fitted, as the source does."""
+        return fitted(self.source, int(self.indices[index]), fit)
 
 
 def checksum(*parts: str | bytes | np.ndarray) -> str:
