@@ -18,6 +18,8 @@ from jaxcnn.data.augment import (
     shift,
 )
 from jaxcnn.data.batches import Batches, eval_batches
+from jaxcnn.data.pictures import FitPicture
+from jaxcnn.data.resizing import Resized, resized
 from jaxcnn.data.sources.arrays import Arrays, arrays
 from jaxcnn.data.sources.digits import digits
 from jaxcnn.data.sources.image_folder import image_folder
@@ -34,9 +36,11 @@ __all__ = [
     "Arrays",
     "Batches",
     "Composition",
+    "FitPicture",
     "Gathers",
     "MaskFolder",
     "PictureFiles",
+    "Resized",
     "Source",
     "Splits",
     "Step",
@@ -63,6 +67,7 @@ __all__ = [
     "noise",
     "photometric",
     "random_crop",
+    "resized",
     "rotate",
     "shapes",
     "shift",

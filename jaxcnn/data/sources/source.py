@@ -118,6 +118,15 @@ def fitted(source: Source, index: int, fit: FitPicture) -> dict[str, np.ndarray]
     return {**example, "image": fit.fitted(example["image"])}
 
 
+def preprocessing_of(source: Source) -> FitPicture | None:
+    """Returns what fitted the images of a source, for pictures to come; None if nothing did.
+
+    Args:
+      source: any source; `jaxcnn.data.resized` makes one that tells it.
+    """
+    return getattr(source, "preprocessing", None)
+
+
 def gather(source: Source, indices: np.ndarray, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     """Reads several examples as arrays.
 
@@ -187,6 +196,11 @@ class Subset:
     def fingerprint(self) -> str:
         """A checksum of the source and the indices."""
         return checksum(self.source.fingerprint, np.asarray(self.indices, np.int64))
+
+    @property
+    def preprocessing(self) -> FitPicture | None:
+        """That of the source."""
+        return preprocessing_of(self.source)
 
     def __len__(self) -> int:
         return len(self.indices)
