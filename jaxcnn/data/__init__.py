@@ -23,6 +23,7 @@ from jaxcnn.data.resizing import Resized, resized
 from jaxcnn.data.sources.arrays import Arrays, arrays
 from jaxcnn.data.sources.digits import digits
 from jaxcnn.data.sources.image_folder import image_folder
+from jaxcnn.data.sources.manifest import manifest
 from jaxcnn.data.sources.mask_folder import MaskFolder, mask_folder
 from jaxcnn.data.sources.npz import load_npz
 from jaxcnn.data.sources.picture_files import PictureFiles
@@ -62,6 +63,7 @@ __all__ = [
     "image_folder",
     "in_memory",
     "load_npz",
+    "manifest",
     "mask_folder",
     "match_classes",
     "noise",

@@ -31,7 +31,8 @@ class Source(Protocol):
     The entries of an example have fixed names:
 
     - "image": shape (height, width, channels), uint8, or float32 in [0, 1];
-    - "label": a class index, int32, shape ();
+    - "label": a class index, int32, shape (); or 1 for the classes that are there and 0 for the others, shape
+      (classes,);
     - "mask": the class of each pixel, shape (height, width), integers; `IGNORED` for none;
     - "target": numbers to predict, such as probabilities of classes, float32.
     """
