@@ -143,7 +143,7 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         if target.exists():
             shutil.copymode(target, temporary)
         os.replace(temporary, target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -163,8 +163,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         file.write(text.encode())
 
 
-def _sync_folder(folder: Path) -> None:
-    """Flushes a rename to disk on systems that can open folders."""
+def sync_folder(folder: Path) -> None:
+    """Flushes the names of a folder's files to disk on systems that can open folders.
+
+    Args:
+      folder: the folder.
+    """
     if not hasattr(os, "O_DIRECTORY"):
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -1,6 +1,7 @@
 """What the names on the command line stand for."""
 
 import dataclasses
+import functools
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 from jaxcnn import data
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Train
+from jaxcnn.cli.prepare import progress_bar
 from jaxcnn.cli.terminal import shown
 from jaxcnn.data import Source, Splits
 from jaxcnn.models import catalog
@@ -20,6 +22,22 @@ from jaxcnn.types import Shape, Task
 T = TypeVar("T")
 
 DATA: dict[str, Callable[[], Source | Splits]] = {"digits": data.digits, "shapes": data.shapes}
+
+DOWNLOADED: dict[str, Callable[..., Splits]] = {
+    "cifar10": data.cifar10,
+    "cifar100": data.cifar100,
+    "cifar100_coarse": functools.partial(data.cifar100, labels="coarse"),
+    "mnist": data.mnist,
+    "fashion_mnist": data.fashion_mnist,
+    "emnist_digits": data.emnist_digits,
+    "svhn": data.svhn,
+}
+"""Data sets that are downloaded and prepared when they are first used."""
+
+SCHEMES: dict[str, Callable[[str], Source | Splits]] = {"tfds": data.tfds}
+"""What reads the names that begin with a word and a colon."""
+
+_PATTERNS = ("tfds:NAME", "FILE.npz", "FOLDER")
 
 
 def choose(kind: str, name: str, known: Mapping[str, T]) -> T:
@@ -62,11 +80,17 @@ def _listed(known: Iterable[str]) -> str:
     return textwrap.fill(text, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
+def is_name(name: str) -> bool:
+    """Returns whether a data set is known by name, so that a file of that name is not meant."""
+    return name in DATA or name in DOWNLOADED or name.partition(":")[0] in SCHEMES
+
+
 def load_data(name: str) -> Source | Splits:
     """Reads a data set.
 
     Args:
-      name: a name of `DATA`, the path of an .npz file, or a folder of pictures and masks (`jaxcnn.data.mask_folder`).
+      name: a name of `DATA` or `DOWNLOADED`; "tfds:" and a name for `jaxcnn.data.tfds`; the path of an .npz file; or a
+        folder of pictures and masks (`jaxcnn.data.mask_folder`).
 
     Returns:
       The data set, or the parts that it brings along.
@@ -74,6 +98,13 @@ def load_data(name: str) -> Source | Splits:
     Raises:
       CommandError: there is none of that name, or the file cannot be read.
     """
+    scheme, colon, rest = name.partition(":")
+    if colon and scheme in SCHEMES:
+        with reported(ValueError, OSError, ImportError):
+            return SCHEMES[scheme](rest)
+    if name in DOWNLOADED:
+        with reported(ValueError, OSError), progress_bar() as progress:
+            return DOWNLOADED[name](progress=progress)
     if name not in DATA and Path(name).is_dir():
         with reported(ValueError, OSError, ImportError):
             return data.mask_folder(name)
@@ -81,7 +112,7 @@ def load_data(name: str) -> Source | Splits:
         with reported(ValueError, OSError, TypeError):
             return data.load_npz(name)
     if name not in DATA:
-        raise CommandError(unknown("data set", name, [*DATA, "FILE.npz", "FOLDER"]))
+        raise CommandError(unknown("data set", name, [*DATA, *DOWNLOADED, *_PATTERNS]))
     with reported(ImportError):
         return DATA[name]()
 

@@ -28,8 +28,10 @@ class Train:
     model: str = "lenet5"
     """Name of the model; `jaxcnn summary` lists them."""
     data: str = "digits"
-    """Data: digits; shapes (digits on photographs, with masks); an .npz file with arrays `images`
-    (n, height, width[, channels]) and `labels` (n,); or a folder with the folders `images` and `masks` of PNG files."""
+    """Data: digits; shapes (digits on photographs, with masks); cifar10, mnist and others of `jaxcnn data list`, which
+    are downloaded once; tfds:NAME[/CONFIG][:VERSION][:SPLIT], prepared by TensorFlow Datasets; an .npz file with arrays
+    `images` (n, height, width[, channels]) and `labels` (n,); or a folder with the folders `images` and `masks` of PNG
+    files."""
     validation_data: str | None = None
     """Validation set, named as --data, with the same classes in any order. Default: that of the data, or drawn from
     the training set."""
@@ -201,7 +203,27 @@ class Bench:
     """PNG file for the picture of the ratios."""
 
 
-COMMANDS = ("train", "evaluate", "plot", "predict", "export", "summary", "bench")
+@readable
+@dataclass(frozen=True)
+class ListData:
+    """Lists the data sets that are downloaded and prepared when they are first used."""
+
+
+@readable
+@dataclass(frozen=True)
+class Prepare:
+    """Prepares a data set: downloads its archives, or reads local ones, and checks their published checksums.
+
+    An interrupted download goes on where it stopped. The data set is kept in the folder of caches (JAXCNN_CACHE_DIR).
+    """
+
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
+    """Name of the data set; `jaxcnn data list` lists them."""
+    archive: Annotated[Path | None, tyro.conf.arg(name="from", metavar="PATH", help_behavior_hint="")] = None
+    """Local file, or folder of several files, instead of a download. The files have their published names."""
+
+
+COMMANDS = ("train", "evaluate", "plot", "predict", "export", "summary", "bench", "data")
 """The names of the commands."""
 
 Command = (
@@ -212,4 +234,8 @@ Command = (
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Summary, tyro.conf.subcommand("summary")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
+    | Annotated[
+        Annotated[ListData, tyro.conf.subcommand("list")] | Annotated[Prepare, tyro.conf.subcommand("prepare")],
+        tyro.conf.subcommand("data", description="Lists and prepares data sets."),
+    ]
 )

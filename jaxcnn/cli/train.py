@@ -208,7 +208,7 @@ def _with_absolute_paths(options: Train) -> Train:
     """Makes paths absolute, so that a run does not depend on the working directory."""
     for name in ("data", "validation_data", "test_data", "init_from"):
         given = getattr(options, name)
-        if given is not None and given not in names.DATA and Path(given).exists():
+        if given is not None and not names.is_name(given) and Path(given).exists():
             options = dataclasses.replace(options, **{name: str(Path(given).absolute())})
     return options
 

@@ -20,6 +20,7 @@ from jaxcnn.data.augment import (
 from jaxcnn.data.batches import Batches, eval_batches
 from jaxcnn.data.pictures import FitPicture
 from jaxcnn.data.resizing import Resized, resized
+from jaxcnn.data.sources.archives import cifar10, cifar100, emnist_digits, fashion_mnist, mnist, prepare, svhn
 from jaxcnn.data.sources.arrays import Arrays, arrays
 from jaxcnn.data.sources.digits import digits
 from jaxcnn.data.sources.image_folder import image_folder
@@ -29,6 +30,7 @@ from jaxcnn.data.sources.npz import load_npz
 from jaxcnn.data.sources.picture_files import PictureFiles
 from jaxcnn.data.sources.shapes import shapes
 from jaxcnn.data.sources.source import IGNORED, ArraySpec, Gathers, Source, Splits, Subset, gather
+from jaxcnn.data.sources.tfds import Tfds, tfds
 from jaxcnn.data.splits import choose_classes, few, in_memory, match_classes, split
 
 __all__ = [
@@ -46,16 +48,21 @@ __all__ = [
     "Splits",
     "Step",
     "Subset",
+    "Tfds",
     "affine",
     "arrays",
     "brightness",
     "choose_classes",
+    "cifar10",
+    "cifar100",
     "compose",
     "contrast",
     "cutout",
     "digits",
     "elastic",
+    "emnist_digits",
     "eval_batches",
+    "fashion_mnist",
     "few",
     "flip",
     "gather",
@@ -66,12 +73,16 @@ __all__ = [
     "manifest",
     "mask_folder",
     "match_classes",
+    "mnist",
     "noise",
     "photometric",
+    "prepare",
     "random_crop",
     "resized",
     "rotate",
     "shapes",
     "shift",
     "split",
+    "svhn",
+    "tfds",
 ]

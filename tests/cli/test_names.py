@@ -19,7 +19,12 @@ from jaxcnn.training.recipe import AUGMENTATIONS
         (["train", "--model", "lenet"], "model 'lenet'", "lenet5", CATALOG),
         (["train", "--model", "ResNet18"], "model 'ResNet18'", "resnet18", CATALOG),
         (["summary", "resnet-50"], "model 'resnet-50'", "resnet50", CATALOG),
-        (["train", "--data", "digit"], "data set 'digit'", "digits", [*names.DATA, "FILE.npz", "FOLDER"]),
+        (
+            ["train", "--data", "digit"],
+            "data set 'digit'",
+            "digits",
+            [*names.DATA, *names.DOWNLOADED, *names._PATTERNS],
+        ),
         (["trian"], "command 'trian'", "train", COMMANDS),
     ],
 )

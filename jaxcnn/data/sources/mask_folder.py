@@ -17,14 +17,11 @@ from jaxcnn.data.pictures import (
     resize_picture,
 )
 from jaxcnn.data.sources.faults import LISTED, refuse_faults
-from jaxcnn.data.sources.source import IGNORED, ArraySpec, checksum
+from jaxcnn.data.sources.source import IGNORED, ArraySpec, checksum, file_sample
 from jaxcnn.ops.check import Size, as_pair
 
 _PARTS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 """Names of folders, and of the parts that they hold."""
-
-_SAMPLE = 4096
-"""Bytes at each end of a file that its fingerprint reads."""
 
 
 class Pair(NamedTuple):
@@ -64,7 +61,7 @@ class MaskFolder:
 
         The pixels of a PNG file end with their own checksum, which therefore counts.
         """
-        files = (part for pair in self.pairs for path in pair for part in (path.stem, _sample(path)))
+        files = (part for pair in self.pairs for path in pair for part in (path.stem, file_sample(path)))
         return checksum(*files, *self.class_names, repr((self.size, self.channels)))
 
     def __len__(self) -> int:
@@ -219,12 +216,3 @@ def _class_names(root: Path, scanned: list[_Scanned]) -> tuple[str, ...]:
             "is no class; number the classes from 0, the background included"
         )
     return names
-
-
-def _sample(path: Path) -> bytes:
-    """Reads the length, the beginning and the end of a file."""
-    with open(path, "rb") as file:
-        first = file.read(_SAMPLE)
-        length = file.seek(0, os.SEEK_END)
-        file.seek(max(length - _SAMPLE, 0))
-        return length.to_bytes(8, "little") + first + file.read()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -11,6 +12,9 @@ from jaxcnn.data.pictures import FitPicture
 
 IGNORED = 255
 """Value of the pixels of a mask that belong to no class: they count neither in the loss nor in the metrics."""
+
+_SAMPLE = 4096
+"""Bytes at each end of a file that a fingerprint reads."""
 
 
 class ArraySpec(NamedTuple):
@@ -238,6 +242,25 @@ def checksum(*parts: str | bytes | np.ndarray) -> str:
         digest.update(f"{memoryview(part).nbytes}:".encode())
         digest.update(part)
     return digest.hexdigest()
+
+
+def file_sample(path: str | os.PathLike[str]) -> bytes:
+    """Reads what a fingerprint takes of a file: its length, its beginning and its end.
+
+    Args:
+      path: the file.
+
+    Returns:
+      At most 8200 bytes.
+
+    Raises:
+      OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        first = file.read(_SAMPLE)
+        length = file.seek(0, os.SEEK_END)
+        file.seek(max(length - _SAMPLE, 0))
+        return length.to_bytes(8, "little") + first + file.read()
 
 
 def check_classes(name: str, values: np.ndarray, class_names: Sequence[str]) -> None:
