@@ -425,10 +425,7 @@ def _is_own_file(path: Path) -> bool:
 
 def _load_run(path: Path, layer: Layer | None) -> Network:
     found, params, state, info = load_model(path, layer=layer)
-    shape = info.image_shape
-    # A model of images of any size has no size to fit pictures into.
-    prepare = FitPicture(shape) if len(shape) == 3 and all(shape) else None
-    return Network(found, params, state, prepare, info.class_names, info.task)
+    return Network(found, params, state, info.preprocessing, info.class_names, info.task)
 
 
 def _load_own(path: Path, layer: Layer | None) -> Network:

@@ -18,12 +18,17 @@ from jaxcnn.data.augment import (
     shift,
 )
 from jaxcnn.data.batches import Batches, eval_batches
+from jaxcnn.data.pictures import FitPicture
+from jaxcnn.data.resizing import Resized, resized
 from jaxcnn.data.sources.archives import cifar10, cifar100, emnist_digits, fashion_mnist, mnist, prepare, svhn
 from jaxcnn.data.sources.arrays import Arrays, arrays
 from jaxcnn.data.sources.digits import digits
 from jaxcnn.data.sources.hugging_face import HuggingFace, hugging_face
+from jaxcnn.data.sources.image_folder import image_folder
+from jaxcnn.data.sources.manifest import manifest
 from jaxcnn.data.sources.mask_folder import MaskFolder, mask_folder
 from jaxcnn.data.sources.npz import load_npz
+from jaxcnn.data.sources.picture_files import PictureFiles
 from jaxcnn.data.sources.shapes import shapes
 from jaxcnn.data.sources.source import IGNORED, ArraySpec, Gathers, Source, Splits, Subset, gather
 from jaxcnn.data.sources.tfds import Tfds, tfds
@@ -36,9 +41,12 @@ __all__ = [
     "Arrays",
     "Batches",
     "Composition",
+    "FitPicture",
     "Gathers",
     "HuggingFace",
     "MaskFolder",
+    "PictureFiles",
+    "Resized",
     "Source",
     "Splits",
     "Step",
@@ -64,8 +72,10 @@ __all__ = [
     "gather",
     "geometric",
     "hugging_face",
+    "image_folder",
     "in_memory",
     "load_npz",
+    "manifest",
     "mask_folder",
     "match_classes",
     "mnist",
@@ -73,6 +83,7 @@ __all__ = [
     "photometric",
     "prepare",
     "random_crop",
+    "resized",
     "rotate",
     "shapes",
     "shift",

@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import re
 import stat
 import warnings
 from collections.abc import Iterator
@@ -42,6 +43,10 @@ _SPARE = 2
 
 _MODES = {"RGB": "colours", "RGBA": "colours", "LA": "transparency", "I;16": "16 bits", "L": "fewer bits"}
 """Words for Pillow's modes."""
+
+_PILLOW = r"PIL\."
+_QUIET = ("ignore", None, Warning, re.compile(_PILLOW), 0)
+"""Pillow's modules, and the filter of its warnings."""
 
 _ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 274, 258, 262, 339
 
@@ -311,13 +316,13 @@ def _opened(file: File, formats: tuple[str, ...]) -> Iterator[tuple["Image.Image
         _check_length(name, len(file))
     else:
         _check_file(Path(file), name)
+    # Pillow's warnings either are errors here or do not affect the pixels. The filter stays: `catch_warnings` changes
+    # the filters of all threads, and several threads that read pictures would restore them in the wrong order.
+    if not warnings.filters or warnings.filters[0] != _QUIET:
+        warnings.filterwarnings("ignore", module=_PILLOW)
     try:
-        # Pillow's warnings either are errors here or do not affect the pixels. Pillow maps a file that it opens itself
-        # into memory, and then scrambles the rows of a TIFF that it rotates.
-        with (
-            warnings.catch_warnings(action="ignore"),
-            io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as stream,
-        ):
+        # Pillow maps a file that it opens itself into memory, and then scrambles the rows of a TIFF that it rotates.
+        with io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as stream:
             head = stream.read(32)
             stream.seek(0)
             with Image.open(stream, formats=formats) as image:

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import trees
+from jaxcnn.data import FitPicture
 from jaxcnn.files import LockedError, check_target, locked, written_whole
 from jaxcnn.models.text import parse_value
 from jaxcnn.text import printable
@@ -165,6 +166,21 @@ class RunFolder:
         """
         with self._reading("task"):
             return parse_value(self.config["task"])
+
+    @property
+    def preprocessing(self) -> FitPicture | None:
+        """What fitted the images of the data; None if nothing did.
+
+        Raises:
+          RunFolderError: this version does not know it.
+        """
+        with self._reading("preprocessing"):
+            # Configs of older versions lack it.
+            text = self.config.get("preprocessing")
+            value = None if text is None else parse_value(text)
+            if not isinstance(value, FitPicture | None):
+                raise ValueError(f"{text!r:.200}")
+            return value
 
     def described(self, layer: Layer | None = None) -> tuple[Layer, Shape, tuple[str, ...]]:
         """Returns what is needed to use the model of the run, besides its weights.
@@ -414,6 +430,7 @@ class ModelInfo(NamedTuple):
       precision: dtype of the computation.
       epoch: the best epoch.
       skipped: one line for each damaged checkpoint that was newer; empty if best.npz is there.
+      fitted: what fitted the images of the data; None if they had one size already.
     """
 
     image_shape: Shape
@@ -422,6 +439,13 @@ class ModelInfo(NamedTuple):
     precision: str
     epoch: int
     skipped: tuple[str, ...]
+    fitted: FitPicture | None = None
+
+    @property
+    def preprocessing(self) -> FitPicture | None:
+        """Prepares pictures: as the images of the data, or by `FitPicture`; None if the images have no one size."""
+        whole = len(self.image_shape) == 3 and all(self.image_shape)
+        return self.fitted or (FitPicture(self.image_shape) if whole else None)
 
 
 class TrainedModel(NamedTuple):
@@ -466,7 +490,8 @@ def load_model(path: str | os.PathLike[str], *, layer: Layer | None = None) -> T
         params, state = (trees.unflatten(leaves[name], tree) for name, tree in zip(leaves, like, strict=True))
     except ValueError as error:
         raise RunFolderError(f"expected the weights of the model in {where}, got others: {error}") from error
-    info = ModelInfo(image_shape, class_names, folder.task, folder.config["recipe"]["precision"], epoch, skipped)
+    precision, fit = folder.config["recipe"]["precision"], folder.preprocessing
+    info = ModelInfo(image_shape, class_names, folder.task, precision, epoch, skipped, fit)
     return TrainedModel(found, params, state, info)
 
 

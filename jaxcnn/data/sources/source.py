@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
+from jaxcnn.data.pictures import FitPicture
+
 IGNORED = 255
 """Value of the pixels of a mask that belong to no class: they count neither in the loss nor in the metrics."""
 
@@ -33,7 +35,8 @@ class Source(Protocol):
     The entries of an example have fixed names:
 
     - "image": shape (height, width, channels), uint8, or float32 in [0, 1];
-    - "label": a class index, int32, shape ();
+    - "label": a class index, int32, shape (); or 1 for the classes that are there and 0 for the others, shape
+      (classes,);
     - "mask": the class of each pixel, shape (height, width), integers; `IGNORED` for none;
     - "target": numbers to predict, such as probabilities of classes, float32.
     """
@@ -81,6 +84,52 @@ class Gathers(Protocol):
           Each entry with the examples as its first axis, as new arrays.
         """
         ...
+
+
+@runtime_checkable
+class Fits(Protocol):
+    """What a source has that reads a fitted image faster than a whole one, as from a large JPEG file."""
+
+    def fitted(self, index: int, fit: FitPicture) -> dict[str, np.ndarray]:
+        """Reads one example with its image fitted.
+
+        Args:
+          index: of the example.
+          fit: fits the image.
+
+        Returns:
+          The example.
+        """
+        ...
+
+
+def fitted(source: Source, index: int, fit: FitPicture) -> dict[str, np.ndarray]:
+    """Reads one example with its image fitted.
+
+    Args:
+      source: any source with images.
+      index: of the example.
+      fit: fits the image.
+
+    Returns:
+      The example, with an image of the shape of `fit`, of the dtype of the source.
+
+    Raises:
+      ValueError: the image has another number of channels.
+    """
+    if isinstance(source, Fits):
+        return source.fitted(index, fit)
+    example = source[index]
+    return {**example, "image": fit.fitted(example["image"])}
+
+
+def preprocessing_of(source: Source) -> FitPicture | None:
+    """Returns what fitted the images of a source, for pictures to come; None if nothing did.
+
+    Args:
+      source: any source; `jaxcnn.data.resized` makes one that tells it.
+    """
+    return getattr(source, "preprocessing", None)
 
 
 def gather(source: Source, indices: np.ndarray, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
@@ -153,6 +202,11 @@ class Subset:
         """A checksum of the source and the indices."""
         return checksum(self.source.fingerprint, np.asarray(self.indices, np.int64))
 
+    @property
+    def preprocessing(self) -> FitPicture | None:
+        """That of the source."""
+        return preprocessing_of(self.source)
+
     def __len__(self) -> int:
         return len(self.indices)
 
@@ -162,6 +216,10 @@ class Subset:
     def gather(self, indices: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Reads entries of several examples, as the source does."""
         return gather(self.source, self.indices[indices], names)
+
+    def fitted(self, index: int, fit: FitPicture) -> dict[str, np.ndarray]:
+        """Reads one example with its image fitted, as the source does."""
+        return fitted(self.source, int(self.indices[index]), fit)
 
 
 def checksum(*parts: str | bytes | np.ndarray) -> str:
