@@ -81,6 +81,12 @@ def shards(*counts, first=0):
 
 
 @pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXCNN_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "tfds"
+
+
+@pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     def refuse(*arguments):
         raise AssertionError("the network was used")
@@ -172,6 +178,26 @@ def test_several_examples_are_gathered(root, monkeypatch):
     for index in (-1, 25):
         with pytest.raises(IndexError, match=rf"expected an example in \[0, 25\), got {index}"):
             source[index]
+
+
+def test_labels_of_a_whole_set_are_kept(root, cache, monkeypatch):
+    expected = [i % 3 for i in range(25)]
+    order = np.arange(25)[::-1]
+
+    def labels():
+        return data.gather(data.tfds("toys:train", root), order, ["label"])["label"][::-1]
+
+    assert labels().tolist() == expected
+    (kept,) = cache.iterdir()
+    content = kept.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(tfds.Tfds, "_read", None)
+        assert labels().tolist() == expected
+        assert labels().dtype == np.int32
+    for damaged in (b"", content[:-1], content[:100]):
+        kept.write_bytes(damaged)
+        assert labels().tolist() == expected
+        assert kept.read_bytes() == content
 
 
 def test_a_source_is_pickled_without_its_open_files(root):
@@ -286,6 +312,16 @@ def test_pictures_of_many_sizes(tmp_path):
         np.testing.assert_array_equal(source[i]["image"], picture(i, size))
 
 
+def test_pictures_with_transparency_have_three_channels(tmp_path):
+    file = io.BytesIO()
+    Image.fromarray(np.full((4, 5, 4), (10, 20, 30, 0), np.uint8), "RGBA").save(file, "PNG")
+    kinds = {"image": features.Image(shape=(4, 5, 4)), "label": features.ClassLabel(num_classes=1)}
+    prepare(tmp_path / "toys/1.0.0", {"train": [[{"image": file.getvalue(), "label": 0}]]}, kinds)
+    source = data.tfds("toys:train", tmp_path)
+    assert source.spec["image"].shape == (4, 5, 3)
+    np.testing.assert_array_equal(source[0]["image"], np.full((4, 5, 3), 255))
+
+
 def test_grey_pictures_and_masks(tmp_path):
     masks = [np.random.default_rng(i).integers(0, 3, (8, 6, 1), dtype=np.uint8) for i in range(2)]
     examples = [{"image": encoded(picture(i, (8, 6, 1))), "segments": encoded(masks[i])} for i in range(2)]
@@ -332,13 +368,14 @@ DETECTION = {
     "image": features.Image(),
     "depth": features.Image(shape=(None, None, 1), dtype=np.uint16),
     "number": features.Scalar(dtype=np.int64),
+    "moving": features.Image(shape=(None, None, None, 3)),
     "objects": features.Sequence({"bbox": features.BBoxFeature(), "label": features.ClassLabel(num_classes=2)}),
 }
 
 
 @pytest.fixture
 def detection(tmp_path):
-    examples = [{"image": encoded(picture(0)), "depth": encoded(picture(1)), "number": 3, "objects": []}]
+    examples = [{"image": encoded(picture(0)), "depth": encoded(picture(1)), "number": 3, "moving": b"", "objects": []}]
     prepare(tmp_path / "toys/1.0.0", {"train": [examples]}, DETECTION, supervised=None)
     return tmp_path
 
@@ -360,6 +397,7 @@ def detection(tmp_path):
             {"entries": {"mask": "image"}},
             "expected an image of one channel of uint8 for 'mask', got the feature 'image'",
         ),
+        ({"entries": {"image": "moving"}}, "expected an image or tensor of uint8 for 'image', got the feature 'mov"),
         ({"entries": {"label": "image"}}, "expected a class label or an integer for 'label', got the feature 'image'"),
         ({"entries": {"label": "labels"}}, "expected a feature for 'label' among depth .*, got 'labels'"),
         ({"entries": {"label": "number"}}, "expected class_names for 'label': the feature 'number' has no names"),

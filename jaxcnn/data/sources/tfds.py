@@ -1,5 +1,6 @@
 """Data sets that TensorFlow Datasets has prepared, at random and without TensorFlow."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -14,6 +15,7 @@ import numpy as np
 from jaxcnn.data.pictures import PictureError, read_mask, read_picture
 from jaxcnn.data.sources.source import ArraySpec, checksum, file_sample
 from jaxcnn.data.sources.tfrecord import RecordError, index_records, read_record
+from jaxcnn.files import cache_folder, written_whole
 
 _PARTS = {
     "train": "train",
@@ -111,7 +113,13 @@ class Tfds:
         return self._read(index, tuple(self.entries))
 
     def gather(self, indices: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """Reads entries of several examples. Without "image" or "mask", no picture is decoded."""
+        """Reads entries of several examples. Without "image" or "mask", no picture is decoded.
+
+        Labels stand in the records beside the pictures, so the labels of all examples need the whole data set to be
+        read. That is done once: they are kept in the folder of caches, until the data set changes.
+        """
+        if tuple(names) == ("label",) and len(indices) >= len(self):
+            return {"label": self._labels[indices]}
         examples = [self._read(int(index), tuple(names)) for index in indices]
         return {name: np.stack([example[name] for example in examples]) for name in names}
 
@@ -164,6 +172,21 @@ class Tfds:
         return checksum(*(path.read_bytes() for path in described), *pieces, *samples, entries, *self.class_names)
 
     @functools.cached_property
+    def _labels(self) -> np.ndarray:
+        kept = cache_folder() / "tfds" / f"{self.fingerprint}.npy"
+        if kept.is_file():
+            # A damaged file is made again.
+            with contextlib.suppress(ValueError, EOFError):
+                labels = np.load(kept, allow_pickle=False)
+                if labels.shape == (len(self),) and labels.dtype == np.int32:
+                    return labels
+        labels = np.array([self._read(index, ("label",))["label"] for index in range(len(self))])
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(kept) as file:
+            np.save(file, labels, allow_pickle=False)
+        return labels
+
+    @functools.cached_property
     def _subsets(self) -> dict[tuple[str, ...], Any]:
         return {}
 
@@ -202,8 +225,9 @@ def tfds(
       data_dir: the folder of prepared data sets. None for that of TensorFlow Datasets: the environment variable
         TFDS_DATA_DIR, or `~/tensorflow_datasets`.
       entries: for each entry, such as "image" and "label", the name of its feature. "image" is an image or tensor of
-        uint8; "label" a class label, or an integer with `class_names`; "mask" an image of one channel and "target" any
-        numbers of a fixed shape. None finds the image and its class label, mask or target, in this order.
+        uint8; an image of four channels loses its transparency (see `jaxcnn.data.pictures.read_picture`). "label" is a
+        class label, or an integer with `class_names`; "mask" an image of one channel; "target" and others any numbers
+        of a fixed shape. None finds the image and its class label, mask or target, in this order.
       class_names: the names of the classes. None takes those of the label or of a labelled image.
 
     Returns:
@@ -420,7 +444,7 @@ def _find_entries(info: Any) -> dict[str, str]:
 def _is_image(feature: Any) -> bool:
     kinds = _package().features
     if isinstance(feature, kinds.Image):
-        return feature.np_dtype == np.uint8
+        return feature.np_dtype == np.uint8 and len(feature.shape) == 3  # an animation has one more axis
     return type(feature) is kinds.Tensor and feature.np_dtype == np.uint8 and len(feature.shape) in (2, 3)
 
 
