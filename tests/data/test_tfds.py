@@ -457,6 +457,7 @@ def test_a_set_that_is_not_prepared_says_how_to_prepare_it(root, tmp_path, monke
     ):
         data.tfds("toys/red", root)
     monkeypatch.setattr(tensorflow_datasets.core.constants, "DATA_DIR", str(tmp_path / "none"))
+    (tmp_path / "none" / "downloads" / "extracted").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match=r"'mnist' is not prepared in .*none', which has no data sets\."):
         data.tfds("mnist")
 

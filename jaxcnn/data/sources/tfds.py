@@ -354,7 +354,7 @@ def _version(base: Path, asked: re.Match[str], root: Path) -> Path:
     if fitting:
         return base / fitting[-1]
     name = asked["name"] + (f"/{asked['config']}" if asked["config"] else "")
-    prepared = sorted(path.name for path in _folders(root) if not path.name.startswith("."))
+    prepared = sorted(path.name for path in _folders(root) if any(map(_versions, (path, *_folders(path)))))
     there = (
         f"the versions {', '.join(found[:_LISTED])}"
         if found
