@@ -29,9 +29,24 @@ class Train:
     """Name of the model; `jaxcnn summary` lists them."""
     data: str = "digits"
     """Data: digits; shapes (digits on photographs, with masks); cifar10, mnist and others of `jaxcnn data list`, which
-    are downloaded once; tfds:NAME[/CONFIG][:VERSION][:SPLIT], prepared by TensorFlow Datasets; an .npz file with arrays
-    `images` (n, height, width[, channels]) and `labels` (n,); or a folder with the folders `images` and `masks` of PNG
-    files."""
+    are downloaded once; tfds:NAME[/CONFIG][:VERSION][:SPLIT], prepared by TensorFlow Datasets; a folder with a folder
+    of pictures for each class, or these in train, val and test; a .csv, .tsv or .parquet file with columns `path`,
+    `label` and perhaps `split`; a folder with the folders `images` and `masks` of PNG files; or an .npz file with
+    arrays `images` (n, height, width[, channels]) and `labels` (n,)."""
+    image_size: tuple[int, ...] = ()
+    """Size of the images: one number, or height and width. Pictures are resized by --resize, and `predict` resizes in
+    the same way. Default: as the data are, or that of the model if the pictures differ in size."""
+    resize: Literal["crop", "fit", "stretch"] = "crop"
+    """How pictures of another aspect ratio are resized: crop cuts out the centre, fit adds a border of its median
+    colour, stretch changes the aspect ratio."""
+    channels: int | None = None
+    """Channels of pictures in files: 1 for grey, 3 for red, green and blue. Default: 3."""
+    skip_bad: bool = False
+    """Leave out files that cannot be read as pictures, instead of refusing the data; they are counted."""
+    labels: tuple[str, ...] = ()
+    """Columns of the labels in a table. Default: `label`, `class`, `target` or the like."""
+    separator: str | None = None
+    """What is between the names of several classes in one column of a table, such as |. Default: one class each."""
     validation_data: str | None = None
     """Validation set, named as --data, with the same classes in any order. Default: that of the data, or drawn from
     the training set."""
@@ -80,7 +95,10 @@ class Evaluate:
     split: Literal["auto", "test", "validation", "train"] = "auto"
     """Part of the data; the training set is not augmented. auto: test, or all of --data if it has no parts."""
     data: str | None = None
-    """Other data, named as in `jaxcnn train`, with the same classes in any order. Default: those of the run."""
+    """Other data, named as in `jaxcnn train`, with the same classes in any order. Pictures are resized as those of the
+    run. Default: those of the run."""
+    skip_bad: bool = False
+    """Leave out files of --data that cannot be read as pictures."""
     batch_size: int = 256
     """Images in a batch."""
     json: bool = False

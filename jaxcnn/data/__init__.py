@@ -18,6 +18,7 @@ from jaxcnn.data.augment import (
     shift,
 )
 from jaxcnn.data.batches import Batches, eval_batches
+from jaxcnn.data.named import load
 from jaxcnn.data.pictures import FitPicture
 from jaxcnn.data.resizing import Resized, resized
 from jaxcnn.data.sources.archives import cifar10, cifar100, emnist_digits, fashion_mnist, mnist, prepare, svhn
@@ -69,6 +70,7 @@ __all__ = [
     "geometric",
     "image_folder",
     "in_memory",
+    "load",
     "load_npz",
     "manifest",
     "mask_folder",
