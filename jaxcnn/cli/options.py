@@ -241,6 +241,25 @@ class Prepare:
     """Local file, or folder of several files, instead of a download. The files have their published names."""
 
 
+@readable
+@dataclass(frozen=True)
+class DataInfo:
+    """Looks through a data set: counts, sizes, channels, mean and std, and a contact sheet.
+
+    Warns of unreadable files, of classes that are rare, missing or in two spellings, of pictures that occur several
+    times, and of pictures of the test set that look like training pictures.
+    """
+
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
+    """Data, named as in `jaxcnn train`."""
+    limit: int | None = None
+    """Largest number of images that are read of each part, drawn at random. Default: all."""
+    output: Path = Path("contact_sheet.png")
+    """PNG file for the contact sheet; an older file is replaced."""
+    json: bool = False
+    """Print one JSON object instead of text."""
+
+
 COMMANDS = ("train", "evaluate", "plot", "predict", "export", "summary", "bench", "data")
 """The names of the commands."""
 
@@ -253,7 +272,9 @@ Command = (
     | Annotated[Summary, tyro.conf.subcommand("summary")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[
-        Annotated[ListData, tyro.conf.subcommand("list")] | Annotated[Prepare, tyro.conf.subcommand("prepare")],
-        tyro.conf.subcommand("data", description="Lists and prepares data sets."),
+        Annotated[ListData, tyro.conf.subcommand("list")]
+        | Annotated[Prepare, tyro.conf.subcommand("prepare")]
+        | Annotated[DataInfo, tyro.conf.subcommand("info")],
+        tyro.conf.subcommand("data", description="Lists, prepares and looks through data sets."),
     ]
 )

@@ -33,6 +33,7 @@ from jaxcnn.data.sources.shapes import shapes
 from jaxcnn.data.sources.source import IGNORED, ArraySpec, Gathers, Source, Splits, Subset, gather
 from jaxcnn.data.sources.tfds import Tfds, tfds
 from jaxcnn.data.splits import choose_classes, few, in_memory, match_classes, split
+from jaxcnn.data.surveying import survey
 
 __all__ = [
     "IGNORED",
@@ -85,6 +86,7 @@ __all__ = [
     "shapes",
     "shift",
     "split",
+    "survey",
     "svhn",
     "tfds",
 ]
