@@ -10,6 +10,7 @@ from jaxcnn.cli.options import (
     COMMANDS,
     Bench,
     Command,
+    DataInfo,
     Evaluate,
     Export,
     ListData,
@@ -64,7 +65,8 @@ def _parsed(arguments: list[str]) -> Any:
 
 
 def _dispatch(
-    command: Train | Evaluate | Plot | Predict | Export | Summary | Bench | ListData | Prepare, arguments: list[str]
+    command: Train | Evaluate | Plot | Predict | Export | Summary | Bench | ListData | Prepare | DataInfo,
+    arguments: list[str],
 ) -> int:
     # Each command imports only the packages that it needs: a summary does not wait for Orbax.
     match command:
@@ -104,3 +106,7 @@ def _dispatch(
             from jaxcnn.cli.prepare import prepare
 
             return prepare(command)
+        case DataInfo():
+            from jaxcnn.cli.info import info
+
+            return info(command)

@@ -18,6 +18,7 @@ from jaxcnn.data.augment import (
     shift,
 )
 from jaxcnn.data.batches import Batches, eval_batches
+from jaxcnn.data.named import load
 from jaxcnn.data.pictures import FitPicture
 from jaxcnn.data.resizing import Resized, resized
 from jaxcnn.data.sources.archives import cifar10, cifar100, emnist_digits, fashion_mnist, mnist, prepare, svhn
@@ -34,6 +35,7 @@ from jaxcnn.data.sources.source import IGNORED, ArraySpec, Gathers, Source, Spli
 from jaxcnn.data.sources.tfds import Tfds, tfds
 from jaxcnn.data.sources.web_dataset import WebDataset, web_dataset
 from jaxcnn.data.splits import choose_classes, few, in_memory, match_classes, split
+from jaxcnn.data.surveying import survey
 
 __all__ = [
     "IGNORED",
@@ -74,6 +76,7 @@ __all__ = [
     "hugging_face",
     "image_folder",
     "in_memory",
+    "load",
     "load_npz",
     "manifest",
     "mask_folder",
@@ -88,6 +91,7 @@ __all__ = [
     "shapes",
     "shift",
     "split",
+    "survey",
     "svhn",
     "tfds",
     "web_dataset",

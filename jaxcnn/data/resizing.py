@@ -133,7 +133,7 @@ def resized(
       mode: "crop", "fit" or "stretch"; see `jaxcnn.data.pictures.FitPicture`.
       crop_fraction: of mode "crop": the part of the shorter side that is kept, in (0, 1].
       keep: whether each image is kept in memory once it is read. None: `choose_to_keep` decides, for all parts
-        together; a notice of the logger "jaxcnn" says why.
+        together; the logger "jaxcnn" says why.
 
     Returns:
       A `Resized`, or one for each part by name.
@@ -155,7 +155,12 @@ def resized(
         fit = FitPicture((*as_pair("size", size), image.shape[2]), mode, crop_fraction)
     if keep is None:
         keep, reason = choose_to_keep(sum(map(len, parts.values())), fit.image_shape, image.dtype)
-        _LOG.info("images are %s: %s", "kept in memory" if keep else "read in every epoch", reason)
+        _LOG.log(
+            logging.DEBUG if keep else logging.INFO,
+            "images are %s: %s",
+            "kept in memory" if keep else "read in every epoch",
+            reason,
+        )
     found = {name: Resized(part, fit, keep) for name, part in parts.items()}
     return found if isinstance(source, Mapping) else found[""]
 

@@ -7,10 +7,21 @@ matplotlib is imported when something is drawn; `pip install 'jaxcnn[cli]'` brin
 """
 
 from jaxcnn.plots.classification import confusion, mistakes
+from jaxcnn.plots.contact import contact_sheet
 from jaxcnn.plots.figures import save
 from jaxcnn.plots.races import ratios
 from jaxcnn.plots.rates import learning_rates
 from jaxcnn.plots.runs import comparison, curves
 from jaxcnn.plots.segmentation import segmentations
 
-__all__ = ["comparison", "confusion", "curves", "learning_rates", "mistakes", "ratios", "save", "segmentations"]
+__all__ = [
+    "comparison",
+    "confusion",
+    "contact_sheet",
+    "curves",
+    "learning_rates",
+    "mistakes",
+    "ratios",
+    "save",
+    "segmentations",
+]

@@ -8,6 +8,7 @@ import pytest
 from jaxcnn.cli import main, names
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import COMMANDS
+from jaxcnn.data import named
 from jaxcnn.models.catalog import CATALOG
 from jaxcnn.training.optimizers import OPTIMIZERS
 from jaxcnn.training.recipe import AUGMENTATIONS
@@ -23,7 +24,7 @@ from jaxcnn.training.recipe import AUGMENTATIONS
             ["train", "--data", "digit"],
             "data set 'digit'",
             "digits",
-            [*names.DATA, *names.DOWNLOADED, *names._PATTERNS],
+            [*named.NAMES, *named.DOWNLOADED, *named.PATTERNS],
         ),
         (["trian"], "command 'trian'", "train", COMMANDS),
     ],

@@ -6,6 +6,7 @@ import pytest
 from archive_files import idx, pixels
 
 from jaxcnn.cli import names, prepare
+from jaxcnn.data import named
 from jaxcnn.data.download import PublishedFile
 from jaxcnn.data.sources import archives
 
@@ -109,4 +110,9 @@ def test_prepared_sets_of_tensorflow_datasets_have_names(jaxcnn, tmp_path, monke
 def test_a_file_does_not_hide_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mnist").mkdir()
-    assert [names.is_name(name) for name in ("mnist", "digits", "tfds:mnist", "mnist.npz")] == [True, True, True, False]
+    assert [named.find(name).scheme for name in ("mnist", "digits", "tfds:mnist", "mnist.npz")] == [
+        "",
+        "",
+        "tfds",
+        "npz",
+    ]

@@ -103,12 +103,12 @@ def test_several_classes_are_zeros_and_ones(write):
 
 def test_numbers_are_targets(write):
     source = manifest(write(rows("target", "1.5", "-2", "3e1", "0")))
-    np.testing.assert_array_equal(labels(source), np.float32([1.5, -2, 30, 0]), strict=True)
+    np.testing.assert_array_equal(labels(source), np.float32([[1.5], [-2], [30], [0]]), strict=True)
     assert source.class_names == ()
     assert type(choose_task(source)).__name__ == "Regression"
     whole = write(rows("label", "1", "2", "3"))
     assert manifest(whole).class_names == ("1", "2", "3")
-    np.testing.assert_array_equal(labels(manifest(whole, kind="numbers")), np.float32([1, 2, 3]))
+    np.testing.assert_array_equal(labels(manifest(whole, kind="numbers")), np.float32([[1], [2], [3]]))
     pairs = manifest(write(rows("x,y", "1,2", "3,4", "0,1")), label=("x", "y"))
     np.testing.assert_array_equal(labels(pairs), np.float32([[1, 2], [3, 4], [0, 1]]), strict=True)
     assert len(split(manifest(write(rows("target", *"012345")), kind="numbers"))["train"]) == 4
@@ -235,7 +235,9 @@ def test_parquet_is_read_as_csv(write, tmp_path):
     source = manifest(table(label=["b", "a", "b", "a"], split=["train", "train", "test", "val"], raw=[b"x"] * 4))
     assert labels(source["train"]).tolist() == [1, 0]
     assert manifest(table(label=[3, 1, 3, 2])).class_names == ("1", "2", "3")
-    np.testing.assert_array_equal(labels(manifest(table(target=[0.5, 1.0, 2.0, 3.0]))), np.float32([0.5, 1, 2, 3]))
+    np.testing.assert_array_equal(
+        labels(manifest(table(target=[0.5, 1.0, 2.0, 3.0]))), np.float32([[0.5], [1], [2], [3]])
+    )
     several = manifest(table(labels=[["a", "b"], [], ["b"], ["c"]]))
     np.testing.assert_array_equal(labels(several), [[1, 1, 0], [0, 0, 0], [0, 1, 0], [0, 0, 1]])
     assert manifest(table(a=[True, False, True, True], b=[0, 0, 1, 1]), label=("a", "b")).class_names == ("a", "b")

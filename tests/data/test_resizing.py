@@ -159,7 +159,7 @@ def test_batches_and_evaluation_take_it(photographs):
 
 def test_parts_are_fitted_alike_and_decided_together(photographs, caplog):
     parts = split(image_folder(photographs))
-    with caplog.at_level(logging.INFO, "jaxcnn"):
+    with caplog.at_level(logging.DEBUG, "jaxcnn"):
         found = resized(parts, 8)
     assert list(found) == ["train", "validation", "test"]
     assert len({part.preprocessing for part in found.values()}) == 1

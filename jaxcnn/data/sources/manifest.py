@@ -74,7 +74,7 @@ def manifest(
       name, or by number if all are numbers.
     - "multi-label": any number of classes, which become a "label" of zeros and ones, uint8, shape (classes,). One
       column with names between a separator, or with lists (Parquet); or one column of 0 and 1 for each class.
-    - "numbers": one or several columns of numbers, which become "target", float32, shape () or (columns,).
+    - "numbers": one or several columns of numbers, which become "target", float32, shape (columns,).
     - "auto": one column is multi-label if it has lists or there is a separator, numbers if one of them has a decimal
       point or an exponent, and classes otherwise. Several columns are multi-label if all values are 0 or 1, and numbers
       otherwise.
@@ -300,7 +300,7 @@ def _is_number(text: Any) -> bool:
 
 
 def _numbers(table: _Table, names: list[str]) -> np.ndarray:
-    """Returns float32 of shape (rows,) for one column, otherwise (rows, columns)."""
+    """Returns float32, shape (rows, columns)."""
     faults = [
         f"{line} has {value!r}" + (f" in {name!r}" if len(names) > 1 else "")
         for name in names
@@ -308,8 +308,7 @@ def _numbers(table: _Table, names: list[str]) -> np.ndarray:
         if not _is_number(value)
     ]
     refuse_faults(table.path, faults, f"finite numbers in the column{'s' if len(names) > 1 else ''} {', '.join(names)}")
-    values = np.array([[float(value) for value in table.columns[name]] for name in names], np.float32)
-    return values.T if len(names) > 1 else values[0]
+    return np.array([[float(value) for value in table.columns[name]] for name in names], np.float32).T
 
 
 def _classes(table: _Table, values: list[Any], class_names: Sequence[str] | None) -> _Labels:
