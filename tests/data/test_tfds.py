@@ -491,6 +491,16 @@ def test_parts_have_the_names_of_jaxcnn(tmp_path):
         data.tfds("toys", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+def test_a_damaged_description_is_refused(tmp_path, name):
+    folder = prepare(tmp_path / "toys/1.0.0", {"train": shards(1)}, KINDS)
+    (folder / name).write_text((folder / name).read_text()[:-9])
+    with pytest.raises(
+        ValueError, match=r"that TensorFlow Datasets can open in .*1.0.0', got \w+: .*; prepare it again"
+    ):
+        data.tfds("toys", tmp_path)
+
+
 def test_another_format_is_refused(tmp_path):
     folder = prepare(tmp_path / "toys/1.0.0", {"train": shards(1)}, KINDS)
     info = json.loads((folder / "dataset_info.json").read_text())

@@ -143,7 +143,7 @@ class Tfds:
 
     @functools.cached_property
     def _builder(self) -> Any:
-        return _package().builder_from_directory(self.folder)
+        return _opened(self.folder)
 
     @functools.cached_property
     def _entries(self) -> Mapping[str, Entry]:
@@ -247,7 +247,7 @@ def tfds(
             f"got {name!r}"
         )
     folder = _find(asked, data_dir)
-    info = _package().builder_from_directory(folder).info
+    info = _opened(folder).info
     if info.file_format.value not in _FORMATS:
         raise ValueError(
             f"expected files of the formats {' and '.join(_FORMATS)} in {str(folder)!r}, got {info.file_format.value}; "
@@ -325,6 +325,19 @@ def _package() -> Any:
             "data sets of TensorFlow Datasets are read by its package; pip install tensorflow-datasets"
         ) from error
     return tensorflow_datasets
+
+
+def _opened(folder: Path) -> Any:
+    """Opens a prepared data set, by its description alone."""
+    package = _package()
+    try:
+        return package.builder_from_directory(folder)
+    # It parses JSON and makes features by the names of their classes, which raise several kinds of exceptions.
+    except Exception as error:
+        raise ValueError(
+            f"expected a data set that TensorFlow Datasets can open in {str(folder)!r}, got {type(error).__name__}: "
+            f"{str(error)[:200]}; prepare it again"
+        ) from error
 
 
 def _find(asked: re.Match[str], data_dir: str | os.PathLike[str] | None) -> Path:
