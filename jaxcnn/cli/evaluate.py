@@ -73,6 +73,9 @@ def _source(options: Evaluate, info: ModelInfo) -> tuple[Source, str]:
         split = split or "test"
         return trained.load_splits(options.run)[split], split
     source, name = names.load_part(options.data, split, **_reading(options, info)), options.data
+    if "image" in source.spec and None in source.spec["image"].shape and info.preprocessing is not None:
+        with reported(ValueError):
+            source = data.resized(source, info.preprocessing)
     shape = source.spec["image"].shape if "image" in source.spec else ()
     if shape != info.image_shape:
         expected, got = ("x".join(map(str, one)) for one in (info.image_shape, shape))

@@ -69,7 +69,8 @@ def _print(options: DataInfo, parts: Mapping[str, Source], found: Survey, *, is_
     spec = next(iter(parts.values())).spec
     entries = ", ".join(f"{name} {entry.dtype}" for name, entry in spec.items())
     total = sum(part.examples for part in found.parts.values())
-    say(f"{shown(options.name)}: {total:,} examples of {entries}, {spec['image'].shape[2]} channels\n")
+    channels = spec["image"].shape[2]
+    say(f"{shown(options.name)}: {total:,} examples of {entries}, {channels} channel{'' if channels == 1 else 's'}\n")
     headings = ("part", "examples", "smallest", "median", "largest", "mean", "std")
     rows = [
         (

@@ -164,7 +164,8 @@ def _of_one_size(parts: dict[str, Source], options: Train) -> dict[str, Source]:
         )
     if whole or options.model not in catalog.CATALOG or any("mask" in part.spec for part in parts.values()):
         return parts
-    return data.resized(parts, catalog.CATALOG[options.model].image_shape[:2], mode=options.resize)
+    height, width, _ = catalog.CATALOG[options.model].image_shape
+    return data.resized(parts, (height, width), mode=options.resize)
 
 
 def _whole(name: str, part: str, options: Train, reading: Mapping[str, Any], class_names: tuple[str, ...]) -> Source:

@@ -202,7 +202,8 @@ def read_picture(file: File, channels: int, *, at_least: tuple[int, int] | None 
         raise ValueError(f"read_picture expects 1 or 3 channels, got {channels}")
     with _opened(file, FORMATS) as (image, _):
         if at_least is not None:
-            image.draft(None, at_least if _rows_are_columns(_orientation(image)) else at_least[::-1])
+            height, width = at_least
+            image.draft(None, (height, width) if _rows_are_columns(_orientation(image)) else (width, height))
         image.load()
         # Read after the pixels: Pillow turns a TIFF itself.
         pixels = _turned(_pixels(image, "L" if channels == 1 else "RGB"), _orientation(image))

@@ -139,7 +139,8 @@ def resized(
       A `Resized`, or one for each part by name.
 
     Raises:
-      ValueError: the examples have no images or have masks, or an option is out of range.
+      ValueError: the examples have no images or have masks, the number of channels differs, or an option is out of
+        range.
     """
     parts = dict(source) if isinstance(source, Mapping) else {"": source}
     for part in parts.values():
@@ -149,10 +150,11 @@ def resized(
                 "mask_folder(path, size=...) resizes masks too"
             )
     image = next(iter(parts.values())).spec["image"]
-    if isinstance(size, FitPicture):
-        fit = size
-    else:
-        fit = FitPicture((*as_pair("size", size), image.shape[2]), mode, crop_fraction)
+    if (channels := image.shape[2]) is None:
+        raise ValueError(
+            "resized expects images of one number of channels, got some that differ; make them grey or RGB"
+        )
+    fit = size if isinstance(size, FitPicture) else FitPicture((*as_pair("size", size), channels), mode, crop_fraction)
     if keep is None:
         keep, reason = choose_to_keep(sum(map(len, parts.values())), fit.image_shape, image.dtype)
         _LOG.log(

@@ -28,10 +28,10 @@ _LISTED = 5
 
 
 class Place(NamedTuple):
-    """An example: its part, its index there, and its name."""
+    """An example: its part, its number there, and its name."""
 
     part: str
-    index: int
+    number: int
     name: str
 
 
@@ -241,7 +241,7 @@ def _same(parts: Splits, looks: Mapping[str, _Looks]) -> tuple[tuple[Place, ...]
 def _alike(
     parts: Splits, looks: Mapping[str, _Looks], same: Sequence[Sequence[Place]]
 ) -> tuple[tuple[Place, Place], ...]:
-    groups = {(place.part, place.index): number for number, group in enumerate(same) for place in group}
+    groups = {(place.part, place.number): which for which, group in enumerate(same) for place in group}
     train = looks.get("train")
     pairs = []
     for name, look in looks.items():
@@ -325,7 +325,7 @@ def _label(parts: Splits, place: Place) -> bytes:
     """Returns the label or the target of an example as bytes."""
     source = parts[place.part]
     names = [name for name in ("label", "target") if name in source.spec]
-    values = gather(source, np.array([place.index]), names) if names else {}
+    values = gather(source, np.array([place.number]), names) if names else {}
     return b"".join(np.asarray(value).tobytes() for value in values.values())
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn.data import FitPicture
+from jaxcnn.cli import evaluate
+from jaxcnn.data import FitPicture, Subset, image_folder, named
 from jaxcnn.data.sources import picture_index
 from jaxcnn.training.run_folder import RunFolder
 
@@ -184,3 +185,20 @@ def test_digits_may_have_another_size(jaxcnn, tmp_path):
     assert done.status == 0, done.err
     assert RunFolder(tmp_path / "run").preprocessing == FitPicture((8, 8, 1), "crop")
     assert jaxcnn("evaluate", tmp_path / "run", "--data", "digits").status == 0
+
+
+def test_images_of_different_sizes_of_any_source_are_fitted_to_be_evaluated(jaxcnn, photographs, trained, monkeypatch):
+    expected = jaxcnn("evaluate", trained, "--data", photographs, "--json").out
+    source = image_folder(photographs)
+    monkeypatch.setitem(named.NAMES, "others", lambda: Subset(source, np.arange(len(source))))
+    for fitted in (True, False):
+        if not fitted:
+            load = evaluate.trained.load
+
+            def unrecorded(run, load=load):
+                found = load(run)
+                return found._replace(info=found.info._replace(fitted=None))
+
+            monkeypatch.setattr(evaluate.trained, "load", unrecorded)
+        done = jaxcnn("evaluate", trained, "--data", "others", "--json")
+        assert json.loads(done.out) | {"data": ""} == json.loads(expected) | {"data": ""}

@@ -48,7 +48,7 @@ def test_any_data_set_is_described(jaxcnn, tmp_path, masked):
     output = tmp_path / "sheet.png"
     done = jaxcnn("data", "info", "digits", "--limit", 40, "--output", output)
     assert done.status == 0, done.err
-    assert "digits: 1,797 examples of image float32, label int32, 1 channels" in done.out
+    assert "digits: 1,797 examples of image float32, label int32, 1 channel\n" in done.out
     assert "40 images were read: sizes, mean, std and the warnings about pictures are of these" in done.out
     assert "no warnings" in done.out
     done = jaxcnn("data", "info", masked, "--output", output)

@@ -54,13 +54,13 @@ class Counted:
     class_names = ("a", "b")
     fingerprint = "counted"
 
-    def __init__(self, sizes, dtype=np.uint8):
-        self.sizes, self.dtype = sizes, np.dtype(dtype)
+    def __init__(self, sizes, dtype=np.uint8, channels=3):
+        self.sizes, self.dtype, self.channels = sizes, np.dtype(dtype), channels
         self.read = [0] * len(sizes)
 
     @property
     def spec(self):
-        return {"image": ArraySpec((None, None, 3), self.dtype), "label": ArraySpec((), np.dtype(np.int32))}
+        return {"image": ArraySpec((None, None, self.channels), self.dtype), "label": ArraySpec((), np.dtype(np.int32))}
 
     def __len__(self):
         return len(self.sizes)
@@ -188,6 +188,7 @@ def test_only_images_that_fit_into_memory_are_kept(monkeypatch):
     [
         (arrays(image=np.zeros((2, 4, 4, 3)), mask=np.eye(4, dtype=int)[None].repeat(2, 0)), {}, "without 'mask', got"),
         (arrays(label=[0, 1]), {}, "resized expects examples with 'image' and without 'mask', got 'label'"),
+        (Counted(SIZES, channels=None), {}, "images of one number of channels, got some that differ; make them grey"),
         (Counted(SIZES), {"mode": "cut"}, "mode to be one of crop, fit, stretch"),
         (Counted(SIZES), {"crop_fraction": 2.0}, r"crop_fraction in \(0, 1\]"),
     ],

@@ -79,7 +79,7 @@ def test_the_same_and_similar_pictures_are_found_across_parts(tmp_path):
     ]
     ((own, other),) = found.alike
     assert (own.name, other.name) == (f"{tmp_path}/train/a/0.png", f"{tmp_path}/test/a/near.jpg")
-    assert (own.part, own.index) == ("train", 0)
+    assert (own.part, own.number) == ("train", 0)
     across, within, contrary, alike = found.warnings
     assert across.startswith(f"2 pictures in more than one part, so that the test is too easy, such as {tmp_path}/")
     assert within.startswith("1 picture several times, such as ")

@@ -185,8 +185,8 @@ def _read_csv(path: Path) -> _Table:
 
 def _read_parquet(path: Path) -> _Table:
     try:
-        import pyarrow
-        import pyarrow.parquet
+        import pyarrow  # pyright: ignore[reportMissingImports]
+        import pyarrow.parquet  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError("Parquet files are read by pyarrow; pip install pyarrow, or write a .csv file") from error
     try:
