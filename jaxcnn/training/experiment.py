@@ -13,6 +13,7 @@ import numpy as np
 from jaxcnn import environment, trees
 from jaxcnn.data import Batches, Source, Splits
 from jaxcnn.layers import batched
+from jaxcnn.layers.flow import structure
 from jaxcnn.models.text import difference
 from jaxcnn.tasks import Classification, MultiLabel, Regression, Segmentation
 from jaxcnn.text import printable
@@ -107,8 +108,7 @@ class Experiment:
     @functools.cached_property
     def phases(self) -> tuple[Phase, ...]:
         """The phases of the training, in order."""
-        params, _ = jax.eval_shape(self.layer.init, jax.random.key(0))
-        return make_phases(self.recipe, self.layer, params, self.batches.steps_per_epoch)
+        return make_phases(self.recipe, self.layer, structure(self.layer)[0], self.batches.steps_per_epoch)
 
     def check(self) -> None:
         """Refuses data, models and tasks that do not fit together, before anything is written.
@@ -123,7 +123,7 @@ class Experiment:
         spec = self.splits["train"].spec
         example = {name: jax.ShapeDtypeStruct((1, *entry.shape), entry.dtype) for name, entry in spec.items()}
         example["image"] = jax.ShapeDtypeStruct(example["image"].shape, jnp.float32)
-        weights = jax.eval_shape(self.layer.init, jax.random.key(0))
+        weights = structure(self.layer)
         outputs, _ = jax.eval_shape(
             lambda images, params, state: batched(self.layer)(params, state, images, train=False),
             example["image"],

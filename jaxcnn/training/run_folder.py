@@ -26,6 +26,7 @@ import numpy as np
 
 from jaxcnn import trees
 from jaxcnn.files import check_target, written_whole
+from jaxcnn.layers.flow import structure
 from jaxcnn.models.text import difference, parse_value
 from jaxcnn.text import printable
 from jaxcnn.training import first_schema
@@ -472,9 +473,9 @@ def load_model(path: str | os.PathLike[str], *, layer: Layer | None = None) -> T
     where = printable(folder.path / "config.json")
     found, image_shape, class_names = folder.described(layer)
     leaves, epoch, skipped = folder.read_best()
-    like = jax.eval_shape(found.init, jax.random.key(0))
+    like = structure(found)
     try:
-        params, state = (trees.unflatten(leaves[name], tree) for name, tree in zip(leaves, like, strict=True))
+        params, state = map(trees.unflatten, leaves.values(), like)
     except ValueError as error:
         raise RunFolderError(f"expected the weights of the model in {where}, got others: {error}") from error
     info = ModelInfo(image_shape, class_names, folder.task, folder.config["recipe"]["precision"], epoch, skipped)
