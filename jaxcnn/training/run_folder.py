@@ -247,11 +247,7 @@ class RunFolder:
 
     def _row(self, line: bytes, number: int, file: Path) -> dict[str, Any]:
         where = f"{printable(file)}, line {number}"
-        row = _parse_json(line, where)
-        if self.id is not None:
-            row = _verified(row, where)
-            if row.pop("run", None) != self.id:
-                raise RunFolderError(f"expected the metrics of run {self.id} in {where}, got those of another run")
+        row = self._unsigned(_parse_json(line, where), where)
         if row.get("epoch") != number:
             raise RunFolderError(f"expected epoch {number} in {where}, got {row.get('epoch')!r}; {_RESTORE}")
         return row
@@ -295,6 +291,17 @@ class RunFolder:
     def _signed(self, content: Mapping[str, Any]) -> Mapping[str, Any]:
         return content if self.id is None else _sealed({**content, "run": self.id})
 
+    def _unsigned(self, content: dict[str, Any], where: Path | str) -> dict[str, Any]:
+        """Checks and removes what `_signed` added."""
+        if self.id is None:
+            return content
+        rest = _verified(content, where)
+        if rest.pop("run", None) != self.id:
+            raise RunFolderError(
+                f"expected the content of run {self.id} in {printable(where)}, got that of another run"
+            )
+        return rest
+
     def result(self) -> dict[str, Any] | None:
         """Reads result.json, which a finished run has.
 
@@ -302,16 +309,7 @@ class RunFolder:
           RunFolderError: the file is damaged, was edited, or belongs to another run.
         """
         file = self.path / "result.json"
-        if not file.exists():
-            return None
-        result = _read_json(file)
-        if self.id is not None:
-            result = _verified(result, file)
-            if result.pop("run", None) != self.id:
-                raise RunFolderError(
-                    f"expected the result of run {self.id} in {printable(file)}, got that of another run"
-                )
-        return result
+        return self._unsigned(_read_json(file), file) if file.exists() else None
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Writes result.json.
