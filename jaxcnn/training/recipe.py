@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 from jaxcnn.data import Composition, Step, affine, compose, flip, random_crop
 from jaxcnn.text import nearest
 from jaxcnn.training.optimizers import OPTIMIZERS, SCHEDULES
+from jaxcnn.values import Value
 
 AUGMENTATIONS: dict[str, Composition | None] = {
     "affine": compose(Step(affine, max_degrees=12, max_scale=0.12, max_shear=8, max_shift=4)),
@@ -36,8 +37,8 @@ class RecipeError(ValueError):
         self.field, self.expected, self.other, self.rest = field, expected, other, rest
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, repr=False)
+class Recipe(Value):
     """Everything that defines a training besides the model, its initial weights, the task and the data; hashable.
 
     Raises:
