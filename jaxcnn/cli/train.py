@@ -228,8 +228,7 @@ def _with_absolute_paths(options: Train) -> Train:
 
 def _check(options: Train) -> None:
     """Refuses invalid options, before anything is read."""
-    if options.examples_per_class is not None and options.examples_per_class < 1:
-        raise CommandError(f"--examples-per-class expects a number at least 1, got {options.examples_per_class}")
+    names.check_count(options, "examples_per_class")
     if options.find_learning_rate and (options.run_dir or options.resume or options.tensorboard or options.wandb):
         raise CommandError(
             "--find-learning-rate does not train: --run-dir, --resume, --tensorboard and --wandb have no effect with "
