@@ -153,7 +153,7 @@ class _Job:
         self.batches = experiment.batches
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.phases = experiment.phases
-        # One object for the whole job: it remembers which checkpoints are damaged, for the next save.
+        # Made at the start, to refuse a folder that it cannot use; it remembers damaged checkpoints for the next save.
         self.checkpoints: Checkpoints | None = None if folder is None else folder.checkpoints
         self.rows: list[dict[str, Any]] = []
         self.saved_step: int | None = None
