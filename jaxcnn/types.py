@@ -21,7 +21,9 @@ A batch may have "weight", shape (batch,): the weight of each example, 0 for pad
 """
 
 Augment: TypeAlias = Callable[[jax.Array, Example], dict[str, Any]]
-"""From a typed random key and one example to an example of the same shapes and dtypes; labels move with the image."""
+"""From a typed random key and one example to an example of the same names and dtypes; labels move with the image.
+
+The shapes stay too, unless the augmentation has a size of its own."""
 
 
 @runtime_checkable

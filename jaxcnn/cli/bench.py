@@ -11,6 +11,7 @@ from jaxcnn.benchmark.peers import PEERS
 from jaxcnn.benchmark.program import COLD_START
 from jaxcnn.benchmark.spread import three_digits
 from jaxcnn.cli import names, own_models
+from jaxcnn.cli.bench_data import bench_data
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Bench
 from jaxcnn.cli.terminal import columns, make_console, say, shown
@@ -41,6 +42,8 @@ def bench(options: Bench) -> int:
     Raises:
       CommandError: an option is invalid, or a file cannot be written; then nothing is measured.
     """
+    if options.data:
+        return bench_data(options)
     contests = plan(options)
     # Files that cannot be written are refused before the measurements.
     with reported(OSError):

@@ -6,7 +6,7 @@ from typing import Any
 import tyro
 
 from jaxcnn.cli.errors import CommandError, reported
-from jaxcnn.cli.options import COMMANDS, Bench, Command, Evaluate, Export, Plot, Predict, Summary, Train
+from jaxcnn.cli.options import COMMANDS, Bench, Command, Evaluate, Export, Plot, Predict, Preview, Summary, Train
 from jaxcnn.cli.terminal import complain, errors_escaped, say, writing
 
 _DESCRIPTION = "jaxcnn: train, evaluate and look into convolutional networks in JAX."
@@ -51,7 +51,9 @@ def _parsed(arguments: list[str]) -> Any:
         )
 
 
-def _dispatch(command: Train | Evaluate | Plot | Predict | Export | Summary | Bench, arguments: list[str]) -> int:
+def _dispatch(
+    command: Train | Evaluate | Plot | Predict | Export | Summary | Bench | Preview, arguments: list[str]
+) -> int:
     # Each command imports only the packages that it needs: a summary does not wait for Orbax.
     match command:
         case Train():
@@ -82,3 +84,7 @@ def _dispatch(command: Train | Evaluate | Plot | Predict | Export | Summary | Be
             from jaxcnn.cli.bench import bench
 
             return bench(command)
+        case Preview():
+            from jaxcnn.cli.preview import preview
+
+            return preview(command)

@@ -20,6 +20,10 @@ from jaxcnn.training.observers import Observer, Start
 _FIRST_SIGN = 2.0
 """Seconds without a line after which a line display prints a sign of life; each further pause is twice as long."""
 
+_ANY_WAITING, _MUCH_WAITING = 0.01, 0.1
+"""Shares of an epoch in which the device waits for data, above which they are shown, and above which there is advice.
+"""
+
 
 class Display(Observer):
     """Shows the progress of a training; a context manager. It also shows the notices of the logger "jaxcnn".
@@ -31,7 +35,7 @@ class Display(Observer):
 
     def __init__(self, model: str, data: str) -> None:
         self._model, self._data = model, data
-        self._clock = Clock()
+        self._clock, self._advised = Clock(), False
         self._handler = _Notices(self)
 
     def __enter__(self) -> Self:
@@ -66,6 +70,15 @@ class Display(Observer):
         """Stops the clock during an activity, which happens once and says nothing about the time that is left."""
         self._clock.pause(activity is not None)
 
+    def on_epoch(self, row: dict[str, Any], best: bool) -> None:
+        """Gives advice, once, if the device waits for the data."""
+        if row["waiting_for_data"] > _MUCH_WAITING and not self._advised:
+            self._advised = True
+            self.on_note(
+                f"the device waited for data for {row['waiting_for_data']:.0%} of the epoch: keep the data in memory "
+                "if they fit (--place memory), store smaller images, or use more CPU cores"
+            )
+
     def on_interrupt(self) -> None:
         """Answers Ctrl-C."""
         self.on_note("\nstopping after this step; Ctrl-C again stops at once")
@@ -74,6 +87,11 @@ class Display(Observer):
         if value is None:
             return "-"
         return f"{value:7.2%}" if self._objective.larger_is_better else f"{value:.4f}"
+
+
+def _waiting(share: float) -> str:
+    """Writes the share of waiting for data; nothing below a percent."""
+    return f", waiting {share:.0%}" if share >= _ANY_WAITING else ""
 
 
 class _Notices(logging.Handler):
@@ -206,6 +224,7 @@ class BarDisplay(Display):
             self._training = f"loss {figures['loss']:.3f}{trained}"
         left = self._clock.seconds_left(progress.step, self._start.epochs * self._start.steps_per_epoch)
         rate = f"{images_per_second:,.0f} img/s" if images_per_second else ""
+        rate += _waiting(progress.waiting)
         self._progress.update(
             self._task, completed=progress.step, training=self._training, rate=rate, left=left, since=None
         )
@@ -222,6 +241,7 @@ class BarDisplay(Display):
                     f": epoch {row['epoch']:>3}, validation {figure}, loss {row['validation_loss']:.4f}",
                 )
             )
+        super().on_epoch(row, best)
 
     def on_note(self, note: str) -> None:
         """Prints a line above the bar."""
@@ -271,9 +291,11 @@ class LineDisplay(Display):
         left = self._clock.seconds_left(row["step"], self._start.epochs * self._start.steps_per_epoch)
         self.on_note(
             f"epoch {row['epoch']:>3}/{self._start.epochs}  loss {row['train_loss']:.4f}  {train}"
-            f"validation {self._figure(row[f'validation_{figure}'])}  {row['images_per_second']:,.0f} images/s  "
+            f"validation {self._figure(row[f'validation_{figure}'])}  {row['images_per_second']:,.0f} images/s"
+            f"{_waiting(row['waiting_for_data'])}  "
             f"{0 if left is None else left:.0f} s left{'  best so far' if best else ''}"
         )
+        super().on_epoch(row, best)
         self._begin("training")
 
     def on_note(self, note: str) -> None:

@@ -45,7 +45,7 @@ def draw_curves(folder: RunFolder, options: Train, history: list[dict[str, Any]]
     objective = folder.task.objective
     # A figure that is not a share of 1 is not drawn in percent.
     metric = objective.figure if objective.larger_is_better else None
-    note = None if options.recipe.augment == "none" else "augmented images, before each step's update"
+    note = None if options.recipe.augmentation is None else "augmented images, before each step's update"
     subtitle = _subtitle(options, f"seed {options.recipe.seed}")
     curves = plots.curves(history, metric=metric, best_epoch=best_epoch, train_note=note, subtitle=subtitle)
     _save(folder, "curves", curves)
@@ -94,7 +94,7 @@ def _outputs(source: Source, truth: str, layer: Layer, task: Task, options: Trai
     batches = data.eval_batches(source, min(EVAL_BATCH_SIZE, len(source)))
     predictions = predict(step, result.params, result.state, batches)
     (whole,) = data.eval_batches(source, len(source))
-    images = whole["image"]
+    images = data.unit_pixels(whole["image"])
     # Images that are neither grey nor RGB are drawn as the mean of their channels.
     drawn = images if images.shape[3] in (1, 3) else images.mean(axis=3, keepdims=True)
     return drawn, whole[truth], predictions

@@ -17,7 +17,7 @@ from jaxcnn.cli.options import Predict
 from jaxcnn.cli.predictions import Prediction, Unreadable, make_writer
 from jaxcnn.cli.terminal import complain, shown
 from jaxcnn.data.pictures import EXTENSIONS, FitPicture, PictureError, read_picture
-from jaxcnn.training.prefetch import ahead
+from jaxcnn.data.prefetch import ahead
 from jaxcnn.training.run_folder import TrainedModel
 from jaxcnn.types import Shape
 

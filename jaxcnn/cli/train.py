@@ -24,8 +24,8 @@ from jaxcnn.training.run_folder import RunFolder, RunFolderError
 from jaxcnn.training.runs import Result, run
 from jaxcnn.types import Layer
 
-_UNSTORED = ("run_dir", "resume", "tensorboard", "wandb", "find_learning_rate")
-"""Options that do not define a run: its place, its trackers, and other actions than to train."""
+_UNSTORED = ("run_dir", "place", "resume", "tensorboard", "wandb", "find_learning_rate")
+"""Options that do not define a run: its place and that of its data, its trackers, and other actions than to train."""
 
 
 def train(options: Train, arguments: list[str]) -> int:
@@ -156,7 +156,7 @@ def _trackers(options: Train) -> list[Observer]:
 
 def _run(options: Train, layer: Layer, splits: dict[str, Source], **words: Any) -> Result:
     with reported(NonFiniteLossError, CheckpointError, ValueError):
-        return run(layer, splits, options.recipe, **words)
+        return run(layer, splits, options.recipe, place=None if options.place == "auto" else options.place, **words)
 
 
 def _draw(options: Train, splits: dict[str, Source], layer: Layer, result: Result, display: Display) -> None:
@@ -262,7 +262,8 @@ def _resumed_options(folder: RunFolder, arguments: list[str]) -> Train:
             "or start a new run"
             + (f" from its weights: jaxcnn train --init-from {shown(folder.path)} --epochs N" if longer else "")
         )
-    return dataclasses.replace(stored, model=given.model, tensorboard=given.tensorboard, wandb=given.wandb)
+    changes = {name: getattr(given, name) for name in ("model", "place", "tensorboard", "wandb")}
+    return dataclasses.replace(stored, **changes)
 
 
 def _print_result(folder: RunFolder, figures: dict[str, Any]) -> None:

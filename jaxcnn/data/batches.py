@@ -3,11 +3,12 @@
 import dataclasses
 import functools
 import operator
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 
 import numpy as np
 
-from jaxcnn.data.sources.source import Source, check_classes, check_entries, gather
+from jaxcnn.data.reading import Prepare, Request, default_workers, read
+from jaxcnn.data.sources.source import ArraySpec, Source, check_shapes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -19,21 +20,30 @@ class Batches:
     different examples. Iteration starts at step 0 and never ends.
 
     Args:
-      source: the examples, of one size.
-      batch_size: examples in a batch, from 1 to the number of examples.
-      seed: random seed of the orders, at least 0.
+      source: the examples, of one size after `prepare`.
+      batch_size: examples in a batch, over all shards, from 1 to the number of examples.
+      seed: random seed of the orders and of `prepare`, at least 0.
+      prepare: prepares each example on the host, such as `RandomResizedCrop`. Its random numbers depend only on
+        (seed, epoch, index of the example).
+      shard: (i, n): of every batch, the i-th of n equal parts, for process i of n. The parts in order are the batch of
+        one process.
+      workers: number of threads that read examples, at least 0; None for as many as suit the source. The batches do
+        not depend on it.
 
     Raises:
-      ValueError: the batch size or the seed is out of range, or the examples differ in size.
+      ValueError: an argument is out of range, or the examples differ in size.
     """
 
     source: Source
     batch_size: int
     _: dataclasses.KW_ONLY
     seed: int
+    prepare: Prepare | None = None
+    shard: tuple[int, int] = (0, 1)
+    workers: int | None = None
 
     def __post_init__(self):
-        _check_batch_size(self.batch_size)
+        _check(self.batch_size, self.shard, self.workers)
         count = len(self.source)
         if self.batch_size > count:
             raise ValueError(
@@ -41,7 +51,12 @@ class Batches:
             )
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, got {self.seed}")
-        check_entries(self.source, tuple(self.source.spec))
+        check_shapes(self.spec)
+
+    @property
+    def spec(self) -> Mapping[str, ArraySpec]:
+        """Shape and dtype of each entry of an example, after `prepare`."""
+        return self.source.spec if self.prepare is None else self.prepare.spec(self.source.spec)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -55,22 +70,45 @@ class Batches:
           step: counted from 0 over all epochs.
 
         Returns:
-          The entries of the source with the batch as their first axis, as new arrays. Images of uint8 become float32
-          in [0, 1].
+          The entries of the source with the batch as their first axis, as new arrays.
 
         Raises:
           IndexError: the step is negative.
-          ValueError: a label or a pixel of a mask is out of range.
+          ValueError: a label or a pixel of a mask is out of range, or an example is not as its spec says.
         """
+        (batch,) = self.at([step])
+        return batch
+
+    def at(self, steps: Iterable[int]) -> Generator[dict[str, np.ndarray], None, None]:
+        """Yields the batches of several steps; where threads read, they read the next batch meanwhile.
+
+        Args:
+          steps: as for `batches[step]`, which each batch is equal to.
+        """
+        workers = default_workers(self.source) if self.workers is None else self.workers
+        return read(self.source, self.spec, map(self._request, steps), workers)
+
+    def _request(self, step: int) -> Request:
         step = operator.index(step)
         if step < 0:
             raise IndexError(f"step must be at least 0, got {step}: the batches are endless and have no last step")
         epoch, position = divmod(step, self.steps_per_epoch)
         order = _order(self.seed, epoch, len(self.source))
-        return _batch(self.source, order[position * self.batch_size : (position + 1) * self.batch_size])
+        indices = order[position * self.batch_size : (position + 1) * self.batch_size][
+            _part(self.batch_size, self.shard)
+        ]
+        return Request(indices, None if self.prepare is None else functools.partial(self._prepared, epoch))
+
+    def _prepared(self, epoch: int, index: int, example: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        assert self.prepare is not None
+        # A spawn key: without it the numbers of example 0 would be those of the order.
+        numbers = np.random.SeedSequence((self.seed, epoch), spawn_key=(index,))
+        return self.prepare(np.random.default_rng(numbers), example)
 
 
-def eval_batches(source: Source, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+def eval_batches(
+    source: Source, batch_size: int, *, shard: tuple[int, int] = (0, 1), workers: int | None = None
+) -> Iterator[dict[str, np.ndarray]]:
     """Yields every example exactly once, in order, in batches of equal size.
 
     The last batch is padded with the first examples of the source, so that one compiled program handles all batches.
@@ -78,41 +116,48 @@ def eval_batches(source: Source, batch_size: int) -> Iterator[dict[str, np.ndarr
 
     Args:
       source: the examples, of one size.
-      batch_size: examples in a batch, at least 1; it may exceed the number of examples.
+      batch_size: examples in a batch, over all shards, at least 1; it may exceed the number of examples.
+      shard: (i, n): of every batch, the i-th of n equal parts. All shards have the same number of batches, and together
+        every example once.
+      workers: as for `Batches`.
 
     Returns:
       An iterator over batches as those of `Batches`, with one more entry: "weight", float32, shape (batch,), the weight
       of each example, which is 1 if the source has no weights, and 0 for the padding.
 
     Raises:
-      ValueError: the batch size is below 1, or the examples differ in size; later, a label or a pixel of a mask is out
-        of range.
+      ValueError: an argument is out of range, or the examples differ in size; later, a label or a pixel of a mask is
+        out of range, or an example is not as its spec says.
     """
-    _check_batch_size(batch_size)
-    check_entries(source, tuple(source.spec))
-    starts = range(0, len(source), batch_size)
-    return (_padded_batch(source, np.arange(start, start + batch_size)) for start in starts)
+    _check(batch_size, shard, workers)
+    check_shapes(source.spec)
+    part, firsts = _part(batch_size, shard), range(0, len(source), batch_size)
+    indices = [np.arange(first, first + batch_size)[part] for first in firsts]
+    workers = default_workers(source) if workers is None else workers
+    batches = read(source, source.spec, (Request(each % len(source)) for each in indices), workers)
+    return (_weighted(batch, each < len(source)) for batch, each in zip(batches, indices, strict=True))
 
 
-def _padded_batch(source: Source, indices: np.ndarray) -> dict[str, np.ndarray]:
-    batch = _batch(source, indices % len(source))
-    counts = (indices < len(source)).astype(np.float32)
-    return batch | {"weight": counts * batch.get("weight", np.float32(1))}
+def _weighted(batch: dict[str, np.ndarray], counts: np.ndarray) -> dict[str, np.ndarray]:
+    return batch | {"weight": counts.astype(np.float32) * batch.get("weight", np.float32(1))}
 
 
-def _batch(source: Source, indices: np.ndarray) -> dict[str, np.ndarray]:
-    batch = gather(source, indices)
-    for name in ("label", "mask"):
-        if name in batch:
-            check_classes(name, batch[name], source.class_names)
-    if "image" in batch and batch["image"].dtype == np.uint8:
-        batch["image"] = np.divide(batch["image"], 255, dtype=np.float32)
-    return batch
+def _part(batch_size: int, shard: tuple[int, int]) -> slice:
+    """Returns where the part of a shard is in a batch."""
+    index, count = shard
+    return slice(index * batch_size // count, (index + 1) * batch_size // count)
 
 
-def _check_batch_size(batch_size: int) -> None:
+def _check(batch_size: int, shard: tuple[int, int], workers: int | None) -> None:
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    index, count = shard
+    if not 0 <= index < count:
+        raise ValueError(f"shard must be (i, n) with 0 <= i < n, got {shard}")
+    if batch_size % count:
+        raise ValueError(f"batch_size must be a multiple of the {count} shards, got {batch_size}")
+    if workers is not None and workers < 0:
+        raise ValueError(f"workers must be at least 0, or None, got {workers}")
 
 
 # Cached here, not in `Batches`, which is a value: a cache of a pure function can be shared.

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from jaxcnn.data.reading import Request, default_workers, read
 from jaxcnn.data.sources.arrays import Arrays
-from jaxcnn.data.sources.source import ArraySpec, Source, Splits, Subset, checksum, gather
+from jaxcnn.data.sources.source import ArraySpec, Source, Splits, Subset, check_shapes, checksum, gather
 
 _PARTS = ("train", "validation", "test")
 
@@ -227,11 +228,13 @@ def in_memory(source: Source) -> Arrays:
       The source itself if it is in memory already.
 
     Raises:
-      ValueError: the sizes differ from example to example.
+      ValueError: the sizes differ from example to example, or a label or a pixel of a mask is out of range.
     """
     if isinstance(source, Arrays):
         return source
-    return Arrays(gather(source, np.arange(len(source))), source.class_names)
+    check_shapes(source.spec)
+    (entries,) = read(source, source.spec, [Request(np.arange(len(source)))], default_workers(source))
+    return Arrays(entries, source.class_names)
 
 
 def _check_labelled(function: str, source: Source) -> None:

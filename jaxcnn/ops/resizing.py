@@ -142,7 +142,9 @@ def _interpolating(size: Any, n: Any, method: str, align_corners: bool, scale: f
         beyond = (scaled - first * parts) / parts
     taps = np.arange(2) if method == "bilinear" else np.arange(-1, 3)
     places = (first[:, None] + taps[None, :]).clip(0, size - 1)
-    return places, _filter(beyond[:, None] - taps[None, :].astype(beyond.dtype), method, coefficient=-0.75)
+    return places, interpolation_weights(
+        beyond[:, None] - taps[None, :].astype(beyond.dtype), method, coefficient=-0.75
+    )
 
 
 def _antialiased(size: int, n: int, method: str, scale: float | None) -> tuple[np.ndarray, np.ndarray]:
@@ -155,12 +157,23 @@ def _antialiased(size: int, n: int, method: str, scale: float | None) -> tuple[n
     first = np.maximum(np.floor(centre - reach + 0.5), 0).astype(int)
     last = np.minimum(np.floor(centre + reach + 0.5), size).astype(int)
     pixel = first + np.arange(np.max(last - first))[None, :]
-    weights = np.where(pixel < last, _filter((pixel + 0.5 - centre) / stretch, method, coefficient=-0.5), 0)
+    weights = np.where(
+        pixel < last, interpolation_weights((pixel + 0.5 - centre) / stretch, method, coefficient=-0.5), 0
+    )
     return pixel.clip(0, size - 1), weights / weights.sum(1, keepdims=True)
 
 
-def _filter(distance: Any, method: str, coefficient: float) -> Any:
-    """Evaluates the triangle kernel or Keys' cubic convolution kernel at distances in pixels."""
+def interpolation_weights(distance: Any, method: str, coefficient: float) -> Any:
+    """Evaluates the kernel of an interpolation: the triangle, or Keys' cubic convolution.
+
+    Args:
+      distance: in pixels, floating point, any shape; an array of NumPy or JAX.
+      method: "bilinear" or "bicubic".
+      coefficient: of the cubic kernel.
+
+    Returns:
+      The weights, of the same shape and kind.
+    """
     d = abs(distance)
     if method == "bilinear":
         return (1 - d).clip(0)

@@ -6,6 +6,7 @@
 matplotlib is imported when something is drawn; `pip install 'jaxcnn[cli]'` brings it.
 """
 
+from jaxcnn.plots.augmentation import augmented
 from jaxcnn.plots.classification import confusion, mistakes
 from jaxcnn.plots.figures import save
 from jaxcnn.plots.races import ratios
@@ -13,4 +14,14 @@ from jaxcnn.plots.rates import learning_rates
 from jaxcnn.plots.runs import comparison, curves
 from jaxcnn.plots.segmentation import segmentations
 
-__all__ = ["comparison", "confusion", "curves", "learning_rates", "mistakes", "ratios", "save", "segmentations"]
+__all__ = [
+    "augmented",
+    "comparison",
+    "confusion",
+    "curves",
+    "learning_rates",
+    "mistakes",
+    "ratios",
+    "save",
+    "segmentations",
+]

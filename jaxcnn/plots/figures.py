@@ -3,6 +3,7 @@
 Nothing here uses pyplot, so no display is needed and no figure stays in memory.
 """
 
+import colorsys
 import os
 import textwrap
 from collections.abc import Sequence
@@ -219,6 +220,19 @@ def checked_images(images: ArrayLike) -> np.ndarray:
             f"images must be in [0, 1], got values from {low:g} to {high:g}; draw them before normalization"
         )
     return pixels
+
+
+def class_colour(place: int) -> tuple[float, float, float]:
+    """Returns the colour of a class: the hues turn by the golden ratio, so that neighbours differ.
+
+    Args:
+      place: of the class, from 0.
+
+    Returns:
+      Red, green and blue in [0, 1].
+    """
+    hue = (0.6 + place * 0.618034) % 1
+    return colorsys.hsv_to_rgb(hue, (0.85, 0.6, 0.95)[place % 3], (0.85, 0.95, 0.6)[place % 3])
 
 
 def _check_matplotlib() -> None:

@@ -1,6 +1,5 @@
 """The figure of a segmenter's results: images with their true and predicted masks."""
 
-import colorsys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from jaxcnn.plots.figures import (
     MARGIN_INCHES,
     TICK,
     checked_images,
+    class_colour,
     counted,
     drawable,
     em,
@@ -70,7 +70,7 @@ def segmentations(
         raise ValueError(f"limit must be at least 1, got {limit}")
     shown = slice(0, min(limit, len(pixels)))
     counts = np.ones(truth.shape, bool) if ignore_index is None else truth != ignore_index
-    palette = [_colour(k) for k in range(len(class_names))]
+    palette = [class_colour(k) for k in range(len(class_names))]
     colours = np.array(palette)
     occurring = np.union1d(truth[shown][counts[shown]], guess[shown])
     legend = [(shorten(text, 18), palette[k]) for k, text in enumerate(drawable(class_names)) if k in occurring]
@@ -124,12 +124,6 @@ def _draw_legend(axes: "Axes", legend: Sequence[tuple[str, tuple[float, float, f
     )
     for text in drawn.get_texts():
         text.set_parse_math(False)
-
-
-def _colour(place: int) -> tuple[float, float, float]:
-    """Returns the colour of a class: the hues turn by the golden ratio, so that neighbours differ."""
-    hue = (0.6 + place * 0.618034) % 1
-    return colorsys.hsv_to_rgb(hue, (0.85, 0.6, 0.95)[place % 3], (0.85, 0.95, 0.6)[place % 3])
 
 
 def _overlay(grey: np.ndarray, colours: np.ndarray) -> np.ndarray:

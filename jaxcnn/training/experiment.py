@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import environment, trees
-from jaxcnn.data import Batches, Source, Splits
+from jaxcnn.data import Batches, Prepare, Source, Splits
 from jaxcnn.layers import batched
 from jaxcnn.layers.flow import structure
 from jaxcnn.models.text import difference
@@ -19,7 +19,7 @@ from jaxcnn.tasks import Classification, MultiLabel, Regression, Segmentation
 from jaxcnn.text import printable
 from jaxcnn.training.observers import Observer
 from jaxcnn.training.phases import Phase, make_phases
-from jaxcnn.training.recipe import AUGMENTATIONS, Recipe, RecipeError
+from jaxcnn.training.recipe import Recipe, RecipeError
 from jaxcnn.training.run_folder import RunFolder, RunFolderError
 from jaxcnn.types import Layer, Params, Shape, State, Task
 
@@ -78,6 +78,7 @@ class Experiment:
       recipe: how to train.
       task: loss and metrics.
       observers: receive the events of the training.
+      prepare: prepares the examples of training on the host, or None.
     """
 
     layer: Layer
@@ -85,6 +86,7 @@ class Experiment:
     recipe: Recipe
     task: Task
     observers: tuple[Observer, ...]
+    prepare: Prepare | None = None
 
     @functools.cached_property
     def batches(self) -> Batches:
@@ -94,12 +96,12 @@ class Experiment:
             raise RecipeError(
                 "batch_size", f"expects at most the number of training examples, {count}, got {self.recipe.batch_size}"
             )
-        return Batches(self.splits["train"], self.recipe.batch_size, seed=self.recipe.seed)
+        return Batches(self.splits["train"], self.recipe.batch_size, seed=self.recipe.seed, prepare=self.prepare)
 
     @property
     def image_shape(self) -> tuple[int, ...]:
         """(height, width, channels) of the images."""
-        return tuple(size or 0 for size in self.splits["train"].spec["image"].shape)
+        return tuple(size or 0 for size in self.batches.spec["image"].shape)
 
     def first_weights(self, weights: tuple[Params, State] | None) -> tuple[Params, State]:
         """Returns the first weights: the given ones, or weights drawn from the seed."""
@@ -118,24 +120,28 @@ class Experiment:
         """
         if "image" not in self.splits["train"].spec:
             raise ValueError(f"expected examples with 'image', got {', '.join(map(repr, self.splits['train'].spec))}")
-        for part in self.splits.values():
-            Batches(part, 1, seed=0)
-        spec = self.splits["train"].spec
+        if self.prepare is not None and self.recipe.cache_features:
+            raise ValueError("cache_features expects no prepare=, which changes the images, and so their features")
+        for name, part in self.splits.items():
+            Batches(part, 1, seed=0, prepare=self.prepare if name == "train" else None)
+        spec = self.batches.spec
         example = {name: jax.ShapeDtypeStruct((1, *entry.shape), entry.dtype) for name, entry in spec.items()}
         example["image"] = jax.ShapeDtypeStruct(example["image"].shape, jnp.float32)
         weights = structure(self.layer)
-        outputs, _ = jax.eval_shape(
-            lambda images, params, state: batched(self.layer)(params, state, images, train=False),
-            example["image"],
-            *weights,
-        )
+
+        def apply(images: jax.Array, params: Params, state: State) -> tuple[Any, State]:
+            return batched(self.layer)(params, state, images, train=False)
+
+        outputs, _ = jax.eval_shape(apply, example["image"], *weights)
         if isinstance(outputs, jax.ShapeDtypeStruct):
             self._check_classes(outputs.shape[1:])
         jax.eval_shape(self.task.loss, outputs, example)
-        augment = AUGMENTATIONS[self.recipe.augment]
+        augment = self.recipe.augmentation
         if augment is not None:
             one = {name: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for name, leaf in example.items()}
-            jax.eval_shape(augment, jax.random.key(0), one)
+            image = jax.eval_shape(augment, jax.random.key(0), one)["image"]
+            # The model must take the images of training too, if they have another size.
+            jax.eval_shape(apply, jax.ShapeDtypeStruct((1, *image.shape), image.dtype), *weights)
         # Building both refuses parts that do not fit.
         _ = self.batches, self.phases
 
@@ -166,6 +172,7 @@ def describe(experiment: Experiment, weights: tuple[Params, State]) -> dict[str,
         "model": repr(experiment.layer),
         "task": repr(experiment.task),
         "image_shape": list(experiment.image_shape),
+        "prepare": _repr(experiment.prepare),
         "class_names": list(train.class_names),
         "data_fingerprint": fingerprints(experiment.splits),
         "weights_fingerprint": weights_fingerprint(*weights),
@@ -219,9 +226,16 @@ def check_same(folder: RunFolder, experiment: Experiment) -> None:
     for name, got in (("model", experiment.layer), ("task", experiment.task)):
         if config[name] is not None and (lines := difference(config[name], got)):
             raise RunFolderError(f"expected the {name} of {where}, with {lines[0]!r:.200}, got {lines[1]!r:.200}")
+    # Before there was such an option, nothing was prepared.
+    if (prepared := config.get("prepare")) != (got := _repr(experiment.prepare)):
+        raise RunFolderError(f"expected the same prepare= as {where}, {prepared}, got {got}")
     # The data of a folder of version 0.1 are checked where they are read; see `first_schema.read_source`.
     if folder.id is not None and config["data_fingerprint"] != fingerprints(experiment.splits):
         raise RunFolderError(f"expected the data that {where} was started with, got other data")
+
+
+def _repr(prepare: Prepare | None) -> str | None:
+    return None if prepare is None else repr(prepare)
 
 
 def _processor() -> dict[str, Any]:

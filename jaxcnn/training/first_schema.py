@@ -108,7 +108,7 @@ def read_source(config: Mapping[str, Any]) -> Source:
     name = config["options"]["data"]
     source = data.digits() if name == "digits" else data.load_npz(name)
     batch = next(data.eval_batches(source, len(source)))
-    checksum = zlib.crc32(batch["label"].tobytes(), zlib.crc32(batch["image"].tobytes()))
+    checksum = zlib.crc32(batch["label"].tobytes(), zlib.crc32(data.unit_pixels(batch["image"]).tobytes()))
     if f"{checksum:08x}" != config["data_fingerprint"]:
         raise ValueError(f"expected the data that the run was started with in {name!r}, got other data")
     return source

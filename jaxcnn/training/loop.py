@@ -1,6 +1,7 @@
 """The loops around the compiled steps: no files, no printing."""
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
@@ -8,8 +9,9 @@ from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 import jax
 import numpy as np
 
+from jaxcnn.data import Batches
+from jaxcnn.data.prefetch import ahead
 from jaxcnn.training.metrics import Metrics, add_sums
-from jaxcnn.training.prefetch import ahead
 from jaxcnn.training.step import TrainStep
 from jaxcnn.training.train_state import TrainState
 from jaxcnn.types import Example, Mean, Params, State
@@ -38,12 +40,15 @@ class Progress(NamedTuple):
       train_state: the train state after the last step. The next step donates its buffers: copy what you keep.
       metrics: sums over the epoch so far. After a step they exclude that step, which the device may still be computing;
         after an epoch they are complete.
+      waiting: share of the time of the epoch so far in which the device had nothing to do but to wait for the next
+        batch, without the first step of the epoch; 0 without a thread that prepares batches.
     """
 
     step: int
     epoch: int
     train_state: TrainState
     metrics: Metrics
+    waiting: float = 0.0
 
 
 class Fitted(NamedTuple):
@@ -115,7 +120,7 @@ def fit(
       on_step: called after each step.
       on_epoch: called after each epoch, after the check that its last loss and train state are finite.
       metrics: sums of the unfinished epoch, if training was stopped within one.
-      prefetch: greatest number of batches that wait; 0 for no thread. See `jaxcnn.training.prefetch.ahead`.
+      prefetch: greatest number of batches that wait; 0 for no thread. See `jaxcnn.data.prefetch.ahead`.
 
     Returns:
       The train state, the metrics to continue with, and the history.
@@ -127,16 +132,25 @@ def fit(
     metrics, history = metrics or Metrics(), []
     pending: tuple[int, Metrics] | None = None
     step, stopped = int(train_state.step), False
-    with closing(ahead(_batches_of_epochs(batches, step, epochs), prefetch)) as items:
+    clock = _WaitClock()
+
+    def on_wait() -> None:
+        # Only what comes after the step before is lost.
+        jax.block_until_ready(pending)
+        clock.wait()
+
+    with closing(ahead(_batches_of_epochs(batches, step, epochs), prefetch, on_wait)) as items:
         for epoch, is_last, batch in items:
+            clock.go_on()
             train_state, step_metrics = train_step(train_state, batch, key)
             metrics = _counted(metrics, pending)
             step, pending = step + 1, (step + 1, step_metrics)
-            stopped = _any(on_step, Progress(step, epoch, train_state, metrics))
+            clock.begin(epoch)
+            stopped = _any(on_step, Progress(step, epoch, train_state, metrics, clock.share))
             if is_last:
                 metrics, pending = _counted(metrics, pending), None
                 history.append({"epoch": epoch, "step": step, **metrics.figures()})
-                stopped = _any(on_epoch, Progress(step, epoch, train_state, metrics)) or stopped
+                stopped = _any(on_epoch, Progress(step, epoch, train_state, metrics, clock.share)) or stopped
                 metrics = Metrics()
             if stopped:
                 stopped = not (is_last and epoch == epochs)
@@ -250,8 +264,11 @@ class _Item(NamedTuple):
 def _batches_of_epochs(batches: TrainingBatches | Iterable[Example], first_step: int, epochs: int) -> Iterator[_Item]:
     if isinstance(batches, TrainingBatches):
         length = batches.steps_per_epoch
-        for step in range(first_step, epochs * length):
-            yield _Item(step // length + 1, (step + 1) % length == 0, batches[step])
+        steps = range(first_step, epochs * length)
+        # These read the next batch meanwhile.
+        in_order = batches.at(steps) if isinstance(batches, Batches) else map(batches.__getitem__, steps)
+        for step, batch in zip(steps, in_order, strict=True):
+            yield _Item(step // length + 1, (step + 1) % length == 0, batch)
         return
     for epoch in range(1, epochs + 1):
         iterator = iter(cast(Iterable[Example], batches))
@@ -265,6 +282,32 @@ def _batches_of_epochs(batches: TrainingBatches | Iterable[Example], first_step:
             yield _Item(epoch, False, current)
             current = following
         yield _Item(epoch, True, current)
+
+
+class _WaitClock:
+    """Measures the share of an epoch that passes in waiting."""
+
+    def __init__(self) -> None:
+        self._epoch, self._began, self._waited, self._since = 0, 0.0, 0.0, math.inf
+
+    def begin(self, epoch: int) -> None:
+        """Starts anew if this is another epoch than before."""
+        if epoch != self._epoch:
+            self._epoch, self._began, self._waited = epoch, time.perf_counter(), 0.0
+
+    def wait(self) -> None:
+        """Begins to wait."""
+        self._since = time.perf_counter()
+
+    def go_on(self) -> None:
+        """Ends the waiting, if there was any."""
+        self._waited, self._since = self._waited + max(time.perf_counter() - self._since, 0.0), math.inf
+
+    @property
+    def share(self) -> float:
+        """The share so far, in [0, 1]."""
+        elapsed = time.perf_counter() - self._began
+        return self._waited / elapsed if elapsed > 0 else 0.0
 
 
 def _counted(metrics: Metrics, pending: tuple[int, Metrics] | None) -> Metrics:

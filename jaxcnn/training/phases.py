@@ -14,7 +14,7 @@ from jaxcnn.layers import AuxiliaryHeads, Flatten, Frozen, Function, Run, Sequen
 from jaxcnn.training.drop_path_schedule import has_drop_path
 from jaxcnn.training.mixing import CutMix, Mixup
 from jaxcnn.training.optimizers import make_optimizer, make_schedule
-from jaxcnn.training.recipe import AUGMENTATIONS, Recipe, RecipeError
+from jaxcnn.training.recipe import Recipe, RecipeError
 from jaxcnn.training.step import TrainStep, make_train_step
 from jaxcnn.types import Layer, Params, Task
 
@@ -118,7 +118,7 @@ def make_phase_step(phase: Phase, model: Layer, recipe: Recipe, task: Task, num_
         model,
         phase.optimizer,
         task,
-        augment=AUGMENTATIONS[recipe.augment],
+        augment=recipe.augmentation,
         mix=_mix(recipe, num_classes),
         precision=recipe.precision,
         micro_batches=recipe.micro_batches,

@@ -11,9 +11,9 @@ import optax
 
 from jaxcnn import data
 from jaxcnn.data import Source, Splits
+from jaxcnn.data.prefetch import ahead
 from jaxcnn.training.experiment import Experiment, choose_task
 from jaxcnn.training.phases import make_phase_step, make_phases
-from jaxcnn.training.prefetch import ahead
 from jaxcnn.training.recipe import Recipe
 from jaxcnn.training.train_state import make_train_state
 from jaxcnn.types import Layer, Params, State, Task
@@ -105,7 +105,7 @@ def find_learning_rate(
     )
     losses: list[float] = []
     diverged, average = False, _MovingAverage()
-    with closing(ahead((experiment.batches[step] for step in range(steps)), 2)) as prepared:
+    with closing(ahead(experiment.batches.at(range(steps)), 2)) as prepared:
         for batch in prepared:
             train_state, metrics = train_step(train_state, batch, key)
             loss = jax.device_get(metrics).mean_loss

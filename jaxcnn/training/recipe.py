@@ -7,17 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from jaxcnn.data import Composition, Step, affine, compose, flip, random_crop
+from jaxcnn.data import Composition, parse_augment
 from jaxcnn.text import nearest
 from jaxcnn.training.optimizers import OPTIMIZERS, SCHEDULES
 from jaxcnn.values import Value
-
-AUGMENTATIONS: dict[str, Composition | None] = {
-    "affine": compose(Step(affine, max_degrees=12, max_scale=0.12, max_shear=8, max_shift=4)),
-    "crop-flip": compose(Step(random_crop, padding=4), Step(flip)),
-    "none": None,
-}
-"""Augmentations by name."""
 
 _LONGEST_DEFAULT_WARMUP = 3.0
 
@@ -62,8 +55,9 @@ class Recipe(Value):
     clip_norm: float | None = None
     """Largest norm of the whole gradient; larger gradients are scaled down. Default: no limit."""
     augment: str = "affine"
-    """Augmentation of the training images: affine (rotate, scale, shear, shift), crop-flip (for photographs) or
-    none."""
+    """Augmentation of the training images: a name or a list, such as 'random_crop(padding=4), flip(), cutout(8)'.
+    Names: affine (rotate, scale, shear, shift); crop-flip and crop-flip-cutout, for small photographs; standard (random
+    resized crop and flip), and color-jitter, randaugment, trivial and augmix, which add to it; none."""
     mixup: float = 0.0
     """Mix pairs of images and their labels: parameter alpha of the shares, 0 for none. For classification."""
     cutmix: float = 0.0
@@ -137,6 +131,11 @@ class Recipe(Value):
             name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()
         }
 
+    @property
+    def augmentation(self) -> Composition | None:
+        """The augmentation that `augment` stands for; None for "none"."""
+        return parse_augment(self.augment)
+
     def phase_epochs(self) -> tuple[tuple[int, int], ...]:
         """Lists the first and last epoch of each phase: numbers of finished epochs at its start and at its end."""
         if self.unfreeze_epoch is None:
@@ -173,12 +172,15 @@ def _check_choices(recipe: Recipe) -> None:
     for name, known in (
         ("optimizer", OPTIMIZERS),
         ("schedule", SCHEDULES),
-        ("augment", AUGMENTATIONS),
         ("precision", ("float32", "bfloat16")),
     ):
         given = getattr(recipe, name)
         if given not in known:
             raise RecipeError(name, f"expects one of {', '.join(known)}, got {given!r}{nearest(given, known)}")
+    try:
+        parse_augment(recipe.augment)
+    except ValueError as error:
+        raise RecipeError("augment", str(error)) from error
 
 
 def _check_numbers(recipe: Recipe) -> None:
@@ -241,7 +243,7 @@ def _check_dependencies(recipe: Recipe) -> None:
         raise RecipeError(
             "micro_batches", "expects a divisor of ", "batch_size", f" {recipe.batch_size}, got {recipe.micro_batches}"
         )
-    if recipe.cache_features and recipe.augment != "none":
+    if recipe.cache_features and recipe.augmentation is not None:
         raise RecipeError(
             "cache_features",
             "expects ",

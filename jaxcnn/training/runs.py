@@ -1,6 +1,8 @@
 """The whole job of a training: phases, validation, best epoch, checkpoints, exact resumption and test."""
 
 import contextlib
+import dataclasses
+import functools
 import math
 import signal
 import threading
@@ -8,14 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import data, trees
-from jaxcnn.data import Arrays, Batches, Source, Splits
+from jaxcnn.data import Arrays, Prepare, Source, Splits, Where
 from jaxcnn.layers.flow import structure
 from jaxcnn.text import printable
 from jaxcnn.training import first_schema
@@ -41,6 +43,8 @@ from jaxcnn.types import Layer, Mean, Params, State, Task
 
 EVAL_BATCH_SIZE = 256
 """Examples in a batch of evaluation."""
+
+_PLACES = {"device": "on the device", "memory": "in memory", "stream": "read when they are used"}
 
 
 class Result(NamedTuple):
@@ -75,6 +79,8 @@ def run(
     folder: str | Path | None = None,
     numbered: bool = False,
     resume: bool = False,
+    prepare: Prepare | None = None,
+    place: Where | None = None,
     observers: Sequence[Observer] = (),
     about: Mapping[str, Any] | None = None,
 ) -> Result:
@@ -95,6 +101,10 @@ def run(
       folder: the run folder to write, new or empty; None writes nothing. See `jaxcnn.training.run_folder`.
       numbered: whether to append a number to the name of the folder if there is one already.
       resume: whether to resume the training in that folder; layer, data, task and recipe must be the same.
+      prepare: prepares the examples of training on the host, such as `jaxcnn.data.RandomResizedCrop`, which may then
+        differ in size; those of validation and test are of one size.
+      place: where the training and the validation set are while the model trains: "device", "memory" or "stream"; None
+        for the fastest, see `jaxcnn.data.choose_place`. The results are the same.
       observers: receive the events of the training.
       about: more facts for config.json, as JSON values by name.
 
@@ -107,9 +117,13 @@ def run(
       CheckpointError: a checkpoint cannot be written, or all are damaged.
     """
     recipe = Recipe() if recipe is None else recipe
+    if place is not None and place not in get_args(Where):
+        raise ValueError(f"run expects place to be one of {', '.join(get_args(Where))}, or None, got {place!r}")
+    if place == "device" and prepare is not None:
+        raise ValueError("run expects place='memory' or 'stream' with prepare=, which works on the host, got 'device'")
     splits = data.split(source, seed=recipe.split_seed)
     task = choose_task(splits["train"]) if task is None else task
-    experiment = Experiment(layer, splits, recipe, task, tuple(observers))
+    experiment = Experiment(layer, splits, recipe, task, tuple(observers), prepare)
     experiment.check()
     if resume:
         if folder is None:
@@ -117,13 +131,13 @@ def run(
         existing = RunFolder(folder)
         check_same(existing, experiment)
         with existing.writing():
-            return _Job(experiment, existing).resume(weights)
+            return _Job(experiment, existing, place).resume(weights)
     first = experiment.first_weights(weights)
     if folder is None:
-        return _Job(experiment, None).start(*first)
+        return _Job(experiment, None, place).start(*first)
     config = describe(experiment, first) | dict(about or {})
     with RunFolder.create(folder, config, numbered=numbered) as new:
-        return _Job(experiment, new).start(*first)
+        return _Job(experiment, new, place).start(*first)
 
 
 class _Best(NamedTuple):
@@ -144,14 +158,22 @@ class _Best(NamedTuple):
     state: State
 
 
+class _Examples(NamedTuple):
+    """Training and validation set, and where they are."""
+
+    where: Where
+    train: Source
+    validation: Source
+
+
 class _Job:
     """One training: the state that callbacks share."""
 
-    def __init__(self, experiment: Experiment, folder: RunFolder | None) -> None:
+    def __init__(self, experiment: Experiment, folder: RunFolder | None, place: Where | None) -> None:
         self.experiment, self.folder = experiment, folder
+        self.place: Where | None = place
         self.recipe, self.observers = experiment.recipe, experiment.observers
-        self.batches = experiment.batches
-        self.steps_per_epoch = self.batches.steps_per_epoch
+        self.steps_per_epoch = experiment.batches.steps_per_epoch
         self.phases = experiment.phases
         # Made at the start, to refuse a folder that it cannot use; it remembers damaged checkpoints for the next save.
         self.checkpoints: Checkpoints | None = None if folder is None else folder.checkpoints
@@ -201,6 +223,20 @@ class _Job:
         result = Result(best.params, best.state, best.epoch, self.rows, figures, fitted.stopped, path)
         self._tell(lambda observer: observer.on_end(result))
         return result
+
+    @functools.cached_property
+    def _examples(self) -> "_Examples":
+        """Training and validation set where they are read fastest."""
+        return self._put(*(self.experiment.splits[name] for name in ("train", "validation")))
+
+    def _put(self, train: Source, validation: Source) -> "_Examples":
+        where = self.place
+        if where is None:
+            place = data.choose_place([train, validation], prepared=self.experiment.prepare is not None)
+            self._note(f"the examples are {_PLACES[place.where]}: {place.reason}")
+            where = place.where
+        with self._doing("reading the examples"):
+            return _Examples(where, data.put(train, where), data.put(validation, where))
 
     def _start(self, first_step: int) -> Start:
         params, _ = structure(self.experiment.layer)
@@ -279,12 +315,14 @@ class _Job:
             fitted = fit(
                 train_state,
                 self.train_step,
-                self.phase_batches,
+                self.batches,
                 jax.random.split(jax.random.key(self.recipe.seed))[1],
                 epochs=phase.last_epoch,
                 on_step=[self._on_step],
                 on_epoch=[self._on_epoch],
                 metrics=metrics,
+                # The device gathers its batches by itself, without a thread of the host.
+                prefetch=0 if self.examples.where == "device" else 2,
             )
             metrics = Metrics()
             if self.stopped_early:
@@ -297,19 +335,19 @@ class _Job:
 
     def _enter(self, phase: Phase, train_state: TrainState) -> None:
         """Makes the compiled steps of a phase, and their data."""
-        self.phase = phase
-        self.phase_batches, self.validation = self.batches, self.experiment.splits["validation"]
-        model, precision = phase.layer, self.recipe.precision
-        if self.recipe.cache_features and phase.trainable is not None:
+        self.phase, recipe = phase, self.recipe
+        model, precision = phase.layer, recipe.precision
+        if recipe.cache_features and phase.trainable is not None:
             backbone, model = cut_in_two(model)
             with self._doing("computing the features of the frozen layers"):
                 features = _cached(make_predict_step(backbone, precision=precision), train_state)
-                self.phase_batches = Batches(
-                    features(self.batches.source), self.recipe.batch_size, seed=self.recipe.seed
-                )
-                self.validation = features(self.validation)
-            shape = self.validation.spec["image"].shape
+                splits = self.experiment.splits
+                examples = self._put(features(splits["train"]), features(splits["validation"]))
+            shape = examples.validation.spec["image"].shape
             self._note(f"features of the frozen layers: {'x'.join(map(str, shape))}")
+        else:
+            examples = self._examples
+        self.examples, self.batches = examples, dataclasses.replace(self.experiment.batches, source=examples.train)
         num_classes = len(self.experiment.splits["train"].class_names)
         step = make_phase_step(phase, model, self.recipe, self.experiment.task, num_classes)
         self.train_step = self._announced(step, "compiling the training step")
@@ -324,7 +362,7 @@ class _Job:
 
     def _on_epoch(self, progress: Progress) -> bool:
         params, state = evaluation_weights(progress.train_state)
-        figures = self._report(self._sums(self.eval_step, params, state, self.validation))
+        figures = self._report(self._sums(self.eval_step, params, state, self.examples.validation))
         if not math.isfinite(figures["loss"]):
             raise NonFiniteLossError(progress.step, figures["loss"])
         score = _score(self.experiment.task, figures)
@@ -340,6 +378,7 @@ class _Job:
             **_prefixed("validation", figures),
             "learning_rate": float(jnp.asarray(self.phase.schedule(progress.step - 1 - self._first_step))),
             "images_per_second": round(self.stopwatch.rate, 1),
+            "waiting_for_data": round(progress.waiting, 4),
         }
         self.rows.append(row)
         if self.folder is not None:

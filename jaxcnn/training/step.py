@@ -12,6 +12,7 @@ import optax
 from jax.sharding import PartitionSpec
 
 from jaxcnn import trees
+from jaxcnn.data import unit_pixels
 from jaxcnn.layers import batched
 from jaxcnn.meshes import spec_of, with_automatic_axes
 from jaxcnn.ops.check import at_least_float32, check_floating
@@ -93,12 +94,12 @@ def make_train_step(
       compiler_options: XLA's options, as for `jax.jit`, which refuses them within another transformed function.
 
     Returns:
-      A function of train state, batch and a typed key. The batch holds "image" (batch, height, width, channels) of
-      floating point, and what the task needs. It gives the new train state and the metrics of the batch, before the
-      update and on the augmented images: the means of loss and task, the latter of the main head alone; the norm of the
-      gradient; and how many arrays of parameters and moments hold NaN or infinity after the update. It raises a
-      TypeError for images that are not floating point, such as uint8, and a ValueError for a train state that an
-      earlier step has taken over.
+      A function of train state, batch and a typed key. The batch holds "image" (batch, height, width, channels), of
+      floating point or uint8 (which becomes float32 in [0, 1]), and what the task needs. It gives the new train state
+      and the metrics of the batch, before the update and on the augmented images: the means of loss and task, the
+      latter of the main head alone; the norm of the gradient; and how many arrays of parameters and moments hold NaN or
+      infinity after the update. It raises a TypeError for images of another dtype, such as int32, and a ValueError for
+      a train state that an earlier step has taken over.
 
     Raises:
       TypeError: `optimizer` is not an optimizer.
@@ -117,6 +118,7 @@ def make_train_step(
 
     def compute(train_state: TrainState, batch: Example, key: jax.Array) -> tuple[TrainState, Metrics]:
         augment_key, model_key, mix_key = jax.random.split(jax.random.fold_in(key, train_state.step), 3)
+        batch = {**batch, "image": unit_pixels(batch["image"])}
         if augment is not None:
             batch = jax.vmap(augment)(jax.random.split(augment_key, batch["image"].shape[0]), batch)
         if mix is not None:
@@ -233,14 +235,14 @@ def _averaged(train_state: TrainState, new: Average, decay: float) -> Average:
 
 
 def check_batch(step: str, batch: Any) -> None:
-    """Refuses batches without images of floating point.
+    """Refuses batches without images of floating point or uint8.
 
     Args:
       step: name of the calling step, for the message.
       batch: expected a mapping with "image".
 
     Raises:
-      TypeError: the batch is not a mapping, or the images are not floating point.
+      TypeError: the batch is not a mapping, or the images are of another dtype.
       ValueError: there is no "image", or the arrays are not of one length.
     """
     if not isinstance(batch, Mapping):
@@ -250,10 +252,15 @@ def check_batch(step: str, batch: Any) -> None:
         )
     if "image" not in batch:
         raise ValueError(f"{step} expects a batch with 'image', got {sorted(batch)}")
-    check_floating(step, batch["image"])
+    _check_pixels(step, batch["image"])
     lengths = {name: jnp.shape(array)[:1] for name, array in batch.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"{step} expects arrays of one length in a batch, got {lengths}")
+
+
+def _check_pixels(step: str, images: jax.Array) -> None:
+    if images.dtype != jnp.uint8:
+        check_floating(step, images)
 
 
 def _check_opt_state(optimizer: optax.GradientTransformation, train_state: TrainState, trained: Params) -> None:
@@ -342,13 +349,13 @@ def make_eval_step(
 
     Returns:
       A function of params, state and batch that returns the loss under "loss" and the metrics of the task, as sums over
-      the examples. Examples whose "weight" is 0 do not count. It raises a TypeError for images that are not floating
-      point, such as uint8.
+      the examples. Examples whose "weight" is 0 do not count. Images are as for `make_train_step`.
     """
     precision, forward = as_precision(precision), batched(model)
 
     def compute(params: Params, state: State, batch: Example) -> dict[str, Mean]:
-        outputs, _ = forward(params, state, precision.cast_images(batch["image"]), train=False)
+        images = precision.cast_images(unit_pixels(batch["image"]))
+        outputs, _ = forward(params, state, images, train=False)
         outputs = precision.cast_outputs(outputs)
         return {"loss": task.loss(outputs, batch), **task.metrics(outputs, batch)}
 
@@ -375,15 +382,15 @@ def make_predict_step(
       compiler_options: XLA's options, as for `jax.jit`, which refuses them within another transformed function.
 
     Returns:
-      A function of params, state and images (batch, height, width, channels) of floating point that returns the outputs
-      or predictions, with the batch as their first axis; outputs in float32, or in float64 if the computation is. It
-      raises a TypeError for images that are not floating point, such as uint8.
+      A function of params, state and images (batch, height, width, channels), which are as for `make_train_step`. It
+      returns the outputs or predictions, with the batch as their first axis; outputs in float32, or in float64 if the
+      computation is.
     """
     precision, forward = as_precision(precision), batched(model)
 
     def predict_step(params: Params, state: State, images: jax.Array) -> Any:
-        check_floating("predict_step", images)
-        outputs, _ = forward(params, state, precision.cast_images(images), train=False)
+        _check_pixels("predict_step", images)
+        outputs, _ = forward(params, state, precision.cast_images(unit_pixels(images)), train=False)
         outputs = precision.cast_outputs(outputs)
         return outputs if task is None else task.decode(outputs)
 

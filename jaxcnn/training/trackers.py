@@ -20,7 +20,8 @@ _NOT_LOGGED = ("epoch", "step")
 class TensorBoard(Observer):
     """Writes the figures of each epoch to an event file for TensorBoard, with tensorboardX.
 
-    The tags are "train/loss", "validation/loss" and so on, "learning_rate", "images_per_second" and "epoch"; a finished
+    The tags are "train/loss", "validation/loss" and so on, "learning_rate", "images_per_second", "waiting_for_data" and
+    "epoch"; a finished
     training adds "test/loss" and so on, of the best epoch, at the last step. `tensorboard --logdir FOLDER` shows them.
     A resumed training hides the points after its checkpoint, which it writes again.
 

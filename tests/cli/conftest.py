@@ -140,7 +140,7 @@ def splits(npz):
 
     def part(source):
         (batch,) = data.eval_batches(source, len(source))
-        return Part(batch["image"], batch["label"], source.class_names)
+        return Part(data.unit_pixels(batch["image"]), batch["label"], source.class_names)
 
     return {name: part(source) for name, source in data.split(data.load_npz(npz), seed=0).items()}
 
@@ -266,7 +266,7 @@ def rows():
 
     def read(run: Path) -> list[dict]:
         return [
-            {name: value for name, value in row.items() if name != "images_per_second"}
+            {name: value for name, value in row.items() if name not in ("images_per_second", "waiting_for_data")}
             for row in RunFolder(run).metrics()
         ]
 

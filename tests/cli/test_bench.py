@@ -4,6 +4,7 @@ import re
 import pytest
 
 from jaxcnn import benchmark
+from jaxcnn.benchmark import loading
 from jaxcnn.benchmark.contest import Stopped
 from jaxcnn.cli import bench
 from jaxcnn.cli.options import Bench
@@ -114,4 +115,49 @@ def test_nonsense_is_refused_before_anything_is_measured(jaxcnn, monkeypatch, wo
     done = jaxcnn("bench", *words)
     assert done.status == 2
     assert done.err.startswith("error: ")
+    assert message in done.err
+
+
+def test_loaders_of_data(jaxcnn, tmp_path, monkeypatch):
+    def photographs(folder, **words):
+        return small_images(name="files", **words)
+
+    def small_images(name="arrays", count=4, batch_size=2):
+        return real(count=count, batch_size=batch_size)._replace(name=name)
+
+    real = loading.small_images
+    monkeypatch.setattr(loading, "small_images", small_images)
+    monkeypatch.setattr(loading, "photographs", photographs)
+
+    def broken(workload):
+        raise ImportError("no torchvision")
+
+    monkeypatch.setitem(loading._MAKERS, "torch", broken)
+    output = tmp_path / "all.jsonl"
+    done = jaxcnn("bench", "--data", "--peers", "numpy,torch", "--repeats", 2, "--output", output)
+    assert done.status == 0
+    assert re.search(
+        r"arrays, batches of 2\n\n.*\n-+\njaxcnn +[\d,.]+ \([\d,.]+ to [\d,.]+\) *\nnumpy .*\d\)\n", done.out
+    )
+    assert "files, batches of 2" in done.out
+    assert done.out.count("torch: missing: no torchvision") == 2
+    records = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [record["contestant"] for record in records] == ["jaxcnn", "numpy", "torch"] * 2
+    assert "--data" in jaxcnn("bench", "--help").out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("lenet5",), "--models has no effect with --data; omit it"),
+        (("--mode", "train"), "--mode has no effect with --data"),
+        (("--plot", "x.png"), "--plot has no effect with --data"),
+        (("--repeats", 0), "--repeats expects a number at least 1, got 0"),
+        (("--peers", "keras"), "unknown peer 'keras'"),
+        (("--batch-size", 100_000), "batch_size must be at most the number of examples, got 100000 for 50000"),
+    ],
+)
+def test_nonsense_about_data_is_refused(jaxcnn, words, message):
+    done = jaxcnn("bench", "--data", *words)
+    assert done.status == 2
     assert message in done.err

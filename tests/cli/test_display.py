@@ -26,6 +26,7 @@ ROW = {
     "validation_accuracy": 0.7503,
     "validation_loss": 0.6789,
     "images_per_second": 12345.6,
+    "waiting_for_data": 0.0,
 }
 
 
@@ -169,8 +170,37 @@ def test_elsewhere_each_epoch_is_a_plain_line(capsys, clock):
     )
 
 
+def test_waiting_for_data_is_shown_and_much_of_it_gets_advice_once(capsys, open_terminal):
+    def advice(text):
+        return text.count("keep the data in memory if they fit (--place memory), store smaller images, or use more CPU")
+
+    rows = [
+        {**ROW, "epoch": k, "step": 5 * k, "waiting_for_data": share}
+        for k, share in enumerate((0.004, 0.1, 0.354, 0.5), 1)
+    ]
+    with LineDisplay("mlp", "digits") as printed:
+        printed.on_start(start())
+        for row in rows:
+            printed.on_epoch(row, best=False)
+    out = capsys.readouterr().out
+    assert [re.search(r"images/s(.*?)  ", line)[1] for line in out.splitlines() if line.startswith("epoch")] == [
+        "", ", waiting 10%", ", waiting 35%", ", waiting 50%"
+    ]  # fmt: skip
+    assert "the device waited for data for 35% of the epoch: keep" in out
+    assert advice(out) == 1
+    terminal = open_terminal()
+    with BarDisplay("mlp", "digits") as bar:
+        bar.on_start(start())
+        bar.on_step(progress(3, 1, 32.0, 48)._replace(waiting=0.25), 1000.0)
+        bar._progress.refresh()
+        bar.on_epoch(rows[2], best=False)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue())
+    assert "1,000 img/s, waiting 25%" in text
+    assert "the device waited for data for 35% of the epoch" in text
+
+
 def test_a_figure_that_is_no_share_is_no_percentage(capsys):
-    row = {"epoch": 1, "step": 5, "train_loss": 2.0, "train_rmse": 1.5, "validation_loss": 2.0}
+    row = {"epoch": 1, "step": 5, "train_loss": 2.0, "train_rmse": 1.5, "validation_loss": 2.0, "waiting_for_data": 0.0}
     with LineDisplay("mlp", "wind") as printed:
         printed.on_start(start(objective=Objective("rmse", larger_is_better=False)))
         printed.on_epoch(row | {"validation_rmse": 2.25, "images_per_second": 10.0}, best=False)

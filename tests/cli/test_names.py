@@ -11,9 +11,9 @@ import pytest
 from jaxcnn.cli import main, names
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import COMMANDS
+from jaxcnn.data import AUGMENTATIONS
 from jaxcnn.models.catalog import CATALOG
 from jaxcnn.training.optimizers import OPTIMIZERS
-from jaxcnn.training.recipe import AUGMENTATIONS
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,15 @@ def test_an_unknown_name_lists_the_known_ones_and_the_nearest(
 
 @pytest.mark.parametrize(
     ("option", "given", "nearest", "known"),
-    [("--optimizer", "adamwd", "adamw", OPTIMIZERS), ("--augment", "afine", "affine", AUGMENTATIONS)],
+    [
+        ("--optimizer", "adamwd", "adamw", ", ".join(OPTIMIZERS)),
+        (
+            "--augment",
+            "afine",
+            "affine",
+            f"{', '.join(AUGMENTATIONS)} or a list such as 'random_crop(padding=4), flip(), cutout(8)'",
+        ),
+    ],
 )
 def test_an_unknown_choice_lists_the_known_ones_and_the_nearest(
     jaxcnn, tmp_path, monkeypatch, option, given, nearest, known
@@ -49,7 +57,7 @@ def test_an_unknown_choice_lists_the_known_ones_and_the_nearest(
     monkeypatch.chdir(tmp_path)
     done = jaxcnn("train", option, given)
     assert done.status == 2
-    assert done.err == f"error: {option} expects one of {', '.join(known)}, got {given!r}; did you mean {nearest}?\n"
+    assert done.err == f"error: {option} expects one of {known}, got {given!r}; did you mean {nearest}?\n"
     assert list(tmp_path.iterdir()) == []
 
 

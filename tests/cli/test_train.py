@@ -67,12 +67,13 @@ def test_output_that_is_no_terminal_is_plain_lines(finished):
         + ": 180 training, 60 validation and 60 test images of 8x8x1, 10 classes"
     )
     assert lines[1] == f"run folder {finished}; Ctrl-C stops with a checkpoint"
-    for epoch, (line, row) in enumerate(zip(lines[2:6], RunFolder(finished).metrics(), strict=True), start=1):
+    assert lines[2].startswith("the examples are on the device: they take 16.3 kB of its ")
+    for epoch, (line, row) in enumerate(zip(lines[3:7], RunFolder(finished).metrics(), strict=True), start=1):
         start = f"epoch   {epoch}/4  loss {row['train_loss']:.4f}  train {row['train_accuracy']:7.2%}  "
         start += f"validation {row['validation_accuracy']:7.2%}  {row['images_per_second']:,.0f} images/s  "
         assert line.startswith(start)
         assert re.fullmatch(r"\d+ s left(  best so far)?", line.removeprefix(start))
-    assert lines[6:] == [
+    assert lines[7:] == [
         f"best epoch {result['best_epoch']}: validation accuracy {result['validation_accuracy']:.2%}",
         f"test accuracy {result['test_accuracy']:.2%}, {60 - result['test_correct']} of 60 wrong",
         f"pictures and checkpoints: {finished}",
@@ -335,15 +336,16 @@ def test_a_learning_rate_that_is_much_too_large_stops_and_names_the_step(jaxcnn,
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint_to_go_on_from(
     jaxcnn, words, monkeypatch, finished, saved, rows, tmp_path
 ):
-    run, original = tmp_path / "run", data.Batches.__getitem__
+    run, original = tmp_path / "run", data.Batches.at
 
-    def planted(batches, step):
-        batch = original(batches, step)
-        return batch | {"image": batch["image"] * np.float32("nan") if step == 12 else batch["image"]}
+    def planted(batches, steps):
+        for step, batch in zip(steps, original(batches, steps), strict=True):
+            image = data.unit_pixels(batch["image"])
+            yield batch | {"image": image * np.float32("nan") if step == 12 else image}
 
     options = RunFolder(finished).config["command"][2:]
     with monkeypatch.context() as patch:
-        patch.setattr(data.Batches, "__getitem__", planted)
+        patch.setattr(data.Batches, "at", planted)
         done = jaxcnn("train", *options, "--run-dir", run)
     assert done.status == 2
     assert done.err == (
@@ -436,3 +438,14 @@ def test_a_model_with_auxiliary_heads_trains_with_their_weight(jaxcnn, words, tm
         # At this learning rate the main head alone has the same loss on all images, up to which images they are.
         assert abs(row["validation_loss"] - losses[0.0]) < 0.2
     assert losses[0.3] > 1.2 * losses[0.0]
+
+
+def test_where_the_examples_are_is_no_part_of_the_run(jaxcnn, finished, saved, rows, tmp_path):
+    options = [*RunFolder(finished).config["command"][2:], "--run-dir", tmp_path / "run"]
+    done = jaxcnn("train", *options, "--place", "stream")
+    assert done.status == 0
+    assert "the examples are" not in done.out
+    assert saved(tmp_path / "run") == saved(finished)
+    assert rows(tmp_path / "run") == rows(finished)
+    assert "place" not in RunFolder(tmp_path / "run").config["options"]
+    assert jaxcnn("train", "--run-dir", tmp_path / "run", "--resume", "--place", "memory").status == 0

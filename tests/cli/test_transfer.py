@@ -332,7 +332,7 @@ def test_published_weights_bring_what_they_expect_of_pixels(jaxcnn, words, publi
     assert done.status == 0, done.err
     loaded = load_model(run)
     test = names.load_splits(stored_options(RunFolder(run)))["test"]
-    images = next(data.eval_batches(test, 5))["image"]
+    images = data.unit_pixels(next(data.eval_batches(test, 5))["image"])
     logits, _ = batched(loaded.layer)(loaded.params, loaded.state, images, train=False)
     levels = (255 * images[..., ::-1] - np.array([10, 20, 30])) / np.array([51, 102, 204])
     plain = small_cnn(10, image_size=8)

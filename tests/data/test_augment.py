@@ -26,12 +26,14 @@ from jaxcnn.data import (
     flip,
     geometric,
     noise,
+    perspective,
     photometric,
     random_crop,
+    random_resized_crop,
     rotate,
     shift,
 )
-from jaxcnn.data.augment import _affine_coordinates, _smooth
+from jaxcnn.data.augment.spatial import _affine_coordinates, _smooth
 from jaxcnn.data.geometry import Mirror
 
 STRONG = [
@@ -48,6 +50,9 @@ STRONG = [
     Step(noise, std=0.2),
     Step(cutout, size=3),
     Step(elastic, alpha=8, sigma=2),
+    Step(random_resized_crop),
+    Step(random_resized_crop, interpolation="bicubic"),
+    Step(perspective, probability=1),
 ]
 NONE = [
     Step(shift, max_shift=0),
@@ -60,6 +65,9 @@ NONE = [
     Step(noise, std=0),
     Step(cutout, size=0),
     Step(elastic, alpha=0, sigma=2),
+    Step(random_resized_crop, scale=(1, 1), ratio=(9 / 7, 9 / 7)),
+    Step(perspective, distortion=0),
+    Step(perspective, probability=0),
     compose(),
 ]
 
@@ -180,6 +188,21 @@ NAN, INF = float("nan"), float("inf")
         (Step(elastic, alpha=-1, sigma=2), r"elastic expects alpha finite and at least 0, got -1"),
         (Step(elastic, alpha=INF, sigma=2), r"elastic expects alpha finite and at least 0, got inf"),
         (Step(elastic, alpha=1, sigma=0), r"elastic expects sigma above 0 and at most 9, .*, got 0"),
+        (Step(perspective, distortion=1.1), r"perspective expects distortion in \[0, 1\], got 1\.1"),
+        (Step(perspective, probability=-1), r"perspective expects probability in \[0, 1\], got -1"),
+        (Step(random_resized_crop, size=0), r"random_resized_crop: size expects an int or a pair of ints, .* got 0"),
+        (
+            Step(random_resized_crop, scale=(0, 1)),
+            r"expects scale a pair of numbers \(least, greatest\) above 0 to 1, got \(0, 1\)",
+        ),
+        (Step(random_resized_crop, scale=(0.5, 1.1)), r"expects scale a pair .*, got \(0\.5, 1\.1\)"),
+        (Step(random_resized_crop, scale=0.5), r"expects scale a pair .*, got 0\.5"),
+        (
+            Step(random_resized_crop, ratio=(2, 1)),
+            r"expects ratio a pair of numbers \(least, greatest\) above 0, got \(2, 1\)",
+        ),
+        (Step(random_resized_crop, ratio=(1, INF)), r"expects ratio a pair .*, got \(1, inf\)"),
+        (Step(random_resized_crop, interpolation="box"), r"interpolation 'bilinear' or 'bicubic', got 'box'"),
         (Step(elastic, alpha=1, sigma=10), r"elastic expects sigma above 0 and at most 9, .*, got 10"),
     ],
     ids=repr,
@@ -541,6 +564,8 @@ def test_only_steps_are_composed():
 
 
 GEOMETRIC = [
+    Step(random_resized_crop, scale=(0.3, 1)),
+    Step(perspective, probability=1, distortion=0.4),
     Step(shift, max_shift=3),
     Step(random_crop, padding=3),
     Step(random_crop, padding=3, border="edge"),
@@ -570,11 +595,15 @@ def filled(step, fill, mask_fill):
     """The step with these values where new pixels come into view."""
     if isinstance(step, Composition):
         return compose(*[filled(one, fill, mask_fill) for one in step.steps])
-    takes_fill = step.function in (shift, affine, rotate, elastic)
+    takes_fill = step.function in (shift, affine, rotate, elastic, perspective)
     given = {"fill": fill} if takes_fill else {}
     return (
         Step(step.function, **dict(step.options), **given, mask_fill=mask_fill) if step.function is not noise else step
     )
+
+
+def is_flip(step):
+    return isinstance(step, Step) and step.function is flip
 
 
 @pytest.mark.parametrize("step", GEOMETRIC, ids=repr)
@@ -594,10 +623,10 @@ def test_a_mask_moves_as_its_image(step):
         # 7 can be mixed to 1 or 0 only if no other class is near.
         np.testing.assert_array_equal(mask[close], value)
     assert pure.mean() > 0.5
-    assert len({one.tobytes() for one in mask}) > (1 if step in GEOMETRIC[4:6] else 10)
+    assert len({one.tobytes() for one in mask}) > (1 if is_flip(step) else 10)
 
 
-@pytest.mark.parametrize("step", GEOMETRIC[:-1], ids=repr)
+@pytest.mark.parametrize("step", GEOMETRIC[1:-1], ids=repr)
 def test_every_pixel_of_a_mask_is_the_one_nearest_to_where_its_image_was_read(step):
     height, width = 17, 23
     mask = np.random.default_rng(2).permutation(height * width).reshape(height, width).astype(np.int32)
@@ -622,7 +651,9 @@ def test_what_comes_into_view_belongs_to_no_class_unless_told_otherwise(step):
         drawn = draw_examples(chosen, example)
         outside = drawn["mask"] != 1
         np.testing.assert_array_equal(drawn["mask"][outside], expected)
-        keeps_all = isinstance(step, Step) and (step.function is flip or "border" in dict(step.options))
+        keeps_all = is_flip(step) or (
+            isinstance(step, Step) and (step.function is random_resized_crop or "border" in dict(step.options))
+        )
         assert outside.any() != keeps_all
 
 
@@ -686,7 +717,15 @@ def test_own_functions_are_marked_before_they_change_an_example_with_a_mask(imag
         ({"mask": jnp.zeros((9, 7), int)}, ValueError, r"mask as large as the image, got \(9, 7\) and \(7, 9, 2\)"),
         ({"mask": jnp.zeros((7, 9, 1), int)}, ValueError, r"mask as large as the image, got \(7, 9, 1\) and"),
         ({"mask": jnp.zeros((7, 9))}, TypeError, "flip expects a mask of integers, the class of each pixel, got float"),
-        ({"boxes": jnp.zeros((3, 4))}, ValueError, r"moves the image and 'mask', got an example with \['boxes'\]"),
+        ({"masks": jnp.zeros((3, 7, 9))}, ValueError, "moves 'image', 'mask' and 'boxes', got an example with 'masks'"),
+        ({"boxes": jnp.zeros((3, 4))}, ValueError, "expects 'valid' beside 'boxes', since a box may leave the image"),
+        ({"boxes": jnp.zeros((3, 4), int)}, TypeError, "flip expects boxes of floating point, in pixels, got int"),
+        ({"boxes": jnp.zeros((4,))}, ValueError, r"flip expects boxes of shape \(boxes, 4\), got \(4,\)"),
+        (
+            {"boxes": jnp.zeros((3, 4)), "valid": jnp.zeros(3)},
+            ValueError,
+            r"flip expects 'valid' of bool, shape \(3,\), got float32 \(3,\)",
+        ),
     ],
 )
 def test_examples_that_cannot_be_changed_are_refused(change, error, message, image, key):

@@ -1,11 +1,16 @@
 import dataclasses
 import itertools
+import threading
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn.data import Arrays, ArraySpec, Batches, arrays, eval_batches
+from jaxcnn.data import Arrays, ArraySpec, Batches, Subset, arrays, eval_batches, unit_pixels
 from jaxcnn.data.batches import _order
+from jaxcnn.data.reading import default_workers
+from jaxcnn.environment import usable_cores
 
 
 def numbered(count):
@@ -167,13 +172,23 @@ def test_the_weights_of_the_examples_are_kept_in_evaluation():
     assert batch["weight"].dtype == np.float32
 
 
-def test_bytes_become_numbers_from_zero_to_one():
+def test_bytes_stay_bytes():
     pixels = np.arange(256, dtype=np.uint8).reshape(4, 8, 8)
     data = arrays(image=pixels, mask=np.zeros((4, 8, 8), np.uint8))
     batch = next(eval_batches(data, 4))
-    assert (batch["image"].dtype, batch["mask"].dtype) == (np.float32, np.uint8)
-    np.testing.assert_array_equal(batch["image"][..., 0], pixels.astype(np.float32) / np.float32(255))
-    assert Batches(data, 4, seed=0)[0]["image"].dtype == np.float32
+    assert (batch["image"].dtype, batch["mask"].dtype) == (np.uint8, np.uint8)
+    np.testing.assert_array_equal(batch["image"][..., 0], pixels)
+    assert Batches(data, 4, seed=0)[0]["image"].dtype == np.uint8
+
+
+def test_all_bytes_are_the_same_numbers_on_the_host_and_in_compiled_programs():
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    exact = (levels.astype(np.float64) / 255).astype(np.float32)
+    np.testing.assert_array_equal(unit_pixels(levels), exact)
+    np.testing.assert_array_equal(unit_pixels(jnp.asarray(levels)), exact)
+    np.testing.assert_array_equal(jax.jit(unit_pixels)(levels), exact)
+    numbers = exact / 2
+    assert unit_pixels(numbers) is numbers
 
 
 class Squares:
@@ -233,3 +248,144 @@ def test_a_pixel_of_a_mask_out_of_range_is_refused_in_a_source_that_nothing_has_
     with pytest.raises(ValueError, match=r"masks must be in \[0, 2\), or 255 for pixels of no class, got 2 at index 2"):
         next(eval_batches(data, 3))
     np.testing.assert_array_equal(next(eval_batches(data, 2))["mask"], mask[:2])
+
+
+class Noisy:
+    """Adds noise to an image, and cuts its first row off."""
+
+    def __call__(self, rng, example):
+        return example | {"image": example["image"][1:] + rng.random(dtype=np.float32)}
+
+    def spec(self, spec):
+        rows, *rest = spec["image"].shape
+        return {**spec, "image": spec["image"]._replace(shape=(rows - 1, *rest))}
+
+
+WORKERS = [0, 1, 2, 5]
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_the_number_of_threads_changes_no_batch(workers):
+    alone = Batches(Squares(), 2, seed=4, prepare=Noisy(), workers=0)
+    several = Batches(Squares(), 2, seed=4, prepare=Noisy(), workers=workers)
+    steps = [3, 0, 0, 7, 1]
+    for step, batch in zip(steps, several.at(steps), strict=True):
+        assert batch.keys() == {"image", "label"}
+        for name, array in alone[step].items():
+            np.testing.assert_array_equal(batch[name], array)
+            np.testing.assert_array_equal(several[step][name], array)
+    for one, other in zip(eval_batches(Squares(), 2, workers=workers), eval_batches(Squares(), 2), strict=True):
+        for name, array in one.items():
+            np.testing.assert_array_equal(array, other[name])
+
+
+def test_the_random_numbers_of_an_example_depend_on_seed_epoch_and_index_alone():
+    def noise(batch_size, seed, epoch):
+        batches = Batches(Squares(), batch_size, seed=seed, prepare=Noisy())
+        steps = range(epoch * batches.steps_per_epoch, (epoch + 1) * batches.steps_per_epoch)
+        images = np.concatenate([batch["image"] for batch in batches.at(steps)])
+        order = np.concatenate([indices(Batches(Squares(), batch_size, seed=seed)[step]) for step in steps])
+        return images[np.argsort(order), 0, 0, 0] - np.sort(order) / 1000
+
+    whole = noise(5, 3, 1)
+    assert len(np.unique(whole)) == 5
+    np.testing.assert_array_equal(noise(1, 3, 1), whole)
+    for other in (noise(5, 3, 2), noise(5, 4, 1)):
+        assert not np.any(np.isclose(other, whole))
+    # By hand, and not the numbers of the order.
+    rng = np.random.default_rng(np.random.SeedSequence((3, 1), spawn_key=(4,)))
+    assert whole[4] == pytest.approx(rng.random(dtype=np.float32), abs=1e-6)
+    assert whole[0] != pytest.approx(np.random.default_rng([3, 1]).random(dtype=np.float32), abs=1e-6)
+
+
+def test_the_spec_of_batches_is_that_of_prepared_examples():
+    assert Batches(Squares(), 2, seed=0).spec["image"].shape == (2, 2, 1)
+    assert Batches(Squares(), 2, seed=0, prepare=Noisy()).spec["image"].shape == (1, 2, 1)
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+@pytest.mark.parametrize("wrong", [np.zeros((2, 1, 1), np.float32), np.zeros((2, 2, 1), np.uint8)])
+def test_an_example_that_is_not_as_its_spec_says_is_refused(workers, wrong):
+    class Wrong(Squares):
+        def __getitem__(self, index):
+            return super().__getitem__(index) | {"image": wrong}
+
+    class Unchanged:
+        def __call__(self, rng, example):
+            return example
+
+        def spec(self, spec):
+            return spec
+
+    message = rf"'image' of float32 \(2, 2, 1\), as the spec of the examples says, got {wrong.dtype} "
+    for prepare in (None, Unchanged()):
+        with pytest.raises(ValueError, match=message):
+            Batches(Wrong(), 2, seed=0, workers=workers, prepare=prepare)[0]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_of_a_source_comes_with_its_batch_and_ends_the_threads(workers):
+    class Broken(Squares):
+        def __getitem__(self, index):
+            if index == 3:
+                raise OSError("example 3 is damaged")
+            return super().__getitem__(index)
+
+    before = threading.active_count()
+    batches = eval_batches(Broken(), 1, workers=workers)
+    assert [indices(next(batches))[0] for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(OSError, match="example 3 is damaged"):
+        next(batches)
+    assert threading.active_count() == before
+
+
+def test_batches_that_nobody_wants_any_more_end_their_threads():
+    before = threading.active_count()
+    batches = Batches(Squares(), 2, seed=0, workers=3).at(itertools.count())
+    next(batches)
+    assert threading.active_count() > before
+    batches.close()
+    assert threading.active_count() == before
+
+
+def test_only_sources_outside_of_memory_are_read_in_threads():
+    memory = numbered(4)
+    assert default_workers(memory) == default_workers(Subset(memory, np.arange(2))) == 0
+    assert default_workers(Squares()) == default_workers(Subset(Squares(), np.arange(2))) == usable_cores()
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 6])
+def test_shards_together_are_the_batch_of_one_process(shards):
+    whole = Batches(numbered(23), 6, seed=1)
+    parts = [Batches(numbered(23), 6, seed=1, shard=(i, shards)) for i in range(shards)]
+    assert {part.steps_per_epoch for part in parts} == {3}
+    for step in range(7):
+        np.testing.assert_array_equal(np.concatenate([indices(part[step]) for part in parts]), indices(whole[step]))
+
+
+@pytest.mark.parametrize("count", [1, 5, 6, 7, 23])
+@pytest.mark.parametrize("shards", [1, 2, 3])
+def test_evaluation_in_shards_counts_every_example_once(count, shards):
+    parts = [list(eval_batches(numbered(count), 6, shard=(i, shards))) for i in range(shards)]
+    assert {len(part) for part in parts} == {-(-count // 6)}
+    seen = [indices(batch)[batch["weight"] == 1] for part in parts for batch in part]
+    np.testing.assert_array_equal(np.sort(np.concatenate(seen)), np.arange(count))
+    assert {len(batch["label"]) for part in parts for batch in part} == {6 // shards}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda **words: Batches(numbered(6), 4, seed=0, **words), lambda **words: eval_batches(numbered(6), 4, **words)],
+)
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"shard": (2, 2)}, r"shard must be \(i, n\) with 0 <= i < n, got \(2, 2\)"),
+        ({"shard": (-1, 2)}, r"shard must be \(i, n\) with 0 <= i < n, got \(-1, 2\)"),
+        ({"shard": (0, 3)}, "batch_size must be a multiple of the 3 shards, got 4"),
+        ({"workers": -1}, "workers must be at least 0, or None, got -1"),
+    ],
+)
+def test_shards_and_workers_out_of_range_are_refused(make, words, message):
+    with pytest.raises(ValueError, match=message):
+        make(**words)

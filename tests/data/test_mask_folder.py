@@ -61,7 +61,7 @@ def test_parts_and_names_of_classes_are_read(tmp_path):
     assert list(mask_folder(tmp_path)) == ["train", "validation", "test"]
     assert split(parts)["test"] is parts["test"]
     batch = Batches(parts["train"], 2, seed=0)[0]
-    assert (batch["image"].dtype, batch["image"].shape) == (np.float32, (2, 6, 8, 3))
+    assert (batch["image"].dtype, batch["image"].shape) == (np.uint8, (2, 6, 8, 3))
     assert (batch["mask"].dtype, batch["mask"].shape) == (np.uint8, (2, 6, 8))
 
 

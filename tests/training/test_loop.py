@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from jaxcnn.data import Batches, Step, arrays, compose, eval_batches, shift
+from jaxcnn.data.prefetch import ahead
 from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, Flatten, Function, Sequential
 from jaxcnn.training import (
     Metrics,
@@ -22,12 +23,12 @@ from jaxcnn.training import (
     fit,
     image_batches,
     init_train_state,
+    loop,
     make_eval_step,
     make_predict_step,
     make_train_step,
     predict,
 )
-from jaxcnn.training.prefetch import ahead
 from jaxcnn.types import Mean
 
 MODEL = Sequential(
@@ -521,6 +522,134 @@ def test_the_thread_works_while_the_step_does():
         fit(TrainState(np.int32(0), {}, {}, ()), train_step, Slow(), jax.random.key(0), epochs=1, prefetch=prefetch)
         seconds[prefetch] = time.perf_counter() - started
     assert seconds[2] < 0.8 * seconds[0]
+
+
+class Timer:
+    """A clock that stands still unless it is moved."""
+
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+
+def waiting_shares(monkeypatch, *, late, compute, read, steps=4):
+    """Trains two epochs in which a step computes and then perhaps waits for its batch; the share after each step.
+
+    Whether a batch is late, and its times, are those of `late(step)`, `compute` and `read`.
+    """
+    timer = Timer(monkeypatch)
+
+    def ahead(items, size, on_wait):
+        for step, item in enumerate(items):
+            if late(step):
+                on_wait()
+                timer.now += read
+            yield item
+
+    monkeypatch.setattr(loop, "ahead", ahead)
+
+    def train_step(train_state, batch, key):
+        timer.now += compute
+        return fake_step()(train_state, batch, key)
+
+    shares, epochs = [], []
+    fit(
+        TrainState(np.int32(0), {}, {}, ()),
+        train_step,
+        Numbered(steps),
+        jax.random.key(0),
+        epochs=2,
+        on_step=[lambda progress: shares.append(round(progress.waiting, 6))],
+        on_epoch=[lambda progress: epochs.append(round(progress.waiting, 6))],
+    )
+    return shares, epochs
+
+
+def test_the_share_of_waiting_begins_after_the_first_step_of_an_epoch(monkeypatch):
+    with monkeypatch.context() as patch:
+        shares, epochs = waiting_shares(patch, late=lambda step: False, compute=3.0, read=1.0)
+    assert (shares, epochs) == ([0.0] * 8, [0.0, 0.0])
+    with monkeypatch.context() as patch:
+        shares, epochs = waiting_shares(patch, late=lambda step: True, compute=3.0, read=1.0)
+    assert (shares, epochs) == ([0.0, 0.25, 0.25, 0.25] * 2, [0.25, 0.25])
+    with monkeypatch.context() as patch:
+        shares, epochs = waiting_shares(patch, late=lambda step: step == 1, compute=3.0, read=1.0)
+    assert shares == [0.0, 0.25, round(1 / 7, 6), 0.1, 0.0, 0.0, 0.0, 0.0]
+    assert epochs == [0.1, 0.0]
+
+
+def test_waiting_begins_when_the_device_has_nothing_left_to_do(monkeypatch):
+    """Before it waits, the loop blocks until the step before is done: that time is no waiting."""
+    timer, finishes = Timer(monkeypatch), []
+
+    def block_until_ready(pending):
+        finishes.append(None if pending is None else pending[0])
+        timer.now += 5.0
+
+    def ahead(items, size, on_wait):
+        for item in items:
+            on_wait()
+            timer.now += 5.0
+            yield item
+
+    monkeypatch.setattr(jax, "block_until_ready", block_until_ready)
+    monkeypatch.setattr(loop, "ahead", ahead)
+    shares = []
+    fake_fit(1, on_step=[lambda progress: shares.append(progress.waiting)])
+    assert finishes == [None, 1, 2, 3]
+    assert shares == [0.0, 0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_late_item_is_announced_and_one_that_is_there_is_not(size):
+    released, waits = threading.Semaphore(0), []
+
+    def items():
+        for number in range(4):
+            released.acquire()
+            yield number
+
+    iterator = ahead(items(), size, lambda: waits.append(1) or released.release())
+    assert list(iterator) == [0, 1, 2, 3]
+    # Each of the items, and their end, which may have come in time.
+    assert len(waits) in (4, 5)
+    waits.clear()
+    made = threading.Event()
+
+    def quick():
+        yield 1
+        made.set()
+        yield 2
+
+    iterator = ahead(quick(), 2, lambda: waits.append(1))
+    next(iterator)
+    made.wait()
+    assert len(waits) <= 1
+
+
+def test_the_items_of_a_loop_that_ends_early_are_closed():
+    closed = []
+
+    def items():
+        try:
+            yield from range(100)
+        finally:
+            closed.append(True)
+
+    generator = items()
+    iterator = ahead(generator, 2)
+    next(iterator)
+    iterator.close()
+    assert closed == [True]
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_batches_that_threads_read_are_those_of_one_thread(uninterrupted, prefetch):
+    batches = Batches(some_data(), 5, seed=4, workers=3)
+    before = threading.active_count()
+    fitted = fit(start(), compiled()[1], batches, jax.random.key(1), epochs=3, prefetch=prefetch)
+    assert raw(fitted.train_state) == uninterrupted[0]
+    assert threading.active_count() == before
 
 
 def test_the_metrics_of_a_step_come_in_one_transfer(monkeypatch):

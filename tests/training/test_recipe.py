@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from jaxcnn.data import Step, compose, cutout, flip, random_crop
 from jaxcnn.training import Recipe
 from jaxcnn.training.recipe import RecipeError
 
@@ -98,7 +99,9 @@ def test_numbers_out_of_range_are_refused(field, values, expected):
             "optimizer expects one of adam, adamw, lion, rmsprop, sgd, got 'adamwd'; did you mean",
         ),
         ({"schedule": "cos"}, "schedule expects one of cosine, linear, constant, got 'cos'; did you mean cosine?"),
-        ({"augment": "zzz"}, "augment expects one of affine, crop-flip, none, got 'zzz'"),
+        ({"augment": "zzz"}, "augment expects one of affine, crop-flip, crop-flip-cutout, standard, "),
+        ({"augment": "flip(), cutout()"}, "augment expects other options in 'cutout()': cutout takes the options "),
+        ({"augment": None}, "augment expects one of affine, "),
         ({"precision": "float16"}, "precision expects one of float32, bfloat16, got 'float16'; did you mean bfloat16?"),
         ({"unfreeze_epoch": 3}, "unfreeze_epoch has an effect only with freeze; give both, or omit it"),
         (
@@ -111,6 +114,10 @@ def test_numbers_out_of_range_are_refused(field, values, expected):
             "cache_features has an effect only with freeze; give both",
         ),
         ({"freeze": "a", "cache_features": True}, "cache_features expects augment none, got affine: "),
+        (
+            {"freeze": "a", "cache_features": True, "augment": "flip()"},
+            "cache_features expects augment none, got flip",
+        ),
         ({"mixup": 0.1, "cutmix": 1.0}, "mixup and cutmix exclude each other; set one of them to 0"),
         (
             {"drop_path_warmup_epochs": 41.0},
@@ -144,3 +151,12 @@ def test_the_phases_end_where_layers_are_unfrozen():
     assert Recipe(epochs=9).phase_epochs() == ((0, 9),)
     assert ALL.phase_epochs() == ((0, 4), (4, 9))
     assert ALL.learning_rate_factors() == {"head/.*": 1.0, "(?!head/).*": 0.5}
+
+
+def test_an_augmentation_may_be_a_list_which_the_recipe_keeps_as_text():
+    text = "random_crop(padding=2), flip(), cutout(4)"
+    recipe = Recipe(augment=text)
+    assert recipe.augmentation == compose(Step(random_crop, padding=2), Step(flip), Step(cutout, size=4))
+    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+    assert recipe.to_json()["augment"] == text
+    assert Recipe(augment="none").augmentation is None

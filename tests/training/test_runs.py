@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -121,6 +122,7 @@ def test_observers_hear_everything_in_order(finished):
     assert recorder.of("epoch") == [1, 2, 3]
     activities = recorder.of("activity")
     assert activities[::2] == [
+        "reading the examples",
         "compiling the training step",
         "compiling the evaluation",
         "saving a checkpoint",
@@ -161,7 +163,10 @@ def test_a_run_that_an_observer_stopped_goes_on_to_the_same_bits(stripes, finish
     assert resumed.figures == finished[0].figures
 
     def without_clock(rows):
-        return [{name: value for name, value in row.items() if name != "images_per_second"} for row in rows]
+        return [
+            {name: value for name, value in row.items() if name not in ("images_per_second", "waiting_for_data")}
+            for row in rows
+        ]
 
     assert without_clock(resumed.history) == without_clock(finished[0].history)
 
@@ -357,6 +362,21 @@ def test_the_task_is_chosen_by_the_examples(stripes):
         ),
         ({"recipe": Recipe(batch_size=6, augment="none", freeze="stage1")}, "freeze expects a pattern that matches"),
         ({"recipe": Recipe(batch_size=6, augment="none", freeze=".*")}, "leaves no parameter to train"),
+        ({"recipe": Recipe(batch_size=6, augment="random_resized_crop(5)")}, "dense expects"),
+        (
+            {"recipe": Recipe(batch_size=6, augment="cutout(7)")},
+            "cutout expects size a whole number of .* from 0 to 6",
+        ),
+        ({"place": "disk"}, "place to be one of device, memory, stream, or None, got 'disk'"),
+        ({"place": "device", "prepare": data.RandomResizedCrop((6, 6))}, "place='memory' or 'stream' with prepare="),
+        ({"prepare": data.RandomResizedCrop((4, 4))}, "dense expects"),
+        (
+            {
+                "prepare": data.RandomResizedCrop((6, 6)),
+                "recipe": Recipe(batch_size=6, augment="none", freeze="dense", cache_features=True),
+            },
+            "cache_features expects no prepare=, which changes the images, and so their features",
+        ),
         ({"task": Segmentation(2)}, "Segmentation expects a batch with 'mask'|Segmentation expects"),
     ],
 )
@@ -394,3 +414,65 @@ def test_the_weights_of_the_start_must_be_the_same_without_a_checkpoint(stripes,
     run(classifier(), stripes, RECIPE, folder=tmp_path / "run", resume=True, observers=[recorder])
     assert "there is no checkpoint yet: starting again" in recorder.of("note")
     assert jnp.isfinite(load_model(tmp_path / "run").params["head"]["bias"]).all()
+
+
+@pytest.mark.parametrize("place", ["device", "memory", "stream"])
+def test_the_place_of_the_examples_changes_no_result(stripes, finished, tmp_path, place):
+    stored = {name: Stored(part) for name, part in data.split(stripes, seed=0).items()}
+    result = run(classifier(), stored, RECIPE, place=place)
+    assert same(result.params, finished[0].params)
+    recorder = Recorder(stop=8)
+    run(classifier(), stripes, RECIPE, folder=tmp_path / "run", observers=[recorder], place=place)
+    # Resumed within an epoch, elsewhere.
+    other = {"device": "stream", "memory": "device", "stream": "memory"}[place]
+    resumed = run(classifier(), stored, RECIPE, folder=tmp_path / "run", resume=True, place=other)
+    assert same(resumed.params, finished[0].params)
+    assert resumed.figures == finished[0].figures
+
+
+def test_the_place_is_told_with_its_reason(finished):
+    assert re.fullmatch(r"the examples are on the device: they take 11.8 kB of its .* GB", finished[2].of("note")[0])
+
+
+class Stored:
+    """Examples that are read one by one."""
+
+    def __init__(self, source):
+        self.inner, self.spec = source, source.spec
+        self.class_names, self.fingerprint = source.class_names, source.fingerprint
+
+    def __len__(self):
+        return len(self.inner)
+
+    def __getitem__(self, index):
+        return self.inner[index]
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomRows:
+    """Takes 6 rows of 8."""
+
+    sharper: bool = False
+
+    def __call__(self, rng, example):
+        first = int(rng.integers(3))
+        return example | {"image": example["image"][first : first + 6]}
+
+    def spec(self, spec):
+        return {**spec, "image": spec["image"]._replace(shape=(6, 6, 1))}
+
+
+def test_examples_of_training_are_prepared(stripes, tmp_path):
+    parts = data.split(stripes, seed=0)
+    image = np.pad(parts["train"].entries["image"], ((0, 0), (1, 1), (0, 0), (0, 0)), "wrap")
+    parts["train"] = data.Arrays(dict(parts["train"].entries) | {"image": image}, stripes.class_names)
+    recipe = dataclasses.replace(RECIPE, epochs=1)
+    words = {"recipe": recipe, "folder": tmp_path / "run", "prepare": RandomRows()}
+    recorder = Recorder()
+    result = run(classifier(), parts, observers=[recorder], **words)
+    assert recorder.of("start")[0].image_shape == (6, 6, 1)
+    assert recorder.of("note") == ["the examples are read when they are used: the host prepares each example"]
+    assert RunFolder(tmp_path / "run").config["prepare"] == "RandomRows(sharper=False)"
+    assert same(run(classifier(), parts, place="memory", **words, resume=True).params, result.params)
+    with pytest.raises(RunFolderError, match=r"the same prepare= as .*, RandomRows\(sharper=False\), got None"):
+        run(classifier(), data.split(stripes, seed=0), resume=True, recipe=recipe, folder=tmp_path / "run")

@@ -216,7 +216,24 @@ def test_large_numbers_are_not_taken_for_infinity():
     assert int(metrics.non_finite) == 0
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int32", "bool"])
+def test_images_of_8_bits_are_divided_by_255_to_the_bit_in_every_step():
+    levels = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 2), dtype=np.uint8)
+    levels.ravel()[:180] = np.arange(0, 180)
+    images, labels = np.divide(levels, 255, dtype=np.float32), np.arange(6) % 3
+    optimizer = optax.sgd(0.1)
+    train_step = make_train_step(MODEL, optimizer, augment=add_noise)
+    results = []
+    for pixels in (levels, images):
+        train_state = init_train_state(MODEL, optimizer, jax.random.key(0))
+        batch = batch_of(pixels, labels.astype(np.int32))
+        params, state = train_state.params, train_state.state
+        evaluated = make_eval_step(MODEL)(params, state, batch)
+        predicted = make_predict_step(MODEL)(params, state, pixels)
+        results.append((evaluated, predicted, *train_step(train_state, batch, jax.random.key(1))))
+    jax.tree.map(np.testing.assert_array_equal, *results)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int32", "bool"])
 @pytest.mark.parametrize("model", ["conv", "linear"])
 def test_images_that_are_not_floating_point_are_refused_by_every_step_as_by_apply(dtype, model):
     model = {"conv": MODEL, "linear": LINEAR}[model]

@@ -160,6 +160,7 @@ def test_weights_and_biases_gets_every_figure_and_the_identity_of_the_run(source
             *(f"{part}/{name}" for part in ("train", "validation") for name in ("loss", "accuracy")),
             "learning_rate",
             "images_per_second",
+            "waiting_for_data",
         }
     assert one.summary["test/accuracy"] == result.figures["test_accuracy"]
     assert one.summary["best_epoch"] == result.best_epoch

@@ -162,7 +162,7 @@ def make_plan(peer: str, model: Layer, image_shape: Shape, *, train: bool, dtype
 
 
 def plan_of(peer: str, spec: Spec) -> Plan:
-    """Plans what the model of a spec does, in the dtype of its computation; see `make_plan`."""
+    """Returns the plan of the model of a spec, in the dtype of its computation; see `make_plan`."""
     train, dtype = spec.mode == "train", jnp.dtype(spec.precision)
     return make_plan(peer, spec.model, spec.image_shape, train=train, dtype=dtype)
 

@@ -115,10 +115,23 @@ def check_entries(source: Source, names: Sequence[str]) -> None:
     for name in names:
         if name not in spec:
             raise ValueError(f"expected examples with {name!r}, got {', '.join(map(repr, spec))}")
-        if None in spec[name].shape:
+    check_shapes({name: spec[name] for name in names})
+
+
+def check_shapes(spec: Mapping[str, ArraySpec]) -> None:
+    """Refuses entries whose shape differs from example to example.
+
+    Args:
+      spec: shape and dtype of each entry, by name.
+
+    Raises:
+      ValueError: there is a None in a shape.
+    """
+    for name, entry in spec.items():
+        if None in entry.shape:
             raise ValueError(
-                f"a batch expects examples of one shape, got {name!r} of shape {spec[name].shape}, where None differs "
-                "from example to example; resize or crop them to one size"
+                f"a batch expects examples of one shape, got {name!r} of shape {entry.shape}, where None differs from "
+                "example to example; resize or crop them to one size"
             )
 
 

@@ -1,7 +1,7 @@
 """Prepares batches ahead of their use, in a thread."""
 
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,11 +14,11 @@ class _Done(NamedTuple):
     error: BaseException | None
 
 
-def ahead(items: Iterable[T], size: int) -> Generator[T, None, None]:
+def ahead(items: Iterable[T], size: int, on_wait: Callable[[], object] = lambda: None) -> Generator[T, None, None]:
     """Yields items that a thread prepares ahead, in their order.
 
     An exception in the thread is raised where its item would be. Closing the iterator, also by leaving a
-    `contextlib.closing`, waits for the item that is being prepared, and ends the thread.
+    `contextlib.closing`, waits for the item that is being prepared, closes a generator of items, and ends the thread.
 
     The thread does not see settings of JAX that hold for one thread, such as `with jax.enable_x64(True)`. For items
     that depend on them, use `size=0`.
@@ -26,6 +26,7 @@ def ahead(items: Iterable[T], size: int) -> Generator[T, None, None]:
     Args:
       items: the items to prepare; the thread iterates over them.
       size: greatest number of items that wait; 0 uses no thread.
+      on_wait: called before waiting for an item that the thread has not prepared yet.
 
     Yields:
       The items.
@@ -43,11 +44,18 @@ def ahead(items: Iterable[T], size: int) -> Generator[T, None, None]:
             ready.put(_Done(None))
         except BaseException as error:
             ready.put(_Done(error))
+        finally:
+            if isinstance(items, Generator):
+                items.close()
 
     thread = threading.Thread(target=prepare, name="jaxcnn batches", daemon=True)
     thread.start()
     try:
-        while not isinstance(item := ready.get(), _Done):
+        while True:
+            if ready.empty():
+                on_wait()
+            if isinstance(item := ready.get(), _Done):
+                break
             room.release()
             yield item
         if item.error is not None:

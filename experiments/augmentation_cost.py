@@ -1,0 +1,169 @@
+"""What augmentation adds to a training step: the recipe of CIFAR to a ResNet-18, that of ImageNet to a ResNet-50.
+
+Steps with and without augmentation take turns, on the same batch. A share is the time added, divided by the time of the
+step without it. Every augmentation by name is also measured alone, compiled by itself. Writes
+experiments/results/augmentation_cost.json.
+
+    python experiments/augmentation_cost.py                      # about 15 minutes on 2 CPU cores
+    python experiments/augmentation_cost.py resnet18_cifar       # one model: printed, not written
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from reports import write_report
+
+from jaxcnn.benchmark.spread import spread
+from jaxcnn.data import parse_augment
+from jaxcnn.models import catalog
+from jaxcnn.training import init_train_state, make_train_step
+
+ROUNDS = 7
+STEPS = 3
+"""Of each turn."""
+
+
+class Case(NamedTuple):
+    """A model with the augmentations to measure.
+
+    Attributes:
+      batch_size: images in a step.
+      size: height and width of the images.
+      classes: number of classes.
+      recipe: the augmentation to measure in the step.
+      bound: the largest share of the step that it may add.
+      alone: augmentations to measure by themselves.
+    """
+
+    batch_size: int
+    size: int
+    classes: int
+    recipe: str
+    bound: float
+    alone: tuple[str, ...]
+
+
+_POLICIES = ("rand_augment()", "trivial_augment()", "aug_mix()")
+
+CASES = {
+    "resnet18_cifar": Case(64, 32, 10, "crop-flip-cutout", 0.05, ("crop-flip-cutout", "affine", *_POLICIES)),
+    "resnet50": Case(
+        8,
+        224,
+        1000,
+        "color-jitter",
+        0.1,
+        (
+            "standard",
+            "color-jitter",
+            "color_jitter(0.4, 0.4, 0.4, 0.1)",
+            "rotate(15)",
+            "blur(23)",
+            "jpeg((30, 90))",
+            "equalize()",
+            *_POLICIES,
+        ),
+    ),
+}
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Times steps with and without augmentation in turns, and augmentations alone.
+
+    Args:
+      name: of a case.
+
+    Returns:
+      The milliseconds of a step, the share that the augmentation adds with its spread, and the milliseconds of each
+      augmentation alone.
+    """
+    case = CASES[name]
+    model = catalog.build(name, case.classes, (case.size, case.size, 3))
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": jnp.asarray(rng.uniform(size=(case.batch_size, case.size, case.size, 3)), jnp.float32),
+        "label": jnp.asarray(rng.integers(0, case.classes, case.batch_size), jnp.int32),
+    }
+    optimizer, key = optax.sgd(1e-3, momentum=0.9), jax.random.key(0)
+    runs = [
+        _steps(make_train_step(model, optimizer, augment=parse_augment(text)), batch, key)
+        for text in (case.recipe, "none")
+    ]
+    states = [init_train_state(model, optimizer, key) for _ in runs]
+    states = [run(state)[1] for run, state in zip(runs, states, strict=True)]  # compiles
+    augmented, plain = [], []
+    for _ in range(ROUNDS):
+        for place, times in enumerate((augmented, plain)):
+            seconds, states[place] = runs[place](states[place])
+            times.append(seconds)
+    shares = [one / other - 1 for one, other in zip(augmented, plain, strict=True)]
+    return {
+        "batch_size": case.batch_size,
+        "size": case.size,
+        "recipe": case.recipe,
+        "bound": case.bound,
+        "step_ms": round(1e3 * statistics.median(plain), 2),
+        "share": spread(shares).as_dict(),
+        "alone_ms": {text: round(1e3 * _alone(text, batch, key), 2) for text in case.alone},
+    }
+
+
+def _steps(train_step: Callable[..., Any], batch: Any, key: jax.Array) -> Callable[[Any], tuple[float, Any]]:
+    def run(state: Any) -> tuple[float, Any]:
+        started = time.perf_counter()
+        for _ in range(STEPS):
+            state, _ = train_step(state, batch, key)
+        jax.block_until_ready(state)
+        return (time.perf_counter() - started) / STEPS, state
+
+    return run
+
+
+def _alone(text: str, batch: Any, key: jax.Array) -> float:
+    """Returns the median seconds of an augmentation of a batch."""
+    augment = parse_augment(text)
+    assert augment is not None
+    size = batch["image"].shape[0]
+    run = jax.jit(lambda key, batch: jax.vmap(augment)(jax.random.split(key, size), batch)["image"])
+    jax.block_until_ready(run(key, batch))
+    seconds = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        jax.block_until_ready(run(key, batch))
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def main(names: list[str]) -> None:
+    """Measures the cases, prints them, and writes the results if they are all of them.
+
+    Args:
+      names: names of `CASES`; all if empty.
+    """
+    rows = []
+    for name in names or CASES:
+        row = measure(name)
+        rows.append({"model": name, **row})
+        share = row["share"]
+        print(
+            f"{name}: a step takes {row['step_ms']:.0f} ms, {row['recipe']} adds {share['median']:+.1%} "
+            f"({share['lower_quartile']:+.1%} to {share['upper_quartile']:+.1%}), allowed are {row['bound']:.0%}"
+        )
+        for text, milliseconds in row["alone_ms"].items():
+            print(
+                f"  {text:36} alone {milliseconds:8.2f} ms, {milliseconds / row['step_ms']:.1%} of a step", flush=True
+            )
+    if names:
+        return
+    write_report(__file__, {"rounds": ROUNDS, "steps": STEPS, "models": rows})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,256 @@
+"""Augmentations of examples: a `Step` applies a function to an example, and `compose` chains steps."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from jaxcnn.data.geometry import Geometry
+from jaxcnn.data.sources.source import IGNORED
+from jaxcnn.ops.check import is_int
+from jaxcnn.types import Example
+from jaxcnn.values import Partial
+
+Draw = Callable[..., Geometry]
+"""draw(key, height, width, **options): the geometry of an image of this size; the options are those of the step."""
+
+
+class _Mark(NamedTuple):
+    """What a `Step` knows about a function: what draws its geometry, and which entries of the example it reads."""
+
+    draw: Draw | None
+    reads: tuple[str, ...] = ()
+
+
+_MARKS: dict[Callable[..., jax.Array], _Mark] = {}
+
+_F = TypeVar("_F", bound=Callable[..., jax.Array])
+
+
+def geometric(draw: Draw, *, reads: tuple[str, ...] = ()) -> Callable[[_F], _F]:
+    """Marks an augmentation that moves pixels, so that its `Step` moves mask and boxes of an example along.
+
+        @geometric(draw_zoom)
+        def zoom(key, image, *, factor, fill=0.0):
+            return draw_zoom(key, *image.shape[:2], factor=factor).image(image, fill)
+
+    Args:
+      draw: draws the geometry that the function applies to its image, from the same key, the height and the width, and
+        the options of the function except `fill`.
+      reads: names of entries of the example that the function and `draw` take as keyword arguments besides the options.
+
+    Returns:
+      A decorator that returns the function itself.
+    """
+
+    def mark(function: _F) -> _F:
+        _MARKS[function] = _Mark(draw, reads)
+        return function
+
+    return mark
+
+
+def photometric(function: _F) -> _F:
+    """Marks an augmentation that moves no pixel, so that its `Step` leaves mask and boxes of an example as they are.
+
+    Args:
+      function: function(key, image, **options).
+
+    Returns:
+      The function itself.
+    """
+    _MARKS[function] = _Mark(None)
+    return function
+
+
+def option_names(function: Callable[..., jax.Array]) -> list[str]:
+    """Lists the options that a `Step` of a function takes, in the order of its parameters.
+
+    Args:
+      function: function(key, image, **options).
+
+    Returns:
+      Their names.
+    """
+    names = list(_without_entries(function).parameters)[2:]
+    mark = _MARKS.get(function)
+    return names if mark is None or mark.draw is None else [*names, "mask_fill"]
+
+
+def _without_entries(function: Callable[..., jax.Array]) -> inspect.Signature:
+    """Returns the signature without the entries of the example that the function reads."""
+    signature = inspect.signature(function)
+    reads = _MARKS[function].reads if function in _MARKS else ()
+    return signature.replace(parameters=[one for name, one in signature.parameters.items() if name not in reads])
+
+
+class Step(Partial):
+    """One augmentation with its options: a hashable value that is called as `step(key, example)`.
+
+        Step(random_crop, padding=4, border="reflect")
+
+    A geometric function moves "mask" and "boxes" along with "image", by the same random geometry. Each pixel of the
+    mask is the nearest one; where `fill` comes into view, the mask becomes `mask_fill`. If pixels of the image pad it,
+    those of the mask pad the mask. A box becomes the box around its moved corners, clipped to the image; after
+    `elastic`, the box around the pixels that come from it. A box of which nothing is left is no longer valid.
+
+    Args:
+      function: called as function(key, image, **options); defined at the top of a module, since a lambda or a nested
+        function differs from its own twin and would be compiled anew each time. For examples with a mask or boxes, mark
+        it by `geometric` or `photometric`.
+      **options: keyword arguments of the function, hashable. A geometric function takes `mask_fill` too, a class index;
+        by default `IGNORED`.
+
+    Raises:
+      ValueError: `function` is not defined at the top of a module, or `mask_fill` is not an int of at least 0.
+      TypeError: the function does not take these options, or one cannot be hashed.
+    """
+
+    def __init__(self, function: Callable[..., jax.Array], /, **options: Any):
+        if "<" in getattr(function, "__qualname__", "<"):
+            raise ValueError(f"Step expects a function defined at the top of a module, got {function!r}")
+        known = option_names(function)
+        others = dict(options)
+        if "mask_fill" in known:
+            fill = others.pop("mask_fill", IGNORED)
+            if not is_int(fill) or fill < 0:
+                raise ValueError(f"Step expects mask_fill, a class index of at least 0, got {fill!r}")
+        try:
+            _without_entries(function).bind("key", "image", **others)
+        except TypeError as error:
+            raise TypeError(f"{function.__name__} takes the options {known}, got {list(options)}: {error}") from None
+        super().__init__(function, **options)
+
+    def __call__(self, key: jax.Array, example: Example) -> dict[str, Any]:
+        """Changes one example.
+
+        Args:
+          key: typed random key, consumed.
+          example: "image", shape (height, width, channels), floating point; optionally "mask", shape (height, width),
+            integers; optionally "boxes", shape (boxes, 4), floating point, the edges (left, top, right, bottom) in
+            pixels, 0 being the outer edge of the first pixel, with "valid", shape (boxes,), bool; other entries stay as
+            they are.
+
+        Returns:
+          The example, with the same names and dtypes. The shapes are the same too, except those of image and mask after
+          an augmentation with a size of its own.
+
+        Raises:
+          ValueError: an entry is missing, has the wrong shape or cannot be moved, or an option is out of range.
+          TypeError: `example` is not a mapping, or an entry has the wrong dtype.
+        """
+        name = self.function.__name__
+        _check_example(name, example)
+        mark = _MARKS.get(self.function, _Mark(None))
+        options = dict(self.options) | _entries(name, example, mark.reads)
+        mask_fill = options.pop("mask_fill", IGNORED)
+        places = sorted(example.keys() & {"mask", "boxes", "masks"})
+        if places and self.function not in _MARKS:
+            raise ValueError(
+                f"Step does not know whether {name} moves pixels, got an example with {places}; mark the function with "
+                "jaxcnn.data.geometric or jaxcnn.data.photometric"
+            )
+        changed = dict(example)
+        if places and mark.draw is not None:
+            if "masks" in places:
+                raise ValueError(f"{name} moves 'image', 'mask' and 'boxes', got an example with 'masks' too")
+            height, width = example["image"].shape[:2]
+            drawing = {name: value for name, value in options.items() if name != "fill"}
+            geometry = mark.draw(key, height, width, **drawing)
+            changed |= _moved(geometry, example, height, width, mask_fill)
+        return changed | {"image": self.function(key, example["image"], **options)}
+
+
+def _moved(geometry: Geometry, example: Example, height: int, width: int, mask_fill: int) -> dict[str, Any]:
+    """Returns mask and boxes of an example after their move, as far as it has them."""
+    changed = {}
+    if "mask" in example:
+        changed["mask"] = geometry.mask(example["mask"], mask_fill)
+    if "boxes" in example:
+        changed["boxes"] = boxes = geometry.boxes(example["boxes"], height, width)
+        left, top, right, bottom = boxes.T
+        changed["valid"] = example["valid"] & (right > left) & (bottom > top)
+    return changed
+
+
+def _entries(name: str, example: Example, reads: tuple[str, ...]) -> dict[str, Any]:
+    missing = [entry for entry in reads if entry not in example]
+    if missing:
+        raise ValueError(
+            f"{name} expects an example with {', '.join(map(repr, reads))}, got {', '.join(map(repr, example))}"
+        )
+    return {entry: example[entry] for entry in reads}
+
+
+def _check_example(name: str, example: Any) -> None:
+    if not isinstance(example, Mapping):
+        raise TypeError(
+            f'a Step of {name} expects an example such as {{"image": image}}, got {type(example).__name__}; for an '
+            f"image alone call {name} itself"
+        )
+    if "image" not in example:
+        raise ValueError(f"a Step of {name} expects an example with 'image', got {', '.join(map(repr, example))}")
+    if "mask" in example:
+        image, mask = example["image"], example["mask"]
+        if mask.shape != image.shape[:2]:
+            raise ValueError(f"{name} expects a mask as large as the image, got {mask.shape} and {image.shape}")
+        if not jnp.issubdtype(mask.dtype, jnp.integer):
+            raise TypeError(f"{name} expects a mask of integers, the class of each pixel, got {mask.dtype}")
+    if "boxes" in example:
+        _check_boxes(name, example["boxes"], example.get("valid"))
+
+
+def _check_boxes(name: str, boxes: Any, valid: Any) -> None:
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"{name} expects boxes of shape (boxes, 4), got {boxes.shape}")
+    if not jnp.issubdtype(boxes.dtype, jnp.floating):
+        raise TypeError(f"{name} expects boxes of floating point, in pixels, got {boxes.dtype}")
+    if valid is None:
+        raise ValueError(f"{name} expects 'valid' beside 'boxes', since a box may leave the image, got none")
+    if valid.shape != boxes.shape[:1] or valid.dtype != jnp.bool_:
+        raise ValueError(f"{name} expects 'valid' of bool, shape {boxes.shape[:1]}, got {valid.dtype} {valid.shape}")
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Composition:
+    """Augmentations one after the other, as `compose` builds them: a hashable value, called as a `Step` is."""
+
+    steps: tuple["Step | Composition", ...]
+
+    def __call__(self, key: jax.Array, example: Example) -> dict[str, Any]:
+        """Applies the steps to one example, each with its own key."""
+        changed = dict(example)
+        for index, step in enumerate(self.steps):
+            try:
+                changed = step(jax.random.fold_in(key, index), changed)
+            except Exception as error:
+                error.add_note(f"in augmentation step {index}: {step!r}")
+                raise
+        return changed
+
+    def __repr__(self) -> str:
+        return f"compose({', '.join(map(repr, self.steps))})"
+
+
+def compose(*steps: Step | Composition) -> Composition:
+    """Chains augmentations into one, to be called as `augment(key, example)`.
+
+    The step at place i draws from `fold_in(key, i)`: steps added at the end leave the draws of the
+    earlier ones as they are. No steps at all is the identity.
+
+    Args:
+      steps: applied from left to right; a composition may stand among them.
+
+    Returns:
+      A hashable value; equal steps make equal compositions.
+
+    Raises:
+      TypeError: a step is neither a `Step` nor a `Composition`.
+    """
+    for step in steps:
+        if not isinstance(step, Step | Composition):
+            raise TypeError(f"compose expects steps, as Step(shift, max_shift=2), got {step!r}")
+    return Composition(steps)

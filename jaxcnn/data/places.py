@@ -1,0 +1,102 @@
+"""Where the examples of a training are while it runs: on the device, in host memory, or where they are stored."""
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import jax
+
+from jaxcnn.data.sources.on_device import OnDevice
+from jaxcnn.data.sources.source import Source
+from jaxcnn.data.splits import in_memory
+
+Where: TypeAlias = Literal["device", "memory", "stream"]
+"""In the memory of the device; in host memory; or read from the source whenever they are used."""
+
+_SHARE = 10
+"""A set goes into a memory if it takes at most one part in so many of it."""
+
+
+class Place(NamedTuple):
+    """Where examples are while a model trains.
+
+    Attributes:
+      where: on the device, in memory, or in their source.
+      reason: why, for a person.
+    """
+
+    where: Where
+    reason: str
+
+
+def choose_place(sources: Sequence[Source], *, prepared: bool = False) -> Place:
+    """Chooses where examples are while a model trains. The batches are the same everywhere.
+
+    A set on the device costs no transfer and no work of the host. A set in memory is read and decoded once instead of
+    in every epoch.
+
+    Args:
+      sources: the parts of a set that are used in every epoch.
+      prepared: whether the host prepares each example (`Batches(prepare=...)`).
+
+    Returns:
+      The fastest place that is large enough: a set takes at most a tenth of the memory there.
+    """
+    if prepared:
+        return Place("stream", "the host prepares each example")
+    if any(None in entry.shape for source in sources for entry in source.spec.values()):
+        return Place("stream", "the examples differ in size")
+    size, host, device = sum(map(_bytes, sources)), _host_bytes(), _device_bytes()
+    if size * _SHARE <= min(host, device):
+        return Place("device", f"they take {_readable(size)} of its {_readable(device)}")
+    if size * _SHARE <= host:
+        return Place("memory", f"they take {_readable(size)} of {_readable(host)}")
+    return Place("stream", f"in memory they would take {_readable(size)} of {_readable(host)}")
+
+
+def put(source: Source, where: Where) -> Source:
+    """Puts examples where they are used.
+
+    Args:
+      source: the examples.
+      where: "stream" leaves them as they are.
+
+    Returns:
+      The same examples.
+
+    Raises:
+      ValueError: there is no such place, the examples differ in size, or a label or a pixel of a mask is out of range.
+    """
+    if where not in get_args(Where):
+        raise ValueError(f"expected one of the places {', '.join(get_args(Where))}, got {where!r}")
+    if where == "stream":
+        return source
+    arrays = in_memory(source)
+    return OnDevice(arrays) if where == "device" else arrays
+
+
+def _bytes(source: Source) -> int:
+    shapes: Any = [entry.shape for entry in source.spec.values()]
+    return len(source) * sum(
+        math.prod(shape) * entry.dtype.itemsize for shape, entry in zip(shapes, source.spec.values(), strict=True)
+    )
+
+
+def _host_bytes() -> int:
+    """Returns the memory of the host; 8 GB where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 8 * 10**9
+
+
+def _device_bytes() -> int:
+    """Returns the memory of the default device, which is that of the host where the device does not tell."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit", _host_bytes())
+
+
+def _readable(size: int) -> str:
+    unit, name = (10**9, "GB") if size >= 10**9 else (10**6, "MB") if size >= 10**6 else (10**3, "kB")
+    return f"{size / unit:,.1f} {name}"

@@ -1,0 +1,114 @@
+"""The figure of augmented examples beside their originals."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxcnn.plots.figures import (
+    INK,
+    LABEL,
+    MARGIN_INCHES,
+    checked_images,
+    class_colour,
+    drawable,
+    new_figure,
+    shorten,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_OPACITY = 0.4
+_SIZE, _GAP = 1.7, 0.1
+
+
+def augmented(
+    rows: Sequence[Sequence[Mapping[str, Any]]],
+    titles: Sequence[str] = (),
+    *,
+    ignore_index: int | None = None,
+    subtitle: str = "",
+) -> "Figure":
+    """Draws originals and augmented forms of them, one row for each original.
+
+    A mask lies over its image in the colours of its classes, white where it belongs to no class. Boxes have a frame in
+    the colour of their class.
+
+    Args:
+      rows: at least one; the original first, and then its augmented forms, as many in each row. Each is an example
+        with "image", grey or RGB, floating point in [0, 1], shape (height, width, 1 or 3); optionally with "mask",
+        shape (height, width), integers; optionally with "boxes", shape (boxes, 4), edges (left, top, right, bottom) in
+        pixels, "valid", shape (boxes,), and "classes", shape (boxes,).
+      titles: of the originals, such as their classes; names longer than 18 characters are shortened.
+      ignore_index: the value of the pixels of a mask that belong to no class; None if there is none.
+      subtitle: what was drawn, such as the data and the augmentation.
+
+    Returns:
+      A figure with one picture for each example.
+
+    Raises:
+      ImportError: matplotlib is not installed.
+      TypeError: images are not floating point.
+      ValueError: there is no row, the rows differ in length, or images have another shape or values out of range.
+    """
+    counts = {len(row) for row in rows}
+    if len(counts) != 1 or 0 in counts:
+        raise ValueError(f"augmented expects rows of the same number of examples, at least 1, got {sorted(counts)}")
+    [columns] = counts
+    if titles and len(titles) != len(rows):
+        raise ValueError(f"augmented expects a title for each of the {len(rows)} rows, got {len(titles)}")
+    pictures = [[_drawn(example, ignore_index) for example in row] for row in rows]
+    heights = [max(_SIZE * picture.shape[0] / picture.shape[1] for picture in row) for row in pictures]
+    label_inches = 0.32 if titles else 0.0
+    height = sum(heights) + len(rows) * (_GAP + label_inches) + MARGIN_INCHES
+    # As wide as a heading of one line needs.
+    total_width = max(columns * (_SIZE + _GAP) + 2 * MARGIN_INCHES, 6.0)
+    figure = new_figure(total_width, height, "Original and augmented", subtitle)
+    width, total = figure.get_size_inches()
+    bottom = height
+    names = [shorten(text, 18) for text in drawable(titles)]
+    for place, (row, row_height) in enumerate(zip(pictures, heights, strict=True)):
+        bottom -= row_height + label_inches + _GAP
+        for column, picture in enumerate(row):
+            tall = _SIZE * picture.shape[0] / picture.shape[1]
+            left = MARGIN_INCHES + column * (_SIZE + _GAP)
+            axes = figure.add_axes((left / width, (bottom + row_height - tall) / total, _SIZE / width, tall / total))
+            axes.imshow(picture, vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+            axes.set_axis_off()
+            _draw_boxes(axes, rows[place][column])
+            if names and column == 0:
+                axes.set_title(names[place], loc="left", fontsize=LABEL, color=INK, pad=4, parse_math=False)
+    return figure
+
+
+def _drawn(example: Mapping[str, Any], ignore_index: int | None) -> np.ndarray:
+    """Returns the picture of an example with its mask, RGB."""
+    # Interpolation rounds, and may leave the range by the last bit.
+    image = np.asarray(example["image"])
+    image = np.clip(image, 0, 1) if image.dtype.kind == "f" and np.abs(image - 0.5).max() <= 0.501 else image
+    [pixels] = checked_images(image[None])
+    pixels = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+    if "mask" not in example:
+        return pixels
+    mask = np.asarray(example["mask"])
+    colours = np.ones(pixels.shape)
+    for value in np.unique(mask):
+        if value != ignore_index:
+            colours[mask == value] = class_colour(int(value))
+    return (1 - _OPACITY) * pixels + _OPACITY * colours
+
+
+def _draw_boxes(axes: "Axes", example: Mapping[str, Any]) -> None:
+    from matplotlib.patches import Rectangle
+
+    boxes = np.asarray(example.get("boxes", np.zeros((0, 4))))
+    valid = example.get("valid", np.ones(len(boxes), bool))
+    classes = example.get("classes", np.zeros(len(boxes), int))
+    for (left, top, right, bottom), there, place in zip(boxes, np.asarray(valid), np.asarray(classes), strict=True):
+        if there:
+            # Pixel 0 of a picture is centred at 0, and begins at -1/2.
+            frame = Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, linewidth=1.5)
+            frame.set_edgecolor(class_colour(int(place)))
+            axes.add_patch(frame)
