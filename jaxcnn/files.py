@@ -1,10 +1,11 @@
-"""Writes files atomically."""
+"""Writes files atomically, locks them, and knows the folder of caches."""
 
 import contextlib
 import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -15,6 +16,76 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+_LOCKED_BYTE = 1024
+
+
+class LockedError(Exception):
+    """Another process holds a lock.
+
+    Attributes:
+      holder: number of that process.
+    """
+
+    def __init__(self, path: Path, holder: str) -> None:
+        super().__init__(f"process {holder} holds the lock {str(path)!r}")
+        self.holder = holder
+
+
+def cache_folder() -> Path:
+    """Returns the folder for files that can be made again.
+
+    It is that of the environment variable JAXCNN_CACHE_DIR, `$XDG_CACHE_HOME/jaxcnn`, or `~/.cache/jaxcnn`.
+    """
+    if folder := os.environ.get("JAXCNN_CACHE_DIR"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxcnn"
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike[str], *, patience: float = 0.0) -> Iterator[None]:
+    """Holds a lock while the block runs. The system releases it when the process ends, however it ends.
+
+    Args:
+      path: file of the lock, in an existing folder; it is created and not removed.
+      patience: seconds to wait for another process.
+
+    Raises:
+      LockedError: another process holds the lock.
+      OSError: the file cannot be written, or its file system has no locks.
+    """
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        deadline = time.monotonic() + patience
+        while not _hold(lock):
+            if time.monotonic() >= deadline:
+                os.lseek(lock, 0, os.SEEK_SET)
+                holder = os.read(lock, 20).decode(errors="replace").strip()
+                raise LockedError(Path(path), holder)
+            time.sleep(0.1)
+        os.lseek(lock, 0, os.SEEK_SET)
+        os.ftruncate(lock, 0)
+        os.write(lock, str(os.getpid()).encode())
+        yield
+    finally:
+        os.close(lock)
+
+
+def _hold(lock: int) -> bool:
+    """Locks an open file until it is closed; returns False if another process holds it."""
+    try:
+        try:
+            import fcntl
+        except ImportError:  # Windows, where nobody else can read the locked byte: it is one after the text.
+            import msvcrt
+
+            os.lseek(lock, _LOCKED_BYTE, os.SEEK_SET)
+            msvcrt.locking(lock, msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]
+        else:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
 
 
 def check_target(path: str | os.PathLike[str]) -> Path:
@@ -81,7 +152,7 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         if target.exists():
             shutil.copymode(target, temporary)
         os.replace(temporary, target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -101,8 +172,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         file.write(text.encode())
 
 
-def _sync_folder(folder: Path) -> None:
-    """Flushes a rename to disk on systems that can open folders."""
+def sync_folder(folder: Path) -> None:
+    """Flushes the names of a folder's files to disk on systems that can open folders.
+
+    Args:
+      folder: the folder.
+    """
     if not hasattr(os, "O_DIRECTORY"):
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -295,10 +295,9 @@ class Network:
                 f"predict expects a network with a preprocessing for picture files, got none for {printable(picture)}; "
                 "give prepared images, or dataclasses.replace(network, preprocessing=...)"
             )
-        pixels = read_picture(picture, prepare.channels)
-        if isinstance(prepare, Preprocessing):
-            pixels = np.round(255 * pixels).astype(np.uint8)
-        return prepare(pixels)
+        if isinstance(prepare, FitPicture):
+            return prepare(prepare.read(picture))
+        return prepare(read_picture(picture, prepare.channels))
 
     def _predicted(self, images: list[np.ndarray], size: int, task: Task, top: int) -> list[Any]:
         if len(shapes := {image.shape for image in images}) > 1:
@@ -460,10 +459,7 @@ def _is_own_file(path: Path) -> bool:
 
 def _load_run(path: Path, layer: Layer | None) -> Network:
     found, params, state, info = load_model(path, layer=layer)
-    shape = info.image_shape
-    # A model of images of any size has no size to fit pictures into.
-    prepare = FitPicture(shape) if len(shape) == 3 and all(shape) else None
-    return Network(found, params, state, prepare, info.class_names, info.task)
+    return Network(found, params, state, info.preprocessing, info.class_names, info.task)
 
 
 def _load_own(path: Path, layer: Layer | None) -> Network:

@@ -1,10 +1,11 @@
 import os
 import socket
 import stat
+from pathlib import Path
 
 import pytest
 
-from jaxcnn.files import check_target, write_text, written_whole
+from jaxcnn.files import LockedError, cache_folder, check_target, locked, write_text, written_whole
 
 
 def write(path, content=b"new"):
@@ -154,3 +155,25 @@ def test_a_text_is_written_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "before"
     write_text(path, "after")
     assert path.read_text() == "after"
+
+
+def test_a_lock_is_held_while_the_block_runs(tmp_path):
+    with locked(tmp_path / "lock"):
+        with pytest.raises(LockedError, match=rf"process {os.getpid()} holds the lock .*lock'") as refused:
+            locked(tmp_path / "lock", patience=0.15).__enter__()
+        assert refused.value.holder == str(os.getpid())
+    with pytest.raises(OSError, match="disk full"), locked(tmp_path / "lock"):
+        raise OSError("disk full")
+    with locked(tmp_path / "lock"):
+        pass
+
+
+def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("JAXCNN_CACHE_DIR", raising=False)
+    assert cache_folder() == tmp_path / ".cache" / "jaxcnn"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert cache_folder() == Path("/caches/jaxcnn")
+    monkeypatch.setenv("JAXCNN_CACHE_DIR", "/mine")
+    assert cache_folder() == Path("/mine")

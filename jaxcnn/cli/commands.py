@@ -6,7 +6,21 @@ from typing import Any
 import tyro
 
 from jaxcnn.cli.errors import CommandError, reported
-from jaxcnn.cli.options import COMMANDS, Bench, Command, Evaluate, Export, Plot, Predict, Preview, Summary, Train
+from jaxcnn.cli.options import (
+    COMMANDS,
+    Bench,
+    Command,
+    DataInfo,
+    Evaluate,
+    Export,
+    ListData,
+    Plot,
+    Predict,
+    Prepare,
+    Preview,
+    Summary,
+    Train,
+)
 from jaxcnn.cli.terminal import complain, errors_escaped, say, writing
 
 _DESCRIPTION = "jaxcnn: train, evaluate and look into convolutional networks in JAX."
@@ -52,7 +66,8 @@ def _parsed(arguments: list[str]) -> Any:
 
 
 def _dispatch(
-    command: Train | Evaluate | Plot | Predict | Export | Summary | Bench | Preview, arguments: list[str]
+    command: Train | Evaluate | Plot | Predict | Export | Summary | Bench | ListData | Prepare | DataInfo | Preview,
+    arguments: list[str],
 ) -> int:
     # Each command imports only the packages that it needs: a summary does not wait for Orbax.
     match command:
@@ -84,6 +99,18 @@ def _dispatch(
             from jaxcnn.cli.bench import bench
 
             return bench(command)
+        case ListData():
+            from jaxcnn.cli.prepare import list_data
+
+            return list_data()
+        case Prepare():
+            from jaxcnn.cli.prepare import prepare
+
+            return prepare(command)
+        case DataInfo():
+            from jaxcnn.cli.info import info
+
+            return info(command)
         case Preview():
             from jaxcnn.cli.preview import preview
 

@@ -14,15 +14,18 @@ from jaxcnn.cli.activity import Activity
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Evaluate
 from jaxcnn.cli.terminal import columns, say, shown
-from jaxcnn.data import Source
+from jaxcnn.data import Source, named
 from jaxcnn.tables import Table
-from jaxcnn.tasks import Classification
+from jaxcnn.tasks import Classification, MultiLabel, Regression
 from jaxcnn.training.experiment import evaluation_task
-from jaxcnn.training.run_folder import ModelInfo
+from jaxcnn.training.run_folder import ModelInfo, RunFolder
 from jaxcnn.types import Mean, Task
 
 _WORDS = {"iou": "IoU", "f1": "F1", "top5": "top-5"}
 """Parts of the names of figures, and how text shows them."""
+
+_KINDS = {Classification: "classes", MultiLabel: "multi-label", Regression: "numbers"}
+"""What the labels of a table are, by the task."""
 
 _ORDER = ("precision", "recall", "f1", "iou", "dice")
 """Order of the figures of each class; compiled functions sort theirs."""
@@ -68,7 +71,10 @@ def _source(options: Evaluate, info: ModelInfo) -> tuple[Source, str]:
     if options.data is None:
         split = split or "test"
         return trained.load_splits(options.run)[split], split
-    source, name = names.load_part(options.data, split), options.data
+    source, name = names.load_part(options.data, split, **_reading(options, info)), options.data
+    if "image" in source.spec and None in source.spec["image"].shape and info.preprocessing is not None:
+        with reported(ValueError):
+            source = data.resized(source, info.preprocessing)
     shape = source.spec["image"].shape if "image" in source.spec else ()
     if shape != info.image_shape:
         expected, got = ("x".join(map(str, one)) for one in (info.image_shape, shape))
@@ -76,6 +82,27 @@ def _source(options: Evaluate, info: ModelInfo) -> tuple[Source, str]:
     with reported(ValueError):
         matched = data.match_classes(source, info.class_names)
     return matched, name if split is None else f"{split} of {name}"
+
+
+def _reading(options: Evaluate, info: ModelInfo) -> dict[str, Any]:
+    """Returns how `jaxcnn.data.load` reads pictures: as those of the run."""
+    found = named.find(str(options.data))
+    takes = named.SCHEMES[found.scheme].takes if found and found.scheme else frozenset()
+    stored = RunFolder(options.run).config.get("options", {})
+    words = {
+        "channels": info.image_shape[2],
+        "class_names": info.class_names,
+        "kind": _KINDS.get(type(info.task), "auto"),
+        "labels": tuple(stored.get("labels", ())),
+        "separator": stored.get("separator"),
+    }
+    words = {name: value for name, value in words.items() if name in takes}
+    if options.skip_bad:
+        words["skip_bad"] = True
+    # Images that already are arrays must have the size of the run, unless the run resized such images too.
+    if info.fitted is not None or "class_names" in takes:
+        words["image_size"] = info.preprocessing
+    return words
 
 
 def _detailed(task: Task) -> Any:

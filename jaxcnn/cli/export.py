@@ -7,6 +7,7 @@ from jaxcnn.cli.activity import Activity
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Export
 from jaxcnn.cli.terminal import say, shown
+from jaxcnn.data import FitPicture
 from jaxcnn.interop.export import ExportedModel, check_paths, export_stablehlo
 from jaxcnn.interop.onnx import export_onnx
 from jaxcnn.training.run_folder import RunFolder, RunFolderError, TrainedModel
@@ -55,7 +56,7 @@ def export(options: Export) -> int:
 def _export(options: Export, run: TrainedModel) -> ExportedModel:
     shape = run.info.image_shape
     arguments: Any = (run.layer, run.params, run.state, shape)
-    words: Any = {"class_names": run.info.class_names, "preprocessing": _preprocessing(shape)}
+    words: Any = {"class_names": run.info.class_names, "preprocessing": _preprocessing(shape, run.info.preprocessing)}
     if options.format == "onnx":
         return export_onnx(*arguments, **words)
     return export_stablehlo(
@@ -68,12 +69,21 @@ def _export(options: Export, run: TrainedModel) -> ExportedModel:
     )
 
 
-def _preprocessing(shape: Shape) -> str:
+_FITS = {
+    "crop": "so that the image is covered; the centre is cut out",
+    "fit": "on a background of the median colour of their border",
+    "stretch": "without keeping their aspect ratio",
+}
+"""How pictures are resized, by the mode of `FitPicture`."""
+
+
+def _preprocessing(shape: Shape, fit: FitPicture | None) -> str:
     """Describes the preprocessing of a run's images, which `jaxcnn predict` applies."""
     height, width, channels = shape
+    part = f", {fit.crop_fraction:g} of the shorter side" if fit and fit.crop_fraction < 1 else ""
     kind = {1: " of grey", 3: " in the order red, green, blue"}.get(channels, "")
     return (
         f"pixels in [0, 1], 8-bit values divided by 255; {channels} channel{'s' if channels > 1 else ''}{kind}; "
         f"the model was trained on {height}x{width} pixels, to which other images are resized (bilinear, with "
-        "antialias) on a background of the median colour of their border"
+        f"antialias) {_FITS[fit.mode if fit else 'fit']}{part}"
     )

@@ -3,15 +3,15 @@
 import dataclasses
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxcnn import data
 from jaxcnn.cli import own_models
 from jaxcnn.cli.errors import CommandError, flag, reported
 from jaxcnn.cli.options import Train
+from jaxcnn.cli.prepare import progress_bar
 from jaxcnn.cli.terminal import shown
-from jaxcnn.data import Source, Splits
+from jaxcnn.data import Source, Splits, named
 from jaxcnn.models import catalog
 from jaxcnn.tasks import Classification, MultiLabel, Regression, Segmentation
 from jaxcnn.text import nearest
@@ -19,8 +19,6 @@ from jaxcnn.training.experiment import choose_task
 from jaxcnn.types import Layer, Shape, Task
 
 T = TypeVar("T")
-
-DATA: dict[str, Callable[[], Source | Splits]] = {"digits": data.digits, "shapes": data.shapes}
 
 
 def choose(kind: str, name: str, known: Mapping[str, T]) -> T:
@@ -63,36 +61,32 @@ def _listed(known: Iterable[str]) -> str:
     return textwrap.fill(text, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
-def load_data(name: str) -> Source | Splits:
-    """Reads a data set.
+def load_data(name: str, **options: Any) -> Source | Splits:
+    """Reads a data set, and shows its download.
 
     Args:
-      name: a name of `DATA`, the path of an .npz file, or a folder of pictures and masks (`jaxcnn.data.mask_folder`).
+      name: as for `jaxcnn.data.load`.
+      **options: those of `jaxcnn.data.load`.
 
     Returns:
       The data set, or its parts if it has any.
 
     Raises:
-      CommandError: the name is unknown, or the file cannot be read.
+      CommandError: the name is unknown, the data cannot be read, or an option does not apply to them.
     """
-    if name not in DATA and Path(name).is_dir():
-        with reported(ValueError, OSError, ImportError):
-            return data.mask_folder(name)
-    if name not in DATA and (name.endswith(".npz") or Path(name).exists()):
-        with reported(ValueError, OSError, TypeError):
-            return data.load_npz(name)
-    if name not in DATA:
-        raise CommandError(unknown("data set", name, [*DATA, "FILE.npz", "FOLDER"]))
-    with reported(ImportError):
-        return DATA[name]()
+    if named.find(name) is None:
+        raise CommandError(unknown("data set", name, [*named.NAMES, *named.DOWNLOADED, *named.PATTERNS]))
+    with reported(ValueError, OSError, TypeError, ImportError), progress_bar() as progress:
+        return data.load(name, progress=progress, **options)
 
 
-def load_part(name: str, part: str | None) -> Source:
+def load_part(name: str, part: str | None, **options: Any) -> Source:
     """Reads a data set, or one of its parts.
 
     Args:
       name: as in `load_data`.
       part: name of a part; None for data without parts.
+      **options: those of `jaxcnn.data.load`.
 
     Returns:
       The examples.
@@ -100,7 +94,7 @@ def load_part(name: str, part: str | None) -> Source:
     Raises:
       CommandError: the data cannot be read, have no such part, or have several parts and `part` is None.
     """
-    source = load_data(name)
+    source = load_data(name, **options)
     if not isinstance(source, Mapping):
         if part is not None:
             raise CommandError(f"--split {part} expects data with parts, got {shown(name)}, which has none; omit it")
@@ -122,7 +116,8 @@ def load_splits(options: Train) -> dict[str, Source]:
     Raises:
       CommandError: the data cannot be read, or the options do not fit them.
     """
-    source = load_data(options.data)
+    reading = _reading(options)
+    source = load_data(options.data, **reading)
     own = {"validation": options.validation_data, "test": options.test_data}
     with reported(ValueError):
         if options.classes:
@@ -130,7 +125,8 @@ def load_splits(options: Train) -> dict[str, Source]:
         parts = dict(source) if isinstance(source, Mapping) else {"train": source}
         for part, name in own.items():
             if name is not None:
-                parts[part] = data.match_classes(_whole(name, part, options.classes), parts["train"].class_names)
+                parts[part] = _whole(name, part, options, reading, parts["train"].class_names)
+        parts = _of_one_size(parts, options)
         splits = data.split(parts, seed=options.recipe.split_seed)
         if options.examples_per_class is not None:
             few = data.few(splits["train"], options.examples_per_class, seed=options.recipe.split_seed)
@@ -138,12 +134,50 @@ def load_splits(options: Train) -> dict[str, Source]:
     return splits
 
 
-def _whole(name: str, part: str, classes: tuple[str, ...]) -> Source:
+_KINDS = {"classification": "classes", "multi-label": "multi-label", "regression": "numbers"}
+"""What the labels of a table are, by the option --task."""
+
+
+def _reading(options: Train) -> dict[str, Any]:
+    """Returns the options of `jaxcnn.data.load`; those of tables only where they say something."""
+    found = named.find(options.data)
+    is_table = found is not None and found.scheme == "manifest"
+    return {
+        "image_size": options.image_size,
+        "resize": options.resize if options.image_size else "crop",
+        "channels": options.channels,
+        "skip_bad": options.skip_bad,
+        "labels": options.labels,
+        "separator": options.separator,
+        "kind": _KINDS.get(options.task, "auto") if is_table else "auto",
+    }
+
+
+def _of_one_size(parts: dict[str, Source], options: Train) -> dict[str, Source]:
+    """Fits images of different sizes into the size that the model was made for."""
+    specs = [part.spec["image"].shape for part in parts.values() if "image" in part.spec]
+    whole = len(set(specs)) <= 1 and all(None not in shape for shape in specs)
+    if whole and options.resize != "crop" and not options.image_size:
+        raise CommandError(
+            f"--resize {options.resize} has an effect only with --image-size, or on pictures of different sizes; omit "
+            "it"
+        )
+    if whole or options.model not in catalog.CATALOG or any("mask" in part.spec for part in parts.values()):
+        return parts
+    height, width, _ = catalog.CATALOG[options.model].image_shape
+    return data.resized(parts, (height, width), mode=options.resize)
+
+
+def _whole(name: str, part: str, options: Train, reading: Mapping[str, Any], class_names: tuple[str, ...]) -> Source:
     """Reads a data set that is one part of a training: all of it, or its part of that name if it has several."""
-    source = load_data(name)
+    found = named.find(name)
+    takes = named.SCHEMES[found.scheme].takes if found and found.scheme else frozenset()
+    words = {field: value for field, value in reading.items() if field in takes or field in ("image_size", "resize")}
+    source = load_data(name, **words, **({"class_names": class_names} if "class_names" in takes else {}))
     if isinstance(source, Mapping):
         source = next(iter(source.values())) if len(source) == 1 else choose("part", part, source)
-    return data.choose_classes(source, classes) if classes else source
+    chosen = data.choose_classes(source, options.classes) if options.classes else source
+    return data.match_classes(chosen, class_names)
 
 
 def _only(source: Source | Splits, classes: tuple[str, ...]) -> Source | Splits:

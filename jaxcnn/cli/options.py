@@ -29,8 +29,25 @@ class Train:
     """Name of the model; `jaxcnn summary` lists them. For a model of your own give MODULE:FUNCTION or
     FILE.py:FUNCTION; see `jaxcnn bench`."""
     data: str = "digits"
-    """Data: digits; shapes (digits on photographs, with masks); an .npz file with arrays `images`
-    (n, height, width[, channels]) and `labels` (n,); or a folder with the folders `images` and `masks` of PNG files."""
+    """Data: digits; shapes (digits on photographs, with masks); cifar10, mnist and others of `jaxcnn data list`, which
+    are downloaded once; tfds:NAME[/CONFIG][:VERSION][:SPLIT], prepared by TensorFlow Datasets; wds:PATTERN, tar files
+    as WebDataset writes them; a folder with a folder of pictures for each class, or these in train, val and test; a
+    .csv, .tsv or .parquet file with columns `path`, `label` and perhaps `split`; a folder with the folders `images` and
+    `masks` of PNG files; or an .npz file with arrays `images` (n, height, width[, channels]) and `labels` (n,)."""
+    image_size: tuple[int, ...] = ()
+    """Size of the images: one number, or height and width. Pictures are resized by --resize, and `predict` resizes in
+    the same way. Default: as the data are, or that of the model if the pictures differ in size."""
+    resize: Literal["crop", "fit", "stretch"] = "crop"
+    """How pictures of another aspect ratio are resized: crop cuts out the centre, fit adds a border of its median
+    colour, stretch changes the aspect ratio."""
+    channels: int | None = None
+    """Channels of pictures in files: 1 for grey, 3 for red, green and blue. Default: 3."""
+    skip_bad: bool = False
+    """Leave out files that cannot be read as pictures, instead of refusing the data; they are counted."""
+    labels: tuple[str, ...] = ()
+    """Columns of the labels in a table. Default: `label`, `class`, `target` or the like."""
+    separator: str | None = None
+    """What is between the names of several classes in one column of a table, such as |. Default: one class each."""
     validation_data: str | None = None
     """Validation set, named as --data, with the same classes in any order. Default: that of the data, or drawn from
     the training set."""
@@ -91,7 +108,10 @@ class Evaluate:
     split: Literal["auto", "test", "validation", "train"] = "auto"
     """Part of the data; the training set is not augmented. auto: test, or all of --data if they have no parts."""
     data: str | None = None
-    """Other data, named as in `jaxcnn train`, with the same classes in any order. Default: those of the run."""
+    """Other data, named as in `jaxcnn train`, with the same classes in any order. Pictures are resized as those of the
+    run. Default: those of the run."""
+    skip_bad: bool = False
+    """Leave out files of --data that cannot be read as pictures."""
     batch_size: int = 256
     """Images in a batch."""
     json: bool = False
@@ -232,11 +252,48 @@ class Bench:
 
 @readable
 @dataclass(frozen=True)
+class ListData:
+    """Lists the data sets that are downloaded and prepared when they are first used."""
+
+
+@readable
+@dataclass(frozen=True)
+class Prepare:
+    """Prepares a data set: downloads its archives, or reads local ones, and checks their published checksums.
+
+    An interrupted download goes on where it stopped. The data set is kept in the folder of caches (JAXCNN_CACHE_DIR).
+    """
+
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
+    """Name of the data set; `jaxcnn data list` lists them."""
+    archive: Annotated[Path | None, tyro.conf.arg(name="from", metavar="PATH", help_behavior_hint="")] = None
+    """Local file, or folder of several files, instead of a download. The files have their published names."""
+
+
+@readable
+@dataclass(frozen=True)
+class DataInfo:
+    """Looks through a data set: counts, sizes, channels, mean and std, and a contact sheet.
+
+    Warns of unreadable files, of classes that are rare, missing or in two spellings, of pictures that occur several
+    times, and of pictures of the test set that look like training pictures.
+    """
+
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
+    """Data, named as in `jaxcnn train`."""
+    limit: int | None = None
+    """Largest number of images that are read of each part, drawn at random. Default: all."""
+    output: Path = Path("contact_sheet.png")
+    """PNG file for the contact sheet; an older file is replaced."""
+    json: bool = False
+    """Print one JSON object instead of text."""
+
+
+@readable
+@dataclass(frozen=True)
 class Preview:
     """Draws examples of a data set beside augmented forms of them, with masks and boxes."""
 
-    what: Annotated[tyro.conf.Positional[Literal["preview"]], tyro.conf.arg(metavar="preview")]
-    """The word preview."""
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
     """Data, named as in `jaxcnn train`; of several parts, the training set."""
     augment: str = "affine"
@@ -262,5 +319,11 @@ Command = (
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Summary, tyro.conf.subcommand("summary")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
-    | Annotated[Preview, tyro.conf.subcommand("data")]
+    | Annotated[
+        Annotated[ListData, tyro.conf.subcommand("list")]
+        | Annotated[Prepare, tyro.conf.subcommand("prepare")]
+        | Annotated[DataInfo, tyro.conf.subcommand("info")]
+        | Annotated[Preview, tyro.conf.subcommand("preview")],
+        tyro.conf.subcommand("data", description="Lists, prepares, looks through and previews data sets."),
+    ]
 )

@@ -16,10 +16,9 @@ from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Predict
 from jaxcnn.cli.predictions import Prediction, Unreadable, make_writer
 from jaxcnn.cli.terminal import complain, shown
-from jaxcnn.data.pictures import EXTENSIONS, FitPicture, PictureError, read_picture
+from jaxcnn.data.pictures import EXTENSIONS, FitPicture, PictureError
 from jaxcnn.data.prefetch import ahead
 from jaxcnn.training.run_folder import TrainedModel
-from jaxcnn.types import Shape
 
 T = TypeVar("T")
 
@@ -122,11 +121,11 @@ class _Read(NamedTuple):
     error: str = ""
 
 
-def _read(file: _File, shape: Shape) -> _Read:
+def _read(file: _File, fit: FitPicture) -> _Read:
     try:
         if file.fault:
             raise PictureError(file.fault)
-        image = read_image(file.path, shape)
+        image = read_image(file.path, fit)
     except PictureError as error:
         # Name the file as the lines of predictions do, which escape bytes that are not UTF-8 in another way.
         return _Read(file, None, str(error).replace(repr(str(file.path)), f"'{shown(file.path)}'"))
@@ -136,8 +135,9 @@ def _read(file: _File, shape: Shape) -> _Read:
 def _predicted(run: TrainedModel, options: Predict) -> Iterator[list[Prediction | Unreadable]]:
     """Yields the predictions of each batch of files, in order; a thread reads the next batch meanwhile."""
     step = training.make_predict_step(run.layer, run.info.task, precision=run.info.precision)
-    shape, size = run.info.image_shape, None
-    read = (_read(file, shape) for file in _files(options.images))
+    fit, size = run.info.preprocessing, None
+    assert fit is not None  # the number of channels has been checked
+    read = (_read(file, fit) for file in _files(options.images))
     with contextlib.closing(ahead(_chunks(read, options.batch_size), 1)) as chunks:
         for chunk in chunks:
             images = [one.image for one in chunk if one.image is not None]
@@ -162,14 +162,12 @@ def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-def read_image(path: Path, shape: Shape) -> np.ndarray:
-    """Reads an image file and converts it to a model's image shape.
-
-    See `jaxcnn.data.pictures.read_picture` and `FitPicture`.
+def read_image(path: Path, fit: FitPicture) -> np.ndarray:
+    """Reads an image file and fits it, as the images of the run were fitted.
 
     Args:
       path: an image file.
-      shape: (height, width, channels) of the result; 1 channel is grey, 3 are red, green and blue.
+      fit: fits it into the shape of the images; 1 channel is grey, 3 are red, green and blue.
 
     Returns:
       The image, float32 in [0, 1].
@@ -179,4 +177,4 @@ def read_image(path: Path, shape: Shape) -> np.ndarray:
       CommandError: Pillow is not installed.
     """
     with reported(ImportError):
-        return FitPicture(shape)(read_picture(path, shape[2]))
+        return fit(fit.read(path))

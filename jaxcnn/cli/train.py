@@ -14,7 +14,7 @@ from jaxcnn.cli.display import Display, make_display
 from jaxcnn.cli.errors import CommandError, flag, reported
 from jaxcnn.cli.options import RecipeOptions, Train
 from jaxcnn.cli.terminal import errors_escaped, say, shown
-from jaxcnn.data import Source
+from jaxcnn.data import Source, named
 from jaxcnn.models.normalized import normalized
 from jaxcnn.training import NonFiniteLossError, first_schema, trackers
 from jaxcnn.training.checkpoint import CheckpointError
@@ -220,8 +220,13 @@ def _with_absolute_paths(options: Train) -> Train:
     """Makes paths absolute, so that a run does not depend on the working directory."""
     for name in ("data", "validation_data", "test_data", "init_from"):
         given = getattr(options, name)
-        if given is not None and given not in names.DATA and Path(given).exists():
-            options = dataclasses.replace(options, **{name: str(Path(given).absolute())})
+        if given is None:
+            continue
+        if name == "init_from":
+            path = str(Path(given).absolute()) if Path(given).exists() else given
+        else:
+            path = named.absolute(given)
+        options = dataclasses.replace(options, **{name: path})
     return dataclasses.replace(options, model=own_models.with_absolute_path(options.model))
 
 

@@ -44,17 +44,28 @@ from jaxcnn.data.augment import (
 )
 from jaxcnn.data.batches import Batches, eval_batches
 from jaxcnn.data.crops import RandomResizedCrop
+from jaxcnn.data.named import load
+from jaxcnn.data.pictures import FitPicture
 from jaxcnn.data.pixels import unit_pixels
 from jaxcnn.data.places import Place, Where, choose_place, put
 from jaxcnn.data.reading import Prepare
+from jaxcnn.data.resizing import Resized, resized
+from jaxcnn.data.sources.archives import cifar10, cifar100, emnist_digits, fashion_mnist, mnist, prepare, svhn
 from jaxcnn.data.sources.arrays import Arrays, arrays
 from jaxcnn.data.sources.digits import digits
+from jaxcnn.data.sources.hugging_face import HuggingFace, hugging_face
+from jaxcnn.data.sources.image_folder import image_folder
+from jaxcnn.data.sources.manifest import manifest
 from jaxcnn.data.sources.mask_folder import MaskFolder, mask_folder
 from jaxcnn.data.sources.npz import load_npz
 from jaxcnn.data.sources.on_device import OnDevice
+from jaxcnn.data.sources.picture_files import PictureFiles
 from jaxcnn.data.sources.shapes import shapes
 from jaxcnn.data.sources.source import IGNORED, ArraySpec, Gathers, Source, Splits, Subset, gather
+from jaxcnn.data.sources.tfds import Tfds, tfds
+from jaxcnn.data.sources.web_dataset import WebDataset, web_dataset
 from jaxcnn.data.splits import choose_classes, few, in_memory, match_classes, split
+from jaxcnn.data.surveying import survey
 
 __all__ = [
     "AUGMENTATIONS",
@@ -63,16 +74,22 @@ __all__ = [
     "Arrays",
     "Batches",
     "Composition",
+    "FitPicture",
     "Gathers",
+    "HuggingFace",
     "MaskFolder",
     "OnDevice",
+    "PictureFiles",
     "Place",
     "Prepare",
     "RandomResizedCrop",
+    "Resized",
     "Source",
     "Splits",
     "Step",
     "Subset",
+    "Tfds",
+    "WebDataset",
     "Where",
     "affine",
     "alternating_flip",
@@ -83,6 +100,8 @@ __all__ = [
     "brightness",
     "choose_classes",
     "choose_place",
+    "cifar10",
+    "cifar100",
     "color_jitter",
     "compose",
     "contrast",
@@ -90,32 +109,41 @@ __all__ = [
     "cutout",
     "digits",
     "elastic",
+    "emnist_digits",
     "equalize",
     "eval_batches",
+    "fashion_mnist",
     "few",
     "flip",
     "gather",
     "geometric",
     "grayscale",
     "hue",
+    "hugging_face",
+    "image_folder",
     "in_memory",
     "invert",
     "jpeg",
+    "load",
     "load_npz",
+    "manifest",
     "mask_folder",
     "match_classes",
     "mean_over_views",
     "mirror_views",
+    "mnist",
     "noise",
     "parse_augment",
     "perspective",
     "photometric",
     "posterize",
+    "prepare",
     "put",
     "rand_augment",
     "random_crop",
     "random_erasing",
     "random_resized_crop",
+    "resized",
     "rotate",
     "saturation",
     "shapes",
@@ -124,6 +152,10 @@ __all__ = [
     "shift_views",
     "solarize",
     "split",
+    "survey",
+    "svhn",
+    "tfds",
     "trivial_augment",
     "unit_pixels",
+    "web_dataset",
 ]

@@ -1,13 +1,16 @@
 """Decodes picture files, and fits pictures into the images of a model. No other module decodes pictures."""
 
+import io
+import math
 import os
+import re
 import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
@@ -26,11 +29,24 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp",
 MAX_PIXELS = 100_000_000
 """Largest number of pixels of a picture. It limits the memory for untrusted files: a small file can claim any size."""
 
+File: TypeAlias = str | os.PathLike[str] | bytes
+"""The path of a picture file, or its content."""
+
+FitMode: TypeAlias = Literal["crop", "fit", "stretch"]
+"""How a picture of another aspect ratio is fitted; see `FitPicture`."""
+
 _LIGHT_INK = 0.75
 """Mean luma above which a picture with transparency is put on a black page."""
 
+_SPARE = 2
+"""JPEG files are decoded at a smaller scale, but at least this many times larger than they are resized to."""
+
 _MODES = {"RGB": "colours", "RGBA": "colours", "LA": "transparency", "I;16": "16 bits", "L": "fewer bits"}
 """Words for Pillow's modes."""
+
+_PILLOW = r"PIL\."
+_QUIET = ("ignore", None, Warning, re.compile(_PILLOW), 0)
+"""Pillow's modules, and the filter of its warnings."""
 
 _ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 274, 258, 262, 339
 
@@ -41,22 +57,39 @@ class PictureError(ValueError):
 
 @dataclass(frozen=True, repr=False)
 class FitPicture(Value):
-    """Fits pictures into images of one shape, as `jaxcnn predict` does for the models that it trained.
+    """Fits pictures into images of one shape, bilinearly and with antialias.
 
-    The picture keeps its aspect ratio: it is resized to fit (bilinear, with antialias) on a background of its border's
-    median colour.
+    - "crop": the picture keeps its aspect ratio and covers the image, whose centre is cut out. With `crop_fraction`
+      0.875 and 224 x 224 pixels, the shorter side becomes 256: the usual evaluation on ImageNet.
+    - "fit": the picture keeps its aspect ratio and stands whole in the middle, on a background of its border's median
+      colour.
+    - "stretch": the picture fills the image, and its aspect ratio changes.
+
+    A picture of the size of the image stays as it is. A smaller one is enlarged.
 
     Attributes:
       image_shape: (height, width, channels) of the images.
+      mode: "crop", "fit" or "stretch".
+      crop_fraction: of mode "crop": the part of the shorter side that is kept, in (0, 1].
     """
 
     image_shape: Shape
+    mode: FitMode = "fit"
+    crop_fraction: float = 1.0
 
     def __post_init__(self) -> None:
         shape = tuple(self.image_shape)
         if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
             raise ValueError(f"FitPicture expects (height, width, channels) of positive ints, got {self.image_shape!r}")
         object.__setattr__(self, "image_shape", shape)
+        if self.mode not in get_args(FitMode):
+            raise ValueError(f"FitPicture expects mode to be one of {', '.join(get_args(FitMode))}, got {self.mode!r}")
+        if not 0 < self.crop_fraction <= 1:
+            raise ValueError(f"FitPicture expects crop_fraction in (0, 1], got {self.crop_fraction:g}")
+        if self.crop_fraction < 1 and self.mode != "crop":
+            raise ValueError(
+                f"FitPicture expects crop_fraction only with mode 'crop', got {self.crop_fraction:g} with {self.mode!r}"
+            )
 
     @property
     def channels(self) -> int:
@@ -71,7 +104,23 @@ class FitPicture(Value):
             [0, 1].
 
         Returns:
-          The image, float32 in [0, 1], of shape `image_shape`.
+          The image, float32 in [0, 1], of shape `image_shape`. That of a picture of uint8 is `fitted(picture) / 255`.
+
+        Raises:
+          ValueError: the picture has another shape, dtype or range.
+          ImportError: the picture has to be resized, and Pillow is not installed.
+        """
+        image = self.fitted(picture)
+        return np.divide(image, 255, dtype=np.float32) if image.dtype == np.uint8 else image
+
+    def fitted(self, picture: Any) -> np.ndarray:
+        """Fits one picture, and keeps 8 bits.
+
+        Args:
+          picture: as for `__call__`.
+
+        Returns:
+          The image, of shape `image_shape`: uint8 for a picture of uint8, otherwise float32 in [0, 1].
 
         Raises:
           ValueError: the picture has another shape, dtype or range.
@@ -86,29 +135,63 @@ class FitPicture(Value):
                 f"FitPicture expects a picture of shape (height, width, {self.channels}), uint8 or floating point, got "
                 f"{pixels.dtype} {pixels.shape}"
             )
-        pixels = pixels.astype(np.float32) / np.float32(255 if pixels.dtype == np.uint8 else 1)
-        if not (pixels.min() >= 0 and pixels.max() <= 1):  # also true for NaN
-            raise ValueError(
-                f"FitPicture expects floating-point pixels in [0, 1], got {pixels.min():g} to {pixels.max():g}; "
-                "divide grey levels by 255"
-            )
-        return _fit(pixels, self.image_shape[0], self.image_shape[1])
+        if pixels.dtype != np.uint8:
+            pixels = pixels.astype(np.float32, copy=False)
+            if not (pixels.min() >= 0 and pixels.max() <= 1):  # also true for NaN
+                raise ValueError(
+                    f"FitPicture expects floating-point pixels in [0, 1], got {pixels.min():g} to {pixels.max():g}; "
+                    "divide grey levels by 255"
+                )
+        height, width = self.image_shape[:2]
+        if self.mode == "stretch":
+            return _resized(pixels, (height, width))
+        if self.mode == "crop":
+            return _cropped(pixels, (height, width), self._covered)
+        return _on_ground(pixels, height, width)
+
+    def read(self, file: File) -> np.ndarray:
+        """Reads a picture file and fits it; a large JPEG file is decoded at a smaller scale.
+
+        The scale is 1/2, 1/4 or 1/8, as long as the decoded picture is at least twice as large as needed. The result
+        is a little smoother or sharper than from the whole picture, at a fraction of the time.
+
+        Args:
+          file: as for `read_picture`.
+
+        Returns:
+          The image, uint8, of shape `image_shape`.
+
+        Raises:
+          PictureError: as `read_picture`.
+          ImportError: Pillow is not installed.
+          ValueError: the image has neither 1 nor 3 channels.
+        """
+        height, width = self._covered
+        return self.fitted(read_picture(file, self.channels, at_least=(_SPARE * height, _SPARE * width)))
+
+    @property
+    def _covered(self) -> tuple[int, int]:
+        """The (height, width) that a picture covers before it is cropped."""
+        height, width = (math.floor(size / self.crop_fraction) for size in self.image_shape[:2])
+        return height, width
 
 
-def read_picture(path: str | os.PathLike[str], channels: int) -> np.ndarray:
+def read_picture(file: File, channels: int, *, at_least: tuple[int, int] | None = None) -> np.ndarray:
     """Reads a picture file.
 
     EXIF orientation is applied; damaged EXIF is ignored. The first frame is used. Colours become grey by ITU-R 601-2
     luma; grey becomes three equal channels. Transparent pixels become white, or black if the mean luma of the visible
-    pixels is above 0.75: light ink would be invisible on white. 8-bit values and 16-bit grey are scaled to [0, 1].
-    16-bit colours are reduced to 8 bits. Floating-point values must be in [0, 1].
+    pixels is above 0.75: light ink would be invisible on white. 16 bits are scaled to 8. Floating-point values must be
+    in [0, 1], and are multiplied by 255.
 
     Args:
-      path: a file of one of `FORMATS`, of at most `MAX_PIXELS` pixels.
+      file: path or content of a file of one of `FORMATS`, of at most `MAX_PIXELS` pixels.
       channels: 1 for grey, 3 for red, green and blue.
+      at_least: (height, width). A larger JPEG file is decoded at 1/2, 1/4 or 1/8 of its size, which is faster, if the
+        result is at least so high and so wide. None decodes the whole picture.
 
     Returns:
-      The pixels, shape (height, width, channels), float32 in [0, 1].
+      The pixels, uint8, shape (height, width, channels).
 
     Raises:
       PictureError: the file does not exist, is not a regular file, or is not a picture of these formats.
@@ -117,17 +200,22 @@ def read_picture(path: str | os.PathLike[str], channels: int) -> np.ndarray:
     """
     if channels not in (1, 3):
         raise ValueError(f"read_picture expects 1 or 3 channels, got {channels}")
-    with _opened(path, FORMATS) as image:
+    with _opened(file, FORMATS) as (image, _):
+        if at_least is not None:
+            height, width = at_least
+            image.draft(None, (height, width) if _rows_are_columns(_orientation(image)) else (width, height))
         image.load()
+        # Read after the pixels: Pillow turns a TIFF itself.
         pixels = _turned(_pixels(image, "L" if channels == 1 else "RGB"), _orientation(image))
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
+def read_mask(file: File) -> np.ndarray:
     """Reads a PNG file whose values are class indices.
 
     Args:
-      path: a PNG file with a palette, of 8 bits of grey, or of black and white. The colours of a palette do not matter.
+      file: path or content of a PNG file with a palette, of 8 bits of grey, or of black and white. The colours of a
+        palette do not matter.
 
     Returns:
       The values as they are stored, uint8, shape (height, width); black is 0 and white is 1 in a file of black and
@@ -137,21 +225,21 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
       PictureError: the file does not exist, is not a regular file, or is not a PNG file of this kind.
       ImportError: Pillow is not installed.
     """
-    with _opened(path, ("PNG",)) as image:
+    with _opened(file, ("PNG",)) as (image, head):
         image.load()
-        # Pillow scales 2 and 4 bits of grey to 8.
-        if image.mode not in ("1", "P", "L") or (_png_bits(Path(path)) not in (1, 8) and image.mode == "L"):
+        # Pillow scales 2 and 4 bits of grey to 8. The header tells them (PNG specification, section 11.2.2).
+        if image.mode not in ("1", "P", "L") or (head[24] not in (1, 8) and image.mode == "L"):
             raise ValueError(
                 f"expected class indices, as a palette or 8 bits of grey, got {_MODES.get(image.mode, image.mode)}"
             )
         return np.asarray(image).astype(np.uint8)
 
 
-def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+def picture_size(file: File) -> tuple[int, int]:
     """Reads the size of a picture from the beginning of its file.
 
     Args:
-      path: a file of one of `FORMATS`.
+      file: path or content of a file of one of `FORMATS`.
 
     Returns:
       (height, width), of the upright picture.
@@ -160,20 +248,31 @@ def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
       PictureError: as in `read_picture`, but damaged pixels are not noticed.
       ImportError: Pillow is not installed.
     """
-    with _opened(path, FORMATS) as image:
+    with _opened(file, FORMATS) as (image, _):
         width, height = image.size
         return (width, height) if _rows_are_columns(_orientation(image)) else (height, width)
 
 
-def resize_picture(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+class Box(NamedTuple):
+    """A part of a picture, in pixels, which need not be whole ones."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def resize_picture(pixels: np.ndarray, size: tuple[int, int], box: Box | None = None) -> np.ndarray:
     """Resizes a picture bilinearly, with antialias.
 
     Args:
-      pixels: shape (height, width, channels), float32.
+      pixels: shape (height, width, channels), uint8 or float32.
       size: (height, width) of the result.
+      box: the part that is resized to that size; the pixels around it count as in a resized whole picture. None for the
+        whole picture.
 
     Returns:
-      Shape (*size, channels), float32.
+      Shape (*size, channels), of the same dtype; uint8 is rounded.
 
     Raises:
       ImportError: Pillow is not installed.
@@ -183,9 +282,11 @@ def resize_picture(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     except ImportError as error:
         raise ImportError("pictures are resized by Pillow; pip install pillow") from error
 
-    def resized(channel: np.ndarray) -> np.ndarray:
-        return np.asarray(Image.fromarray(channel).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    def resized(part: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(part).resize((size[1], size[0]), Image.Resampling.BILINEAR, box))
 
+    if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
+        return resized(pixels)
     return np.stack([resized(np.ascontiguousarray(channel)) for channel in np.moveaxis(pixels, 2, 0)], axis=2)
 
 
@@ -205,69 +306,72 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str], formats: tuple[str, ...]) -> Iterator["Image.Image"]:
-    """Opens a picture file; errors until it is closed become a PictureError that names the file."""
+def _opened(file: File, formats: tuple[str, ...]) -> Iterator[tuple["Image.Image", bytes]]:
+    """Opens a picture, and reads the first bytes; errors until it is closed become a PictureError that names it."""
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
         raise ImportError("pictures are read by Pillow; pip install pillow") from error
-    path = Path(path)
-    _check_file(path)
+    name = "the given bytes" if isinstance(file, bytes) else repr(os.fspath(file))
+    if isinstance(file, bytes):
+        _check_length(name, len(file))
+    else:
+        _check_file(Path(file), name)
+    # Pillow's warnings either are errors here or do not affect the pixels. The filter stays: `catch_warnings` changes
+    # the filters of all threads, and several threads that read pictures would restore them in the wrong order.
+    if not warnings.filters or warnings.filters[0] != _QUIET:
+        warnings.filterwarnings("ignore", module=_PILLOW)
     try:
-        # Pillow's warnings either are errors here or do not affect the pixels. Pillow maps a file that it opens itself
-        # into memory, and then scrambles the rows of a TIFF that it rotates.
-        with (
-            warnings.catch_warnings(action="ignore"),
-            open(path, "rb") as file,
-            Image.open(file, formats=formats) as image,
-        ):
-            _check_size(path, image.size)
-            yield image
+        # Pillow maps a file that it opens itself into memory, and then scrambles the rows of a TIFF that it rotates.
+        with io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as stream:
+            head = stream.read(32)
+            stream.seek(0)
+            with Image.open(stream, formats=formats) as image:
+                _check_size(name, image.size)
+                yield image, head
     except PictureError:
         raise
     except Image.DecompressionBombError as error:
-        raise PictureError(_too_large(path, "more")) from error
+        raise PictureError(_too_large(name, "more")) from error
     except UnidentifiedImageError as error:
         raise PictureError(
-            f"expected a picture in {str(path)!r} ({', '.join(formats)}), got another format or a damaged file"
+            f"expected a picture in {name} ({', '.join(formats)}), got another format or a damaged file"
         ) from error
     except Exception as error:
         # On damaged files the decoders raise nearly every kind of exception.
         reason = str(error) or type(error).__name__
-        raise PictureError(f"expected a picture in {str(path)!r}, got a file that cannot be read: {reason}") from error
+        raise PictureError(f"expected a picture in {name}, got a file that cannot be read: {reason}") from error
 
 
-def _png_bits(path: Path) -> int:
-    """Reads the bits of a value from the header of a PNG file (PNG specification, section 11.2.2)."""
-    with open(path, "rb") as file:
-        return file.read(25)[24]
-
-
-def _check_file(path: Path) -> None:
+def _check_file(path: Path, name: str) -> None:
     try:
         status = path.stat()
-    except OSError as error:
-        raise PictureError(f"expected a picture, got {str(path)!r}: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # a name may hold a null character
+        raise PictureError(f"expected a picture, got {name}: {getattr(error, 'strerror', error)}") from error
     if stat.S_ISDIR(status.st_mode):
-        raise PictureError(f"expected a picture, got the folder {str(path)!r}; name the files in it")
+        raise PictureError(f"expected a picture, got the folder {name}; name the files in it")
     if not stat.S_ISREG(status.st_mode):
-        raise PictureError(f"expected a picture, got {str(path)!r}, which is not a regular file")
-    if status.st_size == 0:
-        raise PictureError(f"expected a picture in {str(path)!r}, got an empty file")
+        raise PictureError(f"expected a picture, got {name}, which is not a regular file")
+    _check_length(name, status.st_size)
 
 
-def _check_size(path: Path, size: tuple[int, int]) -> None:
+def _check_length(name: str, length: int) -> None:
+    if length == 0:
+        raise PictureError(f"expected a picture in {name}, got an empty file")
+
+
+def _check_size(name: str, size: tuple[int, int]) -> None:
     width, height = size
     if not 0 < width * height <= MAX_PIXELS:
-        raise PictureError(_too_large(path, f"{height:,}x{width:,}"))
+        raise PictureError(_too_large(name, f"{height:,}x{width:,}"))
 
 
-def _too_large(path: Path, got: str) -> str:
-    return f"expected a picture of at most {MAX_PIXELS:,} pixels in {str(path)!r}, got {got}; scale it down first"
+def _too_large(name: str, got: str) -> str:
+    return f"expected a picture of at most {MAX_PIXELS:,} pixels in {name}, got {got}; scale it down first"
 
 
 def _pixels(image: "Image.Image", mode: str) -> np.ndarray:
-    """Returns the pixels, float32, of shape (height, width) or (height, width, 3)."""
+    """Returns the pixels, uint8, of shape (height, width) or (height, width, 3)."""
     tags = getattr(image, "tag_v2", {})
     if 2 in tags.get(_SAMPLE_FORMAT, ()) or (tags and image.mode == "I"):
         raise ValueError(
@@ -279,20 +383,16 @@ def _pixels(image: "Image.Image", mode: str) -> np.ndarray:
         colour = grey if mode == "L" else np.repeat(grey[..., None], 3, axis=2)
         return colour if alpha is None else _on_a_page(colour, grey, alpha)
     if not image.has_transparency_data:
-        return _unit(image.convert(mode))
+        return np.asarray(image if image.mode == mode else image.convert(mode))
     image = image.convert("RGBA")
     opaque = image.convert("RGB")
-    return _on_a_page(_unit(opaque.convert(mode)), _unit(opaque.convert("L")), _unit(image.getchannel("A")))
-
-
-def _unit(image: "Image.Image") -> np.ndarray:
-    pixels = np.array(image, np.float32)
-    pixels /= 255  # in place: a picture may be large
-    return pixels
+    return _on_a_page(
+        np.asarray(opaque.convert(mode)), np.asarray(opaque.convert("L")), np.asarray(image.getchannel("A"))
+    )
 
 
 def _deep_grey(image: "Image.Image") -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns grey of more than 8 bits, which Pillow would clip instead of scale, and its transparency."""
+    """Returns grey of more than 8 bits, which Pillow would clip instead of scale, as 8 bits, and its transparency."""
     values = np.asarray(image, np.float32)
     tags = getattr(image, "tag_v2", {})
     grey = values if image.mode == "F" else values / (2 ** tags.get(_BITS_PER_SAMPLE, (16,))[0] - 1)
@@ -304,14 +404,20 @@ def _deep_grey(image: "Image.Image") -> tuple[np.ndarray, np.ndarray | None]:
             "NaN"
         )
     clear = image.info.get("transparency")
-    return grey, None if clear is None else (values != clear).astype(np.float32)
+    return _as_bytes(255 * grey), None if clear is None else _as_bytes(255 * (values != clear))
 
 
 def _on_a_page(colour: np.ndarray, luma: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    ink = np.sum(luma * alpha) / max(np.sum(alpha), 1e-6)
-    page = 0.0 if ink > _LIGHT_INK and alpha.min() < 1 else 1.0
-    alpha = alpha if colour.ndim == 2 else alpha[..., None]
-    return colour * alpha + np.float32(page) * (1 - alpha)
+    """Blends visible pixels with a white page, or a black one under light ink; all uint8."""
+    opacity = np.divide(alpha, 255, dtype=np.float32)
+    ink = np.sum(luma * opacity) / max(np.sum(opacity), 1e-6)
+    page = 0 if ink > 255 * _LIGHT_INK and opacity.min() < 1 else 255
+    opacity = opacity if colour.ndim == 2 else opacity[..., None]
+    return _as_bytes(colour * opacity + np.float32(page) * (1 - opacity))
+
+
+def _as_bytes(levels: np.ndarray) -> np.ndarray:
+    return np.rint(levels).astype(np.uint8)
 
 
 def _orientation(image: "Image.Image") -> int:
@@ -336,16 +442,42 @@ def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels
 
 
-def _fit(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes an image to fit into a height and width, on a background of the median colour of its border."""
+def _resized(pixels: np.ndarray, size: tuple[int, int], box: Box | None = None) -> np.ndarray:
+    if pixels.shape[:2] == size and box is None:
+        return pixels
+    resized = resize_picture(pixels, size, box)
+    return resized if resized.dtype == np.uint8 else np.clip(resized, 0, 1)
+
+
+def _cropped(pixels: np.ndarray, size: tuple[int, int], covered: tuple[int, int]) -> np.ndarray:
+    """Resizes a picture so that it just covers a height and width, and cuts out its centre.
+
+    Sizes are rounded as by `torchvision.transforms.Resize` and `CenterCrop`.
+    """
+    height, width = pixels.shape[:2]
+    if height * covered[1] <= width * covered[0]:
+        whole = covered[0], max(covered[0] * width // height, covered[1])
+    else:
+        whole = max(covered[1] * height // width, covered[0]), covered[1]
+    top, left = (round((have - want) / 2) for have, want in zip(whole, size, strict=True))
+    if whole == (height, width):
+        return pixels[top : top + size[0], left : left + size[1]]
+    # Not the whole picture: a very long one might not fit in memory.
+    down, right = height / whole[0], width / whole[1]
+    box = Box(left * right, top * down, (left + size[1]) * right, (top + size[0]) * down)
+    return _resized(pixels, size, box)
+
+
+def _on_ground(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes a picture to fit into a height and width, on a background of the median colour of its border."""
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    ground = np.empty((height, width, pixels.shape[2]), np.float32)
-    ground[:] = np.median(border, axis=0)
+    colour = np.median(border, axis=0)
+    ground = np.empty((height, width, pixels.shape[2]), pixels.dtype)
+    ground[:] = np.rint(colour) if pixels.dtype == np.uint8 else colour
     # Resize first: the padding of a very long picture might not fit in memory.
     scale = min(height / pixels.shape[0], width / pixels.shape[1])
     rows, columns = (max(round(size * scale), 1) for size in pixels.shape[:2])
     top, left = (height - rows) // 2, (width - columns) // 2
     # Not `ops.resize`, which compiles a program for every size of picture.
-    fitted = pixels if (rows, columns) == pixels.shape[:2] else np.clip(resize_picture(pixels, (rows, columns)), 0, 1)
-    ground[top : top + rows, left : left + columns] = fitted
+    ground[top : top + rows, left : left + columns] = _resized(pixels, (rows, columns))
     return ground

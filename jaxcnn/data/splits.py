@@ -6,9 +6,20 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from jaxcnn.data.pictures import FitPicture
 from jaxcnn.data.reading import Request, default_workers, read
 from jaxcnn.data.sources.arrays import Arrays
-from jaxcnn.data.sources.source import ArraySpec, Source, Splits, Subset, check_shapes, checksum, gather
+from jaxcnn.data.sources.source import (
+    ArraySpec,
+    Source,
+    Splits,
+    Subset,
+    check_shapes,
+    checksum,
+    fitted,
+    gather,
+    preprocessing_of,
+)
 
 _PARTS = ("train", "validation", "test")
 
@@ -87,11 +98,11 @@ def _stratified(source: Source, fractions: np.ndarray, seed: int) -> list[Source
     return [_take(source, np.sort(np.concatenate(part))) for part in members]
 
 
-def choose_classes(source: Source, classes: Sequence[str]) -> Arrays:
+def choose_classes(source: Source, classes: Sequence[str]) -> Source:
     """Selects the examples of some classes, and renumbers these classes.
 
     Args:
-      source: examples with labels; those of other sources than `Arrays` are read into memory.
+      source: examples with labels.
       classes: distinct names of classes of the source; the first becomes label 0, and so on.
 
     Returns:
@@ -107,11 +118,9 @@ def choose_classes(source: Source, classes: Sequence[str]) -> Arrays:
     unknown = [name for name in classes if name not in source.class_names]
     if unknown or not classes or len(set(classes)) != len(classes):
         raise ValueError(f"classes must be different names among {source.class_names}, got {tuple(classes)}")
-    numbers = np.full(len(source.class_names), -1, np.int32)
-    numbers[[source.class_names.index(name) for name in classes]] = np.arange(len(classes))
-    labels = numbers[_classes(source)[0]]
-    entries = gather(source, np.flatnonzero(labels >= 0))
-    return Arrays({**entries, "label": labels[labels >= 0]}, tuple(classes))
+    chosen = np.isin(_classes(source)[0], [source.class_names.index(name) for name in classes])
+    found = Renumbered(_take(source, np.flatnonzero(chosen)), tuple(classes))
+    return in_memory(found) if isinstance(source, Arrays) else found
 
 
 def match_classes(source: Source, class_names: Sequence[str]) -> Source:
@@ -175,7 +184,7 @@ class Renumbered:
 
     Args:
       source: examples with "label" or "mask".
-      class_names: the names of its classes, in their new order.
+      class_names: the names of the classes that it has examples of, in their new order.
     """
 
     source: Source
@@ -191,6 +200,11 @@ class Renumbered:
         """A checksum of the source and the new order."""
         return checksum(self.source.fingerprint, *self.class_names)
 
+    @property
+    def preprocessing(self) -> FitPicture | None:
+        """That of the source."""
+        return preprocessing_of(self.source)
+
     def __len__(self) -> int:
         return len(self.source)
 
@@ -201,13 +215,17 @@ class Renumbered:
         """Reads entries of several examples, as the source does."""
         return self._renumbered(gather(self.source, indices, names))
 
+    def fitted(self, index: int, fit: FitPicture) -> dict[str, np.ndarray]:
+        """Reads one example with its image fitted, as the source does."""
+        return self._renumbered(fitted(self.source, index, fit))
+
     def _renumbered(self, entries: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         old_names = self.source.class_names
         several = "label" in self.spec and self.spec["label"].shape != ()
         if several and "label" in entries:
             old_numbers = [old_names.index(name) for name in self.class_names]
             return entries | {"label": entries["label"][..., old_numbers]}
-        new_numbers = np.array([self.class_names.index(name) for name in old_names])
+        new_numbers = np.array([self.class_names.index(name) if name in self.class_names else -1 for name in old_names])
         return entries | {name: _looked_up(entries[name], new_numbers) for name in ("label", "mask") if name in entries}
 
 
@@ -234,7 +252,7 @@ def in_memory(source: Source) -> Arrays:
         return source
     check_shapes(source.spec)
     (entries,) = read(source, source.spec, [Request(np.arange(len(source)))], default_workers(source))
-    return Arrays(entries, source.class_names)
+    return Arrays(entries, source.class_names, preprocessing_of(source))
 
 
 def _check_labelled(function: str, source: Source) -> None:
@@ -291,5 +309,5 @@ def _apportion(quotas: np.ndarray, total: int, *, low: int, high: np.ndarray | i
 
 def _take(source: Source, indices: np.ndarray) -> Source:
     if isinstance(source, Arrays):
-        return Arrays(source.gather(indices, tuple(source.entries)), source.class_names)
+        return dataclasses.replace(source, entries=source.gather(indices, tuple(source.entries)))
     return Subset(source, indices)

@@ -8,6 +8,7 @@ matplotlib is imported when something is drawn; `pip install 'jaxcnn[cli]'` brin
 
 from jaxcnn.plots.augmentation import augmented
 from jaxcnn.plots.classification import confusion, mistakes
+from jaxcnn.plots.contact import contact_sheet
 from jaxcnn.plots.figures import save
 from jaxcnn.plots.races import ratios
 from jaxcnn.plots.rates import learning_rates
@@ -18,6 +19,7 @@ __all__ = [
     "augmented",
     "comparison",
     "confusion",
+    "contact_sheet",
     "curves",
     "learning_rates",
     "mistakes",

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxcnn import environment, trees
 from jaxcnn.data import Batches, Prepare, Source, Splits
+from jaxcnn.data.sources.source import preprocessing_of
 from jaxcnn.layers import batched
 from jaxcnn.layers.flow import structure
 from jaxcnn.models.text import difference
@@ -23,7 +24,7 @@ from jaxcnn.training.recipe import Recipe, RecipeError
 from jaxcnn.training.run_folder import RunFolder, RunFolderError
 from jaxcnn.types import Layer, Params, Shape, State, Task
 
-_PACKAGES = ("jaxcnn", "jax", "jaxlib", "optax", "numpy", "orbax-checkpoint", "scikit-learn")
+_PACKAGES = ("jaxcnn", "jax", "jaxlib", "optax", "numpy", "orbax-checkpoint", "scikit-learn", "pillow")
 
 
 def choose_task(source: Source) -> Task:
@@ -167,12 +168,15 @@ def describe(experiment: Experiment, weights: tuple[Params, State]) -> dict[str,
       JSON values by name.
     """
     train = experiment.splits["train"]
+    # That of evaluation: training may add to it.
+    fit = preprocessing_of(experiment.splits["validation"])
     return {
         "recipe": experiment.recipe.to_json(),
         "model": repr(experiment.layer),
         "task": repr(experiment.task),
         "image_shape": list(experiment.image_shape),
         "prepare": _repr(experiment.prepare),
+        "preprocessing": None if fit is None else repr(fit),
         "class_names": list(train.class_names),
         "data_fingerprint": fingerprints(experiment.splits),
         "weights_fingerprint": weights_fingerprint(*weights),

@@ -25,7 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import trees
-from jaxcnn.files import check_target, written_whole
+from jaxcnn.data import FitPicture
+from jaxcnn.files import LockedError, check_target, locked, written_whole
 from jaxcnn.layers.flow import structure
 from jaxcnn.models.text import difference, parse_value
 from jaxcnn.text import printable
@@ -166,6 +167,21 @@ class RunFolder:
         """
         with self._reading("task"):
             return parse_value(self.config["task"])
+
+    @property
+    def preprocessing(self) -> FitPicture | None:
+        """What fitted the images of the data; None if nothing did.
+
+        Raises:
+          RunFolderError: this version does not know it.
+        """
+        with self._reading("preprocessing"):
+            # Configs of older versions lack it.
+            text = self.config.get("preprocessing")
+            value = None if text is None else parse_value(text)
+            if not isinstance(value, FitPicture | None):
+                raise ValueError(f"{text!r:.200}")
+            return value
 
     def described(self, layer: Layer | None = None) -> tuple[Layer, Shape, tuple[str, ...]]:
         """Returns all that the use of the model needs besides its weights.
@@ -424,6 +440,7 @@ class ModelInfo(NamedTuple):
       precision: dtype of the computation.
       epoch: the best epoch.
       skipped: one line for each damaged checkpoint that was newer; empty if best.npz is there.
+      fitted: what fitted the images of the data; None if they had one size already.
     """
 
     image_shape: Shape
@@ -432,6 +449,13 @@ class ModelInfo(NamedTuple):
     precision: str
     epoch: int
     skipped: tuple[str, ...]
+    fitted: FitPicture | None = None
+
+    @property
+    def preprocessing(self) -> FitPicture | None:
+        """Prepares pictures: as the images of the data, or by `FitPicture`; None if the images have no one size."""
+        whole = len(self.image_shape) == 3 and all(self.image_shape)
+        return self.fitted or (FitPicture(self.image_shape) if whole else None)
 
 
 class TrainedModel(NamedTuple):
@@ -476,11 +500,10 @@ def load_model(path: str | os.PathLike[str], *, layer: Layer | None = None) -> T
         params, state = map(trees.unflatten, leaves.values(), like)
     except ValueError as error:
         raise RunFolderError(f"expected the weights of the model in {where}, got others: {error}") from error
-    info = ModelInfo(image_shape, class_names, folder.task, folder.config["recipe"]["precision"], epoch, skipped)
+    precision, fit = folder.config["recipe"]["precision"], folder.preprocessing
+    info = ModelInfo(image_shape, class_names, folder.task, precision, epoch, skipped, fit)
     return TrainedModel(found, params, state, info)
 
-
-_LOCKED_BYTE = 1024
 
 _RESTORE = "restore the file from a copy, or start a new run"
 
@@ -536,42 +559,17 @@ def _check_empty(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Holds the lock of a folder. The system releases it when the process ends, however it ends."""
-    with _written(folder):
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        with _written(folder):
-            is_held = _hold(lock)
-            os.lseek(lock, 0, os.SEEK_SET)
-            if is_held:
-                os.ftruncate(lock, 0)
-                os.write(lock, str(os.getpid()).encode())
-            else:
-                holder = os.read(lock, 20).decode(errors="replace").strip()
-                raise RunFolderError(
-                    f"expected a run folder that no other process writes to, got {printable(folder)}, in which process "
-                    f"{printable(holder)} trains; wait for it, or stop it"
-                )
-        yield
-    finally:
-        os.close(lock)
-
-
-def _hold(lock: int) -> bool:
-    """Locks an open file until it is closed; returns False if another process holds it."""
-    try:
+    """Holds the lock of a folder."""
+    with contextlib.ExitStack() as held:
         try:
-            import fcntl
-        except ImportError:  # Windows, where nobody else can read the locked byte: it is one after the text.
-            import msvcrt
-
-            os.lseek(lock, _LOCKED_BYTE, os.SEEK_SET)
-            msvcrt.locking(lock, msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]
-        else:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
+            with _written(folder):
+                held.enter_context(locked(folder / "lock"))
+        except LockedError as error:
+            raise RunFolderError(
+                f"expected a run folder that no other process writes to, got {printable(folder)}, in which process "
+                f"{printable(error.holder)} trains; wait for it, or stop it"
+            ) from None
+        yield
 
 
 @contextlib.contextmanager

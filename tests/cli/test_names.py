@@ -11,7 +11,7 @@ import pytest
 from jaxcnn.cli import main, names
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import COMMANDS
-from jaxcnn.data import AUGMENTATIONS
+from jaxcnn.data import AUGMENTATIONS, named
 from jaxcnn.models.catalog import CATALOG
 from jaxcnn.training.optimizers import OPTIMIZERS
 
@@ -22,7 +22,12 @@ from jaxcnn.training.optimizers import OPTIMIZERS
         (["train", "--model", "lenet"], "model 'lenet'", "lenet5", CATALOG),
         (["train", "--model", "ResNet18"], "model 'ResNet18'", "resnet18", CATALOG),
         (["summary", "resnet-50"], "model 'resnet-50'", "resnet50", CATALOG),
-        (["train", "--data", "digit"], "data set 'digit'", "digits", [*names.DATA, "FILE.npz", "FOLDER"]),
+        (
+            ["train", "--data", "digit"],
+            "data set 'digit'",
+            "digits",
+            [*named.NAMES, *named.DOWNLOADED, *named.PATTERNS],
+        ),
         (["trian"], "command 'trian'", "train", COMMANDS),
     ],
 )

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from jaxcnn.cli import predict
+from jaxcnn.data import FitPicture
 from jaxcnn.training.run_folder import RunFolder
 
 
@@ -48,25 +49,27 @@ def png(tmp_path):
 
 def test_a_grey_image_of_the_right_size_is_read_exactly(png):
     pixels = some_pixels()
-    image = predict.read_image(save(png, pixels), (8, 8, 1))
+    image = predict.read_image(save(png, pixels), FitPicture((8, 8, 1)))
     assert image.dtype == np.float32
     np.testing.assert_array_equal(image[..., 0], pixels.astype(np.float32) / 255)
 
 
 def test_a_colour_image_of_the_right_size_is_read_exactly(png):
     pixels = some_pixels(8, 8, (3,))
-    np.testing.assert_array_equal(predict.read_image(save(png, pixels), (8, 8, 3)), pixels.astype(np.float32) / 255)
+    np.testing.assert_array_equal(
+        predict.read_image(save(png, pixels), FitPicture((8, 8, 3))), pixels.astype(np.float32) / 255
+    )
 
 
 def test_a_grey_image_gives_a_colour_model_three_equal_channels(png):
     pixels = some_pixels()
-    image = predict.read_image(save(png, pixels), (8, 8, 3))
+    image = predict.read_image(save(png, pixels), FitPicture((8, 8, 3)))
     np.testing.assert_array_equal(image, np.repeat(pixels[..., None], 3, axis=2).astype(np.float32) / 255)
 
 
 def test_a_colour_image_gives_a_grey_model_its_luma(png):
     pixels = some_pixels(8, 8, (3,))
-    image = predict.read_image(save(png, pixels), (8, 8, 1))
+    image = predict.read_image(save(png, pixels), FitPicture((8, 8, 1)))
     # ITU-R 601-2, as Pillow documents it.
     np.testing.assert_allclose(image[..., 0], pixels @ [0.299, 0.587, 0.114] / 255, atol=1.01 / 255)
 
@@ -75,8 +78,8 @@ def test_a_colour_image_gives_a_grey_model_its_luma(png):
 def test_transparent_pixels_are_white(png, channels):
     pixels = some_pixels(8, 8, (4,))
     pixels[..., 3] = np.where(np.arange(8) < 4, 0, 255)
-    image = predict.read_image(save(png, pixels), (8, 8, channels))
-    opaque = predict.read_image(save(png, pixels[..., :3]), (8, 8, channels))
+    image = predict.read_image(save(png, pixels), FitPicture((8, 8, channels)))
+    opaque = predict.read_image(save(png, pixels[..., :3]), FitPicture((8, 8, channels)))
     np.testing.assert_array_equal(image[:, :4], 1)
     np.testing.assert_array_equal(image[:, 4:], opaque[:, 4:])
 
@@ -84,13 +87,13 @@ def test_transparent_pixels_are_white(png, channels):
 def test_half_transparent_pixels_are_blended_with_white(png):
     pixels = np.zeros((8, 8, 4), np.uint8)
     pixels[..., 3] = 64
-    np.testing.assert_allclose(predict.read_image(save(png, pixels), (8, 8, 1)), 191 / 255, atol=1.01 / 255)
+    np.testing.assert_allclose(predict.read_image(save(png, pixels), FitPicture((8, 8, 1))), 191 / 255, atol=1.01 / 255)
 
 
 def test_grey_with_transparency_is_blended_too(png):
     grey, alpha = some_pixels(), np.where(np.arange(64).reshape(8, 8) % 2, 255, 0).astype(np.uint8)
     save(png, Image.merge("LA", [Image.fromarray(grey), Image.fromarray(alpha)]))
-    image = predict.read_image(png, (8, 8, 1))
+    image = predict.read_image(png, FitPicture((8, 8, 1)))
     np.testing.assert_array_equal(image[..., 0], np.where(alpha == 255, grey, 255).astype(np.float32) / 255)
 
 
@@ -107,20 +110,22 @@ def test_a_palette_is_looked_up(png, transparent):
     save(png, image, **({"transparency": 1} if transparent else {}))
     with Image.open(png) as file:
         assert file.mode == "P"
-    np.testing.assert_array_equal(predict.read_image(png, (8, 8, 3)), expected.astype(np.float32) / 255)
+    np.testing.assert_array_equal(predict.read_image(png, FitPicture((8, 8, 3))), expected.astype(np.float32) / 255)
 
 
 def test_black_and_white_is_0_and_1(png):
     bits = some_pixels() > 127
-    np.testing.assert_array_equal(predict.read_image(save(png, Image.fromarray(bits)), (8, 8, 1))[..., 0], bits)
+    np.testing.assert_array_equal(
+        predict.read_image(save(png, Image.fromarray(bits)), FitPicture((8, 8, 1)))[..., 0], bits
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_16_bit_grey_is_scaled_not_clipped(png, channels):
     pixels = np.random.default_rng(0).integers(0, 65536, (8, 8)).astype(np.uint16)
-    image = predict.read_image(raw_png(png, pixels, 16, 0), (8, 8, channels))
+    image = predict.read_image(raw_png(png, pixels, 16, 0), FitPicture((8, 8, channels)))
     for channel in range(channels):
-        np.testing.assert_allclose(image[..., channel], pixels / 65535, atol=1e-6)
+        np.testing.assert_array_equal(image[..., channel], np.rint(pixels / 257).astype(np.float32) / 255)
 
 
 @pytest.mark.parametrize(("kind", "samples"), [(2, 3), (4, 2), (6, 4)])
@@ -128,7 +133,7 @@ def test_16_bit_colour_and_transparency_are_read_to_8_bits(png, kind, samples):
     pixels = np.random.default_rng(0).integers(0, 65536, (8, 8, samples)).astype(np.uint16)
     if kind in (4, 6):
         pixels[..., -1] = 65535
-    image = predict.read_image(raw_png(png, pixels.reshape(8, -1), 16, kind), (8, 8, 3))
+    image = predict.read_image(raw_png(png, pixels.reshape(8, -1), 16, kind), FitPicture((8, 8, 3)))
     colours = pixels[..., :3] if samples > 2 else pixels[..., :1]
     np.testing.assert_allclose(image, np.broadcast_to(colours / 65535, (8, 8, 3)), atol=1.01 / 255)
 
@@ -137,7 +142,7 @@ def test_16_bit_colour_and_transparency_are_read_to_8_bits(png, kind, samples):
 def test_jpeg_is_read(tmp_path, mode):
     ramp = np.linspace(0, 255, 32).astype(np.uint8)
     image = Image.fromarray(np.repeat(np.add.outer(ramp // 2, ramp // 2)[..., None], 3, axis=2)).convert(mode)
-    read = predict.read_image(save(tmp_path / "image.jpg", image, quality=95), (32, 32, 1))
+    read = predict.read_image(save(tmp_path / "image.jpg", image, quality=95), FitPicture((32, 32, 1)))
     np.testing.assert_allclose(read[..., 0], np.add.outer(ramp // 2, ramp // 2) / 255, atol=0.03)
 
 
@@ -145,7 +150,7 @@ def test_a_picture_is_turned_as_its_camera_noted(tmp_path):
     pixels = np.tile(np.repeat(np.array([0, 255], np.uint8), 8), (16, 1))
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise by a quarter
-    read = predict.read_image(save(tmp_path / "image.jpg", pixels, quality=95, exif=exif), (16, 16, 1))
+    read = predict.read_image(save(tmp_path / "image.jpg", pixels, quality=95, exif=exif), FitPicture((16, 16, 1)))
     np.testing.assert_allclose(read[:8], 0, atol=0.05)
     np.testing.assert_allclose(read[8:], 1, atol=0.05)
 
@@ -153,7 +158,7 @@ def test_a_picture_is_turned_as_its_camera_noted(tmp_path):
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 8), (500, 20), (20, 500), (1000, 1000)])
 @pytest.mark.parametrize("grey", [0, 100, 255])
 def test_an_even_image_of_any_size_stays_even(png, size, grey):
-    image = predict.read_image(save(png, np.full(size, grey, np.uint8)), (8, 12, 1))
+    image = predict.read_image(save(png, np.full(size, grey, np.uint8)), FitPicture((8, 12, 1)))
     assert image.shape == (8, 12, 1)
     np.testing.assert_allclose(image, grey / 255, atol=1e-6)
 
@@ -162,24 +167,24 @@ def test_a_picture_of_another_aspect_stands_in_the_middle_of_its_own_ground(png)
     # A white square on dark ground, left in a wide picture; the dark rows above and below are new.
     pixels = np.full((8, 24), 51, np.uint8)
     pixels[2:6, 3:9] = 255
-    image = predict.read_image(save(png, pixels), (24, 24, 1))[..., 0]
+    image = predict.read_image(save(png, pixels), FitPicture((24, 24, 1)))[..., 0]
     expected = np.full((24, 24), 0.2)
     expected[10:14, 3:9] = 1
     np.testing.assert_allclose(image, expected, atol=1e-6)
-    image = predict.read_image(save(png, pixels.T.copy()), (24, 24, 1))[..., 0]
+    image = predict.read_image(save(png, pixels.T.copy()), FitPicture((24, 24, 1)))[..., 0]
     np.testing.assert_allclose(image, expected.T, atol=1e-6)
 
 
 def test_a_large_picture_is_averaged_down_not_sampled(png):
     # Two columns of every eight are white, and lie just where samples would be taken.
     pixels = np.tile(np.array([0, 0, 0, 255, 255, 0, 0, 0], np.uint8), (64, 8))
-    image = predict.read_image(save(png, pixels), (8, 8, 1))[:, 1:-1]
+    image = predict.read_image(save(png, pixels), FitPicture((8, 8, 1)))[:, 1:-1]
     np.testing.assert_allclose(image, 0.25, atol=0.02)
 
 
 def test_a_larger_digit_keeps_its_shape(png, digits8):
     pixels = digits8[0][0]
-    image = predict.read_image(save(png, np.kron(pixels, np.ones((16, 16), np.uint8))), (8, 8, 1))
+    image = predict.read_image(save(png, np.kron(pixels, np.ones((16, 16), np.uint8))), FitPicture((8, 8, 1)))
     assert np.corrcoef(image.ravel(), pixels.ravel())[0, 1] > 0.97
 
 
@@ -189,7 +194,7 @@ def test_a_very_long_picture_does_not_fill_the_memory(png):
     line[:, 5_000:] = 255
     save(png, line)
     tracemalloc.start()
-    image = predict.read_image(png, (8, 8, 1))
+    image = predict.read_image(png, FitPicture((8, 8, 1)))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert image.shape == (8, 8, 1)
@@ -339,7 +344,7 @@ def test_json_has_the_probabilities_of_all_classes_and_the_errors(jaxcnn, finish
     leaves = saved(finished).leaves
     arrays = {name: np.frombuffer(content, dtype).reshape(shape) for name, (dtype, shape, content) in leaves.items()}
     for record in records[:3] + records[4:]:
-        y = predict.read_image(Path(record["file"]), (8, 8, 1)).reshape(-1)
+        y = predict.read_image(Path(record["file"]), FitPicture((8, 8, 1))).reshape(-1)
         for name in ("dense1", "dense2", "head"):
             y = y @ arrays[f"best/params/{name}/kernel"] + arrays[f"best/params/{name}/bias"]
             y = y if name == "head" else np.maximum(y, 0)
@@ -419,7 +424,7 @@ def test_masks_and_overlays_keep_their_places_and_never_replace_each_other(jaxcn
     assert [record["mask"] for record in records] == [str(tmp_path / "masks" / f"{name}_mask.png") for name in names]
     weights = RunFolder(segmenter).read_best()[0]["params"]
     for record in records:
-        image = predict.read_image(Path(record["file"]), (8, 8, 3))
+        image = predict.read_image(Path(record["file"]), FitPicture((8, 8, 3)))
         expected = (image @ np.asarray(weights["head/kernel"])[0, 0] + np.asarray(weights["head/bias"])).argmax(2)
         with Image.open(record["mask"]) as file:
             np.testing.assert_array_equal(np.asarray(file), expected)

@@ -57,6 +57,12 @@ def test_the_config_holds_all_that_is_needed_to_repeat_the_run(finished, npz):
     assert config["options"] == {
         "model": "mlp",
         "data": str(npz),
+        "image_size": [],
+        "resize": "crop",
+        "channels": None,
+        "skip_bad": False,
+        "labels": [],
+        "separator": None,
         "task": "auto",
         "classes": [],
         "validation_data": None,

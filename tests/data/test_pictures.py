@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from jaxcnn.data import pictures
-from jaxcnn.data.pictures import PictureError, read_picture
+from jaxcnn.data.pictures import Box, FitPicture, PictureError, picture_size, read_mask, read_picture, resize_picture
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
@@ -48,7 +48,7 @@ def tiff(path, pixels, *, photometric=1, sample_format=None, bits=None):
     ("kind", "options"), [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("PPM", {}), ("WEBP", {"lossless": True})]
 )
 def test_colours_are_read_exactly(path, kind, options):
-    np.testing.assert_array_equal(read_picture(save(path, PIXELS, kind, **options), 3), PIXELS.astype(np.float32) / 255)
+    np.testing.assert_array_equal(read_picture(save(path, PIXELS, kind, **options), 3), PIXELS)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -66,7 +66,8 @@ def test_colours_are_read_exactly(path, kind, options):
 )
 def test_grey_of_every_depth_is_scaled_to_its_range(path, values, options, expected, channels):
     image = read_picture(tiff(path, values, **options), channels)
-    np.testing.assert_allclose(image, np.repeat(np.array(expected)[..., None], channels, axis=2), atol=1e-6)
+    levels = np.rint(255 * np.array(expected)).astype(np.uint8)
+    np.testing.assert_array_equal(image, np.repeat(levels[..., None], channels, axis=2), strict=True)
 
 
 @pytest.mark.parametrize(
@@ -110,26 +111,26 @@ def drawing(ink, kind):
 @pytest.mark.parametrize(("ink", "page"), [(0, 1), (120, 1), (180, 1), (200, 0), (255, 0)])
 def test_ink_is_seen_on_the_page_that_transparent_pixels_show(path, kind, channels, ink, page):
     image, options = drawing(ink, kind)
-    expected = np.full((6, 9, channels), page, np.float32)
-    expected[2:4, 3:7] = ink / 255
-    np.testing.assert_allclose(read_picture(save(path, image, **options), channels), expected, atol=1e-6)
+    expected = np.full((6, 9, channels), 255 * page, np.uint8)
+    expected[2:4, 3:7] = ink
+    np.testing.assert_array_equal(read_picture(save(path, image, **options), channels), expected)
 
 
 def test_16_bit_grey_may_have_a_transparent_value(path):
     values = np.full((6, 9), 500, np.uint16)
     values[2:4, 3:7] = 60000
     image = read_picture(save(path, Image.fromarray(values), transparency=500), 1)
-    assert (image[0, 0, 0], image[2, 3, 0]) == (0, np.float32(60000 / 65535))
+    assert (image[0, 0, 0], image[2, 3, 0]) == (0, round(255 * 60000 / 65535))
 
 
 def test_a_picture_without_any_ink_is_a_white_page(path):
-    np.testing.assert_array_equal(read_picture(save(path, np.zeros((2, 3, 4), np.uint8)), 3), np.ones((2, 3, 3)))
+    np.testing.assert_array_equal(read_picture(save(path, np.zeros((2, 3, 4), np.uint8)), 3), 255)
 
 
 def test_a_light_picture_without_transparency_stays_as_it_is(path):
     pixels = np.full((2, 3, 4), 250, np.uint8)
     pixels[..., 3] = 255
-    np.testing.assert_allclose(read_picture(save(path, pixels), 1), 250 / 255, atol=1e-6)
+    np.testing.assert_array_equal(read_picture(save(path, pixels), 1), 250)
 
 
 TURNS = {
@@ -148,7 +149,7 @@ TURNS = {
 def test_a_picture_is_turned_as_its_camera_noted(path, orientation):
     exif = Image.Exif()
     exif[274] = orientation
-    expected = TURNS[orientation](PIXELS).astype(np.float32) / 255
+    expected = TURNS[orientation](PIXELS)
     np.testing.assert_array_equal(read_picture(save(path, PIXELS, exif=exif), 3), expected)
 
 
@@ -187,11 +188,10 @@ def test_a_rational_number_of_the_camera_without_a_value_does_not_matter(path):
 def test_an_orientation_that_is_none_does_not_matter(path, orientation):
     exif = Image.Exif()
     exif[274] = orientation
-    upright = PIXELS.astype(np.float32) / 255
-    np.testing.assert_array_equal(read_picture(save(path, PIXELS, exif=exif.tobytes()), 3), upright)
+    np.testing.assert_array_equal(read_picture(save(path, PIXELS, exif=exif.tobytes()), 3), PIXELS)
     notes = PngImagePlugin.PngInfo()
     notes.add_text("Raw profile type exif", "\nexif\n 8\nno numbers at all")
-    np.testing.assert_array_equal(read_picture(save(path, PIXELS, pnginfo=notes), 3), upright)
+    np.testing.assert_array_equal(read_picture(save(path, PIXELS, pnginfo=notes), 3), PIXELS)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
@@ -231,8 +231,8 @@ def test_a_damaged_file_is_a_picture_or_an_error_with_its_name(path, kind, conte
             named += str(path) in str(error)
         else:
             read += 1
-            assert image.min() >= 0
-            assert image.max() <= 1
+            assert image.dtype == np.uint8
+            assert image.shape[2] == 3
     assert read + named == 150
     assert read
     assert named
@@ -273,3 +273,132 @@ def test_a_picture_that_claims_too_many_pixels_is_refused_before_it_is_decoded(p
 def test_other_numbers_of_channels_are_refused(path):
     with pytest.raises(ValueError, match="read_picture expects 1 or 3 channels, got 2"):
         read_picture(path, 2)
+
+
+def test_the_content_of_a_file_is_read_as_the_file(path):
+    content = save(path, PIXELS).read_bytes()
+    np.testing.assert_array_equal(read_picture(content, 3), PIXELS)
+    assert picture_size(content) == (6, 9)
+    mask = PIXELS[..., 0]
+    np.testing.assert_array_equal(read_mask(save(path, mask).read_bytes()), mask)
+    for damaged, message in ((b"", "an empty file"), (content[:50], "a file that cannot be read"), (b"x", "another")):
+        with pytest.raises(PictureError, match=f"the given bytes.*{message}"):
+            read_picture(damaged, 3)
+
+
+def test_a_name_that_no_file_can_have_is_no_picture():
+    with pytest.raises(PictureError, match=r"expected a picture, got 'a\\x00b': embedded null"):
+        read_picture("a\0b", 3)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(
+    ("at_least", "scale"), [((60, 120), 1), ((50, 41), 2), ((25, 40), 4), ((10, 15), 8), ((1, 1), 8), ((99, 1), 1)]
+)
+def test_a_large_jpeg_is_decoded_at_the_smallest_scale_that_is_large_enough(path, at_least, scale, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    smooth = np.add.outer(np.arange(100), np.arange(160)).astype(np.uint8)
+    pixels = np.stack([smooth, 255 - smooth, smooth // 2], axis=2)
+    stored = pixels if orientation == 1 else np.rot90(pixels, 1)
+    save(path, np.ascontiguousarray(stored), "JPEG", exif=exif, quality=95)
+    image = read_picture(path, 3, at_least=at_least)
+    assert image.shape == (-(-100 // scale), 160 // scale, 3)
+    blocks = pixels[: 100 // scale * scale].reshape(100 // scale, scale, 160 // scale, scale, 3).mean((1, 3))
+    assert np.abs(image[: 100 // scale] - blocks).mean() < 3
+
+
+def test_other_formats_are_decoded_whole(path):
+    np.testing.assert_array_equal(read_picture(save(path, PIXELS), 3, at_least=(1, 1)), PIXELS)
+
+
+def test_a_fitted_jpeg_hardly_differs_from_that_of_the_whole_picture(path):
+    row, column = np.mgrid[:400, :600] / 50
+    waves = np.stack([np.sin(row), np.cos(column), np.sin(row + column)], axis=2)
+    save(path, (127.5 + 127 * waves).astype(np.uint8), "JPEG", quality=95)
+    for mode in ("crop", "fit", "stretch"):
+        fit = FitPicture((48, 56, 3), mode)
+        whole, reduced = fit.fitted(read_picture(path, 3)), fit.read(path)
+        assert reduced.shape == (48, 56, 3)
+        assert np.abs(whole.astype(int) - reduced).mean() < 2
+
+
+@pytest.mark.parametrize("shape", [(37, 91), (91, 37), (300, 301), (12, 9), (64, 64), (1, 1), (1, 700)])
+@pytest.mark.parametrize("shorter", [56, 64])
+def test_a_crop_is_that_of_torchvision(shape, shorter):
+    """As `Resize(shorter)` and `CenterCrop(56)` do it: the whole picture is resized, and then cropped."""
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    height, width = (shorter * length // min(shape) for length in shape)
+    whole = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
+    top, left = (round((length - 56) / 2.0) for length in (height, width))
+    expected = np.asarray(whole.crop((left, top, left + 56, top + 56)))
+    found = FitPicture((56, 56, 3), "crop", 56 / shorter).fitted(pixels)
+    assert found.dtype == np.uint8
+    # The part is resized, not the whole picture; so the weights of a few pixels are rounded in another way.
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(("shape", "place"), [((8, 20), np.s_[:, 6:14]), ((30, 8), np.s_[11:19])])
+def test_a_picture_that_need_not_be_resized_is_cropped_exactly(shape, place):
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(FitPicture((8, 8, 3), "crop").fitted(pixels), pixels[place])
+
+
+@pytest.mark.parametrize("target", [(20, 10), (10, 20)])
+def test_a_crop_of_any_aspect_ratio_covers_the_image(target):
+    pixels = np.full((15, 35, 3), 7, np.uint8)
+    np.testing.assert_array_equal(FitPicture((*target, 3), "crop").fitted(pixels), np.full((*target, 3), 7, np.uint8))
+    ramp = np.tile(np.linspace(0, 1, 350, dtype=np.float32)[None, :, None], (150, 1, 1))
+    cropped = FitPicture((*target, 1), "crop").fitted(ramp)[0, :, 0]
+    part = 15 / 35 * target[1] / target[0]
+    assert cropped[0] == pytest.approx(0.5 - part / 2, abs=0.04)
+    assert cropped[-1] == pytest.approx(0.5 + part / 2, abs=0.04)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("mode", ["crop", "fit", "stretch"])
+def test_8_bits_stay_8_bits_and_equal_floats_to_rounding(channels, mode):
+    pixels = np.random.default_rng(0).integers(0, 256, (13, 22, channels), dtype=np.uint8)
+    fit = FitPicture((9, 11, channels), mode)
+    levels = fit.fitted(pixels)
+    assert (levels.dtype, levels.shape) == (np.uint8, (9, 11, channels))
+    np.testing.assert_array_equal(fit(pixels), levels.astype(np.float32) / 255)
+    exact = fit.fitted(pixels / 255)
+    assert exact.dtype == np.float32
+    # Pillow rounds after each of its two passes.
+    np.testing.assert_allclose(levels / 255, exact, atol=1.5 / 255)
+
+
+def test_a_stretched_picture_is_that_of_torch():
+    torch = pytest.importorskip("torch")
+    picture = np.random.default_rng(0).uniform(size=(13, 17, 3)).astype(np.float32)
+    tensor = torch.tensor(np.moveaxis(picture, 2, 0)[None])
+    expected = torch.nn.functional.interpolate(tensor, (7, 9), mode="bilinear", antialias=True)[0]
+    found = FitPicture((7, 9, 3), "stretch")(picture)
+    np.testing.assert_allclose(np.moveaxis(found, 2, 0), expected, atol=1e-5)
+
+
+def test_a_part_is_resized_as_in_the_whole_picture():
+    pixels = np.random.default_rng(0).uniform(size=(40, 60, 1)).astype(np.float32)
+    whole = resize_picture(pixels, (20, 24))
+    part = resize_picture(pixels, (10, 12), Box(15.0, 10.0, 45.0, 30.0))
+    np.testing.assert_allclose(part, whole[5:15, 6:18], atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["crop", "fit", "stretch"])
+def test_a_picture_of_the_right_size_stays_as_it_is(mode):
+    np.testing.assert_array_equal(FitPicture((6, 9, 3), mode).fitted(PIXELS), PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "cut"}, "expects mode to be one of crop, fit, stretch, got 'cut'"),
+        ({"mode": "crop", "crop_fraction": 0.0}, r"crop_fraction in \(0, 1\], got 0"),
+        ({"mode": "crop", "crop_fraction": 1.5}, r"crop_fraction in \(0, 1\], got 1.5"),
+        ({"crop_fraction": 0.5}, "crop_fraction only with mode 'crop', got 0.5 with 'fit'"),
+    ],
+)
+def test_options_of_a_fit_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        FitPicture((8, 8, 3), **options)

@@ -282,9 +282,9 @@ def test_labels_of_several_classes_are_not_one_class_to_choose(function):
 
 def test_classes_are_chosen_of_any_source():
     chosen = choose_classes(Lazy([0, 1, 2, 1]), ["2", "1"])
-    assert isinstance(chosen, Arrays)
-    np.testing.assert_array_equal(indices(chosen), [1, 2, 3])
-    np.testing.assert_array_equal(chosen.entries["label"], [1, 0, 1])
+    assert isinstance(choose_classes(in_memory(Lazy([0, 1, 2, 1])), ["2", "1"]), Arrays)
+    np.testing.assert_array_equal(indices(in_memory(chosen)), [1, 2, 3])
+    np.testing.assert_array_equal(gather(chosen, np.arange(3), ["label"])["label"], [1, 0, 1])
 
 
 @pytest.mark.parametrize(
@@ -342,3 +342,14 @@ def test_classes_that_differ_are_named(names, fault):
     source = arrays(image=np.zeros((3, 1, 1), np.uint8), label=np.arange(3), class_names=["cat", "dog", "eel"])
     with pytest.raises(ValueError, match=re.escape(fault)):
         match_classes(source, names)
+
+
+def test_examples_with_several_labels_are_split_at_random_and_have_no_class_to_choose():
+    source = Arrays(
+        {"image": np.zeros((20, 1, 1, 1)), "label": np.eye(4, dtype=np.int32)[np.arange(20) % 4]}, tuple("abcd")
+    )
+    assert [len(part) for part in split(source).values()] == [12, 4, 4]
+    with pytest.raises(
+        ValueError, match=r"choose_classes expects one class for each example, got labels of shape \(4,\)"
+    ):
+        choose_classes(source, ["a", "b"])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxcnn.files import cache_folder
 from jaxcnn.ops.lowering.native import build
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the kernels are built on POSIX systems only")
@@ -91,7 +92,7 @@ def test_a_library_for_another_processor_is_not_taken_even_under_this_name(compi
 def test_a_damaged_library_does_not_end_the_process(cache, tmp_path):
     if not build.ready():
         pytest.skip("there is no C++ compiler here")
-    good = build._built(build._compiler(), build.cache_folder())
+    good = build._built(build._compiler(), cache_folder())
     copier = Compiler(tmp_path, f'cp {shlex.quote(str(good))} "$out"')
     code = """
 import jax.numpy as jnp

@@ -1,1 +1,1 @@
-"""Sources of examples: arrays in memory, files, and data sets of scikit-learn."""
+"""Sources of examples: arrays in memory, files, published archives, and prepared sets of TensorFlow Datasets."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxcnn.data.pictures import FitPicture
 from jaxcnn.data.sources.source import IGNORED, ArraySpec, check_classes, checksum
 
 
@@ -18,10 +19,12 @@ class Arrays:
       entries: arrays by name, with the examples as their first axis; `Source` explains the names. They are kept as
         read-only views.
       class_names: one name for each class; label k means `class_names[k]`. Empty without classes.
+      preprocessing: what fitted the images, for pictures to come; None if nothing did.
     """
 
     entries: Mapping[str, np.ndarray]
     class_names: tuple[str, ...] = ()
+    preprocessing: FitPicture | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "entries", {name: _read_only(array) for name, array in self.entries.items()})

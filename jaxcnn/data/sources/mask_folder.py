@@ -16,17 +16,12 @@ from jaxcnn.data.pictures import (
     resize_mask,
     resize_picture,
 )
-from jaxcnn.data.sources.source import IGNORED, ArraySpec, checksum
+from jaxcnn.data.sources.faults import LISTED, refuse_faults
+from jaxcnn.data.sources.source import IGNORED, ArraySpec, checksum, file_sample
 from jaxcnn.ops.check import Size, as_pair
 
 _PARTS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 """Names of folders, and of the parts that they hold."""
-
-_LISTED = 5
-"""Number of faults that an error lists."""
-
-_SAMPLE = 4096
-"""Bytes at each end of a file that its fingerprint reads."""
 
 
 class Pair(NamedTuple):
@@ -66,7 +61,7 @@ class MaskFolder:
 
         The pixel data of a PNG file end with their checksum, so the fingerprint changes with the pixels.
         """
-        files = (part for pair in self.pairs for path in pair for part in (path.stem, _sample(path)))
+        files = (part for pair in self.pairs for path in pair for part in (path.stem, file_sample(path)))
         return checksum(*files, *self.class_names, repr((self.size, self.channels)))
 
     def __len__(self) -> int:
@@ -91,7 +86,7 @@ class MaskFolder:
             raise ValueError(_unequal(pair, image.shape[:2], mask.shape))
         if mask.shape != self.size:
             image, mask = resize_picture(image, self.size), resize_mask(mask, self.size)
-        return {"image": np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8), "mask": mask}
+        return {"image": image, "mask": mask}
 
 
 def mask_folder(path: str | os.PathLike[str], *, size: Size | None = None, channels: int = 3) -> dict[str, MaskFolder]:
@@ -127,11 +122,11 @@ def mask_folder(path: str | os.PathLike[str], *, size: Size | None = None, chann
     faults: list[str] = []
     parts = {name: _pairs(folder, faults) for name, folder in _part_folders(root).items()}
     scanned = [_scan(pair, faults) for pairs in parts.values() for pair in pairs]
-    _report(root, faults, "a picture and a mask of the same name and size for each example")
+    refuse_faults(root, faults, "a picture and a mask of the same name and size for each example")
     sizes = {pair_size: pair for pair, pair_size, _ in scanned}
     if wanted is None and len(sizes) > 1:
         listed = [f"{pair.image} is {height}x{width}" for (height, width), pair in sizes.items()]
-        _report(root, listed, "pictures of one size, or a size for all of them, as mask_folder(path, size=256)")
+        refuse_faults(root, listed, "pictures of one size, or a size for all of them, as mask_folder(path, size=256)")
     class_names = _class_names(root, scanned)
     example_size = wanted or next(iter(sizes))
     return {name: MaskFolder(tuple(pairs), class_names, example_size, channels) for name, pairs in parts.items()}
@@ -207,34 +202,17 @@ def _class_names(root: Path, scanned: list[_Scanned]) -> tuple[str, ...]:
     else:
         names = tuple(map(str, range(len(present))))
     outside = {pair: sorted(v for v in values - {IGNORED} if v >= len(names)) for pair, _, values in scanned}
-    faults = [f"{pair.mask} has the values {values[:_LISTED]}" for pair, values in outside.items() if values]
+    faults = [f"{pair.mask} has the values {values[:LISTED]}" for pair, values in outside.items() if values]
     expected = (
         f"masks of the {len(names)} classes in classes.txt, so values from 0 to {len(names) - 1}, or {IGNORED} for none"
         if listed.is_file()
         else f"masks that use every value from 0 to {len(names) - 1}, or {IGNORED} for none; add a classes.txt with a "
         "name for each class, or number them without gaps"
     )
-    _report(root, faults, expected)
+    refuse_faults(root, faults, expected)
     if len(present) < 2:
         raise ValueError(
             f"expected masks of at least two classes in {str(root)!r}, got only the values {present}, and {IGNORED} "
             "is no class; number the classes from 0, the background included"
         )
     return names
-
-
-def _report(root: Path, faults: Sequence[str], expected: str) -> None:
-    """Refuses a folder with faults, and lists the first of them."""
-    if faults:
-        more = f"\n  and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
-        listed = "".join(f"\n  {fault}" for fault in faults[:_LISTED])
-        raise ValueError(f"expected {expected}, in {str(root)!r}, got:{listed}{more}")
-
-
-def _sample(path: Path) -> bytes:
-    """Reads the length, the beginning and the end of a file."""
-    with open(path, "rb") as file:
-        first = file.read(_SAMPLE)
-        length = file.seek(0, os.SEEK_END)
-        file.seek(max(length - _SAMPLE, 0))
-        return length.to_bytes(8, "little") + first + file.read()

@@ -2,13 +2,19 @@
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
+from jaxcnn.data.pictures import FitPicture
+
 IGNORED = 255
 """Value of the pixels of a mask that belong to no class: they count neither in the loss nor in the metrics."""
+
+_SAMPLE = 4096
+"""Bytes at each end of a file that a fingerprint reads."""
 
 
 class ArraySpec(NamedTuple):
@@ -77,6 +83,52 @@ class Gathers(Protocol):
           Each entry with the examples as its first axis, as new arrays.
         """
         ...
+
+
+@runtime_checkable
+class Fits(Protocol):
+    """What a source has that reads a fitted image faster than a whole one, as from a large JPEG file."""
+
+    def fitted(self, index: int, fit: FitPicture) -> dict[str, np.ndarray]:
+        """Reads one example with its image fitted.
+
+        Args:
+          index: of the example.
+          fit: fits the image.
+
+        Returns:
+          The example.
+        """
+        ...
+
+
+def fitted(source: Source, index: int, fit: FitPicture) -> dict[str, np.ndarray]:
+    """Reads one example with its image fitted.
+
+    Args:
+      source: any source with images.
+      index: of the example.
+      fit: fits the image.
+
+    Returns:
+      The example, with an image of the shape of `fit`, of the dtype of the source.
+
+    Raises:
+      ValueError: the image has another number of channels.
+    """
+    if isinstance(source, Fits):
+        return source.fitted(index, fit)
+    example = source[index]
+    return {**example, "image": fit.fitted(example["image"])}
+
+
+def preprocessing_of(source: Source) -> FitPicture | None:
+    """Returns what fitted the images of a source, for pictures to come; None if nothing did.
+
+    Args:
+      source: any source; `jaxcnn.data.resized` makes one that tells it.
+    """
+    return getattr(source, "preprocessing", None)
 
 
 def gather(source: Source, indices: np.ndarray, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
@@ -162,6 +214,11 @@ class Subset:
         """A checksum of the source and the indices."""
         return checksum(self.source.fingerprint, np.asarray(self.indices, np.int64))
 
+    @property
+    def preprocessing(self) -> FitPicture | None:
+        """That of the source."""
+        return preprocessing_of(self.source)
+
     def __len__(self) -> int:
         return len(self.indices)
 
@@ -171,6 +228,10 @@ class Subset:
     def gather(self, indices: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Reads entries of several examples, as the source does."""
         return gather(self.source, self.indices[indices], names)
+
+    def fitted(self, index: int, fit: FitPicture) -> dict[str, np.ndarray]:
+        """Reads one example with its image fitted, as the source does."""
+        return fitted(self.source, int(self.indices[index]), fit)
 
 
 def checksum(*parts: str | bytes | np.ndarray) -> str:
@@ -193,6 +254,25 @@ def checksum(*parts: str | bytes | np.ndarray) -> str:
         digest.update(f"{memoryview(part).nbytes}:".encode())
         digest.update(part)
     return digest.hexdigest()
+
+
+def file_sample(path: str | os.PathLike[str]) -> bytes:
+    """Reads what a fingerprint takes of a file: its length, its beginning and its end.
+
+    Args:
+      path: the file.
+
+    Returns:
+      At most 8200 bytes.
+
+    Raises:
+      OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        first = file.read(_SAMPLE)
+        length = file.seek(0, os.SEEK_END)
+        file.seek(max(length - _SAMPLE, 0))
+        return length.to_bytes(8, "little") + first + file.read()
 
 
 def check_classes(name: str, values: np.ndarray, class_names: Sequence[str]) -> None:

@@ -12,12 +12,13 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import jaxlib
+
+from jaxcnn.files import LockedError, cache_folder, locked
 
 _LOG = logging.getLogger("jaxcnn")
 
@@ -42,8 +43,8 @@ def ready() -> bool:
     """Loads the kernels, and builds them first if necessary.
 
     The environment variable JAXCNN_NATIVE=0 turns them off, CXX names the compiler, optionally with arguments
-    (`CXX="ccache g++"`), and JAXCNN_CACHE_DIR the folder to keep them in (`$XDG_CACHE_HOME/jaxcnn` or `~/.cache/jaxcnn`
-    if not set). A damaged library in that folder is built again.
+    (`CXX="ccache g++"`), and JAXCNN_CACHE_DIR the folder to keep them in (see `jaxcnn.files.cache_folder`). A
+    damaged library in that folder is built again.
 
     Returns:
       Whether they can be used. If not, a warning of the logger "jaxcnn" says why, once.
@@ -70,13 +71,6 @@ def _library() -> ctypes.CDLL:
 
 class BuildError(RuntimeError):
     """The kernels cannot be built here."""
-
-
-def cache_folder() -> Path:
-    """Returns the folder that the built kernels are kept in."""
-    if folder := os.environ.get("JAXCNN_CACHE_DIR"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxcnn"
 
 
 def _compiler() -> tuple[str, ...]:
@@ -127,28 +121,18 @@ def _checksum(key: bytes, content: bytes) -> bytes:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Holds the build lock of a folder. The system releases it when the process ends."""
-    try:
-        import fcntl
-    except ImportError:
-        raise BuildError("they are built on POSIX systems only") from None
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        deadline = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise BuildError(
-                        f"another process has been building them in {folder} for {_PATIENCE:g} seconds; stop it, or "
-                        "set JAXCNN_CACHE_DIR to another folder"
-                    ) from None
-                time.sleep(0.1)
+    """Holds the build lock of a folder."""
+    if os.name != "posix":
+        raise BuildError("they are built on POSIX systems only")
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locked(folder / "lock", patience=_PATIENCE))
+        except LockedError:
+            raise BuildError(
+                f"another process has been building them in {folder} for {_PATIENCE:g} seconds; stop it, or "
+                "set JAXCNN_CACHE_DIR to another folder"
+            ) from None
         yield
-    finally:
-        os.close(lock)
 
 
 def _build(compiler: tuple[str, ...], library: Path, key: bytes) -> None:

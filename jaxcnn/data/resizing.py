@@ -1,0 +1,195 @@
+"""Sources of one image size, made from images of many sizes."""
+
+import dataclasses
+import functools
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcnn.data.pictures import FitMode, FitPicture
+from jaxcnn.data.sources.source import ArraySpec, Source, Splits, checksum, fitted, gather
+from jaxcnn.ops.check import Size, as_pair
+
+_LOG = logging.getLogger("jaxcnn")
+
+_SHARE = 8
+"""Images are kept if they take at most this part of the computer's memory."""
+
+_UNKNOWN_MEMORY = 8 * 2**30
+"""Memory in bytes of a computer that does not tell it."""
+
+
+class Choice(NamedTuple):
+    """A choice, and why it was made.
+
+    Attributes:
+      keep: whether images are kept in memory once they are read.
+      reason: why, as a part of a sentence.
+    """
+
+    keep: bool
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Resized:
+    """A source whose images are fitted into one shape; build one with `resized`, which checks the source.
+
+    Args:
+      source: examples with images.
+      preprocessing: fits the images. A run records it, and `predict` applies it.
+      keep: whether each image is kept in memory once it is read.
+    """
+
+    source: Source
+    preprocessing: FitPicture
+    keep: bool
+
+    @property
+    def spec(self) -> Mapping[str, ArraySpec]:
+        """That of the source, with the shape of the fitted images."""
+        spec = self.source.spec
+        return {**spec, "image": ArraySpec(self.preprocessing.image_shape, spec["image"].dtype)}
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Those of the source."""
+        return self.source.class_names
+
+    @property
+    def fingerprint(self) -> str:
+        """A checksum of the source and of how its images are fitted."""
+        return checksum(self.source.fingerprint, repr(self.preprocessing))
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        others = [name for name in self.spec if name != "image"]
+        kept = self._kept if self.keep else None
+        if kept is None or not kept.there[index]:
+            example = fitted(self.source, index, self.preprocessing)
+            if kept is not None:
+                kept.images[index] = example["image"]
+                kept.there[index] = True  # after the image, for other threads
+            return example
+        rest = gather(self.source, np.array([index]), others)
+        return {"image": kept.images[index].copy(), **{name: rest[name][0] for name in others}}
+
+    def __repr__(self) -> str:
+        return f"<{len(self):,} examples of {self.source!r}, fitted by {self.preprocessing!r}>"
+
+    def __getstate__(self) -> dict[str, object]:
+        # Images that are kept stay in their process.
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def gather(self, indices: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Reads entries of several examples; without "image", none is read."""
+        others = [name for name in names if name != "image"]
+        found = gather(self.source, indices, others) if others else {}
+        if "image" not in names:
+            return found
+        if not self.keep:
+            return {**found, "image": np.stack([self[int(index)]["image"] for index in indices])}
+        for index in np.unique(indices[~self._kept.there[indices]]):
+            self[int(index)]
+        return {**found, "image": self._kept.images[indices]}
+
+    @functools.cached_property
+    def _kept(self) -> "_Kept":
+        image = self.spec["image"]
+        # The system gives memory page by page, as images are written.
+        return _Kept(np.empty((len(self), *self.preprocessing.image_shape), image.dtype), np.zeros(len(self), bool))
+
+
+class _Kept(NamedTuple):
+    """Images, and which of them are there."""
+
+    images: np.ndarray
+    there: np.ndarray
+
+
+def resized(
+    source: Source | Splits,
+    size: Size | FitPicture,
+    *,
+    mode: FitMode = "crop",
+    crop_fraction: float = 1.0,
+    keep: bool | None = None,
+) -> Any:
+    """Makes a source of one image size from images of many sizes.
+
+        photographs = resized(image_folder("flowers"), 224)  # and train with them
+
+    Images are resized when they are read, and stay uint8 if they are. A run that is trained with them records how they
+    were fitted, so that `predict` prepares a photograph in the same way.
+
+    Args:
+      source: examples with "image" and without "mask", or parts of them by name.
+      size: (height, width) of the images, or one number for both; or a `FitPicture`, which tells all the rest.
+      mode: "crop", "fit" or "stretch"; see `jaxcnn.data.pictures.FitPicture`.
+      crop_fraction: of mode "crop": the part of the shorter side that is kept, in (0, 1].
+      keep: whether each image is kept in memory once it is read. None: `choose_to_keep` decides, for all parts
+        together; the logger "jaxcnn" says why.
+
+    Returns:
+      A `Resized`, or one for each part by name.
+
+    Raises:
+      ValueError: the examples have no images or have masks, the number of channels differs, or an option is out of
+        range.
+    """
+    parts = dict(source) if isinstance(source, Mapping) else {"": source}
+    for part in parts.values():
+        if "image" not in part.spec or "mask" in part.spec:
+            raise ValueError(
+                f"resized expects examples with 'image' and without 'mask', got {', '.join(map(repr, part.spec))}; "
+                "mask_folder(path, size=...) resizes masks too"
+            )
+    image = next(iter(parts.values())).spec["image"]
+    if (channels := image.shape[2]) is None:
+        raise ValueError(
+            "resized expects images of one number of channels, got some that differ; make them grey or RGB"
+        )
+    fit = size if isinstance(size, FitPicture) else FitPicture((*as_pair("size", size), channels), mode, crop_fraction)
+    if keep is None:
+        keep, reason = choose_to_keep(sum(map(len, parts.values())), fit.image_shape, image.dtype)
+        _LOG.log(
+            logging.DEBUG if keep else logging.INFO,
+            "images are %s: %s",
+            "kept in memory" if keep else "read in every epoch",
+            reason,
+        )
+    found = {name: Resized(part, fit, keep) for name, part in parts.items()}
+    return found if isinstance(source, Mapping) else found[""]
+
+
+def choose_to_keep(count: int, image_shape: Sequence[int], dtype: np.dtype) -> Choice:
+    """Decides whether images are kept in memory: if they take at most an eighth of it.
+
+    Args:
+      count: number of images.
+      image_shape: (height, width, channels) of each.
+      dtype: of the pixels.
+
+    Returns:
+      The choice, with the reason.
+    """
+    needed = count * int(np.prod(image_shape)) * dtype.itemsize
+    keep = needed * _SHARE <= (memory := _memory())
+    compared = "at most" if keep else "more than"
+    return Choice(keep, f"{count:,} take {_size(needed)}, {compared} an eighth of the memory of {_size(memory)}")
+
+
+def _memory() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return _UNKNOWN_MEMORY
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"

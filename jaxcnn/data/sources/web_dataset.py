@@ -1,0 +1,213 @@
+"""Pictures and labels in tar files, as the library WebDataset writes them, at random."""
+
+import dataclasses
+import functools
+import glob
+import io
+import os
+import re
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxcnn.data.pictures import EXTENSIONS, PictureError, read_picture
+from jaxcnn.data.sources.source import ArraySpec, checksum, file_sample
+from jaxcnn.files import cache_folder, written_whole
+
+_LABEL = ".cls"
+_COLUMNS = ("shard", "offset", "size", "label")
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+class WebDatasetError(ValueError):
+    """A tar file is damaged, or its files are not pictures with a label each. The message names the file."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class WebDataset:
+    """A source of pictures in tar files; `web_dataset` builds and checks it.
+
+    Args:
+      files: the tar files.
+      index: number of the file, offset, size and label of each picture, int64, shape (examples, 4).
+      class_names: one name for each class.
+      channels: 1 or 3.
+    """
+
+    files: tuple[Path, ...]
+    index: np.ndarray
+    class_names: tuple[str, ...]
+    channels: int
+
+    @property
+    def spec(self) -> Mapping[str, ArraySpec]:
+        """Shape and dtype of "image", whose height and width differ from example to example, and "label"."""
+        return {
+            "image": ArraySpec((None, None, self.channels), np.dtype(np.uint8)),
+            "label": ArraySpec((), np.dtype(np.int32)),
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """A checksum of the places and labels of the pictures, and of sizes, beginnings and ends of the files."""
+        return self._checksum
+
+    @functools.cached_property
+    def _checksum(self) -> str:
+        samples = (part for file in self.files for part in (file.name, file_sample(file)))
+        return checksum(*samples, self.index, str(self.channels), *self.class_names)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """Reads one example.
+
+        Args:
+          index: of the example.
+
+        Returns:
+          "image", uint8, shape (height, width, channels), and "label".
+
+        Raises:
+          PictureError: the picture cannot be decoded.
+          OSError: the file cannot be read.
+        """
+        shard, offset, size, label = self.index[index].tolist()
+        with open(self.files[shard], "rb", buffering=0) as file:
+            file.seek(offset)
+            content = file.read(size)
+        try:
+            image = read_picture(content, self.channels)
+        except PictureError as error:
+            raise PictureError(f"{str(self.files[shard])!r}, byte {offset:,}: {error}") from error
+        return {"image": image, "label": np.asarray(label, np.int32)}
+
+    def gather(self, indices: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Reads entries of several examples. For labels alone, no file is read."""
+        found = {"label": self.index[indices, 3].astype(np.int32)}
+        if "image" in names:
+            found["image"] = np.stack([self[int(index)]["image"] for index in indices])
+        return {name: found[name] for name in names}
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} pictures of {len(self.class_names)} classes in {len(self.files)} tar files>"
+
+
+def web_dataset(pattern: str, *, class_names: Sequence[str] | None = None, channels: int = 3) -> WebDataset:
+    """Reads pictures and labels from local tar files: `web_dataset("flowers/train-{0000..0011}.tar")`.
+
+    An example is a picture and a file `.cls` with the number of its class, of the same name up to the first dot. Other
+    files are left out. WebDataset itself reads a stream; here the tar files are read at random, so that the order of an
+    epoch is a true shuffle, and a resumed run needs no state. The places of the pictures are read once and kept in the
+    folder of caches, until a tar file changes.
+
+    Args:
+      pattern: path of the tar files, which are not compressed, with "*", "?" or a range of numbers "{0000..0011}". The
+        order is that of the sorted paths.
+      class_names: one name for each class. None names them '0', '1', ..., up to the largest label.
+      channels: 1 reads the pictures as grey, 3 as red, green and blue.
+
+    Returns:
+      The source.
+
+    Raises:
+      FileNotFoundError: no file matches, or one of a range is missing.
+      WebDatasetError: a file is no tar file or is truncated, or a picture has no label or a label no picture.
+      ValueError: `channels` is neither 1 nor 3, or a label is out of range.
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"web_dataset expects 1 or 3 channels, got {channels}")
+    files = tuple(map(Path, _expanded(pattern)))
+    index = _cached_index(files)
+    count = int(index[:, 3].max()) + 1
+    names = tuple(map(str, range(count))) if class_names is None else tuple(class_names)
+    if len(names) < count or len(set(names)) < len(names):
+        raise ValueError(f"expected different names for at least {count} classes, got {len(names)}: {names!r:.80}")
+    return WebDataset(files, index, names, channels)
+
+
+def _expanded(pattern: str) -> list[str]:
+    """Returns the sorted paths of a pattern."""
+    span = _RANGE.search(pattern)
+    if span is None:
+        found = sorted(path for path in glob.glob(pattern) if os.path.isfile(path))
+        if not found:
+            raise FileNotFoundError(f"expected tar files, got {pattern!r}, which matches no file")
+        return found
+    first, last = span.groups()
+    numbers = [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
+    return [path for number in numbers for path in _expanded(pattern[: span.start()] + number + pattern[span.end() :])]
+
+
+def _cached_index(files: tuple[Path, ...]) -> np.ndarray:
+    """Reads the index from the folder of caches, or makes it."""
+    statuses = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    cached = cache_folder() / "web_dataset" / f"{checksum(repr(statuses))}.npy"
+    if cached.is_file():
+        try:
+            index = np.load(cached, allow_pickle=False)
+        except (ValueError, EOFError):  # damaged: it is made again
+            index = np.zeros((0, 0), np.int64)
+        if index.ndim == 2 and index.shape[1] == len(_COLUMNS):
+            return index
+    index = np.array([row for shard, file in enumerate(files) for row in _index(shard, file)], np.int64)
+    if not len(index):
+        raise WebDatasetError(f"expected pictures with {_LABEL} files in {str(files[0])!r}, got none")
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
+    np.save(content, index, allow_pickle=False)
+    with written_whole(cached) as file:
+        file.write(content.getvalue())
+    return index
+
+
+def _index(shard: int, path: Path) -> list[tuple[int, int, int, int]]:
+    """Returns the rows of the index for a file."""
+    pictures: dict[str, tuple[int, int]] = {}
+    labels: dict[str, int] = {}
+    length = path.stat().st_size
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                if not member.isreg():
+                    continue
+                if member.offset_data + member.size > length:
+                    raise tarfile.ReadError(f"the file at byte {member.offset:,} ends after the archive")
+                folder, _, name = member.name.rpartition("/")
+                stem, _, extension = name.partition(".")
+                key = f"{folder}/{stem}"
+                if f".{extension.lower()}" in EXTENSIONS:
+                    if key in pictures:
+                        raise WebDatasetError(f"expected one picture of the name {key!r} in {str(path)!r}, got several")
+                    pictures[key] = member.offset_data, member.size
+                elif f".{extension}" == _LABEL:
+                    labels[key] = _label(archive, member, path)
+            # tarfile takes a damaged or truncated header for the end, which is a block of zeros.
+            with open(path, "rb") as file:
+                file.seek(archive.offset)
+                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise tarfile.ReadError(f"the header at byte {archive.offset:,} is damaged or truncated")
+    except tarfile.TarError as error:
+        raise WebDatasetError(
+            f"expected a tar file that is whole and not compressed, got {str(path)!r}: {error}; copy or write it again"
+        ) from error
+    alone = [key for key in pictures if key not in labels] + [key for key in labels if key not in pictures]
+    if alone:
+        raise WebDatasetError(
+            f"expected a picture and a {_LABEL} file of each name in {str(path)!r}, got only one of both for "
+            f"{len(alone)} names, the first {alone[0]!r}"
+        )
+    return [(shard, offset, size, labels[key]) for key, (offset, size) in pictures.items()]
+
+
+def _label(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> int:
+    file = archive.extractfile(member)
+    text = file.read(32).strip() if file is not None else b""
+    if not text.isdigit():
+        raise WebDatasetError(
+            f"expected the number of a class, at least 0, in {member.name} of {str(path)!r}, got {text!r}"
+        )
+    return int(text)

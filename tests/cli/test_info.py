@@ -1,0 +1,82 @@
+"""`jaxcnn data info`."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxcnn.data.sources import picture_index
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr(picture_index, "cache_folder", lambda: folder)
+
+
+def draw(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width = np.random.default_rng(seed).integers(10, 30, 2)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+
+
+def test_a_folder_is_described_and_drawn(jaxcnn, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("train/Dog", "train/cat", "test/Dog", "test/cat")):
+        for i in range(3 + number):
+            draw(tmp_path / "set" / name / f"{i}.png", 10 * number + i)
+    draw(tmp_path / "set" / "test" / "cat" / "copy.png", 1)
+    (tmp_path / "set" / "train" / "cat" / "new\nline.txt").write_text("text")
+    done = jaxcnn("data", "info", "set")
+    assert done.status == 0, done.err
+    assert "set: 19 examples of image uint8, label int32, 3 channels" in done.out
+    lines = [line.split() for line in done.out.splitlines()]
+    assert ["Dog", "3", "5"] in lines
+    assert ["cat", "4", "7"] in lines
+    assert "warning: 1 file cannot be read as a picture, such as: expected a picture in" in done.out
+    assert "warning: 1 picture in more than one part, so that the test is too easy" in done.out
+    with Image.open("contact_sheet.png") as sheet:
+        assert sheet.format == "PNG"
+    record = json.loads(jaxcnn("data", "info", "set", "--json", "--output", "other.png").out)
+    assert record["parts"]["test"]["counts"] == {"Dog": 5, "cat": 7}
+    assert len(record["unreadable"]) == len(record["same"]) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["contact_sheet.png", "other.png", "set"]
+
+
+def test_any_data_set_is_described(jaxcnn, tmp_path, masked):
+    output = tmp_path / "sheet.png"
+    done = jaxcnn("data", "info", "digits", "--limit", 40, "--output", output)
+    assert done.status == 0, done.err
+    assert "digits: 1,797 examples of image float32, label int32, 1 channel\n" in done.out
+    assert "40 images were read: sizes, mean, std and the warnings about pictures are of these" in done.out
+    assert "no warnings" in done.out
+    done = jaxcnn("data", "info", masked, "--output", output)
+    assert done.status == 0, done.err
+    assert "bright" in done.out
+
+
+def test_numbers_to_predict_are_described(jaxcnn, tmp_path):
+    for i in range(3):
+        draw(tmp_path / f"{i}.png", i)
+    (tmp_path / "table.csv").write_text("path,target\n0.png,0.5\n1.png,1.5\n2.png,4\n")
+    done = jaxcnn("data", "info", tmp_path / "table.csv", "--output", tmp_path / "sheet.png")
+    assert done.status == 0, done.err
+    assert "target 1 in train: 0.5 to 4, mean 2" in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("digits", "--limit", "0"), "--limit expects a number at least 1, got 0"),
+        (("digits", "--output", "sheet.jpg"), "--output expects a file with the extension .png, got sheet.jpg"),
+        (("digits", "--output", "nowhere/sheet.png"), "the folder of 'nowhere/sheet.png' does not exist"),
+        (("digit",), "unknown data set 'digit'; did you mean digits?"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(jaxcnn, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    done = jaxcnn("data", "info", *words)
+    assert done.status == 2
+    assert message in done.err
+    assert list(tmp_path.iterdir()) == []
