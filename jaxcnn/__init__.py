@@ -38,20 +38,7 @@ __all__ = [
 
 __getattr__, __dir__ = lazy_attributes(
     __name__,
-    [
-        "data",
-        "inspection",
-        "interop",
-        "layers",
-        "models",
-        "ops",
-        "plots",
-        "tasks",
-        "tracing",
-        "training",
-        "trees",
-        "types",
-    ],
+    [*__all__, "tracing", "types"],
     {
         "Layer": "types",
         "Network": "network",

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.data import Source, Splits
@@ -27,14 +26,24 @@ from jaxcnn.interop.files.opened import parse_json, shown
 from jaxcnn.interop.files.paths import FileError
 from jaxcnn.interop.preprocessing import Preprocessing
 from jaxcnn.interop.weights import load_published, load_safetensors
-from jaxcnn.layers import batched, batched_features, fold_batch_norm, freeze, identity, output_shape, unfreeze
+from jaxcnn.layers import (
+    Composite,
+    batched,
+    batched_features,
+    fold_batch_norm,
+    freeze,
+    identity,
+    output_shape,
+    unfreeze,
+)
+from jaxcnn.layers.flow import structure
 from jaxcnn.layers.fold import usual_shapes
 from jaxcnn.models import catalog
 from jaxcnn.models.normalized import normalized
 from jaxcnn.models.text import difference, parse_value
 from jaxcnn.tasks import Classification, MultiLabel
 from jaxcnn.text import printable
-from jaxcnn.training import Recipe, Result, run
+from jaxcnn.training import Precision, Recipe, Result, run
 from jaxcnn.training.run_folder import is_run_folder, load_model
 from jaxcnn.types import Layer, Params, Shape, State, Task
 from jaxcnn.values import Value
@@ -205,9 +214,9 @@ class Network:
           ValueError: a path is unknown, `key` is missing, or the number of `class_names` is not that of the outputs.
           TypeError: the model is a single layer, a value is not a layer, or a class name is not a string.
         """
-        if not hasattr(self.layer, "replace"):
+        if not isinstance(self.layer, Composite):
             raise TypeError(f"replace expects a model made of layers, got {self.layer!r:.200}")
-        model = self.layer.replace(layers)  # pyright: ignore[reportAttributeAccessIssue]
+        model = self.layer.replace(layers)
         params, state = self.params, self.state
         keys = [None] * len(layers) if key is None else list(jax.random.split(key, len(layers)))
         for (path, layer), layer_key in zip(layers.items(), keys, strict=True):
@@ -295,7 +304,7 @@ class Network:
             raise ValueError(f"predict expects prepared images of one shape, got {sorted(shapes)}; resize them first")
         # The last batch is filled up, so that it needs no compilation of its own.
         outputs = self(np.stack(images + images[:1] * (size - len(images))))
-        decoded = jax.tree.map(np.asarray, task.decode(jax.tree.map(_in_float32, outputs)))
+        decoded = jax.tree.map(np.asarray, task.decode(Precision().cast_outputs(outputs)))
         rows = [jax.tree.map(lambda leaf, i=i: leaf[i], decoded) for i in range(len(images))]
         if not isinstance(task, Classification | MultiLabel):
             return rows
@@ -408,13 +417,9 @@ def _features(layer: Layer, params: Params, state: State, images: Any, at: Seque
     return batched_features(layer, params, state, images, at=at)
 
 
-def _in_float32(outputs: jax.Array) -> jax.Array:
-    return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
-
-
 def _drawn(path: str, layer: Layer, key: jax.Array | None) -> tuple[Params, State]:
     """Draws the arrays of a layer. A layer without arrays needs no key."""
-    if key is None and jax.tree.leaves(conversion.shapes_of(layer)):
+    if key is None and jax.tree.leaves(structure(layer)):
         raise ValueError(f"replace expects key= to draw the parameters of {path!r}, got none")
     return layer.init(jax.random.key(0) if key is None else key)
 

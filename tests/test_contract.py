@@ -49,6 +49,7 @@ from jaxcnn.layers import (
     Sequential,
     identity,
 )
+from jaxcnn.layers.flow import structure
 from jaxcnn.models import catalog
 from jaxcnn.models.efficientnet import fused_block
 from jaxcnn.models.inception import AuxiliaryPool
@@ -389,6 +390,10 @@ def test_apply_is_pure(subject, train):
 
 def test_init_is_pure(subject):
     assert_same(subject.layer.init(subject.init_key), (subject.params, subject.state))
+
+
+def test_what_init_draws_is_known_without_drawing(subject):
+    assert kinds(structure(subject.layer)) == kinds((subject.params, subject.state))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=lambda dtype: dtype.__name__)

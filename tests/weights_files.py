@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.interop import conversion
 from jaxcnn.interop.files.torch_file import _tensor, read_torch
+from jaxcnn.layers.flow import structure
 
 
 def draw(model, seed=0):
     """Draws parameters and state, all different, without the time that a model's own initialisation takes."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), conversion.shapes_of(model))
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), structure(model))
 
 
 def arrays_in(path):

@@ -24,7 +24,7 @@ def reported(*kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except RecipeError as error:
-        raise CommandError(in_options(error)) from error
+        raise CommandError(_in_options(error)) from error
     except kinds as error:
         # Other notes are JAX's, about tracebacks, which are not shown here.
         places = [note for note in getattr(error, "__notes__", []) if note.startswith("in ")]
@@ -36,6 +36,6 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def in_options(error: RecipeError) -> str:
+def _in_options(error: RecipeError) -> str:
     """Returns the message of an error in a recipe, with options instead of fields."""
     return f"{flag(error.field)} {error.expected}{flag(error.other) if error.other else ''}{error.rest}"

@@ -43,8 +43,7 @@ def evaluate(options: Evaluate) -> int:
     Raises:
       CommandError: the run or the data cannot be read, or the data do not have the images and classes of the run.
     """
-    if options.batch_size < 1:
-        raise CommandError(f"--batch-size expects a number at least 1, got {options.batch_size}")
+    names.check_count(options, "batch_size")
     with Activity("reading the run and the data"):
         run = trained.load(options.run, options.layer)
         source, part = _source(options, run.info)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from jaxcnn import training
-from jaxcnn.cli import trained
+from jaxcnn.cli import names, trained
 from jaxcnn.cli.activity import Activity
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Predict
@@ -64,9 +64,7 @@ def predict(options: Predict) -> int:
 def _check(options: Predict) -> None:
     if not options.images:
         raise CommandError("predict expects image files or folders, got none: jaxcnn predict RUN image.png ...")
-    for name, value in (("top", options.top), ("batch-size", options.batch_size)):
-        if value is not None and value < 1:
-            raise CommandError(f"--{name} expects a number at least 1, got {value}")
+    names.check_count(options, "top", "batch_size")
     if options.json and options.csv:
         raise CommandError("--json and --csv exclude each other; give one of them")
 

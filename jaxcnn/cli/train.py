@@ -104,7 +104,7 @@ def _start(options: Train, arguments: list[str]) -> int:
             about={"options": _option_values(options), "command": ["jaxcnn", "train", *arguments]},
         )
         _draw(options, splits, layer, result, display)
-    return _end(result)
+    return _end(options, result)
 
 
 def _resume(options: Train, arguments: list[str]) -> int:
@@ -142,7 +142,7 @@ def _resume(options: Train, arguments: list[str]) -> int:
             observers=[display, *_trackers(options)],
         )
         _draw(options, splits, layer, result, display)
-    return _end(result)
+    return _end(options, result)
 
 
 def _trackers(options: Train) -> list[Observer]:
@@ -170,14 +170,13 @@ def _draw(options: Train, splits: dict[str, Source], layer: Layer, result: Resul
     display.on_activity(None)
 
 
-def _end(result: Result) -> int:
+def _end(options: Train, result: Result) -> int:
     """Prints how the training ended."""
     assert result.folder is not None
     folder = RunFolder(result.folder)
     if result.stopped:
         say(f"stopped after step {folder.checkpoints.latest_step()}, with a checkpoint; resume with:")
-        model = folder.config.get("options", {}).get("model", "")
-        own = f" --model {shown(shlex.quote(model))}" if own_models.is_own(model) else ""
+        own = f" --model {shown(shlex.quote(options.model))}" if own_models.is_own(options.model) else ""
         say(f"  jaxcnn train --run-dir {shown(shlex.quote(str(folder.path)))} --resume{own}")
     else:
         _print_result(folder, result.figures)
@@ -233,8 +232,7 @@ def _with_absolute_paths(options: Train) -> Train:
 
 def _check(options: Train) -> None:
     """Refuses invalid options, before anything is read."""
-    if options.examples_per_class is not None and options.examples_per_class < 1:
-        raise CommandError(f"--examples-per-class expects a number at least 1, got {options.examples_per_class}")
+    names.check_count(options, "examples_per_class")
     if options.find_learning_rate and (options.run_dir or options.resume or options.tensorboard or options.wandb):
         raise CommandError(
             "--find-learning-rate does not train: --run-dir, --resume, --tensorboard and --wandb have no effect with "

@@ -34,6 +34,7 @@ def load(run: Path, layer: str | None) -> TrainedModel:
         folder = RunFolder(run)
         if layer is None:
             own_models.check_named(folder, "--layer")
+        # Refuses damaged files, although the model does not need them.
         folder.metrics()
         folder.result()
         trained = load_model(run)

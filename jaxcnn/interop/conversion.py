@@ -1,6 +1,5 @@
 """Converts the arrays of a file to parameters and state and back: by name, each exactly once, with checked shapes."""
 
-import functools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from jaxcnn import trees
 from jaxcnn.interop.files.opened import shown, unquoted
 from jaxcnn.interop.files.tensor import Tensor
 from jaxcnn.interop.records.record import Record
+from jaxcnn.layers.flow import structure
 from jaxcnn.types import Layer, Params, Shape, State
 
 # The alignment, in bytes, with which XLA on CPU uses memory without a copy.
@@ -51,19 +51,6 @@ class Target(NamedTuple):
         return "/".join(self.keys[:-1])
 
 
-@functools.lru_cache(maxsize=32)
-def shapes_of(model: Any) -> tuple[Params, State]:
-    """Returns the shapes of a model's parameters and state, without drawing them.
-
-    Args:
-      model: the model.
-
-    Returns:
-      Trees of `jax.ShapeDtypeStruct`; do not change them, they are cached.
-    """
-    return jax.eval_shape(model.init, jax.random.key(0))
-
-
 def targets(record: Record, model: Any) -> dict[str, Target]:
     """Lists all leaves of a model by their names in the source.
 
@@ -78,7 +65,7 @@ def targets(record: Record, model: Any) -> dict[str, Target]:
       ValueError: the record gives two leaves the same name.
     """
     found: dict[str, Target] = {}
-    for tree, leaves in enumerate(shapes_of(model)):
+    for tree, leaves in enumerate(structure(model)):
         for path, leaf in jax.tree_util.tree_leaves_with_path(leaves):
             keys = tuple(entry.key for entry in path)
             where = "/".join(keys[:-1])
@@ -172,7 +159,7 @@ def read(
         leaves[target.tree][target.keys] = jax.device_put(leaf)
     params, state = (
         jax.tree_util.tree_map_with_path(lambda path, _, found=found: found[tuple(entry.key for entry in path)], like)
-        for found, like in zip(leaves, shapes_of(model), strict=True)
+        for found, like in zip(leaves, structure(model), strict=True)
     )
     return params, state
 
@@ -202,7 +189,7 @@ def check(model: Any, params: Params, state: State) -> None:
     Raises:
       ValueError: names, shapes or kinds of numbers do not match the model.
     """
-    for what, tree, like in zip(("parameters", "state"), (params, state), shapes_of(model), strict=True):
+    for what, tree, like in zip(("parameters", "state"), (params, state), structure(model), strict=True):
         got, expected = trees.named_leaves(tree), trees.named_leaves(like)
         wrong = sorted(name for name in got.keys() | expected.keys() if _kind(got, name) != _kind(expected, name))
         if wrong:

@@ -13,7 +13,6 @@ One difference remains. The running variance of `jaxcnn.layers.BatchNorm` is unb
 flax's own batch norms is biased.
 """
 
-import functools
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.layers import batched
+from jaxcnn.layers.flow import structure
 from jaxcnn.types import Layer, Params, Shape, State
 from jaxcnn.values import Value
 
@@ -65,7 +65,7 @@ class LayerAsLinen(nn.Module):
                 for name, value in tree.items():
                     self.put_variable(collection, name, value)
         trees = [self.variables.get(collection, {}) for collection in ("params", "batch_stats")]
-        params, state = map(_complete, trees, _structure(self.layer))
+        params, state = map(_complete, trees, structure(self.layer))
         # As in linen's own modules, "params" stands in for an rng that was not given.
         key = self.make_rng("dropout") if train and (self.has_rng("dropout") or self.has_rng("params")) else None
         outputs, state = _apply(self, params, state, images, train, key, "pass rngs={'dropout': key} to module.apply")
@@ -389,19 +389,13 @@ def _apply(
         raise
 
 
-@functools.cache
-def _structure(layer: Layer) -> tuple[Params, State]:
-    """Returns the shapes of the layer's parameters and state."""
-    return jax.eval_shape(lambda: layer.init(jax.random.key(0)))
-
-
-def _complete(tree: Any, structure: Any) -> Any:
-    """Returns the tree as plain dicts, with those empty dicts of the structure that it lacks."""
+def _complete(tree: Any, like: Any) -> Any:
+    """Returns the tree as plain dicts, with those empty dicts of another tree that it lacks."""
     if not isinstance(tree, Mapping):
         return tree
-    structure = structure if isinstance(structure, dict) else {}
-    dicts = {name: {} for name, value in structure.items() if isinstance(value, dict)}
-    return {name: _complete(value, structure.get(name)) for name, value in {**dicts, **tree}.items()}
+    like = like if isinstance(like, dict) else {}
+    dicts = {name: {} for name, value in like.items() if isinstance(value, dict)}
+    return {name: _complete(value, like.get(name)) for name, value in {**dicts, **tree}.items()}
 
 
 def _is_variable(node: Any) -> bool:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
-from typing import Any, ClassVar, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeGuard
 
 import jax
 
@@ -73,9 +73,9 @@ class Composite(Value):
                 )
         children = self.children()
         if self.inlined is not None and self.inlined not in children:
-            check_child(self.inlined, getattr(self, self.inlined))
+            _check_child(self.inlined, getattr(self, self.inlined))
         for name, child in children.items():
-            check_child(name, child)
+            _check_child(name, child)
         if repeated := [name for name, count in Counter(self.names).items() if count > 1]:
             raise ValueError(
                 f"{type(self).__name__} expects children of different names, got {min(repeated)!r} twice: "
@@ -171,7 +171,7 @@ class Composite(Value):
             if rest:
                 inner.setdefault(first, {})[rest] = layer
             else:
-                check_child(first, layer)
+                _check_child(first, layer)
                 children[first] = layer
         for first, within in inner.items():
             children[first] = children[first].replace(within)  # pyright: ignore[reportAttributeAccessIssue]
@@ -353,7 +353,7 @@ class Run:
             apply = functools.partial(layer.apply, train=self.train, key=key)
         else:
             inside = _Inside(around, asked, path)
-            apply = functools.partial(layer._apply, train=self.train, key=key, inside=inside)  # pyright: ignore[reportAttributeAccessIssue]
+            apply = functools.partial(layer._apply, train=self.train, key=key, inside=inside)
             if is_inlined:
                 return apply(params, state, x)
         return around(path, layer, apply, params, state, x)
@@ -400,7 +400,7 @@ def apply_around(
     """
     if not is_open(model):
         return model.apply(params, state, x, train=train, key=key)
-    return model._apply(params, state, x, train=train, key=key, inside=_Inside(around, asked, ""))  # pyright: ignore[reportAttributeAccessIssue]
+    return model._apply(params, state, x, train=train, key=key, inside=_Inside(around, asked, ""))
 
 
 def apply_with_hook(
@@ -441,7 +441,7 @@ def apply_with_hook(
     return apply_around(model, params, state, x, around, train=train, key=key)
 
 
-def is_open(layer: Layer) -> bool:
+def is_open(layer: Layer) -> TypeGuard[Composite]:
     """Tells whether the layers within a layer can be seen: it is a composite with the `apply` of its base."""
     return isinstance(layer, Composite) and type(layer).apply is Composite.apply
 
@@ -483,17 +483,8 @@ def layer_names(layer: Layer) -> tuple[str, ...]:
     return layer.names if isinstance(layer, Composite) else ()
 
 
-def check_child(name: str, layer: Any) -> None:
-    """Refuses what cannot be a child of a composite.
-
-    Args:
-      name: its name.
-      layer: the child.
-
-    Raises:
-      ValueError: the name is empty or contains "/" or "#".
-      TypeError: it is not a layer.
-    """
+def _check_child(name: str, layer: Any) -> None:
+    """Refuses what cannot be a child of a composite."""
     if "/" in name or "#" in name or not name:
         raise ValueError(f"expected a layer name without '/' and '#', which separate the parts of a path, got {name!r}")
     if not _is_layer(layer) or not _takes_train(layer):

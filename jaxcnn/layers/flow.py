@@ -135,7 +135,7 @@ def structure(layer: Layer) -> tuple[Params, State]:
       layer: a layer or a whole model.
 
     Returns:
-      Both trees, of `jax.ShapeDtypeStruct`s.
+      Both trees, of `jax.ShapeDtypeStruct`s. Do not change them: parts of them are cached.
     """
     if not isinstance(layer, Composite) or type(layer).init is not Composite.init:
         return _drawn(layer)

@@ -207,13 +207,13 @@ def _rows_of(traced: Dataflow, image: Any) -> list[Row]:
             return
         path, layer, result = traced.called[equation.params["name"]]
         jaxpr, is_composite = equation.params["jaxpr"].jaxpr, is_open(layer)
-        arrays, structure = jax.tree.flatten(result)
+        arrays, tree = jax.tree.flatten(result)
         work = work_of(jaxpr, leave_out=is_call)
         if is_composite and not work and not _computes(jaxpr, len(arrays)):
             return
         fields = [field_of(one, array.shape) for one, array in zip(seen, arrays, strict=False)]
         parameters = 0 if is_composite or "#" in path else count_parameters(layer)
-        rows.append(Row(path, layer, _shapes(result), parameters, work, jax.tree.unflatten(structure, fields)))
+        rows.append(Row(path, layer, _shapes(result), parameters, work, jax.tree.unflatten(tree, fields)))
 
     first, *others = jax.tree.leaves(image)
     program = traced.jaxpr

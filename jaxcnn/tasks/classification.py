@@ -9,7 +9,7 @@ import optax
 
 from jaxcnn.ops.check import at_least_float32
 from jaxcnn.tasks.examples import take, weighted
-from jaxcnn.tasks.losses import as_weights, check_smoothing, check_weights, cross_entropy
+from jaxcnn.tasks.losses import as_weights, check_smoothing, check_weights, cross_entropy, nan_unless
 from jaxcnn.tasks.means import figures
 from jaxcnn.types import Example, Mean, Objective
 from jaxcnn.values import Value
@@ -132,9 +132,7 @@ class MultiLabel(Value):
         if self.positive_weights is not None:
             factors = as_weights("MultiLabel", self.positive_weights, outputs) - 1
             losses = losses + factors * labels * jax.nn.softplus(-outputs)
-        in_range = (labels >= 0) & (labels <= 1)
-        # Multiply rather than select: `where` would give zero gradient and hide the bad label.
-        losses = losses * jnp.where(in_range, jnp.ones((), losses.dtype), jnp.full((), jnp.nan, losses.dtype))
+        losses = nan_unless((labels >= 0) & (labels <= 1), losses)
         return weighted(jnp.mean(losses, axis=1), 1, batch)
 
     def metrics(self, outputs: jax.Array, batch: Example) -> dict[str, Mean]:

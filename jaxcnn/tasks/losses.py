@@ -43,10 +43,7 @@ def cross_entropy(
         _check_labels(logits, labels)
         if label_smoothing == 0 and class_weights is None:
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            # Multiply rather than select: `where` would give zero gradient and hide the bad label.
-            return losses * jnp.where(
-                _in_range(labels, logits.shape[-1]), jnp.ones((), dtype), jnp.full((), jnp.nan, dtype)
-            )
+            return nan_unless(_in_range(labels, logits.shape[-1]), losses)
         targets = soft_targets(labels, logits.shape[-1], dtype=dtype)
     if label_smoothing:
         targets = optax.smooth_labels(targets, label_smoothing)
@@ -68,6 +65,20 @@ def soft_targets(labels: jax.Array, num_classes: int, *, dtype: jnp.dtype | type
     """
     shares = jax.nn.one_hot(labels, num_classes, dtype=dtype)
     return jnp.where(_in_range(labels, num_classes)[..., None], shares, jnp.full((), jnp.nan, dtype))
+
+
+def nan_unless(valid: jax.Array, losses: jax.Array) -> jax.Array:
+    """Makes the losses of invalid labels NaN, and so their gradients.
+
+    Args:
+      valid: which labels are valid, bool, of the shape of the losses.
+      losses: floating point.
+
+    Returns:
+      The losses.
+    """
+    # Multiply rather than select: `where` would give zero gradient and hide the bad label.
+    return losses * jnp.where(valid, jnp.ones((), losses.dtype), jnp.full((), jnp.nan, losses.dtype))
 
 
 def as_weights(caller: str, class_weights: Sequence[float], logits: jax.Array) -> jax.Array:

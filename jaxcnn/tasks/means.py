@@ -23,10 +23,6 @@ def figures(sums: Mapping[str, Mean]) -> dict[str, float]:
         if values.ndim == 0:
             result[name] = float(values)
         else:
-            occurring = values[~_weightless(mean)]
+            occurring = values[np.asarray(mean.weight) != 0]
             result[f"mean_{name}"] = float(occurring.mean()) if occurring.size else float("nan")
     return result
-
-
-def _weightless(mean: Mean) -> np.ndarray:
-    return np.asarray(mean.weight) == 0

@@ -1,6 +1,6 @@
 """Atomic checkpoints on disk, verified leaf by leaf when they are read.
 
-Only this module of `training` reads or writes files. Orbax stores the arrays and makes each save atomic. This module
+Orbax stores the arrays and makes each save atomic. This module
 adds a checksum of every leaf (Orbax returns flipped bytes and other dtypes without an error), the fallback to the
 previous checkpoint, and errors that name the leaf.
 """
@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -90,12 +90,6 @@ class Checkpoints:
             raise NotADirectoryError(
                 f"expected a directory for checkpoints, got the file {self.directory}; choose another path"
             )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        pass
 
     def steps(self) -> list[int]:
         """Lists the steps that have a folder, oldest first, including damaged checkpoints."""

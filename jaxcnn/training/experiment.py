@@ -14,6 +14,7 @@ from jaxcnn import environment, trees
 from jaxcnn.data import Batches, Prepare, Source, Splits
 from jaxcnn.data.sources.source import preprocessing_of
 from jaxcnn.layers import batched
+from jaxcnn.layers.flow import structure
 from jaxcnn.models.text import difference
 from jaxcnn.tasks import Classification, MultiLabel, Regression, Segmentation
 from jaxcnn.text import printable
@@ -110,8 +111,7 @@ class Experiment:
     @functools.cached_property
     def phases(self) -> tuple[Phase, ...]:
         """The phases of the training, in order."""
-        params, _ = jax.eval_shape(self.layer.init, jax.random.key(0))
-        return make_phases(self.recipe, self.layer, params, self.batches.steps_per_epoch)
+        return make_phases(self.recipe, self.layer, structure(self.layer)[0], self.batches.steps_per_epoch)
 
     def check(self) -> None:
         """Refuses data, models and tasks that do not fit together, before anything is written.
@@ -128,7 +128,7 @@ class Experiment:
         spec = self.batches.spec
         example = {name: jax.ShapeDtypeStruct((1, *entry.shape), entry.dtype) for name, entry in spec.items()}
         example["image"] = jax.ShapeDtypeStruct(example["image"].shape, jnp.float32)
-        weights = jax.eval_shape(self.layer.init, jax.random.key(0))
+        weights = structure(self.layer)
 
         def apply(images: jax.Array, params: Params, state: State) -> tuple[Any, State]:
             return batched(self.layer)(params, state, images, train=False)

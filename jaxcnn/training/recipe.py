@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 from jaxcnn.data import Composition, parse_augment
 from jaxcnn.text import nearest
 from jaxcnn.training.optimizers import OPTIMIZERS, SCHEDULES
+from jaxcnn.values import Value
 
 _LONGEST_DEFAULT_WARMUP = 3.0
 
@@ -29,8 +30,8 @@ class RecipeError(ValueError):
         self.field, self.expected, self.other, self.rest = field, expected, other, rest
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, repr=False)
+class Recipe(Value):
     """Everything that defines a training besides the model, its initial weights, the task and the data; hashable.
 
     Raises:

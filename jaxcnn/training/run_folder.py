@@ -27,6 +27,7 @@ import numpy as np
 from jaxcnn import trees
 from jaxcnn.data import FitPicture
 from jaxcnn.files import LockedError, check_target, locked, written_whole
+from jaxcnn.layers.flow import structure
 from jaxcnn.models.text import difference, parse_value
 from jaxcnn.text import printable
 from jaxcnn.training import first_schema
@@ -262,11 +263,7 @@ class RunFolder:
 
     def _row(self, line: bytes, number: int, file: Path) -> dict[str, Any]:
         where = f"{printable(file)}, line {number}"
-        row = _parse_json(line, where)
-        if self.id is not None:
-            row = _verified(row, where)
-            if row.pop("run", None) != self.id:
-                raise RunFolderError(f"expected the metrics of run {self.id} in {where}, got those of another run")
+        row = self._unsigned(_parse_json(line, where), where)
         if row.get("epoch") != number:
             raise RunFolderError(f"expected epoch {number} in {where}, got {row.get('epoch')!r}; {_RESTORE}")
         return row
@@ -310,6 +307,17 @@ class RunFolder:
     def _signed(self, content: Mapping[str, Any]) -> Mapping[str, Any]:
         return content if self.id is None else _sealed({**content, "run": self.id})
 
+    def _unsigned(self, content: dict[str, Any], where: Path | str) -> dict[str, Any]:
+        """Checks and removes what `_signed` added."""
+        if self.id is None:
+            return content
+        rest = _verified(content, where)
+        if rest.pop("run", None) != self.id:
+            raise RunFolderError(
+                f"expected the content of run {self.id} in {printable(where)}, got that of another run"
+            )
+        return rest
+
     def result(self) -> dict[str, Any] | None:
         """Reads result.json, which a finished run has.
 
@@ -317,16 +325,7 @@ class RunFolder:
           RunFolderError: the file is damaged, was edited, or belongs to another run.
         """
         file = self.path / "result.json"
-        if not file.exists():
-            return None
-        result = _read_json(file)
-        if self.id is not None:
-            result = _verified(result, file)
-            if result.pop("run", None) != self.id:
-                raise RunFolderError(
-                    f"expected the result of run {self.id} in {printable(file)}, got that of another run"
-                )
-        return result
+        return self._unsigned(_read_json(file), file) if file.exists() else None
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Writes result.json.
@@ -496,9 +495,9 @@ def load_model(path: str | os.PathLike[str], *, layer: Layer | None = None) -> T
     where = printable(folder.path / "config.json")
     found, image_shape, class_names = folder.described(layer)
     leaves, epoch, skipped = folder.read_best()
-    like = jax.eval_shape(found.init, jax.random.key(0))
+    like = structure(found)
     try:
-        params, state = (trees.unflatten(leaves[name], tree) for name, tree in zip(leaves, like, strict=True))
+        params, state = map(trees.unflatten, leaves.values(), like)
     except ValueError as error:
         raise RunFolderError(f"expected the weights of the model in {where}, got others: {error}") from error
     precision, fit = folder.config["recipe"]["precision"], folder.preprocessing

@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxcnn import data, trees
 from jaxcnn.data import Arrays, Prepare, Source, Splits, Where
+from jaxcnn.layers.flow import structure
 from jaxcnn.text import printable
 from jaxcnn.training import first_schema
 from jaxcnn.training.checkpoint import Checkpoints
@@ -37,7 +38,7 @@ from jaxcnn.training.phases import Phase, cut_in_two, make_phase_step
 from jaxcnn.training.recipe import Recipe
 from jaxcnn.training.run_folder import RunFolder, RunFolderError
 from jaxcnn.training.step import make_eval_step, make_predict_step
-from jaxcnn.training.train_state import TrainState, evaluation_weights, init_train_state, make_train_state
+from jaxcnn.training.train_state import TrainState, evaluation_weights, make_train_state
 from jaxcnn.types import Layer, Mean, Params, State, Task
 
 EVAL_BATCH_SIZE = 256
@@ -174,6 +175,7 @@ class _Job:
         self.recipe, self.observers = experiment.recipe, experiment.observers
         self.steps_per_epoch = experiment.batches.steps_per_epoch
         self.phases = experiment.phases
+        # Made at the start, to refuse a folder that it cannot use; it remembers damaged checkpoints for the next save.
         self.checkpoints: Checkpoints | None = None if folder is None else folder.checkpoints
         self.rows: list[dict[str, Any]] = []
         self.saved_step: int | None = None
@@ -207,8 +209,7 @@ class _Job:
     def _finished(self, figures: dict[str, Any]) -> Result:
         assert self.folder is not None
         leaves, epoch, _ = self.folder.read_best()
-        like = jax.eval_shape(self.experiment.layer.init, jax.random.key(0))
-        params, state = (trees.unflatten(leaves[name], tree) for name, tree in zip(leaves, like, strict=True))
+        params, state = map(trees.unflatten, leaves.values(), structure(self.experiment.layer))
         return Result(params, state, epoch, self.folder.metrics(), figures, False, self.folder.path)
 
     def _go(self, train_state: TrainState, metrics: Metrics) -> Result:
@@ -238,7 +239,7 @@ class _Job:
             return _Examples(where, data.put(train, where), data.put(validation, where))
 
     def _start(self, first_step: int) -> Start:
-        params, _ = jax.eval_shape(self.experiment.layer.init, jax.random.key(0))
+        params, _ = structure(self.experiment.layer)
         mask = self.phases[0].trainable
         trained = params if mask is None else trees.partition(params, mask)[0]
         train = self.experiment.splits["train"]
@@ -425,7 +426,8 @@ class _Job:
     def _restore(self) -> tuple[TrainState, Metrics]:
         """Reads the newest valid checkpoint."""
         assert self.folder is not None
-        checkpoints = self.folder.checkpoints
+        assert self.checkpoints is not None
+        checkpoints = self.checkpoints
 
         def like(step: int) -> Any:
             epochs = step / self.steps_per_epoch
@@ -436,17 +438,11 @@ class _Job:
                     f"run, got one of step {step} in {printable(checkpoints.directory)}; remove it"
                 )
 
-            def tree(key: jax.Array) -> Any:
-                ema = self.recipe.ema is not None
-                train_state = init_train_state(
-                    self.experiment.layer, phase.optimizer, key, ema=ema, trainable=phase.trainable
-                )
-                return _tree(train_state, *self.experiment.layer.init(key))
+            def tree(params: Params, state: State) -> Any:
+                return _tree(self._begin(phase, params, state, step), params, state)
 
-            return jax.eval_shape(tree, jax.random.key(0))
+            return jax.eval_shape(tree, *structure(self.experiment.layer))
 
-        # This object remembers which checkpoints are damaged, for the next save.
-        self.checkpoints = checkpoints
         restored = checkpoints.restore(like)
         train_state = restored.tree["train_state"]
         if int(train_state.step) != restored.step:

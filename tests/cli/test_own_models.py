@@ -309,6 +309,13 @@ def test_a_stopped_run_is_resumed(jaxcnn, npz, no_pictures, folder, at_step, ctr
     stopped = jaxcnn("train", "--model", "nets:net", *words)
     assert stopped.out.endswith("  jaxcnn train --run-dir run --resume --model nets:net\n")
     forget(monkeypatch)
+    # The file of the code may have moved: the advice names its new place.
+    (folder / "elsewhere").mkdir()
+    (folder / "nets.py").rename(folder / "elsewhere" / "nets.py")
+    at_step({3: ctrl_c})
+    stopped = jaxcnn(*RESUME, "--model", "elsewhere/nets.py:net")
+    assert stopped.out.endswith("  jaxcnn train --run-dir run --resume --model elsewhere/nets.py:net\n")
+    forget(monkeypatch)
     at_step({})
     done = jaxcnn(*stopped.out.splitlines()[-1].split()[1:])
     assert (done.status, done.err) == (0, "")

@@ -13,13 +13,14 @@ from jaxcnn.interop.records import RECORDS
 from jaxcnn.interop.records.record import Record, Rules
 from jaxcnn.interop.weights import load_safetensors, load_weights, save_safetensors, save_torch
 from jaxcnn.layers import BatchNorm, Conv, ConvTranspose, Dense, Flatten, LayerScale, Sequential
+from jaxcnn.layers.flow import structure
 from jaxcnn.models import catalog, lenet5, mlp, resnet18, resnet50_v1, unet
 
 
 def draw(model, seed=0):
     """Draws parameters and state, all different, without the time that a model's own initialisation takes."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), conversion.shapes_of(model))
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), structure(model))
 
 
 def assert_same(actual, expected):

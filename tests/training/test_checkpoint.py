@@ -43,9 +43,9 @@ def assert_same(actual, expected):
 def two(tmp_path):
     """A directory with checkpoints 1 and 2 of small_tree."""
     directory = tmp_path / "run"
-    with Checkpoints(directory) as checkpoints:
-        checkpoints.save(1, small_tree(1), {"note": "step one", "loss": 0.5})
-        checkpoints.save(2, small_tree(2), {"note": "step two", "loss": 0.25})
+    checkpoints = Checkpoints(directory)
+    checkpoints.save(1, small_tree(1), {"note": "step one", "loss": 0.5})
+    checkpoints.save(2, small_tree(2), {"note": "step two", "loss": 0.25})
     return directory
 
 
@@ -445,11 +445,11 @@ def test_a_long_list_of_differences_is_cut(two):
 @pytest.mark.parametrize("exists", [True, False])
 def test_no_checkpoint_at_all(tmp_path, exists):
     directory = tmp_path if exists else tmp_path / "typo"
-    with Checkpoints(directory) as checkpoints:
-        assert checkpoints.steps() == []
-        assert checkpoints.latest_step() is None
-        with pytest.raises(FileNotFoundError, match=rf"expected checkpoints in {directory}, got none; save one first"):
-            checkpoints.restore(small_tree(0))
+    checkpoints = Checkpoints(directory)
+    assert checkpoints.steps() == []
+    assert checkpoints.latest_step() is None
+    with pytest.raises(FileNotFoundError, match=rf"expected checkpoints in {directory}, got none; save one first"):
+        checkpoints.restore(small_tree(0))
     assert directory.exists() == exists
 
 

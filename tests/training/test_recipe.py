@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 
 from jaxcnn.data import Step, compose, cutout, flip, random_crop
@@ -34,6 +35,13 @@ ALL = Recipe(
     patience=3,
     checkpoint_epochs=2,
 )
+
+
+def test_numpy_numbers_are_plain_numbers():
+    recipe = Recipe(epochs=np.int64(3), learning_rate=np.float32(0.5), cutmix=1)  # pyright: ignore[reportArgumentType]
+    assert recipe == Recipe(epochs=3, learning_rate=0.5, cutmix=1.0)
+    assert repr(recipe) == "Recipe(epochs=3, learning_rate=0.5, cutmix=1.0)"
+    assert json.loads(json.dumps(recipe.to_json()))["epochs"] == 3
 
 
 @pytest.mark.parametrize("recipe", [Recipe(), ALL])

@@ -32,7 +32,7 @@ ELEMENTWISE = frozenset({
 })  # fmt: skip
 """Names of primitives whose result does not depend on the order of axes."""
 
-_CALLS = frozenset({"jit", "pjit", "closed_call"})
+_CALLS = frozenset({"jit", "closed_call"})
 _OWN_DERIVATIVES = frozenset({"custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint"})
 """Names of primitives that call a function, with or without a derivative of its own."""
 
@@ -290,6 +290,7 @@ def _grouped(peer: str, equations: Sequence[core.JaxprEqn], layers: Mapping[str,
         if step is None and _is_optimized(equation):
             raise refuse_operation(peer, equation)
         if step and peer != "torch" and isinstance(step.does, Function) and step.does.function is ops.resize:
+            # Refuses a resize that the peer cannot compute.
             jax_resize(peer, Resize(**dict(step.does.options)), step.inputs[0].aval.shape)
         steps.append(step or Step(equation, tuple(equation.invars), tuple(equation.outvars)))
         del rest[:count]
