@@ -277,7 +277,7 @@ def _example(source: Source, prepare: data.Prepare | None, index: int, rng: np.r
 
 
 def _grain(workload: Workload) -> Epoch:
-    import grain
+    import grain  # pyright: ignore[reportMissingImports]
 
     def read(index: int, rng: np.random.Generator) -> np.ndarray:
         return _example(workload.source, workload.prepare, index, rng)
@@ -313,8 +313,8 @@ class TorchExamples:
 
 @functools.cache
 def _torch_transform(prepared: bool) -> Any:
-    import torch
-    from torchvision.transforms import v2
+    import torch  # pyright: ignore[reportMissingImports]
+    from torchvision.transforms import v2  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(1)
     if prepared:
@@ -324,8 +324,10 @@ def _torch_transform(prepared: bool) -> Any:
 
 
 def _torch(workload: Workload) -> Epoch:
-    from torch.utils.data import DataLoader
-    from torchvision.transforms import v2  # noqa: F401, before the processes need it
+    from torch.utils.data import DataLoader  # pyright: ignore[reportMissingImports]
+
+    # Before the processes need it.
+    from torchvision.transforms import v2  # noqa: F401  # pyright: ignore[reportMissingImports]
 
     loader = DataLoader(
         TorchExamples(workload.source, workload.prepare is not None),  # pyright: ignore[reportArgumentType]
