@@ -108,6 +108,8 @@ class Recipe:
         _check_numbers(self)
         _check_dependencies(self)
         self.learning_rate_factors()
+        if self.freeze is not None and not _is_pattern(self.freeze):
+            raise RecipeError("freeze", f"expects a regular expression, got {self.freeze!r}")
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -156,16 +158,24 @@ class Recipe:
         for rule in self.learning_rates:
             pattern, _, factor = rule.rpartition("=")
             try:
-                re.compile(pattern)
                 factors[pattern] = float(factor)
-            except (ValueError, re.error):
+            except ValueError:
                 factors[pattern] = math.nan
-            if not pattern or not 0 < factors[pattern] < math.inf:
+            if not pattern or not _is_pattern(pattern) or not 0 < factors[pattern] < math.inf:
                 raise RecipeError(
                     "learning_rates",
                     f"expects PATTERN=FACTOR with a regular expression and a factor above 0, got {rule!r}",
                 )
         return factors
+
+
+def _is_pattern(text: Any) -> bool:
+    """Tells whether a value is the text of a regular expression."""
+    try:
+        re.compile(text)
+    except (re.error, TypeError):
+        return False
+    return isinstance(text, str)
 
 
 def _check_choices(recipe: Recipe) -> None:
