@@ -108,8 +108,8 @@ class Recipe:
         _check_numbers(self)
         _check_dependencies(self)
         self.learning_rate_factors()
-        if self.freeze is not None and not _is_pattern(self.freeze):
-            raise RecipeError("freeze", f"expects a regular expression, got {self.freeze!r}")
+        if self.freeze is not None and (reason := _not_a_pattern(self.freeze)):
+            raise RecipeError("freeze", f"expects a regular expression, got {self.freeze!r}: {reason}")
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -161,7 +161,7 @@ class Recipe:
                 factors[pattern] = float(factor)
             except ValueError:
                 factors[pattern] = math.nan
-            if not pattern or not _is_pattern(pattern) or not 0 < factors[pattern] < math.inf:
+            if not pattern or _not_a_pattern(pattern) or not 0 < factors[pattern] < math.inf:
                 raise RecipeError(
                     "learning_rates",
                     f"expects PATTERN=FACTOR with a regular expression and a factor above 0, got {rule!r}",
@@ -169,13 +169,15 @@ class Recipe:
         return factors
 
 
-def _is_pattern(text: Any) -> bool:
-    """Tells whether a value is the text of a regular expression."""
+def _not_a_pattern(value: Any) -> str | None:
+    """Returns why a value is not the text of a regular expression; None if it is."""
+    if not isinstance(value, str):
+        return "it is no string"
     try:
-        re.compile(text)
-    except (re.error, TypeError):
-        return False
-    return isinstance(text, str)
+        re.compile(value)
+    except re.error as error:
+        return str(error)
+    return None
 
 
 def _check_choices(recipe: Recipe) -> None:
