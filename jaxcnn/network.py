@@ -88,6 +88,8 @@ class Network:
     def __post_init__(self) -> None:
         if not isinstance(self.layer, Layer):
             raise TypeError(f"Network expects a layer, with init and apply, got {self.layer!r:.200}")
+        if isinstance(self.class_names, str):
+            raise TypeError(f"Network expects a sequence of class names, got the string {self.class_names!r:.200}")
         object.__setattr__(self, "class_names", tuple(self.class_names))
         if not all(isinstance(name, str) for name in self.class_names):
             raise TypeError(f"Network expects class names that are strings, got {self.class_names!r:.200}")
@@ -163,13 +165,15 @@ class Network:
 
         Returns:
           For each picture, of a classifier: the probabilities of the likeliest classes by name, the likeliest first;
-          the name is the index where `class_names` is empty. Of another task: the decoded output as NumPy arrays, such
+          the name is the index where `class_names` is empty, and ends in the index, as "crane (134)", where two classes
+          have one name. Of another task: the decoded output as NumPy arrays, such
           as a mask.
 
         Raises:
-          ValueError: the network has no task, a file is given and it has no preprocessing, pictures have different
-            shapes after preparation, the number of class names is not that of the outputs, or `top` or `batch_size` is
-            below 1.
+          TypeError: a picture is None, a list or a tuple.
+          ValueError: the network has no task, a batch is given instead of single pictures, a file is given and it has
+            no preprocessing, pictures have different shapes after preparation, the number of class names is not that of
+            the outputs, or `top` or `batch_size` is below 1.
           PictureError: a file is not a picture.
           ImportError: Pillow is not installed.
         """
@@ -288,7 +292,15 @@ class Network:
 
     def _prepared(self, picture: Any) -> np.ndarray:
         prepare = self.preprocessing
+        if picture is None or isinstance(picture, list | tuple):
+            raise TypeError(
+                f"predict expects paths or arrays, got a {type(picture).__name__}; write predict(*pictures) for several"
+            )
         if not isinstance(picture, str | os.PathLike):
+            if (shape := np.shape(picture))[3:]:
+                raise ValueError(
+                    f"predict expects single pictures, got a batch of shape {shape}; write predict(*pictures)"
+                )
             return np.asarray(picture) if prepare is None else prepare(picture)
         if prepare is None:
             raise ValueError(
@@ -314,6 +326,7 @@ class Network:
                 f"predict expects one output for each of {len(names)} class names, got outputs of shape "
                 f"{decoded.shape[1:]}; dataclasses.replace(network, class_names=...) changes the names"
             )
+        names = [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names)]
         likeliest = [np.argsort(-row, kind="stable")[:top] for row in rows]
         return [{names[i]: float(row[i]) for i in order} for row, order in zip(rows, likeliest, strict=True)]
 

@@ -165,6 +165,7 @@ def test_it_is_printed_short_copied_and_pickled(network):
     [
         ({"layer": jnp.tanh}, TypeError, "expects a layer, with init and apply, got"),
         ({"class_names": (1, 2)}, TypeError, r"class names that are strings, got \(1, 2\)"),
+        ({"class_names": "abc"}, TypeError, "expects a sequence of class names, got the string 'abc'"),
         ({"params": {}}, ValueError, r"expected the parameters of the model"),
         ({"state": {}}, ValueError, r"norm/mean: expected \(4,\), got none"),
     ],
@@ -172,6 +173,23 @@ def test_it_is_printed_short_copied_and_pickled(network):
 def test_what_does_not_fit_is_refused(network, change, error, message):
     with pytest.raises(error, match=message):
         dataclasses.replace(network, **change)
+
+
+def test_classes_of_one_name_keep_their_probabilities():
+    network = draw_network(class_names=("crane", "crane", "cat"), task=Classification())
+    (probabilities,) = network.predict(np.zeros((6, 5, 3), np.float32))
+    assert set(probabilities) == {"crane (0)", "crane (1)", "cat"}
+    assert sum(probabilities.values()) == pytest.approx(1)
+
+
+def test_predict_refuses_several_pictures_in_one_argument(network):
+    with pytest.raises(ValueError, match=r"single pictures, got a batch of shape \(2, 6, 5, 3\); write predict\(\*"):
+        network.predict(np.zeros((2, 6, 5, 3), np.uint8))
+    for several, kind in (([np.zeros((6, 5, 3), np.uint8)], "list"), (None, "NoneType")):
+        with pytest.raises(
+            TypeError, match=rf"predict expects paths or arrays, got a {kind}; write predict\(\*pictures"
+        ):
+            network.predict(several)
 
 
 def test_parameters_of_another_width_are_refused(network):

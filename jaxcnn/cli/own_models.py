@@ -1,5 +1,7 @@
 """Models of one's own on the command line: MODULE:FUNCTION or FILE.py:FUNCTION."""
 
+import contextlib
+import functools
 import importlib
 import inspect
 import sys
@@ -10,9 +12,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.terminal import shown
-from jaxcnn.layers import output_shape
+from jaxcnn.layers import batched, output_shape
+from jaxcnn.layers.measures import is_shape
 from jaxcnn.models.text import parse_value
 from jaxcnn.text import nearest
 from jaxcnn.training.run_folder import RunFolder
@@ -88,8 +94,27 @@ def with_absolute_path(name: str) -> str:
     return f"{Path(place).absolute()}:{function}" if place.endswith(".py") else name
 
 
+def check_forward(name: str, layer: Layer, image_shape: Shape) -> None:
+    """Refuses a model that fails on such images, in evaluation or in training. Nothing is computed.
+
+    Args:
+      name: as in `build`.
+      layer: the model.
+      image_shape: (height, width, channels) of the images.
+
+    Raises:
+      CommandError: the code of the model fails, or it does not take the images.
+    """
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+    with reported(ValueError), _reported(name, passed=ValueError):
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        params, state = jax.eval_shape(layer.init, key)
+        for train in (False, True):
+            jax.eval_shape(functools.partial(batched(layer), train=train), params, state, images, key=key)
+
+
 def check_outputs(name: str, layer: Layer, num_classes: int | None, image_shape: Shape) -> None:
-    """Refuses a model that does not take such images, or gives another number of logits than asked for.
+    """Refuses a model that fails on such images, or gives another number of logits than asked for.
 
     Args:
       name: as in `build`.
@@ -98,11 +123,11 @@ def check_outputs(name: str, layer: Layer, num_classes: int | None, image_shape:
       image_shape: (height, width, channels) of the images.
 
     Raises:
-      CommandError: the model does not take the images, or its function ignores the number of classes.
+      CommandError: as in `check_forward`, or the function of the model ignores the number of classes.
     """
-    with reported(ValueError, TypeError):
-        outputs = output_shape(layer, image_shape)
-    if num_classes is not None and outputs[-1:] != (num_classes,):
+    check_forward(name, layer, image_shape)
+    outputs = output_shape(layer, image_shape)
+    if num_classes is not None and (not is_shape(outputs) or outputs[-1:] != (num_classes,)):
         raise CommandError(
             f"--num-classes expects a model that gives {num_classes} numbers, got {outputs} of {shown(name)}; "
             "omit it, or use num_classes in the function"
@@ -201,12 +226,15 @@ def _import(root: Path, module: str) -> ModuleType:
 
 
 @contextmanager
-def _reported(name: str) -> Iterator[None]:
-    """Turns any error of the user's code into a message with its place."""
+def _reported(name: str, passed: type[Exception] | tuple[()] = ()) -> Iterator[None]:
+    """Turns any error of the user's code into a message with its place, but for those of a kind."""
     try:
         yield
+    except passed:
+        raise
     except (Exception, SystemExit) as error:
-        ours = (str(Path(__file__).parents[1]), str(Path(importlib.__file__).parent), "<")
+        libraries = (str(Path(str(library.__file__)).parent) for library in (jax, importlib, contextlib))
+        ours = (str(Path(__file__).parents[1]), *libraries, "<")
         theirs = [one for one in traceback.extract_tb(error.__traceback__) if not one.filename.startswith(ours)]
         place = f" ({shown(theirs[-1].filename)}, line {theirs[-1].lineno})" if theirs else ""
         notes = [note for note in getattr(error, "__notes__", []) if note.startswith("in ")]

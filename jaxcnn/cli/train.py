@@ -198,6 +198,7 @@ def _build(options: Train, splits: dict[str, Source], source: transfer.Source | 
     model = names.build_model(options.model, outputs, shape)
     if own_models.is_own(options.model):
         own_models.check_readable(options.model, model)
+        own_models.check_forward(options.model, model, shape)
     return normalized(model, None if source is None else source.normalization)
 
 

@@ -63,15 +63,21 @@ class Composite(Value):
 
     inlined: ClassVar[str | None] = None
 
+    def __new__(cls, *arguments: Any, **options: Any) -> Self:
+        """Creates the object, after a check of its class."""
+        _check_class(cls)
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
+        children = self.children()
+        known = {id(child) for child in children.values()}
         for field in dataclasses.fields(self):  # pyright: ignore[reportArgumentType]
             value = getattr(self, field.name)
-            if isinstance(value, list | dict) or (isinstance(value, tuple) and any(map(_is_layer, value))):
+            if isinstance(value, list | dict) or any(id(layer) not in known for layer in _layers_in(value)):
                 raise TypeError(
                     f"{type(self).__name__} expects fields that are layers or hashable options, got {field.name}="
                     f"{value!r}; put several layers into a Sequential, and apply each by run.{field.name}"
                 )
-        children = self.children()
         if self.inlined is not None and self.inlined not in children:
             _check_child(self.inlined, getattr(self, self.inlined))
         for name, child in children.items():
@@ -239,6 +245,8 @@ class Composite(Value):
     ) -> tuple[Any, State]:
         run = Run(self, params, state, train=train, key=key, inside=inside)
         y = self.forward(run, x)
+        if y is None:
+            raise TypeError(f"{type(self).__name__} expects forward to return its result, got None; return it")
         return y, run._new_state()
 
     def _hands_on_its_key(self) -> bool:
@@ -502,6 +510,30 @@ def _is_layer(value: Any) -> bool:
 @functools.lru_cache(maxsize=256)
 def _is_layer_class(kind: type) -> bool:
     return callable(getattr(kind, "init", None)) and callable(getattr(kind, "apply", None))
+
+
+def _layers_in(value: Any) -> Iterator[Layer]:
+    """Yields the layers within a tuple or another container, at any depth; none if the value is not a container."""
+    if isinstance(value, tuple | frozenset | Mapping) and not _is_layer(value):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            if _is_layer(item):
+                yield item
+            yield from _layers_in(item)
+
+
+@functools.lru_cache(maxsize=256)
+def _check_class(kind: type[Composite]) -> None:
+    """Refuses a class of composites that is not a frozen dataclass, or has a field with the name of a method."""
+    if not dataclasses.is_dataclass(kind) or not kind.__dataclass_params__.frozen:  # pyright: ignore[reportAttributeAccessIssue]
+        raise TypeError(
+            f"{kind.__name__} expects to be a frozen dataclass; write @dataclass(frozen=True, repr=False) before it"
+        )
+    reserved = [field.name for field in dataclasses.fields(kind) if hasattr(Composite, field.name)]
+    if reserved:
+        raise TypeError(
+            f"{kind.__name__} expects fields with other names than the attributes of Composite, got {reserved[0]!r}; "
+            "rename it"
+        )
 
 
 def _takes_train(layer: Layer) -> bool:

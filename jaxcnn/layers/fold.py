@@ -17,6 +17,7 @@ from jaxcnn.layers.conv import Conv, ConvTranspose
 from jaxcnn.layers.dense import Dense
 from jaxcnn.layers.flow import Dataflow, dataflow, structure
 from jaxcnn.layers.frozen import unfreeze
+from jaxcnn.layers.measures import arrays_of
 from jaxcnn.layers.norm import BatchNorm
 from jaxcnn.layers.parameters import check_names
 from jaxcnn.layers.regularize import Dropout, DropPath
@@ -55,8 +56,8 @@ def fold_batch_norm(
       model: a layer or a whole model.
       params: its parameters.
       state: its state, with the running moments to fold.
-      input_shape: shape of an input that the model takes, as the model is traced. Default: that of an image of a usual
-        size with the channels of the first convolution.
+      input_shape: shape of an input that the model takes, as the model is traced; a tree of shapes if the model takes a
+        tree. Default: that of an image of a usual size with the channels of the first convolution.
 
     Returns:
       The new model, its parameters and its state. Kernels and biases keep their dtype and are computed in at least
@@ -126,7 +127,7 @@ def _trace(model: Layer, input_shape: Shape | None) -> Dataflow:
     # Auxiliary heads are computed too: a result that they use must not be folded.
     trace = partial(dataflow, model, asked=frozenset(layer_paths(model)))
     if input_shape is not None:
-        return trace(jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32))
+        return trace(arrays_of(input_shape))
     refused: dict[Shape, Exception] = {}
     for shape in usual_shapes(model):
         try:

@@ -56,13 +56,20 @@ def freeze(model: Layer, pattern: str) -> Any:
       The new model, with each such layer in a `Frozen`.
 
     Raises:
-      ValueError: no layer matches.
+      ValueError: no layer matches, or `pattern` is not a regular expression.
+      TypeError: `pattern` is not a string.
     """
+    if not isinstance(pattern, str):
+        raise TypeError(f"freeze expects a regular expression as a string, got {pattern!r}")
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"freeze expects a regular expression, got {pattern!r}: {error}") from error
     paths = list(layer_paths(model))
-    if not any(re.fullmatch(pattern, path) for path in paths):
+    if not any(map(compiled.fullmatch, paths)):
         listed = ", ".join([*paths[:_LISTED], *(["..."] if len(paths) > _LISTED else [])])
         raise ValueError(f"freeze expects a pattern that matches the path of a layer, got {pattern!r}; paths: {listed}")
-    return _freeze(model, re.compile(pattern), "")
+    return _freeze(model, compiled, "")
 
 
 def unfreeze(model: Layer) -> Any:

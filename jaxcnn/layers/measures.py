@@ -96,7 +96,7 @@ def multiply_adds(layer: Layer | Callable[[Any], Any], input_shape: Any) -> int:
     Raises:
       TypeError, ValueError: the shapes do not fit together.
     """
-    image = _arrays(_as_shape(input_shape))
+    image = arrays_of(input_shape)
     with _plain_notes():
         return _counted(layer, *_described(image))[0] if isinstance(layer, Layer) else count_multiply_adds(layer, image)
 
@@ -173,7 +173,7 @@ def _output_shape(layer: Layer | Callable[[Any], Any], input_shape: Any) -> Any:
 
 def _call(layer: Layer | Callable[[Any], Any], input_shape: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """Returns a function of an image and of other arguments, and the shapes of the arguments."""
-    image = _arrays(input_shape)
+    image = arrays_of(input_shape)
     if not isinstance(layer, Layer):
         return layer, (image,)
 
@@ -185,7 +185,7 @@ def _call(layer: Layer | Callable[[Any], Any], input_shape: Any) -> tuple[Callab
 
 @functools.lru_cache(maxsize=16)
 def _rows(layer: Layer, input_shape: Any) -> tuple[Row, ...]:
-    image = _arrays(input_shape)
+    image = arrays_of(input_shape)
     traced = dataflow(layer, image, composites=True)
     rows = _rows_of(traced, image)
     computed = {call.path for call in traced.called.values()}
@@ -239,9 +239,9 @@ def is_shape(value: Any) -> bool:
     return isinstance(value, tuple) and all(isinstance(size, int) for size in value)
 
 
-def _arrays(shape: Any) -> Any:
+def arrays_of(shape: Any) -> Any:
     """Describes float32 arrays of a shape, or of a tree of shapes."""
-    return jax.tree.map(lambda one: jax.ShapeDtypeStruct(one, jnp.float32), shape, is_leaf=is_shape)
+    return jax.tree.map(lambda one: jax.ShapeDtypeStruct(one, jnp.float32), _as_shape(shape), is_leaf=is_shape)
 
 
 def _shapes(arrays: Any) -> Any:

@@ -75,7 +75,7 @@ class BatchNorm(Value):
         del key
         check_names("BatchNorm parameters", params, _affine_names(self))
         check_names("BatchNorm state", state, ("mean", "var"))
-        check_last_sizes("BatchNorm", (self.channels,), x.shape)
+        check_last_sizes("BatchNorm", (self.channels,), x)
         mean, var = state["mean"], state["var"]
         # Cast once: the gradients of moments and normalisation nearly cancel, and must not be rounded before their sum.
         wide = x.astype(at_least_float32(x.dtype))
@@ -196,7 +196,7 @@ class LayerNorm(Value):
         """Normalises the last axes of `x`, shape (..., *sizes)."""
         del train, key
         check_names("LayerNorm parameters", params, _affine_names(self))
-        check_last_sizes("LayerNorm", self.sizes, x.shape)
+        check_last_sizes("LayerNorm", self.sizes, x)
         y = ops.layer_norm(x, params.get("scale"), params.get("bias"), num_axes=len(self.sizes), epsilon=self.epsilon)
         return y, state
 

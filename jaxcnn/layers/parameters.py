@@ -1,12 +1,12 @@
 """Draws and checks the parameters of layers."""
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 
 from jaxcnn.layers.drawing import draw, split_key
-from jaxcnn.ops.check import is_int
+from jaxcnn.ops.check import check_array, is_int
 from jaxcnn.types import Params, Shape
 
 
@@ -103,17 +103,19 @@ def check_positive(layer: str, name: str, value: int) -> None:
         raise ValueError(f"{layer} expects {name} to be an int of at least 1, got {value!r}")
 
 
-def check_last_sizes(layer: str, sizes: Shape, shape: Shape) -> None:
+def check_last_sizes(layer: str, sizes: Shape, x: Any) -> None:
     """Refuses inputs whose last axes do not match a layer.
 
     Args:
       layer: name of the layer, for the message.
       sizes: expected sizes of the last axes.
-      shape: of the input.
+      x: the input.
 
     Raises:
       ValueError: the last axes have other sizes, or there are fewer axes.
+      TypeError: the input is not an array.
     """
-    if shape[-len(sizes) :] != sizes:
+    check_array(layer, x)
+    if x.shape[-len(sizes) :] != sizes:
         expected = f"{sizes[0]} channels on the last axis" if len(sizes) == 1 else f"last axes of {sizes}"
-        raise ValueError(f"{layer} expects {expected}, got shape {shape}")
+        raise ValueError(f"{layer} expects {expected}, got shape {x.shape}")

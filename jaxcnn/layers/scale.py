@@ -41,5 +41,5 @@ class LayerScale(Value):
         """Scales the last axis of `x`, shape (..., channels)."""
         del train, key
         check_names("LayerScale parameters", params, ("scale",))
-        check_last_sizes("LayerScale", (self.channels,), x.shape)
+        check_last_sizes("LayerScale", (self.channels,), x)
         return scale_channels(x, params["scale"]), state

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from jaxcnn.layers.function import Function
-from jaxcnn.layers.measures import Row, arithmetic, is_shape
+from jaxcnn.layers.measures import Row, arithmetic, is_shape, output_shape
 from jaxcnn.tables import Table
 from jaxcnn.types import Layer, Shape
 from jaxcnn.values import describe
@@ -18,10 +18,12 @@ class Summary:
 
     Attributes:
       input_shape: shape of the input, (height, width, channels) or (features,).
+      output_shape: shape of the output in evaluation; a tree of shapes if the output is a tree.
       rows: one for each layer that is not made of layers, and one for each composite that computes something itself.
     """
 
     input_shape: Shape
+    output_shape: Any
     rows: tuple[Row, ...]
 
     HEADINGS = ("path", "kind", "output shape", "parameters", "multiply-adds", "receptive field")
@@ -64,7 +66,7 @@ class Summary:
 
     def totals(self) -> list[tuple[str, ...]]:
         """Returns the last rows of the table: the sums in evaluation and, if there are any, of the auxiliary heads."""
-        shape = _sizes(self.rows[-1].output_shape if self.rows else self.input_shape)
+        shape = _sizes(self.output_shape)
         totals = [("total", "", shape, f"{self.parameters:,}", f"{self.multiply_adds:,}", "")]
         if self.auxiliary_parameters:
             heads = (f"{self.auxiliary_parameters:,}", f"{self.auxiliary_multiply_adds:,}")
@@ -102,7 +104,8 @@ def summary(layer: Layer, input_shape: Shape) -> Summary:
     Raises:
       TypeError, ValueError: the shapes do not fit together; a note names the layer.
     """
-    return Summary(tuple(input_shape), tuple(arithmetic(layer, input_shape)))
+    rows = tuple(arithmetic(layer, input_shape))
+    return Summary(tuple(input_shape), output_shape(layer, input_shape), rows)
 
 
 def _sizes(shapes: Any) -> str:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcnn.ops.check import is_int
+from jaxcnn.ops.check import check_array, is_int
 
 
 def channel_slice(x: jax.Array, start: int, stop: int) -> jax.Array:
@@ -103,6 +103,7 @@ def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
 
 
 def _image_shape(op: str, x: jax.Array) -> tuple[int, int, int]:
+    check_array(op, x)
     if x.ndim != 3 or 0 in x.shape:
         advice = "; map it over a batch with jaxcnn.batched or jax.vmap" if x.ndim == 4 else ""
         raise ValueError(f"{op} expects one image of shape (height, width, channels), got {x.shape}{advice}")
@@ -110,6 +111,7 @@ def _image_shape(op: str, x: jax.Array) -> tuple[int, int, int]:
 
 
 def _channels(op: str, x: jax.Array) -> int:
+    check_array(op, x)
     if x.ndim < 1 or not x.shape[-1]:
         raise ValueError(f"{op} expects channels on the last axis, got shape {x.shape}")
     return x.shape[-1]

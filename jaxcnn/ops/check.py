@@ -30,16 +30,33 @@ def at_least_float32(dtype: Any) -> Any:
     return jnp.float64 if dtype == jnp.float64 else jnp.float32
 
 
+def check_array(op: str, x: Any) -> None:
+    """Refuses a tree of arrays, a list or a number where one array is expected.
+
+    Args:
+      op: name of the calling function, for the message.
+      x: expected to be an array.
+
+    Raises:
+      TypeError: `x` is not an array.
+    """
+    if not isinstance(x, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct):
+        names = f" of {', '.join(map(repr, x))}" if isinstance(x, dict) else ""
+        advice = "; choose one of its arrays" if isinstance(x, dict | tuple | list) else ""
+        raise TypeError(f"{op} expects an array, got a {type(x).__name__}{names}{advice}")
+
+
 def check_floating(op: str, x: jax.Array) -> None:
-    """Refuses arrays that are not floating point.
+    """Refuses anything but arrays of floating point.
 
     Args:
       op: name of the calling function, for the message.
       x: any array.
 
     Raises:
-      TypeError: `x` is not floating point.
+      TypeError: `x` is not an array, or not floating point.
     """
+    check_array(op, x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(
             f"{op} expects floating point values, got {x.dtype}; convert first, "
@@ -56,8 +73,9 @@ def check_image(op: str, x: jax.Array) -> None:
 
     Raises:
       ValueError: `x` does not have three axes, or one of them is empty.
-      TypeError: `x` is not floating point.
+      TypeError: `x` is not an array, or not floating point.
     """
+    check_array(op, x)
     if x.ndim != 3:
         advice = "; map it over a batch with jaxcnn.batched or jax.vmap" if x.ndim == 4 else ""
         raise ValueError(f"{op} expects one image of shape (height, width, channels), got {x.shape}{advice}")

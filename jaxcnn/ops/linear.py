@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.ops.check import check_floating, check_vector
+from jaxcnn.ops.check import check_array, check_floating, check_vector
 from jaxcnn.ops.wide import add_bias
 
 
@@ -24,6 +24,7 @@ def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax
       ValueError: the shapes do not fit together.
       TypeError: `x` is not floating point.
     """
+    check_array("dense", x)
     if kernel.ndim != 2:
         raise ValueError(f"dense expects a kernel of shape (in_features, out_features), got {kernel.shape}")
     if x.ndim < 1 or x.shape[-1] != kernel.shape[0]:

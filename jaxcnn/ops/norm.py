@@ -9,7 +9,15 @@ import numpy as np
 from jax import lax
 
 from jaxcnn.ops import lowering
-from jaxcnn.ops.check import at_least_float32, check_epsilon, check_floating, check_image, check_vector, is_int
+from jaxcnn.ops.check import (
+    at_least_float32,
+    check_array,
+    check_epsilon,
+    check_floating,
+    check_image,
+    check_vector,
+    is_int,
+)
 from jaxcnn.ops.sizes import is_known
 from jaxcnn.ops.wide import over_channels
 
@@ -36,6 +44,7 @@ def batch_moments(x: jax.Array, axis_name: str, *, mask: jax.Array | None = None
       ValueError: there is no axis of that name, `x` has neither one nor three axes, or the mask another shape.
       TypeError: `x` is not floating point, or the mask not bool.
     """
+    check_array("batch_moments", x)
     if x.ndim != 1:
         check_image("batch_moments", x)
     check_floating("batch_moments", x)
@@ -240,6 +249,7 @@ def layer_norm(
       ValueError: the shapes do not fit together, or `num_axes` is not in [1, axes of `x`].
       TypeError: `x` is not floating point.
     """
+    check_array("layer_norm", x)
     if not is_int(num_axes) or not 1 <= num_axes <= max(x.ndim, 1):
         raise ValueError(f"layer_norm expects a num_axes from 1 to the {x.ndim} axes of the array, got {num_axes!r}")
     _check_affine("layer_norm", x, epsilon, num_axes, scale=scale, bias=bias)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcnn.ops.check import at_least_float32
+from jaxcnn.ops.check import at_least_float32, check_array
 from jaxcnn.tasks.examples import take, weighted
 from jaxcnn.tasks.losses import as_weights, check_smoothing, check_weights, cross_entropy, nan_unless
 from jaxcnn.tasks.means import figures
@@ -47,6 +47,7 @@ class Classification(Value):
 
     def loss(self, outputs: jax.Array, batch: Example) -> Mean:
         """Computes the cross-entropy; see `jaxcnn.types.Task.loss`."""
+        check_array("Classification", outputs)
         labels = take("Classification", batch, "label")
         losses = cross_entropy(outputs, labels, label_smoothing=self.label_smoothing, class_weights=self.class_weights)
         if self.class_weights is None:
@@ -164,6 +165,7 @@ class MultiLabel(Value):
         return figures(sums)
 
     def _labels(self, outputs: jax.Array, batch: Example) -> jax.Array:
+        check_array("MultiLabel", outputs)
         labels = take("MultiLabel", batch, "label")
         if labels.shape != outputs.shape:
             raise ValueError(

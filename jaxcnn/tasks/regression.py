@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcnn.ops.check import check_array
 from jaxcnn.tasks.examples import take, weighted
 from jaxcnn.tasks.means import figures
 from jaxcnn.types import Example, Mean, Objective
@@ -69,6 +70,7 @@ class Regression(Value):
         return numbers | {"rmse": numbers["mse"] ** 0.5}
 
     def _targets(self, outputs: jax.Array, batch: Example) -> jax.Array:
+        check_array("Regression", outputs)
         targets = take("Regression", batch, "target")
         if targets.shape != outputs.shape:
             raise ValueError(

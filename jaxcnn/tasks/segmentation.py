@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.ops.check import at_least_float32
+from jaxcnn.ops.check import at_least_float32, check_array
 from jaxcnn.tasks.examples import take, weighted
 from jaxcnn.tasks.losses import as_weights, check_smoothing, check_weights, cross_entropy
 from jaxcnn.tasks.means import figures
@@ -104,6 +104,7 @@ class Segmentation(Value):
 
     def _mask(self, outputs: jax.Array, batch: Example) -> tuple[jax.Array, jax.Array]:
         """Returns the mask, with class 0 in ignored pixels, and which pixels count."""
+        check_array("Segmentation", outputs)
         mask = take("Segmentation", batch, "mask")
         if outputs.ndim != 4 or outputs.shape[-1] != self.num_classes or mask.shape != outputs.shape[:-1]:
             raise ValueError(

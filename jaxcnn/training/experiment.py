@@ -136,6 +136,12 @@ class Experiment:
         outputs, _ = jax.eval_shape(apply, example["image"], *weights)
         if isinstance(outputs, jax.ShapeDtypeStruct):
             self._check_classes(outputs.shape[1:])
+        elif isinstance(self.task, Classification | MultiLabel | Regression | Segmentation):
+            shapes = jax.tree.map(lambda output: output.shape[1:], outputs)
+            raise ValueError(
+                f"expected a model that gives one array, for {type(self.task).__name__}, got a model that gives "
+                f"{shapes}; return one of its arrays, or pass a task of your own"
+            )
         jax.eval_shape(self.task.loss, outputs, example)
         augment = self.recipe.augmentation
         if augment is not None:

@@ -179,10 +179,7 @@ class _Skipped(Frozen):
 def _frozen(pattern: str | None, layer: Layer, params: Params) -> tuple[Layer, Any]:
     if pattern is None:
         return layer, None
-    try:
-        frozen = freeze(layer, _BACKBONE if pattern == "backbone" else pattern)
-    except re.error as error:
-        raise RecipeError("freeze", f"expects a regular expression, got {pattern!r}: {error}") from error
+    frozen = freeze(layer, _BACKBONE if pattern == "backbone" else pattern)
     mask = trainable(frozen, params)
     if not any(jax.tree.leaves(mask)):
         raise RecipeError("freeze", f"{pattern} leaves no parameter to train; freeze fewer layers")

@@ -103,6 +103,8 @@ class Recipe(Value):
         _check_numbers(self)
         _check_dependencies(self)
         self.learning_rate_factors()
+        if self.freeze is not None and (reason := _not_a_pattern(self.freeze)):
+            raise RecipeError("freeze", f"expects a regular expression, got {self.freeze!r}: {reason}")
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -156,16 +158,26 @@ class Recipe(Value):
         for rule in self.learning_rates:
             pattern, _, factor = rule.rpartition("=")
             try:
-                re.compile(pattern)
                 factors[pattern] = float(factor)
-            except (ValueError, re.error):
+            except ValueError:
                 factors[pattern] = math.nan
-            if not pattern or not 0 < factors[pattern] < math.inf:
+            if not pattern or _not_a_pattern(pattern) or not 0 < factors[pattern] < math.inf:
                 raise RecipeError(
                     "learning_rates",
                     f"expects PATTERN=FACTOR with a regular expression and a factor above 0, got {rule!r}",
                 )
         return factors
+
+
+def _not_a_pattern(value: Any) -> str | None:
+    """Returns why a value is not the text of a regular expression; None if it is."""
+    if not isinstance(value, str):
+        return "it is no string"
+    try:
+        re.compile(value)
+    except re.error as error:
+        return str(error)
+    return None
 
 
 def _check_choices(recipe: Recipe) -> None:

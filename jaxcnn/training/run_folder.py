@@ -252,14 +252,21 @@ class RunFolder:
           A dict for each finished epoch. A last line without its end, which a killed process leaves, does not count.
 
         Raises:
-          RunFolderError: a line is damaged, was edited, is missing, or belongs to another run.
+          RunFolderError: a line is damaged, was edited, is missing, or belongs to another run; or a finished run
+            has fewer lines than epochs.
         """
-        file = self.path / "metrics.jsonl"
-        if not file.exists():
-            return []
-        with _read(file):
-            *lines, _unfinished = file.read_bytes().split(b"\n")
-        return [self._row(line, number, file) for number, line in enumerate(lines, start=1)]
+        file, lines = self.path / "metrics.jsonl", []
+        if file.exists():
+            with _read(file):
+                *lines, _unfinished = file.read_bytes().split(b"\n")
+        rows = [self._row(line, number, file) for number, line in enumerate(lines, start=1)]
+        result = self.result()
+        if result is not None and len(rows) < (least := result["best_epoch"]):
+            raise RunFolderError(
+                f"expected the metrics of at least {least} epochs in {printable(file)}, as result.json says, got "
+                f"{len(rows)}; {_RESTORE}"
+            )
+        return rows
 
     def _row(self, line: bytes, number: int, file: Path) -> dict[str, Any]:
         where = f"{printable(file)}, line {number}"

@@ -85,6 +85,27 @@ def leaves():
     raise SystemExit(3)
 
 
+@dataclass(frozen=True, repr=False)
+class FailsInTraining(Composite):
+    conv: Conv
+
+    def forward(self, run, x):
+        y = run.conv(x)
+        return y + unknown if run.train else jax.numpy.mean(y, (0, 1))
+
+
+def fails_in_training(num_classes, in_channels):
+    return FailsInTraining(Conv(in_channels, num_classes))
+
+
+def gives_two(num_classes, in_channels):
+    return TwoResults(Conv(in_channels, num_classes))
+
+
+def dict_into_conv(num_classes, in_channels):
+    return Sequential(two=gives_two(4, in_channels), head=Conv(4, num_classes))
+
+
 def doubled():
     return Sequential(twice=Function(twice), net=net())
 
@@ -332,6 +353,15 @@ def test_a_stopped_run_is_resumed(jaxcnn, npz, no_pictures, folder, at_step, ctr
             "--init-from expects the folder of a run with nets:net, which is ",
         ),
         (["nets:fixed"], "conv expects an image of 3 channels"),
+        (
+            ["nets:fails_in_training"],
+            "the code of nets:fails_in_training fails: NameError: name 'unknown' is",
+        ),
+        (
+            ["nets:gives_two"],
+            "expected a model that gives one array, for Classification, got a model that gives {",
+        ),
+        (["nets:dict_into_conv"], "fails: TypeError: conv expects an array, got a dict of 'one', 'two'; choose"),
     ],
 )
 def test_a_training_that_nobody_could_read_again_is_refused(jaxcnn, npz, folder, words, message):

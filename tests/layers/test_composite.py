@@ -1,6 +1,7 @@
 """Layers made of layers, written as a user would: what a forward may do, and what sees inside it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, make_dataclass, replace
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,9 @@ from jaxcnn.layers import (
     Dropout,
     Frozen,
     Gate,
+    GlobalAvgPool,
+    LayerNorm,
+    LayerScale,
     Residual,
     Sequential,
     apply_with_hook,
@@ -301,3 +305,67 @@ def test_a_layer_that_is_inlined_is_seen_by_the_path_of_its_composite():
     assert list(dataflow(model, IMAGE).layers) == ["gate"]
     y, _ = model.apply(params, state, IMAGE, train=False)
     np.testing.assert_array_equal(features(model, params, state, IMAGE, at=["gate"])["gate"], y)
+
+
+@pytest.mark.parametrize("value", [((Conv(3, 4),), 2), frozenset({Conv(3, 4)}), MappingProxyType({"a": Conv(3, 4)})])
+def test_layers_deep_in_a_container_are_refused_too(value):
+    with pytest.raises(TypeError, match=r"fields that are layers or hashable options, got inner=.* into a Sequential"):
+        Twice(value)
+
+
+def test_layers_in_a_tuple_are_children_of_a_class_that_says_so():
+    @dataclass(frozen=True, repr=False)
+    class Row(Composite):
+        layers: tuple
+
+        def children(self):
+            return {f"layer{i}": layer for i, layer in enumerate(self.layers)}
+
+        def forward(self, run, x):
+            for name in self.children():
+                x = run[name](x)
+            return x
+
+    row = Row((Conv(4, 2), Conv(2, 3)))
+    assert row.apply(*drawn(row), IMAGE, train=True)[0].shape == (8, 6, 3)
+
+
+def test_a_class_that_is_no_frozen_dataclass_is_refused():
+    @dataclass
+    class Mutable(Composite):
+        conv: Conv
+
+    class Plain(Composite):
+        pass
+
+    for kind in (Mutable, Plain):
+        with pytest.raises(TypeError, match=rf"{kind.__name__} expects to be a frozen dataclass; write @data"):
+            kind(Conv(4, 4))
+
+
+@pytest.mark.parametrize("name", ["init", "apply", "children", "names", "parts", "replace"])
+def test_a_field_with_the_name_of_a_method_is_refused(name):
+    kind = make_dataclass("Clash", [(name, Layer)], bases=(Composite,), frozen=True)
+    with pytest.raises(TypeError, match=f"Clash expects fields with other names than .* Composite, got '{name}'"):
+        kind(Conv(4, 4))
+
+
+def test_a_forward_without_a_return_is_refused():
+    @dataclass(frozen=True, repr=False)
+    class Forgets(Composite):
+        conv: Conv
+
+        def forward(self, run, x):
+            run.conv(x)
+
+    layer = Forgets(Conv(4, 4))
+    with pytest.raises(TypeError, match="Forgets expects forward to return its result, got None"):
+        layer.apply(*drawn(layer), IMAGE, train=False)
+
+
+@pytest.mark.parametrize("last", [Conv(5, 2), Dense(5, 2), BatchNorm(5), LayerNorm(5), LayerScale(5), GlobalAvgPool()])
+def test_a_layer_that_takes_an_array_refuses_a_dict_by_name(last):
+    layer = Sequential(pyramid=pyramid(), last=last)
+    with pytest.raises(TypeError, match=r"expects an array, got a dict of 'fine', 'coarse'; choose one") as caught:
+        layer.apply(*drawn(layer), IMAGE, train=False)
+    assert "in layer 'last'" in caught.value.__notes__

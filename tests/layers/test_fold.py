@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from random_weights import random_weights
+from user_blocks import two_inputs
 
 from jaxcnn import batched, trees
 from jaxcnn.layers import (
@@ -518,3 +519,8 @@ def test_larger_models_keep_no_batch_norm_after_a_convolution(name):
     images = jax.ShapeDtypeStruct((2, *entry.image_shape), np.float32)
     logits = jax.eval_shape(lambda *trees: batched(layers[0])(*trees, train=False)[0], *shapes, images)
     assert logits.shape == (2, 10)
+
+
+def test_a_model_of_two_inputs_is_folded_by_the_tree_of_its_shapes():
+    model, shapes = two_inputs(), ((6, 5, 3), (3, 2, 4))
+    assert foldable(model, shapes) == {"right/norm": "right/conv", "join/norm": "join/conv"}

@@ -141,6 +141,13 @@ def test_the_arithmetic_of_a_frozen_model_is_that_of_the_model():
     assert [row.receptive_field for row in table.rows] == [row.receptive_field for row in whole.rows]
 
 
+def test_what_is_no_regular_expression_is_refused():
+    with pytest.raises(ValueError, match=r"freeze expects a regular expression, got '\(': missing \)"):
+        freeze(Sequential(conv=Conv(3, 4)), "(")
+    with pytest.raises(TypeError, match=r"freeze expects a regular expression as a string, got \['conv'\]"):
+        freeze(Sequential(conv=Conv(3, 4)), ["conv"])
+
+
 def test_a_pattern_that_matches_no_layer_is_refused_with_the_paths():
     with pytest.raises(ValueError, match=r"path of a layer, got 'stage1'; paths: stem, stem/conv, stem/norm, mixed"):
         freeze(MODEL, "stage1")

@@ -105,3 +105,7 @@ def test_shapes_that_do_not_fit_are_refused_where_they_do_not():
 def test_a_dict_of_maps_has_one_row_with_all_shapes_and_fields():
     (cells,) = [cells for cells in summary(pyramid(), (6, 5, 4)).cells() if cells[1] == "Pyramid"]
     assert cells == ("", "Pyramid", "3x3x5, 6x5x5", "", "", "5x5, 6x6")
+
+
+def test_the_total_has_the_shapes_of_the_whole_result():
+    assert summary(pyramid(), (8, 6, 4)).totals()[0][2] == "4x3x5, 8x6x5"

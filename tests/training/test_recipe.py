@@ -129,6 +129,8 @@ def test_numbers_out_of_range_are_refused(field, values, expected):
             "learning_rates expects PATTERN=FACTOR with a regular expression and a factor",
         ),
         ({"learning_rates": ("(=1",)}, "learning_rates expects PATTERN=FACTOR"),
+        ({"freeze": "("}, "freeze expects a regular expression, got '('"),
+        ({"freeze": 3}, "freeze expects a regular expression, got 3"),
         ({"learning_rates": ("a=inf",)}, "learning_rates expects PATTERN=FACTOR"),
     ],
 )

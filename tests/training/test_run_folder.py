@@ -159,6 +159,16 @@ def test_a_last_line_without_its_end_does_not_count(path):
             folder.keep_metrics(3)
 
 
+@pytest.mark.parametrize("lines", [0, 1])
+def test_lines_that_a_finished_run_lacks_are_missed(path, lines):
+    file = path / "metrics.jsonl"
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:lines]))
+    if not lines:
+        file.unlink()
+    with pytest.raises(RunFolderError, match=rf"at least 2 epochs in .*, as result.json says, got {lines}; restore"):
+        RunFolder(path).metrics()
+
+
 @pytest.mark.parametrize("name", ["metrics.jsonl", "result.json", "best.npz"])
 def test_a_file_of_another_run_is_refused(path, tmp_path, name):
     with RunFolder.create(tmp_path / "other", CONFIG) as other:
