@@ -45,7 +45,7 @@ from jaxcnn.tasks import Classification, MultiLabel
 from jaxcnn.text import printable
 from jaxcnn.training import Precision, Recipe, Result, run
 from jaxcnn.training.run_folder import is_run_folder, load_model
-from jaxcnn.types import Layer, Params, Shape, State, Task
+from jaxcnn.types import Layer, Params, Shape, State, Task, check_task
 from jaxcnn.values import Value
 
 _MAX_TEXT = 2**18
@@ -74,7 +74,7 @@ class Network:
       task: the meaning of the outputs, for `predict`; None if unknown.
 
     Raises:
-      TypeError: `layer` is not a layer, or a class name is not a string.
+      TypeError: `layer` is not a layer, `task` is not a task, `preprocessing` is none, or a class name is not a string.
       ValueError: parameters or state do not match the layer.
     """
 
@@ -93,6 +93,13 @@ class Network:
         object.__setattr__(self, "class_names", tuple(self.class_names))
         if not all(isinstance(name, str) for name in self.class_names):
             raise TypeError(f"Network expects class names that are strings, got {self.class_names!r:.200}")
+        if not isinstance(self.preprocessing, Preprocessing | FitPicture | None):
+            raise TypeError(
+                "Network expects a preprocessing, such as jaxcnn.interop.Preprocessing(...), or None, got "
+                f"{self.preprocessing!r:.200}"
+            )
+        if self.task is not None:
+            check_task("Network", self.task)
         conversion.check(self.layer, self.params, self.state)
 
     def __repr__(self) -> str:

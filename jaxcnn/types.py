@@ -98,6 +98,7 @@ class Objective(NamedTuple):
     larger_is_better: bool
 
 
+@runtime_checkable
 class Task(Protocol):
     """What a model is trained for: a loss, metrics and the meaning of its outputs. A hashable value."""
 
@@ -130,3 +131,17 @@ class Task(Protocol):
     def report(self, sums: dict[str, Mean]) -> dict[str, float]:
         """Turns metrics that are summed over any number of batches into figures by name, one number each."""
         ...
+
+
+def check_task(caller: str, task: Any) -> None:
+    """Refuses what is not a task.
+
+    Args:
+      caller: name of the caller, for the message.
+      task: anything.
+
+    Raises:
+      TypeError: it lacks an attribute of `Task`, or is a class.
+    """
+    if isinstance(task, type) or not isinstance(task, Task):
+        raise TypeError(f"{caller} expects a task, such as jaxcnn.tasks.Classification(), got {task!r:.200}")

@@ -61,7 +61,8 @@ def bench(options: Bench) -> int:
             benchmark.append_records(options.output, found)
         records += found
         print_records(found)
-    say(_MEANING)
+    if any(record["ratio"] is not None for record in records):
+        say(_MEANING)
     if options.plot:
         subtitle = f"{options.precision}, {records[0]['host']['cpu']}, {records[0]['host']['cores']} cores"
         plots.save(plots.ratios(records, subtitle=subtitle), options.plot)

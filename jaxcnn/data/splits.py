@@ -49,6 +49,7 @@ def split(
     Raises:
       ValueError: the fractions are not positive or do not sum to 1, a class has too few examples, the seed is negative,
         the names of the given parts are not as above, or their classes differ.
+      TypeError: a part is not a source.
     """
     if len(fractions) != 3 or not all(fraction > 0 for fraction in fractions):
         raise ValueError(f"fractions must be three numbers above 0 (train, validation, test), got {fractions}")
@@ -71,6 +72,12 @@ def _check_parts(parts: Splits) -> None:
         raise ValueError(
             f"expected a part 'train', and parts 'validation' and 'test' or none of these, got {list(parts)}"
         )
+    for name, part in parts.items():
+        if isinstance(part, type) or not isinstance(part, Source):
+            raise TypeError(
+                "expected a source of examples, such as jaxcnn.data.digits() or jaxcnn.data.arrays(image=images, "
+                f"label=labels), got a {type(part).__name__} as the part {name!r}"
+            )
     classes = {name: part.class_names for name, part in parts.items()}
     for name, class_names in classes.items():
         if class_names != classes["train"]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from jaxcnn import trees
-from jaxcnn.layers.composite import apply_around, is_open, layer_paths
+from jaxcnn.layers.composite import is_open, layer_paths
 from jaxcnn.layers.flow import Dataflow, dataflow, is_call, structure
 from jaxcnn.tracing import count_multiply_adds, field_of, follow, receptive_fields, seen_by_image, work_of
 from jaxcnn.types import Layer, Params, State
@@ -27,7 +27,8 @@ class Row(NamedTuple):
       layer: the layer.
       output_shape: shape of its output; a tree of shapes if the output is a tree.
       parameters: number of its parameters; 0 in a second call.
-      multiply_adds: its multiply-adds for one image.
+      multiply_adds: its multiply-adds for one image, in all steps of a `jax.lax.scan` around it. A `while_loop`, whose
+        number of steps is not known, counts as one step.
       receptive_field: receptive field of a pixel of its output in the model's input; a tree if the output is one.
       training_only: whether it is part of an auxiliary head, which evaluation does not compute.
     """
@@ -98,7 +99,9 @@ def multiply_adds(layer: Layer | Callable[[Any], Any], input_shape: Any) -> int:
     """
     image = arrays_of(input_shape)
     with _plain_notes():
-        return _counted(layer, *_described(image))[0] if isinstance(layer, Layer) else count_multiply_adds(layer, image)
+        if not isinstance(layer, Layer):
+            return count_multiply_adds(layer, image)
+        return work_of(dataflow(layer, image).jaxpr.jaxpr)
 
 
 def output_shape(layer: Layer | Callable[[Any], Any], input_shape: Any) -> Any:
@@ -141,30 +144,6 @@ def _plain_notes() -> Iterator[None]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _counted(layer: Layer, tree: Any, arrays: tuple[tuple[Any, Any], ...]) -> tuple[int, Any]:
-    """Counts the multiply-adds of a layer, and describes its result. Cached, because models repeat their blocks."""
-    within = []
-
-    def around(path: str, layer: Layer, apply: Any, params: Params, state: State, x: Any) -> tuple[Any, State]:
-        work, result = _counted(layer, *_described(x))
-        within.append(work)
-        return jax.tree.map(lambda array: jnp.zeros(array.shape, array.dtype), result), state
-
-    def between(params: Params, state: State, x: Any) -> Any:
-        return apply_around(layer, params, state, x, around, train=False)[0]
-
-    x = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(*array) for array in arrays])
-    jaxpr, result = jax.make_jaxpr(between, return_shape=True)(*structure(layer), x)
-    return work_of(jaxpr.jaxpr) + sum(within), result
-
-
-def _described(x: Any) -> tuple[Any, tuple[tuple[Any, Any], ...]]:
-    """Returns the tree of arrays, and the shape and dtype of each."""
-    arrays, tree = jax.tree.flatten(x)
-    return tree, tuple((array.shape, array.dtype) for array in arrays)
-
-
-@functools.lru_cache(maxsize=4096)
 def _output_shape(layer: Layer | Callable[[Any], Any], input_shape: Any) -> Any:
     """Traces a layer. Cached, because models repeat the same layers many times."""
     function, arguments = _call(layer, input_shape)
@@ -201,8 +180,9 @@ def _rows(layer: Layer, input_shape: Any) -> tuple[Row, ...]:
 def _rows_of(traced: Dataflow, image: Any) -> list[Row]:
     """Follows the image through a traced model, and writes a row for each layer where it is called."""
     rows: list[Row] = []
+    written: set[str] = set()
 
-    def write(equation: core.JaxprEqn, seen: list[Any]) -> None:
+    def write(equation: core.JaxprEqn, seen: list[Any], times: int) -> None:
         if not is_call(equation):
             return
         path, layer, result = traced.called[equation.params["name"]]
@@ -212,8 +192,10 @@ def _rows_of(traced: Dataflow, image: Any) -> list[Row]:
         if is_composite and not work and not _computes(jaxpr, len(arrays)):
             return
         fields = [field_of(one, array.shape) for one, array in zip(seen, arrays, strict=False)]
-        parameters = 0 if is_composite or "#" in path else count_parameters(layer)
-        rows.append(Row(path, layer, _shapes(result), parameters, work, jax.tree.unflatten(tree, fields)))
+        # A function that is compiled once and called twice has one name for the calls of its layers.
+        parameters = 0 if is_composite or path in written or "#" in path else count_parameters(layer)
+        written.add(path)
+        rows.append(Row(path, layer, _shapes(result), parameters, work * times, jax.tree.unflatten(tree, fields)))
 
     first, *others = jax.tree.leaves(image)
     program = traced.jaxpr

@@ -35,7 +35,7 @@ class Summary:
 
     @property
     def multiply_adds(self) -> int:
-        """Number of multiply-adds for one image in evaluation."""
+        """Number of multiply-adds for one image in evaluation; those of all branches of a `jax.lax.cond`."""
         return sum(row.multiply_adds for row in self.rows if not row.training_only)
 
     @property

@@ -27,8 +27,9 @@ class Value(NamedTuple):
     constant: Callable[[], np.ndarray] | None = None
 
 
-Observe: TypeAlias = Callable[[core.JaxprEqn, list[Seen]], None]
-"""A function that is called for every call of a jitted function, with what its results see."""
+Observe: TypeAlias = Callable[[core.JaxprEqn, list[Seen], int], None]
+"""A function that is called once for every call of a jitted function in the program, with what its results see, and how
+often the call runs: the product of the lengths of the scans around it. The results see what they see in the end."""
 
 
 def follow(program: core.ClosedJaxpr, inputs: Sequence[Seen], observe: Observe | None = None) -> list[Seen]:
@@ -79,7 +80,7 @@ def _results(equation: core.JaxprEqn, values: list[Value], observe: Observe | No
             else _followed(inner, values, observe)
         )
         if observe is not None and name == "jit":
-            observe(equation, [value.seen for value in results])
+            observe(equation, [value.seen for value in results], 1)
         return results
     if all(value.seen is None for value in values):
         return [Value(None, constant) for constant in _computed(equation, values)]
@@ -155,7 +156,7 @@ def _while(equation: core.JaxprEqn, values: list[Value], observe: Observe | None
     split = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
     tests, constants, carried = values[: split[0]], values[split[0] : split[1]], values[split[1] :]
 
-    def step(carry: list[Value]) -> list[Value]:
+    def step(carry: list[Value], observe: Observe | None = None) -> list[Value]:
         (test,) = _closed(params["cond_jaxpr"], [*tests, *carry], observe)
         results = _closed(params["body_jaxpr"], [*constants, *carry], observe)
         return [
@@ -163,7 +164,10 @@ def _while(equation: core.JaxprEqn, values: list[Value], observe: Observe | None
             for value, shape in zip(results, _shapes(equation.outvars), strict=True)
         ]
 
-    return _settled(carried, step, _shapes(equation.outvars))
+    settled = _settled(carried, step, _shapes(equation.outvars))
+    if observe is not None:
+        step(settled, observe)
+    return settled
 
 
 def _scan(equation: core.JaxprEqn, values: list[Value], observe: Observe | None) -> list[Value]:
@@ -172,12 +176,16 @@ def _scan(equation: core.JaxprEqn, values: list[Value], observe: Observe | None)
     constants, carried = values[: split[0]], values[split[0] : split[1]]
     slices = [Value(_shifted(value.seen, -1)) for value in values[split[1] :]]
 
-    def run(carry: list[Value]) -> list[Value]:
+    def run(carry: list[Value], observe: Observe | None = None) -> list[Value]:
         return _closed(params["jaxpr"], [*constants, *carry, *slices], observe)
+
+    def observe_step(inner: core.JaxprEqn, seen: list[Seen], times: int) -> None:
+        if observe is not None:
+            observe(inner, seen, times * params["length"])
 
     shapes = _shapes(equation.outvars)[: len(carried)]
     carried = _settled(carried, lambda carry: run(carry)[: len(carry)], shapes)
-    stacked = [Value(_shifted(value.seen, 1)) for value in run(carried)[len(carried) :]]
+    stacked = [Value(_shifted(value.seen, 1)) for value in run(carried, observe_step)[len(carried) :]]
     return [*carried, *stacked]
 
 

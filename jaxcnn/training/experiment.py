@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import platform
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 from jaxcnn import environment, trees
 from jaxcnn.data import Batches, Prepare, Source, Splits
 from jaxcnn.data.sources.source import preprocessing_of
-from jaxcnn.layers import batched
+from jaxcnn.layers import batched, unfreeze
 from jaxcnn.layers.flow import structure
 from jaxcnn.models.text import difference
 from jaxcnn.tasks import Classification, MultiLabel, Regression, Segmentation
@@ -57,7 +58,8 @@ def evaluation_task(task: Task) -> Any:
       task: the task of training.
     """
     options: Any = task
-    return dataclasses.replace(options, label_smoothing=0.0) if getattr(task, "label_smoothing", 0.0) else task
+    is_smooth = dataclasses.is_dataclass(task) and getattr(task, "label_smoothing", 0.0)
+    return dataclasses.replace(options, label_smoothing=0.0) if is_smooth else task
 
 
 def init_key(recipe: Recipe) -> jax.Array:
@@ -119,6 +121,8 @@ class Experiment:
         Raises:
           ValueError: a part does not fit another one.
         """
+        if unfreeze(self.layer) != self.layer:
+            raise ValueError("run expects a model without frozen layers; freeze them by Recipe(freeze=...) instead")
         if "image" not in self.splits["train"].spec:
             raise ValueError(f"expected examples with 'image', got {', '.join(map(repr, self.splits['train'].spec))}")
         if self.prepare is not None and self.recipe.cache_features:
@@ -143,6 +147,7 @@ class Experiment:
                 f"{shapes}; return one of its arrays, or pass a task of your own"
             )
         jax.eval_shape(self.task.loss, outputs, example)
+        self._check_mixing(example)
         augment = self.recipe.augmentation
         if augment is not None:
             one = {name: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for name, leaf in example.items()}
@@ -151,6 +156,22 @@ class Experiment:
             jax.eval_shape(apply, jax.ShapeDtypeStruct((1, *image.shape), image.dtype), *weights)
         # Building both refuses parts that do not fit.
         _ = self.batches, self.phases
+
+    def _check_mixing(self, example: Mapping[str, Any]) -> None:
+        label = example.get("label")
+        is_mixable = label is not None and jnp.issubdtype(label.dtype, jnp.integer if label.ndim == 1 else jnp.floating)
+        for name in ("mixup", "cutmix"):
+            if not getattr(self.recipe, name):
+                continue
+            if not is_mixable or isinstance(self.task, Regression | Segmentation):
+                raise RecipeError(
+                    name,
+                    "expects one label for each image, or the share of each class as floating-point numbers, got "
+                    f"{'no label' if label is None else f'labels of {label.dtype} {label.shape[1:]}'}"
+                    f" for {type(self.task).__name__}",
+                )
+            if "weight" in example:
+                raise RecipeError(name, "expects examples without 'weight', which has no meaning for mixed examples")
 
     def _check_classes(self, outputs: Shape) -> None:
         count = len(self.splits["train"].class_names)

@@ -104,6 +104,8 @@ class RunFolder:
         """
         folder = Path(path)
         _check_path(folder)
+        # Before the folder is made: a value that JSON does not know leaves none.
+        content = _sealed({"schema": SCHEMA, "run": secrets.token_hex(8), **config})
         if not numbered:
             _check_empty(folder)
         with _written(folder):
@@ -114,9 +116,9 @@ class RunFolder:
                 folder.mkdir(exist_ok=True)
         with _locked(folder):
             _check_empty(folder)
-            whole = {"schema": SCHEMA, "run": secrets.token_hex(8), **config}
             with _written(folder):
-                _write_json(folder / "config.json", _sealed(whole))
+                _remove_unfinished(folder)
+                _write_json(folder / "config.json", content)
             run = cls(folder)
             with run._guarded():
                 yield run
@@ -132,6 +134,8 @@ class RunFolder:
           RunFolderError: another process trains in it, or it cannot be written.
         """
         with _locked(self.path), self._guarded():
+            with _written(self.path):
+                _remove_unfinished(self.path)
             yield self
 
     @contextlib.contextmanager
@@ -512,6 +516,7 @@ def load_model(path: str | os.PathLike[str], *, layer: Layer | None = None) -> T
     return TrainedModel(found, params, state, info)
 
 
+_FILES = ("config.json", "metrics.jsonl", "result.json", "best.npz")
 _RESTORE = "restore the file from a copy, or start a new run"
 
 
@@ -555,13 +560,24 @@ def _check_path(path: Path) -> None:
 
 
 def _check_empty(folder: Path) -> None:
-    others = sorted(path.name for path in folder.iterdir() if path.name != "lock") if folder.exists() else []
+    ours = {folder / "lock", *_unfinished(folder)}
+    others = sorted(path.name for path in folder.iterdir() if path not in ours) if folder.exists() else []
     if others:
         what = "already contains a run" if "config.json" in others else f"is not empty ({printable(others[0])})"
         raise RunFolderError(
             f"expected a new folder for the run, but {printable(folder)} {what}; choose another folder, or resume its "
             "run"
         )
+
+
+def _unfinished(folder: Path) -> list[Path]:
+    """Lists what a process left that was killed while it wrote a file of the run."""
+    return [path for name in _FILES for path in folder.glob(f".{name}.*.tmp")]
+
+
+def _remove_unfinished(folder: Path) -> None:
+    for path in _unfinished(folder):
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

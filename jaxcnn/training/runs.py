@@ -39,7 +39,7 @@ from jaxcnn.training.recipe import Recipe
 from jaxcnn.training.run_folder import RunFolder, RunFolderError
 from jaxcnn.training.step import make_eval_step, make_predict_step
 from jaxcnn.training.train_state import TrainState, evaluation_weights, make_train_state
-from jaxcnn.types import Layer, Mean, Params, State, Task
+from jaxcnn.types import Layer, Mean, Params, State, Task, check_task
 
 EVAL_BATCH_SIZE = 256
 """Examples in a batch of evaluation."""
@@ -112,11 +112,13 @@ def run(
       The weights of the best epoch, and all figures.
 
     Raises:
-      ValueError: model, data, task and recipe do not fit together, or the folder does not allow the training.
+      ValueError: model, data, task, recipe and weights do not fit together, or the folder does not allow the training.
+      TypeError: an argument is of another kind, such as the name of a model.
       NonFiniteLossError: the training diverged.
       CheckpointError: a checkpoint cannot be written, or all are damaged.
     """
     recipe = Recipe() if recipe is None else recipe
+    _check_arguments(layer, recipe, task, weights, observers)
     if place is not None and place not in get_args(Where):
         raise ValueError(f"run expects place to be one of {', '.join(get_args(Where))}, or None, got {place!r}")
     if place == "device" and prepare is not None:
@@ -138,6 +140,31 @@ def run(
     config = describe(experiment, first) | dict(about or {})
     with RunFolder.create(folder, config, numbered=numbered) as new:
         return _Job(experiment, new, place).start(*first)
+
+
+def _check_arguments(layer: Any, recipe: Any, task: Any, weights: Any, observers: Any) -> None:
+    if isinstance(layer, type) or not isinstance(layer, Layer):
+        hint = ", which must be called" if callable(layer) else ""
+        raise TypeError(f"run expects a layer, such as jaxcnn.models.lenet5(), got a {type(layer).__name__}{hint}")
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"run expects a recipe, such as Recipe(epochs=5), got {recipe!r:.200}")
+    if task is not None:
+        check_task("run", task)
+    if isinstance(observers, Observer) or not isinstance(observers, Sequence):
+        raise TypeError(f"run expects a list of observers, got {observers!r:.200}")
+    for observer in observers:
+        if isinstance(observer, type) or not callable(getattr(observer, "on_start", None)):
+            raise TypeError(f"run expects observers, objects of jaxcnn.training.Observer, got {observer!r:.200}")
+    if weights is None:
+        return
+    if not isinstance(weights, tuple) or len(weights) != 2:
+        raise TypeError(f"run expects weights=(params, state), got a {type(weights).__name__}")
+    for what, given, expected in zip(("parameters", "state"), weights, structure(layer), strict=True):
+        shapes = (
+            {name: jnp.shape(leaf) for name, leaf in trees.named_leaves(tree).items()} for tree in (expected, given)
+        )
+        if lines := trees.differences(*shapes):
+            raise ValueError(f"run expects the {what} of the model, got others: {', '.join(lines):.400}")
 
 
 class _Best(NamedTuple):

@@ -224,12 +224,14 @@ def _quotient(total: jax.Array, weight: jax.Array) -> jax.Array:
 
 
 def _averaged(train_state: TrainState, new: Average, decay: float) -> Average:
-    step = train_state.step.astype(jnp.float32)
-    rest = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
-
     def average(old: jax.Array, new: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(old.dtype, jnp.floating):
+            return new
+        step = train_state.step.astype(at_least_float32(old.dtype))
+        # 1 minus the decay, as in `make_train_step`. Float32 would round a decay of 0.99999, and so lose 0.1 % of it.
+        rest = jnp.maximum(1 - decay, 9 / (10 + step))
         # In this form, the average of an array that does not change is the array itself, to the bit.
-        return old + rest.astype(old.dtype) * (new - old) if jnp.issubdtype(old.dtype, jnp.floating) else new
+        return old + rest.astype(old.dtype) * (new - old)
 
     return jax.tree.map(average, train_state.ema, new)
 

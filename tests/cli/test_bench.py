@@ -61,6 +61,13 @@ def test_a_model_against_peers(jaxcnn, tmp_path):
     ]
 
 
+def test_a_model_alone_is_compared_with_nothing(jaxcnn):
+    done = jaxcnn("bench", "mlp", "--mode", "infer", "--repeats", 1)
+    assert done.status == 0
+    assert "mlp, infer, " in done.out
+    assert "divided by" not in done.out
+
+
 def test_records_are_added_to_the_file(jaxcnn, tmp_path):
     for _ in range(2):
         assert jaxcnn("bench", "mlp", "--mode", "infer", "--output", tmp_path / "all.jsonl").status == 0

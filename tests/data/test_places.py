@@ -111,3 +111,16 @@ def test_the_memories_are_those_of_this_machine(monkeypatch):
         assert places._device_bytes() == places._host_bytes()
     monkeypatch.delattr(places.os, "sysconf")
     assert places._host_bytes() == 8 * 10**9
+
+
+def test_numbers_of_64_bits_have_the_dtype_of_the_device():
+    labels = np.arange(6, dtype=np.int64) % 3
+    source = Arrays({"image": np.zeros((6, 2, 2, 1)), "label": labels}, ("a", "b", "c"))
+    placed = put(source, "device")
+    wide = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    dtypes = {"image": np.float64, "label": np.int64} if wide else {"image": np.float32, "label": np.int32}
+    batch = Batches(placed, 6, seed=0)[0]
+    for found in (placed.spec, placed[1], batch):
+        assert {name: entry.dtype for name, entry in found.items()} == dtypes
+    assert np.array_equal(batch["label"], Batches(source, 6, seed=0)[0]["label"])
+    assert placed[4]["label"] == 1

@@ -353,3 +353,17 @@ def test_examples_with_several_labels_are_split_at_random_and_have_no_class_to_c
         ValueError, match=r"choose_classes expects labels of one class for each example, got labels of shape \(4,\)"
     ):
         choose_classes(source, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("digits", "expected a source of examples, .*, got a str as the part 'train'"),
+        (arrays, "got a function as the part 'train'"),
+        ((np.zeros((4, 8, 8)), np.zeros(4)), "got a tuple as the part 'train'"),
+        ({"train": arrays(image=np.zeros((4, 8, 8))), "test": None}, "got a NoneType as the part 'test'"),
+    ],
+)
+def test_what_is_no_source_is_refused(source, message):
+    with pytest.raises(TypeError, match=message):
+        split(source)

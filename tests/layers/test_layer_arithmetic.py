@@ -1,5 +1,8 @@
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
+from unittest.mock import ANY
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +17,7 @@ from jaxcnn.layers import (
     AuxiliaryHeads,
     AvgPool,
     BatchNorm,
+    Composite,
     Concat,
     Conv,
     ConvTranspose,
@@ -41,6 +45,7 @@ from jaxcnn.layers import (
     multiply_adds,
     output_shape,
     receptive_field,
+    summary,
 )
 from jaxcnn.layers.stateless import Stateless
 from jaxcnn.tracing import ReceptiveField, Span
@@ -616,3 +621,78 @@ def test_padding_shifts_what_is_seen_and_costs_nothing():
     assert multiply_adds(model, (8, 8, 4)) == 0
     field = receptive_field(model, (8, 8, 4))
     assert (field.size, field.height.start, field.width.start) == ((3, 3), -1, -2)
+
+
+@dataclass(frozen=True, repr=False)
+class Repeated(Composite):
+    conv: Conv
+    repeat: Callable
+
+    def forward(self, run, x):
+        return self.repeat(run.conv, x)
+
+
+def scanned(layer, x):
+    return jax.lax.scan(lambda carry, _: (layer(carry), None), x, length=3)[0]
+
+
+def counted_loop(layer, x):
+    return jax.lax.fori_loop(0, 3, lambda _, carry: layer(carry), x)
+
+
+def loop_in_a_loop(layer, x):
+    return jax.lax.map(lambda one: scanned(layer, one), jnp.stack([x, x]))[0]
+
+
+def vmapped(layer, x):
+    return jnp.sum(jax.vmap(layer)(jnp.stack([x, x, x])), 0)
+
+
+def compiled_once(layer, x):
+    layer = jax.jit(layer)
+    return layer(layer(layer(x)))
+
+
+def recomputed(layer, x):
+    return jax.checkpoint(layer)(x)
+
+
+def one_branch(layer, x):
+    return jax.lax.cond(x[0, 0, 0] > 0, layer, lambda x: x, x)
+
+
+def unknown_length(layer, x):
+    return jax.lax.while_loop(
+        lambda carry: carry[0] < 3, lambda carry: (carry[0] + 1, layer(carry[1])), (x[0, 0, 0], x)
+    )[1]
+
+
+@pytest.mark.parametrize(
+    ("repeat", "calls", "field"),
+    [
+        (scanned, 3, None),
+        (counted_loop, 3, None),
+        (loop_in_a_loop, 6, None),
+        (vmapped, 3, None),
+        (compiled_once, 3, (7, 7)),
+        (one_branch, 1, ANY),
+        (unknown_length, 1, None),
+        (recomputed, 1, (3, 3)),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_layer_in_a_loop_has_its_parameters_once_and_the_work_of_all_steps(repeat, calls, field):
+    model = Sequential(stem=Conv(3, 2), body=Repeated(Conv(2, 2), repeat), last=Conv(2, 4))
+    stem, body, last = 64 * 9 * 3 * 2, calls * 64 * 9 * 2 * 2, 64 * 9 * 2 * 4
+    assert multiply_adds(model, (8, 8, 3)) == stem + body + last
+    table = summary(model, (8, 8, 3))
+    assert (table.parameters, table.multiply_adds) == (count_parameters(model), stem + body + last)
+    rows = [row for row in table.rows if row.path == "body/conv"]
+    assert sum(row.multiply_adds for row in rows) == body
+    inside = receptive_field(Repeated(Conv(2, 2), repeat), (8, 8, 2))
+    assert inside.whole if field is None else inside.size == field
+
+
+def test_a_layer_in_a_loop_of_unknown_length_sees_the_whole_image():
+    (row, _) = arithmetic(Sequential(body=Repeated(Conv(2, 2), unknown_length)), (32, 32, 2))
+    assert row.receptive_field.whole

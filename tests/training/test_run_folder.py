@@ -366,3 +366,35 @@ def test_a_full_disk_is_one_sentence(path, monkeypatch):
     )
     assert (path / "best.npz").read_bytes() == before
     assert not list(path.glob(".*tmp"))
+
+
+def test_what_a_killed_process_left_half_written_is_in_nobodys_way(path, tmp_path):
+    def killed_in(folder):
+        """Leaves what a process leaves that is killed while it writes the files of a run."""
+        code = (
+            "import os, pathlib, sys\nfrom jaxcnn.files import written_whole\nkept = []\n"
+            "for name in ('config.json', 'metrics.jsonl', 'result.json', 'best.npz'):\n"
+            "    kept.append(written_whole(pathlib.Path(sys.argv[1]) / name))\n    kept[-1].__enter__()\n"
+            "(pathlib.Path(sys.argv[1]) / 'lock').touch()\nos._exit(9)"
+        )
+        assert subprocess.run([sys.executable, "-c", code, folder], cwd=ROOT, check=False).returncode == 9
+        return sorted(file.name for file in folder.iterdir() if file.name.startswith("."))
+
+    new = tmp_path / "new"
+    new.mkdir()
+    assert len(killed_in(new)) == 4
+    with RunFolder.create(new, CONFIG):
+        assert sorted(file.name for file in new.iterdir()) == ["config.json", "lock"]
+    assert len(killed_in(path)) == 4
+    with RunFolder(path).writing() as folder:
+        assert not [file for file in path.iterdir() if file.name.startswith(".")]
+        assert [row["epoch"] for row in folder.metrics()] == [1, 2, 3]
+
+
+def test_a_description_that_json_does_not_know_leaves_no_folder(tmp_path):
+    with (
+        pytest.raises(TypeError, match="object is not JSON serializable"),
+        RunFolder.create(tmp_path / "run", CONFIG | {"about": object()}),
+    ):
+        pass
+    assert not (tmp_path / "run").exists()

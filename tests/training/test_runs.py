@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxcnn import batched, data, trees
-from jaxcnn.layers import Composite, Conv, Dense, DropPath, Flatten, Function, Residual, Sequential, identity
+from jaxcnn.layers import Composite, Conv, Dense, DropPath, Flatten, Function, Residual, Sequential, freeze, identity
 from jaxcnn.models import mlp
 from jaxcnn.tasks import Classification, MultiLabel, Regression, Segmentation
 from jaxcnn.training import Observer, Recipe, load_model, run
@@ -377,6 +377,26 @@ def test_the_task_is_chosen_by_the_examples(stripes):
             },
             "cache_features expects no prepare=, which changes the images, and so their features",
         ),
+        ({"layer": "lenet5"}, r"run expects a layer, such as jaxcnn.models.lenet5\(\), got a str$"),
+        ({"layer": mlp}, r"run expects a layer, .*, got a function, which must be called"),
+        ({"layer": Sequential}, r"run expects a layer, .*, got a type, which must be called"),
+        ({"layer": freeze(classifier(), "dense")}, r"a model without frozen layers; freeze them by Recipe\(freeze="),
+        ({"recipe": {"epochs": 1}}, r"run expects a recipe, such as Recipe\(epochs=5\), got \{'epochs': 1\}"),
+        ({"recipe": Recipe}, "run expects a recipe, .*, got <class"),
+        ({"task": "classification"}, r"run expects a task, such as .*Classification\(\), got 'classification'"),
+        ({"task": Classification}, "run expects a task, such as .*, got <class"),
+        ({"observers": Observer()}, "run expects a list of observers, got <"),
+        ({"observers": [print]}, "run expects observers, objects of jaxcnn.training.Observer, got <built-in"),
+        ({"weights": {}}, r"run expects weights=\(params, state\), got a dict"),
+        (
+            {"weights": mlp(3, image_size=6).init(jax.random.key(0))},
+            "run expects the parameters of the model, got others: missing 'dense/bias'",
+        ),
+        (
+            {"weights": (classifier().init(jax.random.key(0))[0], {"dense": {"mean": np.zeros(3)}})},
+            "run expects the state of the model, got others: unexpected 'dense/mean'",
+        ),
+        ({"about": {"now": object()}}, "not JSON serializable"),
         ({"task": Segmentation(2)}, "Segmentation expects a batch with 'mask'|Segmentation expects"),
     ],
 )
@@ -385,6 +405,53 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(stripes, tmp_pa
     with pytest.raises((ValueError, TypeError), match=message):
         run(words.pop("layer"), stripes, words.pop("recipe"), folder=tmp_path / "run", **words)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["mixup", "cutmix"])
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"target": np.zeros((20, 2), np.float32)}, "expects one label .*, got no label for Regression"),
+        ({"mask": np.zeros((20, 6, 6), np.uint8)}, "expects one label .*, got no label for Segmentation"),
+        (
+            {"label": np.arange(20, dtype=np.int32) % 2, "mask": np.zeros((20, 6, 6), np.uint8)},
+            r"expects .*, got labels of int32 \(\) for Segmentation",
+        ),
+        ({"label": np.zeros((20, 2), np.uint8)}, r"expects .*, got labels of uint8 \(2,\) for MultiLabel"),
+        ({"label": np.arange(20) % 2, "weight": np.ones(20, np.float32)}, "expects examples without 'weight'"),
+    ],
+)
+def test_examples_that_cannot_be_mixed_are_refused_before_anything_is_written(tmp_path, option, entries, message):
+    source = data.Arrays({"image": np.zeros((20, 6, 6, 1), np.float32), **entries}, ("a", "b"))
+    layer = Sequential(conv=Conv(1, 2)) if "mask" in entries else classifier()
+    with pytest.raises(RecipeError, match=f"{option} {message}"):
+        run(layer, source, Recipe(batch_size=4, augment="none", **{option: 0.2}), folder=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shares_of_several_labels_can_be_mixed():
+    shares = np.tile(np.array([[1, 0], [1, 1]], np.float32), (10, 1))
+    source = data.Arrays({"image": np.zeros((20, 6, 6, 1), np.float32), "label": shares}, ("a", "b"))
+    recipe = Recipe(epochs=1, batch_size=4, augment="none", mixup=0.2)
+    assert run(classifier(), source, recipe).best_epoch == 1
+
+
+class SmoothedByItself:
+    """A task of one's own that is not a dataclass, and has an attribute of a name that jaxcnn uses."""
+
+    label_smoothing = 0.1
+    objective = Classification().objective
+    loss = staticmethod(Classification(label_smoothing).loss)
+    metrics = staticmethod(Classification().metrics)
+    decode = staticmethod(Classification().decode)
+    report = staticmethod(Classification().report)
+
+
+def test_a_task_of_ones_own_is_evaluated_as_it_is(stripes, finished):
+    smoothed = run(classifier(), stripes, RECIPE, task=SmoothedByItself())
+    same_training = run(classifier(), stripes, RECIPE, task=Classification(label_smoothing=0.1))
+    assert [row["train_loss"] for row in smoothed.history] == [row["train_loss"] for row in same_training.history]
+    assert smoothed.history[0]["validation_loss"] > same_training.history[0]["validation_loss"]
 
 
 def test_a_run_works_in_another_thread(stripes, finished):

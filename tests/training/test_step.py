@@ -691,6 +691,19 @@ def test_averages_follow_parameters_and_moments():
     assert np.any(np.asarray(train_state.ema.state["norm"]["mean"]) != np.asarray(train_state.state["norm"]["mean"]))
 
 
+def test_a_slow_average_moves_by_one_minus_its_decay():
+    optimizer, decay = optax.sgd(0.0), 0.99999
+    first = init_train_state(MODEL, optimizer, jax.random.key(0), ema=True)
+    zeros = jax.tree.map(jnp.zeros_like, first.ema.params)
+    train_state = first._replace(step=jnp.asarray(10**7, jnp.int32), ema=first.ema._replace(params=zeros))
+    params = jax.tree.map(np.array, train_state.params)
+    train_state, _ = make_train_step(MODEL, optimizer, ema=decay)(
+        train_state, batch_of(*some_batch()), jax.random.key(1)
+    )
+    expected = jax.tree.map(lambda leaf: (1 - decay) * leaf.astype(np.float64), params)
+    assert_close(train_state.ema.params, expected, rtol=1e-6, atol=0)
+
+
 def test_averages_that_are_not_there_or_not_asked_for_are_refused():
     optimizer, batch = optax.sgd(0.5), batch_of(*some_batch())
     for ema, have, message in ((0.9, False, "with moving averages, got none"), (None, True, "without moving averages")):

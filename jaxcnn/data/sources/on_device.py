@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.dtypes import canonicalize_dtype
 
 from jaxcnn.data.sources.arrays import Arrays
 from jaxcnn.data.sources.source import ArraySpec, check_classes
@@ -34,8 +35,9 @@ class OnDevice:
 
     @property
     def spec(self) -> Mapping[str, ArraySpec]:
-        """That of the source."""
-        return self.source.spec
+        """That of the source, in the dtypes of the device: without `jax_enable_x64`, it has no numbers of 64 bits."""
+        spec = self.source.spec
+        return {name: ArraySpec(entry.shape, canonicalize_dtype(entry.dtype)) for name, entry in spec.items()}
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -55,7 +57,8 @@ class OnDevice:
         return len(self.source)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return self.source[index]
+        spec = self.spec
+        return {name: value.astype(spec[name].dtype, copy=False) for name, value in self.source[index].items()}
 
     def gather(self, indices: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
         """Gathers entries of several examples on the device."""

@@ -29,6 +29,7 @@ class ArraySpec(NamedTuple):
     dtype: np.dtype
 
 
+@runtime_checkable
 class Source(Protocol):
     """Examples by index. Sources that can read many examples at once also have `Gathers.gather`.
 
