@@ -350,6 +350,6 @@ def test_examples_with_several_labels_are_split_at_random_and_have_no_class_to_c
     )
     assert [len(part) for part in split(source).values()] == [12, 4, 4]
     with pytest.raises(
-        ValueError, match=r"choose_classes expects one class for each example, got labels of shape \(4,\)"
+        ValueError, match=r"choose_classes expects labels of one class for each example, got labels of shape \(4,\)"
     ):
         choose_classes(source, ["a", "b"])
