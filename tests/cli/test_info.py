@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxcnn.cli import info
 from jaxcnn.data.sources import picture_index
 
 
@@ -42,6 +43,18 @@ def test_a_folder_is_described_and_drawn(jaxcnn, tmp_path, monkeypatch):
     assert record["parts"]["test"]["counts"] == {"Dog": 5, "cat": 7}
     assert len(record["unreadable"]) == len(record["same"]) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["contact_sheet.png", "other.png", "set"]
+
+
+def test_the_contact_sheet_shows_the_whole_of_a_class(jaxcnn, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(info.plots, "contact_sheet", lambda rows, **_: drawn.extend(rows))
+    monkeypatch.setattr(info.plots, "save", lambda *_: None)
+    grey = np.arange(0, 240, 10, dtype=np.uint8)
+    images = np.tile(grey[:, None, None], (1, 4, 4))
+    np.savez(tmp_path / "set.npz", images=images, labels=np.repeat([0, 1], [19, 5]))
+    assert jaxcnn("data", "info", tmp_path / "set.npz").status == 0
+    levels = [np.rint(images.mean((1, 2, 3)) * 255).astype(int).tolist() for _, images in drawn]
+    assert levels == [[0, 20, 50, 70, 100, 120, 150, 180], [190, 200, 210, 220, 230]]
 
 
 def test_any_data_set_is_described(jaxcnn, tmp_path, masked):
