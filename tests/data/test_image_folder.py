@@ -404,6 +404,18 @@ def test_every_change_of_the_files_changes_the_fingerprint(tmp_path, change):
     assert image_folder(tmp_path).fingerprint != before
 
 
+def test_a_fault_in_the_index_is_told_with_the_path_that_is_given_now(tmp_path, monkeypatch, examined):
+    write(tmp_path / "set")
+    for name, content in (("cat/text.png", b"text"), ("cat/empty.png", b"")):
+        (tmp_path / "set" / name).write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    for place in ("set", str(tmp_path / "set")):
+        picture, empty = image_folder(place, skip_bad=True).faults[::-1]
+        assert picture.startswith(f"expected a picture in {place + '/cat/text.png'!r} (PNG, ")
+        assert empty == f"{place + '/cat/empty.png'!r}, which is empty"
+    assert examined.count("text.png") == 1
+
+
 @pytest.mark.parametrize("damage", [b"", b"no index", None])
 def test_a_damaged_index_is_made_again(tmp_path, own_cache, examined, damage):
     source = image_folder(write(tmp_path))
