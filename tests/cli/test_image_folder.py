@@ -195,8 +195,8 @@ def test_images_of_different_sizes_of_any_source_are_fitted_to_be_evaluated(jaxc
         if not fitted:
             load = evaluate.trained.load
 
-            def unrecorded(run, load=load):
-                found = load(run)
+            def unrecorded(*words, load=load):
+                found = load(*words)
                 return found._replace(info=found.info._replace(fitted=None))
 
             monkeypatch.setattr(evaluate.trained, "load", unrecorded)
