@@ -120,7 +120,7 @@ def choose_classes(source: Source, classes: Sequence[str]) -> Source:
         raise ValueError(f"classes must be different names among {source.class_names}, got {tuple(classes)}")
     chosen = np.isin(_classes(source)[0], [source.class_names.index(name) for name in classes])
     found = Renumbered(_take(source, np.flatnonzero(chosen)), tuple(classes))
-    return in_memory(found) if isinstance(source, Arrays) else found
+    return in_memory(found) if isinstance(source, Arrays) and not source.is_mapped else found
 
 
 def match_classes(source: Source, class_names: Sequence[str]) -> Source:
@@ -308,6 +308,6 @@ def _apportion(quotas: np.ndarray, total: int, *, low: int, high: np.ndarray | i
 
 
 def _take(source: Source, indices: np.ndarray) -> Source:
-    if isinstance(source, Arrays):
+    if isinstance(source, Arrays) and not source.is_mapped:
         return dataclasses.replace(source, entries=source.gather(indices, tuple(source.entries)))
     return Subset(source, indices)

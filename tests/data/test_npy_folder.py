@@ -40,6 +40,23 @@ def test_images_are_mapped_into_memory(tmp_path):
     assert owner.mode == "r"
 
 
+def test_parts_of_mapped_arrays_are_not_copied(tmp_path):
+    labels = np.arange(20) % 2
+    np.savez(tmp_path / "set.npz", images=images(20), labels=labels)
+    source, known = (
+        data.npy_folder(write(tmp_path / "set", images=images(20), labels=labels)),
+        data.load_npz(tmp_path / "set.npz"),
+    )
+    for found, expected in (
+        *zip(data.split(source).values(), data.split(known).values(), strict=True),
+        (data.choose_classes(source, ["1", "0"]), data.choose_classes(known, ["1", "0"])),
+    ):
+        assert not isinstance(found, data.Arrays)
+        assert isinstance(expected, data.Arrays)
+        for name, values in data.gather(found, np.arange(len(found))).items():
+            np.testing.assert_array_equal(values, expected.entries[name], strict=True)
+
+
 def test_class_names_name_the_labels(tmp_path):
     write(tmp_path, images=images()[..., 0], labels=np.array([0, 1, 0, 1]), class_names=np.array(["dog", "cat"]))
     source = data.npy_folder(tmp_path)
