@@ -41,7 +41,8 @@ def info(options: DataInfo) -> int:
         raise CommandError(f"--output expects a file with the extension .png, got {shown(options.output)}")
     with reported(OSError):
         check_target(options.output)
-    source = names.load_data(options.name, **_skipping(options.name))
+    reading = {"labels": options.labels, "separator": options.separator, **_skipping(options.name)}
+    source = names.load_data(options.name, **reading)
     parts = dict(source) if isinstance(source, Mapping) else {"train": source}
     with reported(ValueError, OSError, ImportError), _progress() as progress:
         found = data.survey(parts, limit=options.limit, progress=progress)

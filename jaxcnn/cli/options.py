@@ -282,6 +282,10 @@ class DataInfo:
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
     """Data, named as in `jaxcnn train`."""
+    labels: tuple[str, ...] = ()
+    """Columns of the labels in a table, as in `jaxcnn train`."""
+    separator: str | None = None
+    """What is between the names of several classes in one column of a table, as in `jaxcnn train`."""
     limit: int | None = None
     """Largest number of images that are read of each part, drawn at random. Default: all."""
     output: Path = Path("contact_sheet.png")

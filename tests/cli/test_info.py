@@ -78,6 +78,18 @@ def test_numbers_to_predict_are_described(jaxcnn, tmp_path):
     assert "target 1 in train: 0.5 to 4, mean 2" in done.out
 
 
+def test_tables_are_described_with_the_labels_that_are_named(jaxcnn, tmp_path):
+    for i in range(3):
+        draw(tmp_path / f"{i}.png", i)
+    table = tmp_path / "table.csv"
+    table.write_text("path,kinds,note\n0.png,red|round,a\n1.png,,b\n2.png,round,c\n")
+    words = ("data", "info", table, "--output", tmp_path / "sheet.png", "--json")
+    assert "name it: label=, on the command line --labels" in jaxcnn(*words).err
+    done = jaxcnn(*words, "--labels", "kinds", "--separator", "|")
+    assert done.status == 0, done.err
+    assert json.loads(done.out)["parts"]["train"]["counts"] == {"red": 1, "round": 2}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
