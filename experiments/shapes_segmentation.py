@@ -17,7 +17,7 @@ from jaxcnn.models import small_unet
 from jaxcnn.tasks import Segmentation
 from jaxcnn.training import Recipe
 
-RECIPE = Recipe(epochs=7, batch_size=32, learning_rate=4e-3, augment="none")
+RECIPE = Recipe(epochs=9, batch_size=32, learning_rate=4e-3, augment="none")
 SEEDS = (0, 1, 2)
 
 

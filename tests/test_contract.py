@@ -375,7 +375,7 @@ def test_apply_is_pure(subject, train):
     # Fresh ones, since the laws before this one may have left their traces in the others.
     arguments = (*copied(subject.fresh), x)
     before, values = copied(arguments), jax.tree.map(np.array, arguments)
-    if subject.is_deep:
+    if subject.is_model:
         # Traced on the very trees, for the same reason as above, and run as compiled.
         jax.eval_shape(lambda: run(*arguments, key=subject.key))
         compiled = functools.partial(subject.forward, subject.layer, subject.params, subject.state, subject.images)

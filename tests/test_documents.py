@@ -22,13 +22,13 @@ def blocks(page):
     ]
 
 
-# They train; the page that everybody reads runs by default.
-SLOW = ("training.md",)
-
-
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, marks=[pytest.mark.slow] if page.name in SLOW else []) for page in PAGES if blocks(page)],
+    [
+        pytest.param(page, marks=[] if page.name == "README.md" else [pytest.mark.slow])
+        for page in PAGES
+        if blocks(page)
+    ],
     ids=lambda page: page.name,
 )
 def test_the_python_of_a_page_runs(page, tmp_path):

@@ -204,8 +204,8 @@ def test_images_of_different_sizes_of_any_source_are_fitted_to_be_evaluated(jaxc
         if not fitted:
             load = evaluate.trained.load
 
-            def unrecorded(*words, load=load):
-                found = load(*words)
+            def unrecorded(run, layer, load=load):
+                found = load(run, layer)
                 return found._replace(info=found.info._replace(fitted=None))
 
             monkeypatch.setattr(evaluate.trained, "load", unrecorded)

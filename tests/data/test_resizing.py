@@ -19,6 +19,7 @@ from jaxcnn.data import (
     image_folder,
     in_memory,
     split,
+    unit_pixels,
 )
 from jaxcnn.data.resizing import Resized, choose_to_keep, resized
 from jaxcnn.data.sources import picture_index
@@ -151,7 +152,7 @@ def test_batches_and_evaluation_take_it(photographs):
     parts = split(resized(image_folder(photographs), 16))
     batch = Batches(parts["train"], 5, seed=0)[0]
     assert batch["image"].shape == (5, 16, 16, 3)
-    assert batch["image"].dtype == np.float32
+    assert batch["image"].dtype == np.uint8
     for image, label in zip(batch["image"], batch["label"], strict=True):
         assert parts["train"].class_names[label] == "rgb"[image.mean((0, 1)).argmax()]
     assert sum(int(one["weight"].sum()) for one in eval_batches(parts["test"], 4)) == len(parts["test"])
@@ -234,7 +235,7 @@ def test_a_photograph_is_predicted_as_it_was_trained(photographs, tmp_path, mode
     network = jaxcnn.load(tmp_path / "run")
     assert network.preprocessing == load_model(tmp_path / "run").info.preprocessing == source.preprocessing
     (whole,) = eval_batches(source, len(source))
-    expected = np.exp(np.asarray(network(whole["image"])))
+    expected = np.exp(np.asarray(network(unit_pixels(whole["image"]))))
     expected /= expected.sum(1, keepdims=True)
     found = network.predict(*(source.source.path(i) for i in range(len(source))), top=3)
     for row, one in zip(expected, found, strict=True):

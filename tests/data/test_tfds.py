@@ -214,7 +214,7 @@ def test_batches_and_splits_take_it(root):
     assert {name: len(part) for name, part in parts.items()} == {"train": 17, "validation": 8, "test": 4}
     (batch,) = data.eval_batches(parts["test"], 4)
     np.testing.assert_array_equal(batch["label"], [100 % 3, 101 % 3, 102 % 3, 103 % 3])
-    assert batch["image"].dtype == np.float32
+    assert batch["image"].dtype == np.uint8
 
 
 def test_the_fingerprint_sees_what_matters(tmp_path):

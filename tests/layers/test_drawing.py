@@ -95,7 +95,7 @@ def test_numbers_that_depend_on_the_size_of_their_array_are_left_to_jax(key):
         np.testing.assert_array_equal(draw(Initializer(initializers.he_normal), key, (3, 3, 8, 8)), expected)
 
 
-@pytest.mark.parametrize("model", [resnet50, mobilenet_v2])
+@pytest.mark.parametrize("model", [pytest.param(resnet50, marks=pytest.mark.slow), mobilenet_v2])
 def test_the_parameters_of_a_model_are_drawn_by_a_few_programs(model, key, caplog):
     layer = model(num_classes=7)
     jax.clear_caches()

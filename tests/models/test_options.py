@@ -235,4 +235,12 @@ def test_a_convolution_keeps_the_size_and_layers_follow_in_order():
 
 
 def test_a_model_of_the_catalog_has_no_weight_of_a_loss():
-    assert catalog.Entry._fields == ("build", "image_shape", "num_classes", "takes", "min_size")
+    assert catalog.Entry._fields == (
+        "build",
+        "image_shape",
+        "num_classes",
+        "takes",
+        "parameters",
+        "multiply_adds",
+        "min_size",
+    )
