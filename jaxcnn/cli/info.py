@@ -41,7 +41,8 @@ def info(options: DataInfo) -> int:
         raise CommandError(f"--output expects a file with the extension .png, got {shown(options.output)}")
     with reported(OSError):
         check_target(options.output)
-    source = names.load_data(options.name, **_skipping(options.name))
+    reading = {"labels": options.labels, "separator": options.separator, **_skipping(options.name)}
+    source = names.load_data(options.name, **reading)
     parts = dict(source) if isinstance(source, Mapping) else {"train": source}
     with reported(ValueError, OSError, ImportError), _progress() as progress:
         found = data.survey(parts, limit=options.limit, progress=progress)
@@ -106,16 +107,21 @@ def _print_classes(parts: Mapping[str, PartSurvey], what: str, is_whole: bool) -
 
 
 def _rows(source: Source) -> list[tuple[str, np.ndarray]]:
-    """Returns the first images of each class, or of all, fitted into squares."""
+    """Returns images of each class, or of all, evenly spaced and fitted into squares."""
     spec = source.spec
     if "label" in spec and not spec["label"].shape:
         labels = gather(source, np.arange(len(source)), ["label"])["label"]
-        places = {name: np.flatnonzero(labels == k)[:_ACROSS] for k, name in enumerate(source.class_names)}
+        places = {name: _spread(np.flatnonzero(labels == k), _ACROSS) for k, name in enumerate(source.class_names)}
         places = {name: indices for name, indices in places.items() if len(indices)}
     else:
-        some = np.arange(min(len(source), 4 * _ACROSS))
+        some = _spread(np.arange(len(source)), 4 * _ACROSS)
         places = {" " * row: some[start : start + _ACROSS] for row, start in enumerate(range(0, len(some), _ACROSS))}
     return [(name.strip(), _thumbnails(source, indices)) for name, indices in list(places.items())[:_ROWS]]
+
+
+def _spread(indices: np.ndarray, count: int) -> np.ndarray:
+    """Returns at most `count` of the indices, evenly spaced: neighbours in a set are often much alike."""
+    return indices[np.linspace(0, len(indices) - 1, min(count, len(indices)), dtype=int)]
 
 
 def _thumbnails(source: Source, indices: np.ndarray) -> np.ndarray:

@@ -33,7 +33,8 @@ class Train:
     are downloaded once; tfds:NAME[/CONFIG][:VERSION][:SPLIT], prepared by TensorFlow Datasets; wds:PATTERN, tar files
     as WebDataset writes them; a folder with a folder of pictures for each class, or these in train, val and test; a
     .csv, .tsv or .parquet file with columns `path`, `label` and perhaps `split`; a folder with the folders `images` and
-    `masks` of PNG files; or an .npz file with arrays `images` (n, height, width[, channels]) and `labels` (n,)."""
+    `masks` of PNG files; an .npz file with arrays `images` (n, height, width[, channels]) and `labels` (n,); or a
+    folder with images.npy and labels.npy."""
     image_size: tuple[int, ...] = ()
     """Size of the images: one number, or height and width. Pictures are resized by --resize, and `predict` resizes in
     the same way. Default: as the data are, or that of the model if the pictures differ in size."""
@@ -281,6 +282,10 @@ class DataInfo:
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
     """Data, named as in `jaxcnn train`."""
+    labels: tuple[str, ...] = ()
+    """Columns of the labels in a table, as in `jaxcnn train`."""
+    separator: str | None = None
+    """What is between the names of several classes in one column of a table, as in `jaxcnn train`."""
     limit: int | None = None
     """Largest number of images that are read of each part, drawn at random. Default: all."""
     output: Path = Path("contact_sheet.png")

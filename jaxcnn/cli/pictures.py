@@ -64,16 +64,27 @@ def draw(folder: RunFolder, options: Train, test: Source, layer: Layer, result: 
     draw_curves(folder, options, result.history, result.best_epoch)
     task, subtitle = folder.task, _subtitle(options, "test set")
     if isinstance(task, Classification):
-        images, labels, probabilities = _outputs(test, "label", layer, task, options, result)
-        predictions = probabilities.argmax(1)
+        probabilities = _outputs(test, layer, task, options, result)
+        labels, predictions = _entry(test, "label"), probabilities.argmax(1)
         _save(folder, "confusion", plots.confusion(labels, predictions, test.class_names, subtitle=subtitle))
-        mistakes = plots.mistakes(images, labels, predictions, probabilities, test.class_names, subtitle=subtitle)
+        mistakes = plots.mistakes(
+            lambda shown: _drawable(data.gather(test, shown, ["image"])["image"]),
+            labels,
+            predictions,
+            probabilities,
+            test.class_names,
+            subtitle=subtitle,
+        )
         _save(folder, "mistakes", mistakes)
     if isinstance(task, Segmentation):
         few = data.Subset(test, np.arange(min(_EXAMPLES, len(test))))
-        images, masks, predictions = _outputs(few, "mask", layer, task, options, result)
         masks = plots.segmentations(
-            images, masks, predictions, test.class_names, ignore_index=task.ignore_index, subtitle=subtitle
+            _drawable(_entry(few, "image")),
+            _entry(few, "mask"),
+            _outputs(few, layer, task, options, result),
+            test.class_names,
+            ignore_index=task.ignore_index,
+            subtitle=subtitle,
         )
         _save(folder, "masks", masks)
 
@@ -88,16 +99,22 @@ def _subtitle(options: Train, part: str) -> str:
     return f"{options.model_name} on {Path(options.data).name}, {part}"
 
 
-def _outputs(source: Source, truth: str, layer: Layer, task: Task, options: Train, result: Result) -> Any:
-    """Returns images, truths and predictions."""
+def _outputs(source: Source, layer: Layer, task: Task, options: Train, result: Result) -> Any:
+    """Returns the predictions for all examples."""
     step = make_predict_step(layer, task, precision=options.recipe.precision)
     batches = data.eval_batches(source, min(EVAL_BATCH_SIZE, len(source)))
-    predictions = predict(step, result.params, result.state, batches)
-    (whole,) = data.eval_batches(source, len(source))
-    images = data.unit_pixels(whole["image"])
-    # Images that are neither grey nor RGB are drawn as the mean of their channels.
-    drawn = images if images.shape[3] in (1, 3) else images.mean(axis=3, keepdims=True)
-    return drawn, whole[truth], predictions
+    return predict(step, result.params, result.state, batches)
+
+
+def _entry(source: Source, name: str) -> np.ndarray:
+    """Reads an entry of all examples."""
+    return data.gather(source, np.arange(len(source)), [name])[name]
+
+
+def _drawable(images: np.ndarray) -> np.ndarray:
+    """Returns images as shares of 1; those that are neither grey nor RGB as the mean of their channels."""
+    images = data.unit_pixels(images)
+    return images if images.shape[3] in (1, 3) else images.mean(axis=3, keepdims=True)
 
 
 def _save(folder: RunFolder, name: str, figure: "Figure") -> None:

@@ -57,6 +57,7 @@ from jaxcnn.data.sources.hugging_face import HuggingFace, hugging_face
 from jaxcnn.data.sources.image_folder import image_folder
 from jaxcnn.data.sources.manifest import manifest
 from jaxcnn.data.sources.mask_folder import MaskFolder, mask_folder
+from jaxcnn.data.sources.npy_folder import npy_folder
 from jaxcnn.data.sources.npz import load_npz
 from jaxcnn.data.sources.on_device import OnDevice
 from jaxcnn.data.sources.picture_files import PictureFiles
@@ -133,6 +134,7 @@ __all__ = [
     "mirror_views",
     "mnist",
     "noise",
+    "npy_folder",
     "parse_augment",
     "perspective",
     "photometric",

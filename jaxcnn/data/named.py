@@ -19,6 +19,7 @@ from jaxcnn.data.sources.digits import digits
 from jaxcnn.data.sources.image_folder import PARTS, image_folder
 from jaxcnn.data.sources.manifest import Kind, manifest
 from jaxcnn.data.sources.mask_folder import mask_folder
+from jaxcnn.data.sources.npy_folder import IMAGES, LABELS, npy_folder
 from jaxcnn.data.sources.npz import load_npz
 from jaxcnn.data.sources.shapes import shapes
 from jaxcnn.data.sources.source import Source, Splits
@@ -105,6 +106,7 @@ SCHEMES: dict[str, Scheme] = {
     "masks": Scheme(_masks, frozenset({"channels"})),
     "manifest": Scheme(_manifest, frozenset({"channels", "skip_bad", "class_names", "labels", "kind", "separator"})),
     "npz": Scheme(lambda path, _: load_npz(path)),
+    "npy": Scheme(lambda path, _: npy_folder(path)),
     "tfds": Scheme(lambda name, _: tfds(name), is_path=False),
     "wds": Scheme(_web_dataset, frozenset({"channels", "class_names"})),
 }
@@ -141,9 +143,11 @@ def find(name: str) -> Found | None:
     if not name:
         return None
     if path.is_dir():
-        return Found("masks" if _has_masks(path) else "folder", name)
+        return Found("masks" if _has_masks(path) else "npy" if _has_arrays(path) else "folder", name)
     if path.suffix.lower() in manifests.EXTENSIONS:
         return Found("manifest", name)
+    if path.suffix.lower() == ".npy":
+        return Found("npy", name)
     if path.suffix.lower() == ".npz" or path.exists():
         return Found("npz", name)
     return None
@@ -173,11 +177,12 @@ def load(name: str, *, progress: Progress | None = None, **options: Any) -> Any:
     - "digits" and "shapes"; "cifar10", "mnist" and others, which are downloaded once;
     - "tfds:NAME", a data set that TensorFlow Datasets has prepared (`tfds`);
     - "wds:PATTERN", tar files of pictures and labels (`web_dataset`);
-    - a folder with a folder for each class (`image_folder`), or with the folders `images` and `masks` (`mask_folder`);
+    - a folder with a folder for each class (`image_folder`), with the folders `images` and `masks` (`mask_folder`), or
+      with the files images.npy and labels.npy (`npy_folder`);
     - a .csv, .tsv or .parquet file that lists pictures (`manifest`), or an .npz file (`load_npz`).
 
-    "folder:PATH", "masks:PATH", "manifest:PATH" and "npz:PATH" say which of these a path is. A name is not a path:
-    "./digits" is the file.
+    "folder:PATH", "masks:PATH", "manifest:PATH", "npz:PATH" and "npy:PATH" say which of these a path is. A name is not
+    a path: "./digits" is the file.
 
     Args:
       name: the name.
@@ -238,3 +243,9 @@ def _has_masks(path: Path) -> bool:
     trains = [name for name in folders if PARTS.get(name.lower()) == "train"]
     both = {"images", "masks"}
     return both <= folders or (bool(folders) and folders <= both) or any(_has_masks(path / name) for name in trains)
+
+
+def _has_arrays(path: Path) -> bool:
+    """Tells whether a folder has images and labels as arrays, or one of them and no folder of a class."""
+    present = [(path / name).exists() for name in (IMAGES, LABELS)]
+    return all(present) or (any(present) and not any(entry.is_dir() for entry in path.iterdir()))

@@ -8,7 +8,9 @@ import numpy as np
 
 from jaxcnn.data.pictures import FitPicture
 from jaxcnn.data.reading import Request, default_workers, read
+from jaxcnn.data.resizing import Resized
 from jaxcnn.data.sources.arrays import Arrays
+from jaxcnn.data.sources.picture_files import PictureFiles
 from jaxcnn.data.sources.source import (
     ArraySpec,
     Source,
@@ -105,6 +107,33 @@ def _stratified(source: Source, fractions: np.ndarray, seed: int) -> list[Source
     return [_take(source, np.sort(np.concatenate(part))) for part in members]
 
 
+def shared_files(splits: Splits) -> dict[str, int]:
+    """Counts the pictures in each other part that are in "train" too, as files of the same content.
+
+    Args:
+      splits: parts by name, with "train". Only pictures in files are compared, by checksums that are known already.
+
+    Returns:
+      The numbers by part, without parts that have none.
+    """
+    train = _file_checksums(splits["train"])
+    if train is None:
+        return {}
+    others = {name: _file_checksums(part) for name, part in splits.items() if name != "train"}
+    counts = {name: int(np.isin(other, train).sum()) for name, other in others.items() if other is not None}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _file_checksums(source: Source) -> np.ndarray | None:
+    """Returns a checksum of the file of each example; None if there are no files, or their checksums are not known."""
+    if isinstance(source, PictureFiles):
+        return source.digests
+    if isinstance(source, Subset):
+        found = _file_checksums(source.source)
+        return None if found is None else found[source.indices]
+    return _file_checksums(source.source) if isinstance(source, Renumbered | Resized) else None
+
+
 def choose_classes(source: Source, classes: Sequence[str]) -> Source:
     """Selects the examples of some classes, and renumbers these classes.
 
@@ -127,7 +156,7 @@ def choose_classes(source: Source, classes: Sequence[str]) -> Source:
         raise ValueError(f"classes must be different names among {source.class_names}, got {tuple(classes)}")
     chosen = np.isin(_classes(source)[0], [source.class_names.index(name) for name in classes])
     found = Renumbered(_take(source, np.flatnonzero(chosen)), tuple(classes))
-    return in_memory(found) if isinstance(source, Arrays) else found
+    return in_memory(found) if isinstance(source, Arrays) and not source.is_mapped else found
 
 
 def match_classes(source: Source, class_names: Sequence[str]) -> Source:
@@ -315,6 +344,6 @@ def _apportion(quotas: np.ndarray, total: int, *, low: int, high: np.ndarray | i
 
 
 def _take(source: Source, indices: np.ndarray) -> Source:
-    if isinstance(source, Arrays):
+    if isinstance(source, Arrays) and not source.is_mapped:
         return dataclasses.replace(source, entries=source.gather(indices, tuple(source.entries)))
     return Subset(source, indices)

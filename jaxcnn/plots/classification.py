@@ -1,6 +1,6 @@
 """Figures of a classifier's results: the confusion matrix and the mistakes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -109,7 +109,7 @@ def confusion(labels: ArrayLike, predictions: ArrayLike, class_names: Sequence[s
 
 
 def mistakes(
-    images: ArrayLike,
+    images: ArrayLike | Callable[[np.ndarray], ArrayLike],
     labels: ArrayLike,
     predictions: ArrayLike,
     probabilities: ArrayLike,
@@ -124,7 +124,8 @@ def mistakes(
     the images. Without mistakes, the figure says so.
 
     Args:
-      images: grey or RGB, floating point in [0, 1], shape (examples, height, width, 1 or 3).
+      images: grey or RGB, floating point in [0, 1], shape (examples, height, width, 1 or 3); or a function that reads
+        them: it is given the indices of the images to draw, shape (n,), and not called without mistakes.
       labels: the true classes, integers in [0, classes), shape (examples,).
       predictions: the predicted classes, integers in [0, classes), shape (examples,).
       probabilities: of all classes, in [0, 1] up to rounding, shape (examples, classes).
@@ -141,9 +142,10 @@ def mistakes(
       ValueError: there are no examples, the shapes do not fit, a value is out of range, or `limit` is below 1.
     """
     labels, predictions = _checked_classes(labels, predictions, class_names)
-    images = checked_images(images)
-    if len(images) != len(labels):
-        raise ValueError(f"expected as many labels as images, got {len(images)} images and {len(labels)} labels")
+    if not callable(images):
+        images = checked_images(images)
+        if len(images) != len(labels):
+            raise ValueError(f"expected as many labels as images, got {len(images)} images and {len(labels)} labels")
     probabilities = _checked_probabilities(probabilities, (len(labels), len(class_names)))
     if limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
@@ -156,6 +158,9 @@ def mistakes(
     confidences = probabilities[wrong, predictions[wrong]]
     order = np.argsort(-confidences, kind="stable")[:limit]
     shown = wrong[order]
+    drawn = checked_images(images(shown)) if callable(images) else images[shown]
+    if len(drawn) != len(shown):
+        raise ValueError(f"expected {counted(len(shown), 'image')} from the function, got {len(drawn)}")
     names = np.array([shorten(name, 16) for name in drawable(class_names)])
     captions = [
         f"true {true},\npredicted {predicted} ({percent(confidence, 0)})"
@@ -168,7 +173,7 @@ def mistakes(
     gap, caption_height = 0.2, 0.6
     cell = max(1.75, longest * em(TICK)) + gap
     picture = min(cell - gap, 2.3)
-    picture_height = picture * min(1.0, images.shape[1] / images.shape[2])
+    picture_height = picture * min(1.0, drawn.shape[1] / drawn.shape[2])
     columns = int(min(6, 13.4 // cell, max(4, len(shown))))
     rows = -(-len(shown) // columns)
     below = rows * (caption_height + picture_height + gap) + MARGIN_INCHES
@@ -180,12 +185,12 @@ def mistakes(
         f"{counted(len(wrong), 'mistake')} in {counted(len(labels), 'image')} ({percent(len(wrong) / len(labels), 1)})",
     )
     width, height = figure.get_size_inches()
-    for place, (index, caption) in enumerate(zip(shown, captions, strict=True)):
+    for place, (image, caption) in enumerate(zip(drawn, captions, strict=True)):
         row, column = divmod(place, columns)
         left = MARGIN_INCHES + column * cell
         bottom = below - (row + 1) * (caption_height + picture_height) - row * gap
         axes = figure.add_axes((left / width, bottom / height, picture / width, picture_height / height), anchor="NW")
-        axes.imshow(images[index][..., 0] if images.shape[-1] == 1 else images[index], cmap="gray", vmin=0, vmax=1)
+        axes.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
         axes.set_axis_off()
         axes.set_title(caption, loc="left", fontsize=TICK, color=INK, pad=5, linespacing=1.15, parse_math=False)
     return figure

@@ -262,7 +262,9 @@ def check_same(folder: RunFolder, experiment: Experiment) -> None:
         raise RunFolderError(f"expected the same prepare= as {where}, {prepared}, got {got}")
     # The data of a folder of version 0.1 are checked where they are read; see `first_schema.read_source`.
     if folder.id is not None and config["data_fingerprint"] != fingerprints(experiment.splits):
-        raise RunFolderError(f"expected the data that {where} was started with, got other data")
+        raise RunFolderError(
+            f"expected the data that {where} was started with, got other data; restore them, or start a new run"
+        )
 
 
 def _repr(prepare: Prepare | None) -> str | None:

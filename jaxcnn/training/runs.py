@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxcnn import data, trees
 from jaxcnn.data import Arrays, Prepare, Source, Splits, Where
+from jaxcnn.data.splits import shared_files
 from jaxcnn.layers.flow import structure
 from jaxcnn.text import printable
 from jaxcnn.training import first_schema
@@ -254,7 +255,13 @@ class _Job:
     @functools.cached_property
     def _examples(self) -> "_Examples":
         """Training and validation set where they are read fastest."""
-        return self._put(*(self.experiment.splits[name] for name in ("train", "validation")))
+        splits = self.experiment.splits
+        for name, count in shared_files(splits).items():
+            self._note(
+                f"note: {count} of the {len(splits[name])} pictures in {name} are in train too; its figures tell less "
+                "about new pictures"
+            )
+        return self._put(splits["train"], splits["validation"])
 
     def _put(self, train: Source, validation: Source) -> "_Examples":
         where = self.place

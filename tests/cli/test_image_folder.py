@@ -109,6 +109,15 @@ def test_other_folders_are_validation_and_test_sets_with_the_classes_of_training
     assert json.loads(done.out)["examples"] == 1
 
 
+@pytest.mark.usefixtures("no_pictures")
+def test_a_test_set_with_pictures_of_the_training_set_is_noted(jaxcnn, photographs, tmp_path):
+    words = ["--data", photographs, "--test-data", photographs, "--image-size", 4, *SHORT]
+    done = jaxcnn("train", "--model", "mlp", *words, "--run-dir", tmp_path / "run")
+    assert done.status == 0, done.err
+    note = "note: 34 of the 45 pictures in test are in train too; its figures tell less about new pictures\n"
+    assert done.out.count(note) == 1
+
+
 def test_files_that_are_no_pictures_are_named_and_may_be_skipped(jaxcnn, tmp_path):
     for name, colour in COLOURS.items():
         for i in range(5):

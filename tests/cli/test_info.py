@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxcnn.cli import info
 from jaxcnn.data.sources import picture_index
 
 
@@ -44,6 +45,18 @@ def test_a_folder_is_described_and_drawn(jaxcnn, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["contact_sheet.png", "other.png", "set"]
 
 
+def test_the_contact_sheet_shows_the_whole_of_a_class(jaxcnn, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(info.plots, "contact_sheet", lambda rows, **_: drawn.extend(rows))
+    monkeypatch.setattr(info.plots, "save", lambda *_: None)
+    grey = np.arange(0, 240, 10, dtype=np.uint8)
+    images = np.tile(grey[:, None, None], (1, 4, 4))
+    np.savez(tmp_path / "set.npz", images=images, labels=np.repeat([0, 1], [19, 5]))
+    assert jaxcnn("data", "info", tmp_path / "set.npz").status == 0
+    levels = [np.rint(images.mean((1, 2, 3)) * 255).astype(int).tolist() for _, images in drawn]
+    assert levels == [[0, 20, 50, 70, 100, 120, 150, 180], [190, 200, 210, 220, 230]]
+
+
 def test_any_data_set_is_described(jaxcnn, tmp_path, masked):
     output = tmp_path / "sheet.png"
     done = jaxcnn("data", "info", "digits", "--limit", 40, "--output", output)
@@ -63,6 +76,18 @@ def test_numbers_to_predict_are_described(jaxcnn, tmp_path):
     done = jaxcnn("data", "info", tmp_path / "table.csv", "--output", tmp_path / "sheet.png")
     assert done.status == 0, done.err
     assert "target 1 in train: 0.5 to 4, mean 2" in done.out
+
+
+def test_tables_are_described_with_the_labels_that_are_named(jaxcnn, tmp_path):
+    for i in range(3):
+        draw(tmp_path / f"{i}.png", i)
+    table = tmp_path / "table.csv"
+    table.write_text("path,kinds,note\n0.png,red|round,a\n1.png,,b\n2.png,round,c\n")
+    words = ("data", "info", table, "--output", tmp_path / "sheet.png", "--json")
+    assert "name it: label=, on the command line --labels" in jaxcnn(*words).err
+    done = jaxcnn(*words, "--labels", "kinds", "--separator", "|")
+    assert done.status == 0, done.err
+    assert json.loads(done.out)["parts"]["train"]["counts"] == {"red": 1, "round": 2}
 
 
 @pytest.mark.parametrize(

@@ -337,7 +337,10 @@ def test_other_data_are_refused(jaxcnn, words, at_step, ctrl_c, digits8, tmp_pat
     np.savez(data, images=images, labels=labels)
     resumed = jaxcnn("train", "--run-dir", run, "--resume")
     assert resumed.status == 2
-    assert resumed.err == f"error: expected the data that the run in {run} was started with, got other data\n"
+    assert resumed.err == (
+        f"error: expected the data that the run in {run} was started with, got other data; restore them, or start a "
+        "new run\n"
+    )
 
 
 @pytest.mark.usefixtures("no_pictures")

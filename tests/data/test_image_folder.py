@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn.data import Batches, Subset, gather, image_folder, match_classes, split
+from jaxcnn.data import Batches, Subset, gather, image_folder, in_memory, match_classes, resized, split
 from jaxcnn.data.pictures import FitPicture, PictureError
 from jaxcnn.data.sources import picture_index
 from jaxcnn.data.sources.source import fitted
+from jaxcnn.data.splits import shared_files
 
 
 @pytest.fixture(autouse=True)
@@ -402,6 +403,34 @@ def test_every_change_of_the_files_changes_the_fingerprint(tmp_path, change):
     before = image_folder(write(tmp_path)).fingerprint
     change(tmp_path)
     assert image_folder(tmp_path).fingerprint != before
+
+
+def test_a_fault_in_the_index_is_told_with_the_path_that_is_given_now(tmp_path, monkeypatch, examined):
+    write(tmp_path / "set")
+    for name, content in (("cat/text.png", b"text"), ("cat/empty.png", b"")):
+        (tmp_path / "set" / name).write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    for place in ("set", str(tmp_path / "set")):
+        picture, empty = image_folder(place, skip_bad=True).faults[::-1]
+        assert picture.startswith(f"expected a picture in {place + '/cat/text.png'!r} (PNG, ")
+        assert empty == f"{place + '/cat/empty.png'!r}, which is empty"
+    assert examined.count("text.png") == 1
+
+
+def test_pictures_to_train_with_that_are_in_another_part_too_are_counted(tmp_path):
+    write(tmp_path / "train")
+    write(tmp_path / "val", count=2)
+    write(tmp_path / "test", count=4)
+    draw(tmp_path / "test" / "cat" / "0.png", 99)
+    parts = image_folder(tmp_path)
+    assert shared_files(parts) == {"validation": 4, "test": 5}
+    train = match_classes(resized(parts["train"], 4), ("dog", "cat"))
+    test = resized(Subset(match_classes(parts["test"], ("dog", "cat")), np.array([0, 1, 7])), 4)
+    assert shared_files({"train": train, "test": test}) == {"test": 1}
+    assert shared_files({"train": Subset(parts["train"], np.array([1])), "test": test}) == {"test": 1}
+    assert shared_files({"train": Subset(parts["train"], np.array([0])), "test": test}) == {}
+    assert shared_files({"train": parts["train"], "test": in_memory(parts["test"])}) == {}
+    assert shared_files({"train": in_memory(parts["train"]), "test": parts["test"]}) == {}
 
 
 @pytest.mark.parametrize("damage", [b"", b"no index", None])

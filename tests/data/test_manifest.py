@@ -133,7 +133,9 @@ def test_columns_of_other_names_are_named(write):
         ValueError, match=r"a column of paths of pictures, such as 'path', .* got 'photo', 'kind', 'note'"
     ):
         manifest(table)
-    with pytest.raises(ValueError, match=r"a column of labels, such as 'label', .*; name it: label="):
+    with pytest.raises(
+        ValueError, match=r"a column of labels, such as 'label', .*; name it: label=, on the command line --labels$"
+    ):
         manifest(table, image="photo")
     assert manifest(table, image="photo", label="kind").class_names == ("a", "b")
     with pytest.raises(ValueError, match=r"the column 'sort' in '.*table.csv', got 'photo', 'kind', 'note'"):

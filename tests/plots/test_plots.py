@@ -376,6 +376,27 @@ def test_the_limit_keeps_the_most_confident_mistakes():
     assert len(mistakes(images, labels, predictions, probabilities, names).axes) == 24
 
 
+def test_only_the_mistakes_that_are_drawn_are_read():
+    images, labels, predictions, probabilities, names = mistakes_of(50)
+    asked = []
+
+    def read(indices):
+        asked.append(indices)
+        return images[indices]
+
+    read_later = mistakes(read, labels, predictions, probabilities, names, limit=5)
+    assert len(asked) == 1
+    assert len(asked[0]) == 5
+    known = mistakes(images, labels, predictions, probabilities, names, limit=5)
+    for one, other in zip(read_later.axes, known.axes, strict=True):
+        assert one.get_title("left") == other.get_title("left")
+        np.testing.assert_array_equal(one.images[0].get_array(), other.images[0].get_array())
+    mistakes(read, labels, labels, probabilities, names)
+    assert len(asked) == 1
+    with pytest.raises(ValueError, match="expected 24 images from the function, got 50"):
+        mistakes(lambda _: images, labels, predictions, probabilities, names)
+
+
 def test_images_are_drawn_row_by_row_on_the_full_scale_of_grey():
     figure = drawn(mistakes(*mistakes_of(8)))
     boxes = [axes.get_window_extent() for axes in figure.axes]

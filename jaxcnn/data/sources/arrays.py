@@ -44,6 +44,11 @@ class Arrays:
         parts = (part for name in sorted(self.entries) for part in (name, self.entries[name]))
         return checksum(*parts, *self.class_names)
 
+    @property
+    def is_mapped(self) -> bool:
+        """Whether entries are mapped from files, so that they may be larger than the memory."""
+        return any(map(_is_mapped, self.entries.values()))
+
     def __len__(self) -> int:
         return len(next(iter(self.entries.values())))
 
@@ -57,6 +62,10 @@ class Arrays:
     def gather(self, indices: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Copies entries of several examples."""
         return {name: self.entries[name][indices] for name in names}
+
+
+def _is_mapped(array: object) -> bool:
+    return isinstance(array, np.ndarray) and (isinstance(array, np.memmap) or _is_mapped(array.base))
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

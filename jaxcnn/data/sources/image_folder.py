@@ -161,7 +161,7 @@ def _class_names(root: Path, classes: dict[str, dict[str, str]], class_names: Se
 def _check_labels(folder: Path, part: str, labels: np.ndarray, needed: Sequence[str]) -> None:
     """Refuses a part without pictures, and classes that have none to train with."""
     if not len(labels):
-        raise ValueError(f"expected pictures in {os.fspath(folder)!r}, got none")
+        raise ValueError(f"expected pictures in {os.fspath(folder)!r}, got none; add some, or remove the folder")
     counts = np.bincount(labels, minlength=len(needed))
     missing = [name for name, count in zip(needed, counts, strict=False) if not count]
     if part == "train" and missing:

@@ -219,9 +219,10 @@ def _column(table: _Table, given: str | None, known: Sequence[str], what: str, a
     for name in known:
         if name in usual:
             return usual[name]
+    option = ", on the command line --labels" if argument == "label" else ""
     raise ValueError(
         f"expected a column of {what}, such as {known[0]!r}, in {os.fspath(table.path)!r}, got "
-        f"{', '.join(map(repr, table.columns)) or 'none'}; name it: {argument}="
+        f"{', '.join(map(repr, table.columns)) or 'none'}; name it: {argument}={option}"
     )
 
 

@@ -43,7 +43,7 @@ def load_npz(path: str | os.PathLike[str]) -> Arrays:
         if name not in found:
             raise ValueError(f"{path!r} has no array {name!r}, only {[*found, *others]}; add it with numpy.savez")
     try:
-        return _named(found["images"], found["labels"], found.get("class_names"))
+        return classified(found["images"], found["labels"], found.get("class_names"))
     except MemoryError as error:
         raise ValueError(f"{path!r} holds arrays that do not fit into memory; split the file") from error
     # Strings may hold invalid characters.
@@ -76,8 +76,21 @@ def _read_arrays(path: str, *names: str) -> tuple[dict[str, np.ndarray], list[st
     return found, sorted(entries.keys() - set(names))[:10]
 
 
-def _named(images: np.ndarray, labels: np.ndarray, class_names: np.ndarray | None) -> Arrays:
-    """Makes a source from images and from labels that are numbers or strings."""
+def classified(images: np.ndarray, labels: np.ndarray, class_names: np.ndarray | None) -> Arrays:
+    """Makes a source from images and from labels that are numbers or strings, as `load_npz` explains.
+
+    Args:
+      images: as in `arrays`.
+      labels: one for each image, shape (examples,).
+      class_names: the names of the classes; None for those of the labels.
+
+    Returns:
+      The source, with "image" and "label".
+
+    Raises:
+      ValueError: a label is not among the names, or `arrays` refuses a value.
+      TypeError: `arrays` refuses a dtype.
+    """
     names = None if class_names is None else _as_text(class_names).tolist()
     if labels.dtype.kind not in "US" or labels.ndim != 1:
         return arrays(image=images, label=labels, class_names=names)

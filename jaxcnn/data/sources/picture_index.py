@@ -23,7 +23,7 @@ from jaxcnn.files import cache_folder, written_whole
 
 _LOG = logging.getLogger("jaxcnn")
 
-_VERSION = 1
+_VERSION = 2
 """Of the layout of an index, and of what is examined."""
 
 _SAMPLE = 4096
@@ -38,6 +38,9 @@ _RECENT_NS = 2_000_000_000
 
 _CHUNK = 256
 """Files that a thread examines at once."""
+
+_PATH = "\0"
+"""What stands for the path of a file in its fault: the same index serves any spelling of the place."""
 
 _HEADER, _PIXELS = 1, 2
 """What was read of a file: its header, or all of its pixels too."""
@@ -126,7 +129,7 @@ def examine(place: Path, root: Path, files: Sequence[Listed], *, pixels: bool) -
     old = _read(index_file)
     level = _PIXELS if pixels else _HEADER
     read = np.full(len(files), level, np.int8)
-    faults = [f"{os.path.join(root, file.name)!r}, {file.fault}" if file.fault else "" for file in files]
+    faults = [f"{_PATH}, {file.fault}" if file.fault else "" for file in files]
     found = Examined(np.zeros((len(files), 2), np.int32), np.zeros(len(files), np.uint64), faults)
     todo = [i for i in _unknown(old, names, times, level, read, found) if not files[i].fault]
     if todo:
@@ -135,7 +138,12 @@ def examine(place: Path, root: Path, files: Sequence[Listed], *, pixels: bool) -
         # What has just changed is examined again the next time.
         times[np.max(times[:, 1:], axis=1, initial=0) > started - _RECENT_NS] = -1
         _write(index_file, place, _Index(names, times, read, found))
-    return found
+    return found._replace(
+        faults=[
+            fault and fault.replace(_PATH, repr(os.path.join(root, name)))
+            for fault, name in zip(found.faults, names, strict=True)
+        ]
+    )
 
 
 def _unknown(
@@ -168,7 +176,7 @@ def _examine_all(root: Path, names: Sequence[str], todo: list[int], level: int, 
                 if level == _PIXELS:
                     read_picture(path, 1, at_least=(1, 1))
             except PictureError as error:
-                found.faults[i] = str(error)
+                found.faults[i] = str(error).replace(repr(path), _PATH)
 
     chunks = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
     with ThreadPoolExecutor() as pool:

@@ -150,8 +150,9 @@ def gather(source: Source, indices: np.ndarray, names: Sequence[str] | None = No
     check_entries(source, names)
     if isinstance(source, Gathers):
         return source.gather(indices, names)
-    examples = [source[int(index)] for index in indices]
-    return {name: np.stack([example[name] for example in examples]) for name in names}
+    # Of each example, only the entries are kept: the images of a large set would not fit into memory.
+    examples = [[example[name] for name in names] for example in map(source.__getitem__, indices.tolist())]
+    return {name: np.stack(values) for name, values in zip(names, zip(*examples, strict=True), strict=True)}
 
 
 def check_entries(source: Source, names: Sequence[str]) -> None:
