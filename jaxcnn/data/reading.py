@@ -69,7 +69,7 @@ def read(
     """
     if workers == 0:
         for request in requests:
-            yield _checked(source, _read(source, spec, request)) | request.more
+            yield {**_checked(source, _read(source, spec, request)), **request.more}
         return
     waiting: deque[tuple[Request, dict[str, np.ndarray], list[Future[None]]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="jaxcnn reader")
@@ -78,7 +78,7 @@ def read(
         request, batch, parts = waiting.popleft()
         for part in parts:
             part.result()
-        return _checked(source, batch) | request.more
+        return {**_checked(source, batch), **request.more}
 
     try:
         for request in requests:
