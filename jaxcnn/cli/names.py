@@ -127,7 +127,7 @@ def load_splits(options: Train) -> dict[str, Source]:
             if name is not None:
                 parts[part] = _whole(name, part, options, reading, parts["train"].class_names)
         parts = _of_one_size(parts, options)
-        splits = data.split(parts, seed=options.recipe.split_seed)
+        splits = data.split(parts, fractions=options.recipe.split_fractions, seed=options.recipe.split_seed)
         if options.examples_per_class is not None:
             few = data.few(splits["train"], options.examples_per_class, seed=options.recipe.split_seed)
             splits["train"] = few

@@ -91,7 +91,7 @@ def find_learning_rate(
     """
     _check(lowest, highest, steps, divergence)
     recipe = Recipe() if recipe is None else recipe
-    splits = data.split(source, seed=recipe.split_seed)
+    splits = data.split(source, fractions=recipe.split_fractions, seed=recipe.split_seed)
     task = choose_task(splits["train"]) if task is None else task
     experiment = Experiment(layer, splits, recipe, task, observers=())
     experiment.check()
