@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from jaxcnn.cli.help import readable
+from jaxcnn.training.presets import PRESETS
 from jaxcnn.training.recipe import Recipe
 
 
@@ -70,6 +71,16 @@ class Train:
     """With --init-from: whether to draw a new head. auto: if the number of classes differs, or layers are frozen."""
     recipe: Annotated[RecipeOptions, tyro.conf.arg(name="")] = RecipeOptions()
     """How to train."""
+    preset: Annotated[
+        str | None,
+        tyro.conf.arg(
+            name="recipe",
+            metavar="NAME",
+            help="A named training, with its model, data and options; options given beside it overrule it. Names: "
+            f"{', '.join(PRESETS)}. `jaxcnn train --recipe NAME --help` describes one.",
+            help_behavior_hint="",
+        ),
+    ] = None
     run_dir: Path | None = None
     """Folder of the run. Default: a new folder under runs/."""
     place: Literal["auto", "device", "memory", "stream"] = "auto"

@@ -24,8 +24,9 @@ from jaxcnn.training.run_folder import RunFolder, RunFolderError
 from jaxcnn.training.runs import Result, run
 from jaxcnn.types import Layer
 
-_UNSTORED = ("run_dir", "place", "resume", "tensorboard", "wandb", "find_learning_rate")
-"""Options that do not define a run: its place and that of its data, its trackers, and other actions than to train."""
+_UNSTORED = ("preset", "run_dir", "place", "resume", "tensorboard", "wandb", "find_learning_rate")
+"""Options that do not define a run: the name for other options, the place of the run and that of its data, its
+trackers, and other actions than to train."""
 
 
 def train(options: Train, arguments: list[str]) -> int:
@@ -110,6 +111,8 @@ def _start(options: Train, arguments: list[str]) -> int:
 def _resume(options: Train, arguments: list[str]) -> int:
     if options.run_dir is None:
         raise CommandError("--resume expects the folder of the run: --run-dir FOLDER")
+    if options.preset is not None:
+        raise CommandError("--resume keeps the options of a run, got --recipe too, which gives others; omit --recipe")
     folder = RunFolder(options.run_dir)
     options = _resumed_options(folder, arguments)
     figures, _ = folder.result(), folder.metrics()
@@ -234,6 +237,11 @@ def _with_absolute_paths(options: Train) -> Train:
 def _check(options: Train) -> None:
     """Refuses invalid options, before anything is read."""
     names.check_count(options, "examples_per_class")
+    if options.preset is not None and not options.data:
+        raise CommandError(
+            f"--recipe {options.preset} expects data of your own, got none; give --data, such as a folder with a "
+            "folder of pictures for each class"
+        )
     if options.find_learning_rate and (options.run_dir or options.resume or options.tensorboard or options.wandb):
         raise CommandError(
             "--find-learning-rate does not train: --run-dir, --resume, --tensorboard and --wandb have no effect with "
