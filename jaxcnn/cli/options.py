@@ -41,6 +41,12 @@ class Train:
     resize: Literal["crop", "fit", "stretch"] = "crop"
     """How pictures of another aspect ratio are resized: crop cuts out the centre, fit adds a border of its median
     colour, stretch changes the aspect ratio."""
+    random_resized_crop: bool = False
+    """For training, cut a random part out of each picture, and resize it: between 8 and 100 % of its area, as for
+    ImageNet. Validation and test set are resized by --resize."""
+    crop_fraction: float = 1.0
+    """With --random-resized-crop and --resize crop: the part of the shorter side that validation and test keep, such as
+    0.875 for ImageNet."""
     channels: int | None = None
     """Channels of pictures in files: 1 for grey, 3 for red, green and blue. Default: 3."""
     skip_bad: bool = False

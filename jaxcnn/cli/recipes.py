@@ -40,6 +40,9 @@ def options_of(name: str, preset: Preset) -> Train:
         preset=name,
         model=preset.model,
         data=preset.data or "",
+        test_data=preset.test_data,
+        random_resized_crop=preset.random_resized_crop,
+        crop_fraction=preset.crop_fraction,
         init_from=preset.init_from,
         recipe=RecipeOptions.from_json(preset.recipe.to_json()),
     )
@@ -53,15 +56,20 @@ def described(name: str, preset: Preset) -> str:
       preset: the training.
     """
     own, usual = _values(options_of(name, preset)), _values(Train())
-    words = [f"{flag(field)} {_shown(value)}" for field, value in own.items() if value not in ("", usual[field])]
+    words = [f"{flag(field)}{_shown(value)}" for field, value in own.items() if value not in ("", usual[field])]
     return f"{preset.about}\n\nOptions given beside --recipe {name} overrule its own, which are:\n{' '.join(words)}"
 
 
 def _values(options: Train) -> dict[str, Any]:
     """Returns the options that a named training may set, by name."""
-    whole = {name: getattr(options, name) for name in ("model", "data", "init_from")}
-    return whole | {field.name: getattr(options.recipe, field.name) for field in dataclasses.fields(options.recipe)}
+    names = [field.name for field in dataclasses.fields(Preset) if field.name not in ("about", "recipe")]
+    fields = dataclasses.fields(options.recipe)
+    return {name: getattr(options, name) for name in names} | {
+        field.name: getattr(options.recipe, field.name) for field in fields
+    }
 
 
 def _shown(value: Any) -> str:
-    return " ".join(shlex.quote(str(word)) for word in (value if isinstance(value, tuple) else (value,)))
+    if value is True:
+        return ""
+    return "".join(f" {shlex.quote(str(word))}" for word in (value if isinstance(value, tuple) else (value,)))

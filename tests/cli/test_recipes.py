@@ -1,3 +1,4 @@
+import dataclasses
 import shlex
 
 import pytest
@@ -44,12 +45,7 @@ def test_the_help_of_a_recipe_says_what_it_aims_at_and_lists_its_options(jaxcnn,
     assert PRESETS[name].about[:60] in done.out
     [listed] = [line for line in done.out.splitlines() if line.startswith("--model ")]
     own = options_of(*shlex.split(listed), *([] if PRESETS[name].data else ["--data", ""]))
-    assert own.recipe == options_of("--recipe", name).recipe
-    assert (own.model, own.data, own.init_from) == (
-        PRESETS[name].model,
-        PRESETS[name].data or "",
-        PRESETS[name].init_from,
-    )
+    assert dataclasses.replace(own, preset=name) == options_of("--recipe", name)
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -16,7 +16,7 @@ from jaxcnn.training.presets import PRESETS
 NAMES = list(PRESETS)
 
 
-def generated(preset, size):
+def generated(size):
     """40 noisy images in 2 classes: bright on the left or on the right."""
     rng = np.random.default_rng(0)
     labels = np.arange(40) % 2
@@ -70,16 +70,18 @@ def test_the_rates_of_fine_tuning_are_those_it_says():
     [
         ("cifar10-cnn", 32),
         pytest.param("cifar10-resnet18", 32, marks=pytest.mark.slow),
+        pytest.param("imagenet-resnet50", 64, marks=pytest.mark.slow),
         pytest.param("fine-tune", 64, marks=pytest.mark.slow),
     ],
 )
 def test_presets_train_on_generated_images(name, size):
     preset = PRESETS[name]
     short = {"unfreeze_epoch": 1} if preset.recipe.freeze else {}
-    recipe = dataclasses.replace(preset.recipe, epochs=2, batch_size=8, **short)
+    recipe = dataclasses.replace(preset.recipe, epochs=2, batch_size=8, warmup_epochs=0.5, **short)
     layer = catalog.build(preset.model, 2, (size, size, 3))
     with jax.numpy_dtype_promotion("standard"):
-        result = run(layer, generated(preset, size), recipe)
+        prepare = data.RandomResizedCrop((size, size)) if preset.random_resized_crop else None
+        result = run(layer, generated(size), recipe, prepare=prepare)
     assert len(result.history) == 2
     assert all(np.isfinite(row["train_loss"]) for row in result.history)
 
@@ -89,7 +91,14 @@ def test_every_preset_is_trained_here():
     assert {getattr(case, "values", case)[0] for case in tried.args[1]} == set(PRESETS)
 
 
-@pytest.mark.parametrize(("name", "counts"), [("cifar10-cnn", (80, 20, 30)), ("cifar10-resnet18", (90, 10, 30))])
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("cifar10-cnn", (80, 20, 30)),
+        ("cifar10-resnet18", (90, 10, 30)),
+        ("imagenet-resnet50", (99, 1, 30)),
+    ],
+)
 def test_the_validation_set_is_the_part_of_the_training_set_that_it_says(name, counts):
     recipe = PRESETS[name].recipe
     train, test = (data.arrays(image=np.zeros((n, 1, 1, 1)), label=np.zeros(n, int), num_classes=1) for n in (100, 30))
