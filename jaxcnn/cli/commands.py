@@ -5,6 +5,7 @@ from typing import Any
 
 import tyro
 
+from jaxcnn.cli import recipes
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import (
     COMMANDS,
@@ -22,6 +23,7 @@ from jaxcnn.cli.options import (
     Train,
 )
 from jaxcnn.cli.terminal import complain, errors_escaped, say, writing
+from jaxcnn.training.presets import PRESETS
 
 _DESCRIPTION = "jaxcnn: train, evaluate and look into convolutional networks in JAX."
 
@@ -55,7 +57,10 @@ def _parsed(arguments: list[str]) -> Any:
 
         raise CommandError(names.unknown("command", arguments[0], COMMANDS))
     # The option parser repeats unknown words, and a shell pattern may expand to any file name.
+    name = recipes.named_in(arguments[1:]) if arguments[:1] == ["train"] else None
     with reported(), errors_escaped(), writing():
+        if name is not None:
+            return _train_by_recipe(name, arguments[1:])
         return tyro.cli(
             Command,  # pyright: ignore[reportArgumentType]
             prog="jaxcnn",
@@ -63,6 +68,22 @@ def _parsed(arguments: list[str]) -> Any:
             args=arguments or ["--help"],
             config=(tyro.conf.FlagCreatePairsOff,),
         )
+
+
+def _train_by_recipe(name: str, arguments: list[str]) -> Train:
+    if name not in PRESETS:
+        from jaxcnn.cli import names
+
+        raise CommandError(names.unknown("recipe", name, PRESETS))
+    # The options of the recipe are the defaults, so that an option that is given holds, whatever its value.
+    return tyro.cli(
+        Train,
+        prog="jaxcnn train",
+        description=recipes.described(name, PRESETS[name]),
+        args=arguments,
+        default=recipes.options_of(name, PRESETS[name]),
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
 
 
 def _dispatch(

@@ -11,7 +11,7 @@ from jaxcnn.cli.errors import CommandError, flag, reported
 from jaxcnn.cli.options import Train
 from jaxcnn.cli.prepare import progress_bar
 from jaxcnn.cli.terminal import shown
-from jaxcnn.data import Source, Splits, named
+from jaxcnn.data import FitPicture, Prepare, RandomResizedCrop, Source, Splits, named
 from jaxcnn.models import catalog
 from jaxcnn.tasks import Classification, MultiLabel, Regression, Segmentation
 from jaxcnn.text import nearest
@@ -126,12 +126,41 @@ def load_splits(options: Train) -> dict[str, Source]:
         for part, name in own.items():
             if name is not None:
                 parts[part] = _whole(name, part, options, reading, parts["train"].class_names)
-        parts = _of_one_size(parts, options)
-        splits = data.split(parts, seed=options.recipe.split_seed)
+        if not options.random_resized_crop:
+            parts = _of_one_size(parts, options)
+        splits = data.split(parts, fractions=options.recipe.split_fractions, seed=options.recipe.split_seed)
         if options.examples_per_class is not None:
             few = data.few(splits["train"], options.examples_per_class, seed=options.recipe.split_seed)
             splits["train"] = few
+        if options.random_resized_crop:
+            splits |= data.resized({name: splits[name] for name in ("validation", "test")}, _fit(options, splits))
     return splits
+
+
+def make_prepare(options: Train, splits: Splits) -> Prepare | None:
+    """Makes what prepares the pictures of a training on the host.
+
+    Args:
+      options: the options of a training.
+      splits: its data, from `load_splits`.
+
+    Returns:
+      The random crop, of the size of the validation images; None without --random-resized-crop.
+    """
+    if not options.random_resized_crop:
+        return None
+    height, width, _ = image_shape(splits)
+    return RandomResizedCrop((height, width))
+
+
+def image_shape(splits: Splits) -> Shape:
+    """Returns the shape of the images that the model of a training takes.
+
+    Args:
+      splits: its data, from `load_splits`.
+    """
+    shape: Any = splits["validation"].spec["image"].shape
+    return shape
 
 
 _KINDS = {"classification": "classes", "multi-label": "multi-label", "regression": "numbers"}
@@ -143,8 +172,8 @@ def _reading(options: Train) -> dict[str, Any]:
     found = named.find(options.data)
     is_table = found is not None and found.scheme == "manifest"
     return {
-        "image_size": options.image_size,
-        "resize": options.resize if options.image_size else "crop",
+        "image_size": () if options.random_resized_crop else options.image_size,
+        "resize": options.resize if options.image_size and not options.random_resized_crop else "crop",
         "channels": options.channels,
         "skip_bad": options.skip_bad,
         "labels": options.labels,
@@ -166,6 +195,21 @@ def _of_one_size(parts: dict[str, Source], options: Train) -> dict[str, Source]:
         return parts
     height, width, _ = catalog.CATALOG[options.model].image_shape
     return data.resized(parts, (height, width), mode=options.resize)
+
+
+def _fit(options: Train, splits: Splits) -> FitPicture:
+    """Returns how the pictures of validation and test are fitted where those of training are cut at random."""
+    shape: Any = splits["train"].spec["image"].shape
+    *size, channels = shape
+    if channels is None:
+        raise CommandError("--random-resized-crop expects pictures of one number of channels; give --channels")
+    if options.image_size:
+        size = named.size_pair(options.image_size)
+    elif options.model in catalog.CATALOG:
+        size = catalog.CATALOG[options.model].image_shape[:2]
+    elif None in size:
+        raise CommandError("--random-resized-crop expects --image-size for a model of your own, got none")
+    return FitPicture((*size, channels), options.resize, options.crop_fraction)
 
 
 def _whole(name: str, part: str, options: Train, reading: Mapping[str, Any], class_names: tuple[str, ...]) -> Source:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from jaxcnn.cli.help import readable
+from jaxcnn.training.presets import PRESETS
 from jaxcnn.training.recipe import Recipe
 
 
@@ -41,6 +42,12 @@ class Train:
     resize: Literal["crop", "fit", "stretch"] = "crop"
     """How pictures of another aspect ratio are resized: crop cuts out the centre, fit adds a border of its median
     colour, stretch changes the aspect ratio."""
+    random_resized_crop: bool = False
+    """For training, cut a random part out of each picture, and resize it: between 8 and 100 % of its area, as for
+    ImageNet. Validation and test set are resized by --resize."""
+    crop_fraction: float = 1.0
+    """With --random-resized-crop and --resize crop: the part of the shorter side that validation and test keep, such as
+    0.875 for ImageNet."""
     channels: int | None = None
     """Channels of pictures in files: 1 for grey, 3 for red, green and blue. Default: 3."""
     skip_bad: bool = False
@@ -71,6 +78,16 @@ class Train:
     """With --init-from: whether to draw a new head. auto: if the number of classes differs, or layers are frozen."""
     recipe: Annotated[RecipeOptions, tyro.conf.arg(name="")] = RecipeOptions()
     """How to train."""
+    preset: Annotated[
+        str | None,
+        tyro.conf.arg(
+            name="recipe",
+            metavar="NAME",
+            help="A named training, with its model, data and options; options given beside it overrule it. Names: "
+            f"{', '.join(PRESETS)}. `jaxcnn train --recipe NAME --help` describes one.",
+            help_behavior_hint="",
+        ),
+    ] = None
     run_dir: Path | None = None
     """Folder of the run. Default: a new folder under runs/."""
     place: Literal["auto", "device", "memory", "stream"] = "auto"

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from jaxcnn import plots
+from jaxcnn.cli import names
 from jaxcnn.cli.display import Display
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Train
@@ -44,7 +45,8 @@ def find(
         check_target(_PICTURE)
     display.on_activity("finding the learning rate")
     with reported(ValueError):
-        found = find_learning_rate(layer, splits, options.recipe, weights=weights, task=task)
+        prepare = names.make_prepare(options, splits)
+        found = find_learning_rate(layer, splits, options.recipe, weights=weights, task=task, prepare=prepare)
     display.on_activity("drawing the picture")
     figure = plots.learning_rates(
         found.rates,

@@ -24,8 +24,9 @@ from jaxcnn.training.run_folder import RunFolder, RunFolderError
 from jaxcnn.training.runs import Result, run
 from jaxcnn.types import Layer
 
-_UNSTORED = ("run_dir", "place", "resume", "tensorboard", "wandb", "find_learning_rate")
-"""Options that do not define a run: its place and that of its data, its trackers, and other actions than to train."""
+_UNSTORED = ("preset", "run_dir", "place", "resume", "tensorboard", "wandb", "find_learning_rate")
+"""Options that do not define a run: the name for other options, the place of the run and that of its data, its
+trackers, and other actions than to train."""
 
 
 def train(options: Train, arguments: list[str]) -> int:
@@ -98,6 +99,7 @@ def _start(options: Train, arguments: list[str]) -> int:
             splits,
             weights=weights,
             task=task,
+            prepare=names.make_prepare(options, splits),
             folder=options.run_dir or Path("runs") / name,
             numbered=options.run_dir is None,
             observers=[display, *watching],
@@ -110,6 +112,8 @@ def _start(options: Train, arguments: list[str]) -> int:
 def _resume(options: Train, arguments: list[str]) -> int:
     if options.run_dir is None:
         raise CommandError("--resume expects the folder of the run: --run-dir FOLDER")
+    if options.preset is not None:
+        raise CommandError("--resume keeps the options of a run, got --recipe too, which gives others; omit --recipe")
     folder = RunFolder(options.run_dir)
     options = _resumed_options(folder, arguments)
     figures, _ = folder.result(), folder.metrics()
@@ -137,6 +141,7 @@ def _resume(options: Train, arguments: list[str]) -> int:
             splits,
             weights=weights,
             task=names.make_task(options, splits["train"]),
+            prepare=names.make_prepare(options, splits),
             folder=folder.path,
             resume=True,
             observers=[display, *_trackers(options)],
@@ -194,7 +199,7 @@ def _channels(options: Train, source: Source) -> int:
 def _build(options: Train, splits: dict[str, Source], source: transfer.Source | None) -> Layer:
     spec, class_names = splits["train"].spec, splits["train"].class_names
     outputs = len(class_names) or int(spec["target"].shape[-1] or 1 if spec["target"].shape else 1)
-    shape: Any = spec["image"].shape
+    shape = names.image_shape(splits)
     model = names.build_model(options.model, outputs, shape)
     if own_models.is_own(options.model):
         own_models.check_readable(options.model, model)
@@ -234,6 +239,15 @@ def _with_absolute_paths(options: Train) -> Train:
 def _check(options: Train) -> None:
     """Refuses invalid options, before anything is read."""
     names.check_count(options, "examples_per_class")
+    if options.random_resized_crop and options.place == "device":
+        raise CommandError("--random-resized-crop works on the host, got --place device; give memory, stream or auto")
+    if options.crop_fraction != 1 and not options.random_resized_crop:
+        raise CommandError("--crop-fraction has an effect only with --random-resized-crop; give both, or omit it")
+    if options.preset is not None and not options.data:
+        raise CommandError(
+            f"--recipe {options.preset} expects data of your own, got none; give --data, such as a folder with a "
+            "folder of pictures for each class"
+        )
     if options.find_learning_rate and (options.run_dir or options.resume or options.tensorboard or options.wandb):
         raise CommandError(
             "--find-learning-rate does not train: --run-dir, --resume, --tensorboard and --wandb have no effect with "

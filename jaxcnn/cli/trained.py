@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+from jaxcnn import data
 from jaxcnn.cli import names, own_models
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.terminal import complain, shown
 from jaxcnn.cli.train import stored_options
 from jaxcnn.data import Source
+from jaxcnn.data.sources.source import preprocessing_of
 from jaxcnn.training import first_schema
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.experiment import fingerprints
@@ -66,4 +68,8 @@ def load_splits(run: Path) -> dict[str, Source]:
         raise CommandError(
             f"expected the data that the run in {shown(run)} was trained on, got other data; were they changed?"
         )
+    if options.random_resized_crop and (fit := preprocessing_of(splits["validation"])) is not None:
+        # Training pictures are whole until they are cropped at random; evaluation fits them as all others.
+        with reported(ValueError):
+            splits["train"] = data.resized(splits["train"], fit)
     return splits

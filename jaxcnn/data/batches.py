@@ -10,6 +10,9 @@ import numpy as np
 from jaxcnn.data.reading import Prepare, Request, default_workers, read
 from jaxcnn.data.sources.source import ArraySpec, Source, check_shapes
 
+_POSITION = ("index", "epoch")
+"""Entries that `Batches` can add to each example."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Batches:
@@ -29,9 +32,11 @@ class Batches:
         one process.
       workers: number of threads that read examples, at least 0; None for as many as suit the source. The batches do
         not depend on it.
+      add: entries to add to each example, int32: "index", its index in the source, and "epoch", counted from 0. An
+        augmentation lists the entries that it needs in its attribute `reads`.
 
     Raises:
-      ValueError: an argument is out of range, or the examples differ in size.
+      ValueError: an argument is out of range, the examples differ in size, or they already have an entry of `add`.
     """
 
     source: Source
@@ -41,6 +46,7 @@ class Batches:
     prepare: Prepare | None = None
     shard: tuple[int, int] = (0, 1)
     workers: int | None = None
+    add: tuple[str, ...] = ()
 
     def __post_init__(self):
         _check(self.batch_size, self.shard, self.workers)
@@ -51,11 +57,22 @@ class Batches:
             )
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, got {self.seed}")
-        check_shapes(self.spec)
+        check_shapes(self._read_spec)
+        for name in self.add:
+            if name not in _POSITION:
+                raise ValueError(f"add expects names among {', '.join(map(repr, _POSITION))}, got {name!r}")
+            if name in self._read_spec:
+                raise ValueError(
+                    f"expected examples without the entry {name!r}, which add={self.add} adds, got one; rename it"
+                )
 
     @property
     def spec(self) -> Mapping[str, ArraySpec]:
-        """Shape and dtype of each entry of an example, after `prepare`."""
+        """Shape and dtype of each entry of an example, after `prepare` and with the entries of `add`."""
+        return {**self._read_spec, **dict.fromkeys(self.add, ArraySpec((), np.dtype(np.int32)))}
+
+    @property
+    def _read_spec(self) -> Mapping[str, ArraySpec]:
         return self.source.spec if self.prepare is None else self.prepare.spec(self.source.spec)
 
     @property
@@ -70,7 +87,7 @@ class Batches:
           step: counted from 0 over all epochs.
 
         Returns:
-          The entries of the source with the batch as their first axis, as new arrays.
+          The entries of the source, and those of `add`, with the batch as their first axis, as new arrays.
 
         Raises:
           IndexError: the step is negative.
@@ -86,7 +103,7 @@ class Batches:
           steps: as for `batches[step]`, which each batch is equal to.
         """
         workers = default_workers(self.source) if self.workers is None else self.workers
-        return read(self.source, self.spec, map(self._request, steps), workers)
+        return read(self.source, self._read_spec, map(self._request, steps), workers)
 
     def _request(self, step: int) -> Request:
         step = operator.index(step)
@@ -97,7 +114,12 @@ class Batches:
         indices = order[position * self.batch_size : (position + 1) * self.batch_size][
             _part(self.batch_size, self.shard)
         ]
-        return Request(indices, None if self.prepare is None else functools.partial(self._prepared, epoch))
+        added = {"index": indices.astype(np.int32), "epoch": np.full(len(indices), epoch, np.int32)}
+        return Request(
+            indices,
+            None if self.prepare is None else functools.partial(self._prepared, epoch),
+            {name: added[name] for name in self.add},
+        )
 
     def _prepared(self, epoch: int, index: int, example: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         assert self.prepare is not None

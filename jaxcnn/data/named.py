@@ -82,7 +82,7 @@ def _masks(path: str, how: Reading) -> Source | Splits:
         raise ValueError(
             f"expected pictures with masks that are stretched, resize='stretch', got {how.resize!r} for {path!r}"
         )
-    return mask_folder(path, size=_pair(how.image_size) if how.image_size else None, channels=how.channels or 3)
+    return mask_folder(path, size=size_pair(how.image_size) if how.image_size else None, channels=how.channels or 3)
 
 
 def _manifest(path: str, how: Reading) -> Source | Splits:
@@ -221,7 +221,7 @@ def load(name: str, *, progress: Progress | None = None, **options: Any) -> Any:
     if not how.image_size or found.scheme == "masks":
         return source
     return resized(
-        source, how.image_size if isinstance(how.image_size, FitPicture) else _pair(how.image_size), mode=how.resize
+        source, how.image_size if isinstance(how.image_size, FitPicture) else size_pair(how.image_size), mode=how.resize
     )
 
 
@@ -230,7 +230,15 @@ def _takers(field: str) -> str:
     return " and ".join(words[scheme] for scheme, one in SCHEMES.items() if field in one.takes)
 
 
-def _pair(size: Any) -> tuple[int, int]:
+def size_pair(size: Any) -> tuple[int, int]:
+    """Returns (height, width) of an image size.
+
+    Args:
+      size: one number, or height and width.
+
+    Raises:
+      ValueError: it has more numbers.
+    """
     if len(size) not in (1, 2):
         raise ValueError(f"image_size expects one number, or height and width, got {size}")
     return size[0], size[-1]

@@ -4,6 +4,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -37,10 +38,12 @@ class Request(NamedTuple):
     Attributes:
       indices: of the examples, in the order of the batch, shape (n,).
       prepare: prepares an example, given its index; None for no preparation.
+      more: further entries of the batch, with the batch as their first axis.
     """
 
     indices: np.ndarray
     prepare: Callable[[int, dict[str, np.ndarray]], dict[str, np.ndarray]] | None = None
+    more: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 def read(
@@ -52,7 +55,8 @@ def read(
 
     Args:
       source: the examples.
-      spec: shape and dtype of each entry of an example, after its preparation, without None.
+      spec: shape and dtype of each entry of an example, after its preparation, without None, and without the entries
+        that `Request.more` adds.
       requests: which examples to read.
       workers: number of threads; 0 reads in the calling thread. The batches do not depend on it.
 
@@ -65,23 +69,24 @@ def read(
     """
     if workers == 0:
         for request in requests:
-            yield _checked(source, _read(source, spec, request))
+            yield {**_checked(source, _read(source, spec, request)), **request.more}
         return
-    waiting: deque[tuple[dict[str, np.ndarray], list[Future[None]]]] = deque()
+    waiting: deque[tuple[Request, dict[str, np.ndarray], list[Future[None]]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="jaxcnn reader")
 
     def next_batch() -> dict[str, np.ndarray]:
-        batch, parts = waiting.popleft()
+        request, batch, parts = waiting.popleft()
         for part in parts:
             part.result()
-        return _checked(source, batch)
+        return {**_checked(source, batch), **request.more}
 
     try:
         for request in requests:
             count = len(request.indices)
             batch, length = _empty(spec, count), min(math.ceil(count / (_PARTS * workers)), _LONGEST)
             parts = (slice(first, min(first + length, count)) for first in range(0, count, length))
-            waiting.append((batch, [pool.submit(_fill, batch, source, spec, request, part) for part in parts]))
+            filled = [pool.submit(_fill, batch, source, spec, request, part) for part in parts]
+            waiting.append((request, batch, filled))
             if len(waiting) == _AHEAD:
                 yield next_batch()
         while waiting:

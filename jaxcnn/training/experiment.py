@@ -99,7 +99,14 @@ class Experiment:
             raise RecipeError(
                 "batch_size", f"expects at most the number of training examples, {count}, got {self.recipe.batch_size}"
             )
-        return Batches(self.splits["train"], self.recipe.batch_size, seed=self.recipe.seed, prepare=self.prepare)
+        augment = self.recipe.augmentation
+        return Batches(
+            self.splits["train"],
+            self.recipe.batch_size,
+            seed=self.recipe.seed,
+            prepare=self.prepare,
+            add=() if augment is None else augment.reads,
+        )
 
     @property
     def image_shape(self) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from jaxcnn import data
-from jaxcnn.data import Source, Splits
+from jaxcnn.data import Prepare, Source, Splits
 from jaxcnn.data.prefetch import ahead
 from jaxcnn.training.experiment import Experiment, choose_task
 from jaxcnn.training.phases import make_phase_step, make_phases
@@ -53,6 +53,7 @@ def find_learning_rate(
     *,
     weights: tuple[Params, State] | None = None,
     task: Task | None = None,
+    prepare: Prepare | None = None,
     lowest: float = 1e-7,
     highest: float = 10.0,
     steps: int = 100,
@@ -77,6 +78,7 @@ def find_learning_rate(
       recipe: how to train; `Recipe()` if None.
       weights: initial parameters and state; drawn by `recipe.seed` if None. They are not changed.
       task: loss; chosen by the entries of the examples if None.
+      prepare: prepares the examples on the host, as in `run`.
       lowest: learning rate of the first step, above 0.
       highest: learning rate of the last step, above `lowest`.
       steps: number of steps, at least 10. They may pass over the training set several times.
@@ -91,9 +93,9 @@ def find_learning_rate(
     """
     _check(lowest, highest, steps, divergence)
     recipe = Recipe() if recipe is None else recipe
-    splits = data.split(source, seed=recipe.split_seed)
+    splits = data.split(source, fractions=recipe.split_fractions, seed=recipe.split_seed)
     task = choose_task(splits["train"]) if task is None else task
-    experiment = Experiment(layer, splits, recipe, task, observers=())
+    experiment = Experiment(layer, splits, recipe, task, observers=(), prepare=prepare)
     experiment.check()
     params, state = experiment.first_weights(weights)
     _, key = jax.random.split(jax.random.key(recipe.seed))

@@ -77,7 +77,10 @@ class Recipe(Value):
     seed: int = 0
     """Seed of the initial parameters, the order of the images, the augmentation and the dropout."""
     split_seed: int = 0
-    """Seed of the split into training, validation and test set (60, 20 and 20 % of each class)."""
+    """Seed of the split into training, validation and test set."""
+    split_fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
+    """Fractions of each class in training, validation and test set. Parts that the data already have are kept, and the
+    others are drawn from their training set in proportion."""
     freeze: str | None = None
     """Layers whose parameters and running moments are frozen: backbone (all but the head), or a regular expression that
     matches the whole path of a layer, such as 'stem|stage[12]'. Default: none."""
@@ -218,6 +221,15 @@ def _check_numbers(recipe: Recipe) -> None:
     ):
         if not valid or (getattr(recipe, name) is None and getattr(Recipe, name) is not None):
             raise RecipeError(name, f"expects a number {expected}, got {getattr(recipe, name)!r}")
+    fractions = recipe.split_fractions
+    valid = isinstance(fractions, tuple) and all(
+        share is not None and _is_between(share, 0, strictly=True) for share in fractions
+    )
+    if not valid or len(fractions) != 3 or not math.isclose(sum(fractions), 1.0, abs_tol=1e-6):
+        raise RecipeError(
+            "split_fractions",
+            f"expects three numbers above 0 that sum to 1, for training, validation and test, got {fractions!r}",
+        )
     if recipe.unfreeze_epoch is not None and recipe.unfreeze_epoch >= recipe.epochs:
         raise RecipeError("unfreeze_epoch", "expects a number below ", "epochs", f", got {recipe.unfreeze_epoch!r}")
     shortest = min(last - first for first, last in recipe.phase_epochs())

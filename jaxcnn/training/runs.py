@@ -95,7 +95,8 @@ def run(
 
     Args:
       layer: the model, without frozen layers.
-      source: the examples. `jaxcnn.data.split` draws the missing parts by `recipe.split_seed`.
+      source: the examples. `jaxcnn.data.split` draws the missing parts, by `split_fractions` and
+        `split_seed` of the recipe.
       recipe: how to train; `Recipe()` if None.
       weights: initial parameters and state; drawn by `recipe.seed` if None.
       task: loss and metrics; chosen by the entries of the examples if None, see `choose_task`.
@@ -124,7 +125,7 @@ def run(
         raise ValueError(f"run expects place to be one of {', '.join(get_args(Where))}, or None, got {place!r}")
     if place == "device" and prepare is not None:
         raise ValueError("run expects place='memory' or 'stream' with prepare=, which works on the host, got 'device'")
-    splits = data.split(source, seed=recipe.split_seed)
+    splits = data.split(source, fractions=recipe.split_fractions, seed=recipe.split_seed)
     task = choose_task(splits["train"]) if task is None else task
     experiment = Experiment(layer, splits, recipe, task, tuple(observers), prepare)
     experiment.check()

@@ -51,6 +51,52 @@ def trained(finish, photographs):
     return finish(lambda run: [*words, "--run-dir", run])
 
 
+def test_training_pictures_are_cropped_at_random_and_others_in_the_centre(
+    jaxcnn, photographs, tmp_path, at_step, ctrl_c, rows
+):
+    words = ["--model", "mlp", "--data", photographs, "--image-size", 10, "--random-resized-crop", *SHORT]
+    words += ["--crop-fraction", 0.875]
+    assert jaxcnn("train", *words, "--run-dir", tmp_path / "whole").status == 0
+    config = RunFolder(tmp_path / "whole").config
+    assert config["prepare"] == "RandomResizedCrop((10, 10))"
+    assert config["preprocessing"] == "FitPicture((10, 10, 3), mode='crop', crop_fraction=0.875)"
+    assert config["image_shape"] == [10, 10, 3]
+    at_step({4: ctrl_c})
+    assert "stopped after step 4" in jaxcnn("train", *words, "--run-dir", tmp_path / "stopped").out
+    at_step({})
+    assert jaxcnn("train", "--run-dir", tmp_path / "stopped", "--resume").status == 0
+    assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")
+    for part, count in (("test", 9), ("train", 27)):
+        done = jaxcnn("evaluate", tmp_path / "whole", "--split", part)
+        assert done.status == 0, done.err
+        assert f"of {count})" in done.out
+
+
+def test_a_learning_rate_is_found_for_pictures_that_are_cropped_at_random(jaxcnn, photographs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["--model", "mlp", "--data", photographs, "--image-size", 10, "--random-resized-crop", "--augment", "none"]
+    assert jaxcnn("train", *words, "--batch-size", 8, "--find-learning-rate").status == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--crop-fraction", 0.5], "--crop-fraction has an effect only with --random-resized-crop; give both, or omit"),
+        (
+            ["--random-resized-crop", "--place", "device"],
+            "--random-resized-crop works on the host, got --place device",
+        ),
+        (["--random-resized-crop", "--crop-fraction", 2], "FitPicture expects crop_fraction in (0, 1], got 2"),
+        (["--random-resized-crop", "--image-size", 1, 2, 3], "image_size expects one number, or height and width, got"),
+    ],
+)
+def test_random_crops_that_do_not_fit_are_refused(jaxcnn, photographs, tmp_path, words, message):
+    done = jaxcnn("train", "--model", "mlp", "--data", photographs, "--run-dir", tmp_path / "run", *words)
+    assert done.status == 2
+    assert done.err.startswith(f"error: {message}")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_is_trained_evaluated_predicted_and_exported(jaxcnn, photographs, trained, tmp_path):
     config = RunFolder(trained).config
     assert config["class_names"] == list(COLOURS)
@@ -211,3 +257,22 @@ def test_images_of_different_sizes_of_any_source_are_fitted_to_be_evaluated(jaxc
             monkeypatch.setattr(evaluate.trained, "load", unrecorded)
         done = jaxcnn("evaluate", trained, "--data", "others", "--json")
         assert json.loads(done.out) | {"data": ""} == json.loads(expected) | {"data": ""}
+
+
+def test_a_model_of_ones_own_needs_a_size_for_random_crops(jaxcnn, photographs, tmp_path):
+    (tmp_path / "own.py").write_text("def build(num_classes):\n    raise NotImplementedError\n")
+    words = ["--data", photographs, "--random-resized-crop", "--run-dir", tmp_path / "run"]
+    done = jaxcnn("train", "--model", f"{tmp_path / 'own.py'}:build", *words)
+    assert done.status == 2
+    assert done.err == "error: --random-resized-crop expects --image-size for a model of your own, got none\n"
+
+
+def test_random_crops_need_pictures_of_one_number_of_channels(jaxcnn, photographs, tmp_path, monkeypatch):
+    source = image_folder(photographs)
+    mixed = Subset(source, np.arange(len(source)))
+    spec = {**source.spec, "image": source.spec["image"]._replace(shape=(None, None, None))}
+    monkeypatch.setattr(Subset, "spec", spec)
+    monkeypatch.setitem(named.NAMES, "mixed", lambda: mixed)
+    done = jaxcnn("train", "--data", "mixed", "--random-resized-crop", "--run-dir", tmp_path / "run")
+    assert done.status == 2
+    assert "expects pictures of one number of channels; give --channels" in done.err

@@ -117,7 +117,7 @@ def test_help_of_a_command_explains_its_options(jaxcnn, command, mentioned):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_no_inner_names_of_types_and_defaults(jaxcnn, command):
     text = jaxcnn(command, "--help").out
-    for inner in ("{None}", "(default: None)", "(default: )", "recipe"):
+    for inner in ("{None}", "(default: None)", "(default: )", "--recipe.", "recipe options"):
         assert inner not in text
     # No paragraph is broken in the middle: a short line ends a sentence, or continues an option.
     described = re.findall(r"│ {10,}(\S.*?) *│", text)

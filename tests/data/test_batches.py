@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn.data import Arrays, ArraySpec, Batches, Subset, arrays, eval_batches, unit_pixels
+from jaxcnn.data import Arrays, ArraySpec, Batches, Subset, arrays, eval_batches, put, unit_pixels
 from jaxcnn.data.batches import _order
 from jaxcnn.data.reading import default_workers
 from jaxcnn.environment import usable_cores
@@ -389,3 +389,48 @@ def test_evaluation_in_shards_counts_every_example_once(count, shards):
 def test_shards_and_workers_out_of_range_are_refused(make, words, message):
     with pytest.raises(ValueError, match=message):
         make(**words)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("place", ["device", "memory"])
+def test_batches_add_the_index_and_the_epoch_of_each_example(place, workers):
+    source = put(numbered(23), place)
+    plain = Batches(source, 4, seed=3, workers=workers)
+    placed = dataclasses.replace(plain, add=("index", "epoch"))
+    for step in (0, 4, 5, 13):
+        batch = placed[step]
+        assert list(batch) == ["image", "label", "index", "epoch"]
+        np.testing.assert_array_equal(batch["index"], indices(batch))
+        np.testing.assert_array_equal(batch["epoch"], [step // 5] * 4)
+        assert batch["index"].dtype == batch["epoch"].dtype == np.int32
+        np.testing.assert_array_equal(batch["image"], plain[step]["image"])
+
+
+def test_added_entries_are_in_the_spec_and_in_shards_and_follow_prepared_examples():
+    batches = Batches(numbered(23), 4, seed=3, add=("epoch", "index"), prepare=Brighter())
+    assert batches.spec["index"] == batches.spec["epoch"] == ArraySpec((), np.dtype(np.int32))
+    halves = [dataclasses.replace(batches, shard=(part, 2))[7] for part in range(2)]
+    assert list(halves[0]) == ["image", "label", "epoch", "index"]
+    whole = batches[7]
+    for name in whole:
+        np.testing.assert_array_equal(np.concatenate([half[name] for half in halves]), whole[name])
+    np.testing.assert_array_equal(whole["index"], indices(whole) - 500)
+
+
+def test_entries_that_cannot_be_added_are_refused():
+    with pytest.raises(ValueError, match="add expects names among 'index', 'epoch', got 'step'"):
+        Batches(numbered(6), 3, seed=0, add=("epoch", "step"))
+    source = Arrays({**numbered(6).entries, "index": np.arange(6)}, ("a", "b", "c"))
+    with pytest.raises(ValueError, match=r"examples without the entry 'index', which add=.* adds, got one"):
+        Batches(source, 3, seed=0, add=("index",))
+    assert Batches(source, 3, seed=0)[0]["index"].shape == (3,)
+
+
+class Brighter:
+    """Adds 0.5 to each pixel."""
+
+    def __call__(self, rng, example):
+        return example | {"image": example["image"] + np.float32(0.5)}
+
+    def spec(self, spec):
+        return spec

@@ -150,6 +150,12 @@ def test_alternating_flips_move_masks_and_boxes(key):
     assert seen == {(0.0, 0.0, 0.0, 1.0, 2.0), (8.0, 0.0, 1.0, 1.0, 3.0)}
 
 
+def test_what_an_augmentation_reads_is_listed():
+    flips = compose(Step(flip), compose(Step(alternating_flip)), Step(alternating_flip, axis="vertical"))
+    assert (Step(alternating_flip).reads, flips.reads) == (("index", "epoch"), ("index", "epoch"))
+    assert Step(flip).reads == compose(Step(flip)).reads == compose().reads == Step(jax.random.bernoulli).reads == ()
+
+
 def test_what_an_alternating_flip_needs_is_named(key):
     image = jnp.zeros((3, 4, 1))
     with pytest.raises(ValueError, match="alternating_flip expects an example with 'index', 'epoch', got 'image'"):

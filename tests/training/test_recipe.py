@@ -27,6 +27,7 @@ ALL = Recipe(
     drop_path_warmup_epochs=2.5,
     seed=7,
     split_seed=8,
+    split_fractions=(0.5, 0.25, 0.25),
     freeze="backbone",
     unfreeze_epoch=4,
     unfreeze_learning_rate=0.01,
@@ -132,6 +133,13 @@ def test_numbers_out_of_range_are_refused(field, values, expected):
         ({"freeze": "("}, "freeze expects a regular expression, got '('"),
         ({"freeze": 3}, "freeze expects a regular expression, got 3"),
         ({"learning_rates": ("a=inf",)}, "learning_rates expects PATTERN=FACTOR"),
+        *(
+            (
+                {"split_fractions": fractions},
+                "split_fractions expects three numbers above 0 that sum to 1, for training",
+            )
+            for fractions in ((0.8, 0.2), (0.8, 0.1, 0.2), (0.8, 0.2, 0.0), (math.nan, 0.5, 0.5), (0.5, None, 0.5), 1)
+        ),
     ],
 )
 def test_fields_that_do_not_fit_are_refused(fields, message):

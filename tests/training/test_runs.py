@@ -543,3 +543,36 @@ def test_examples_of_training_are_prepared(stripes, tmp_path):
     assert same(run(classifier(), parts, place="memory", **words, resume=True).params, result.params)
     with pytest.raises(RunFolderError, match=r"the same prepare= as .*, RandomRows\(sharper=False\), got None"):
         run(classifier(), data.split(stripes, seed=0), resume=True, recipe=recipe, folder=tmp_path / "run")
+
+
+def test_alternating_flips_are_the_same_in_all_places_and_after_a_stop(stripes, tmp_path):
+    words = {"recipe": dataclasses.replace(RECIPE, augment="alternating_flip()", epochs=2, warmup_epochs=0)}
+    whole = run(classifier(), stripes, place="memory", **words)
+    words["folder"] = tmp_path / "run"
+    run(classifier(), stripes, observers=[Recorder(stop=8)], place="device", **words)
+    assert same(run(classifier(), stripes, resume=True, place="stream", **words).params, whole.params)
+
+
+def test_alternating_flips_mirror_the_images_of_a_run_in_every_second_epoch(stripes):
+    seen = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Watched(Classification):
+        def loss(self, outputs, batch):
+            if "epoch" in batch:  # not in evaluation
+                jax.debug.callback(lambda *parts: seen.append(parts), batch["epoch"], batch["index"], batch["image"])
+            return super().loss(outputs, batch)
+
+    recipe = dataclasses.replace(RECIPE, augment="alternating_flip()", epochs=2, warmup_epochs=0)
+    run(classifier(), stripes, recipe, task=Watched())
+    jax.effects_barrier()
+    originals = data.split(stripes, seed=0)["train"].entries["image"]
+    mirrored = [set(), set()]
+    for epochs, indices, images in seen:
+        for epoch, index, image in zip(epochs.tolist(), indices.tolist(), images, strict=True):
+            flipped = np.array_equal(image, originals[index][:, ::-1])
+            assert flipped or np.array_equal(image, originals[index])
+            mirrored[epoch] |= {index} if flipped else set()
+    assert mirrored[0] | mirrored[1] == set(range(60))
+    assert not mirrored[0] & mirrored[1]
+    assert 15 < len(mirrored[0]) < 45

@@ -124,6 +124,11 @@ class Step(Partial):
             raise TypeError(f"{function.__name__} takes the options {known}, got {list(options)}: {error}") from None
         super().__init__(function, **options)
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the entries that the function reads besides image, mask and boxes, such as "index" and "epoch"."""
+        return _MARKS.get(self.function, _Mark(None)).reads
+
     def __call__(self, key: jax.Array, example: Example) -> dict[str, Any]:
         """Changes one example.
 
@@ -145,7 +150,7 @@ class Step(Partial):
         name = self.function.__name__
         _check_example(name, example)
         mark = _MARKS.get(self.function, _Mark(None))
-        options = dict(self.options) | _entries(name, example, mark.reads)
+        options = dict(self.options) | _entries(name, example, self.reads)
         mask_fill = options.pop("mask_fill", IGNORED)
         places = sorted(example.keys() & {"mask", "boxes", "masks"})
         if places and self.function not in _MARKS:
@@ -219,6 +224,11 @@ class Composition:
     """Augmentations one after the other, as `compose` builds them: a hashable value, called as a `Step` is."""
 
     steps: tuple["Step | Composition", ...]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the entries that any of the steps reads; see `Step.reads`."""
+        return tuple(dict.fromkeys(name for step in self.steps for name in step.reads))
 
     def __call__(self, key: jax.Array, example: Example) -> dict[str, Any]:
         """Applies the steps to one example, each with its own key."""
