@@ -36,8 +36,9 @@ def load(run: Path, layer: str | None) -> TrainedModel:
         folder = RunFolder(run)
         if layer is None:
             own_models.check_named(folder, "--layer")
-        # Refuses damaged files, although the model does not need them.
-        folder.metrics()
+        # Refuses damaged files, although the model does not need them: a folder may come without them.
+        if (folder.path / "metrics.jsonl").exists():
+            folder.metrics()
         folder.result()
         trained = load_model(run)
         for reason in trained.info.skipped or folder.checkpoints.faults():

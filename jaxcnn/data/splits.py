@@ -20,6 +20,7 @@ from jaxcnn.data.sources.source import (
     checksum,
     fitted,
     gather,
+    is_source,
     preprocessing_of,
 )
 
@@ -75,7 +76,7 @@ def _check_parts(parts: Splits) -> None:
             f"expected a part 'train', and parts 'validation' and 'test' or none of these, got {list(parts)}"
         )
     for name, part in parts.items():
-        if isinstance(part, type) or not isinstance(part, Source):
+        if not is_source(part):
             raise TypeError(
                 "expected a source of examples, such as jaxcnn.data.digits() or jaxcnn.data.arrays(image=images, "
                 f"label=labels), got a {type(part).__name__} as the part {name!r}"

@@ -59,6 +59,8 @@ def test_the_config_holds_all_that_is_needed_to_repeat_the_run(finished, npz):
         "data": str(npz),
         "image_size": [],
         "resize": "crop",
+        "crop_fraction": 1.0,
+        "random_resized_crop": False,
         "channels": None,
         "skip_bad": False,
         "labels": [],

@@ -4,6 +4,7 @@ import zlib
 import numpy as np
 import pytest
 
+from jaxcnn import data
 from jaxcnn.data import Arrays, Subset, arrays, choose_classes, few, gather, in_memory, match_classes, split
 from jaxcnn.data.splits import _shares
 
@@ -367,3 +368,22 @@ def test_examples_with_several_labels_are_split_at_random_and_have_no_class_to_c
 def test_what_is_no_source_is_refused(source, message):
     with pytest.raises(TypeError, match=message):
         split(source)
+
+
+def test_a_source_is_known_without_reading_its_files():
+    class Costly:
+        spec, class_names = {"label": data.ArraySpec((), np.dtype(np.int32))}, ("a",)
+
+        @property
+        def fingerprint(self):
+            raise AssertionError("a fingerprint may read every file")
+
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, index):
+            return {"label": np.int32(0)}
+
+    assert {name: len(part) for name, part in split(Costly()).items()} == {"train": 4, "validation": 1, "test": 1}
+    with pytest.raises(TypeError, match="expected a source of examples"):
+        split(Costly)

@@ -2,9 +2,10 @@
 
 import dataclasses
 import hashlib
+import inspect
 import os
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import NamedTuple, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
 
@@ -29,7 +30,6 @@ class ArraySpec(NamedTuple):
     dtype: np.dtype
 
 
-@runtime_checkable
 class Source(Protocol):
     """Examples by index. Sources that can read many examples at once also have `Gathers.gather`.
 
@@ -63,6 +63,16 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         """Reads one example; the same one for the same index."""
         ...
+
+
+def is_source(value: object) -> TypeGuard[Source]:
+    """Tells whether a value has what a source has. It computes none of it: a fingerprint may read files.
+
+    Args:
+      value: any value.
+    """
+    names = ("spec", "class_names", "fingerprint", "__len__", "__getitem__")
+    return not isinstance(value, type) and all(inspect.getattr_static(value, name, None) is not None for name in names)
 
 
 Splits: TypeAlias = Mapping[str, Source]
