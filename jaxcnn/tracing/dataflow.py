@@ -172,7 +172,11 @@ def _while(equation: core.JaxprEqn, values: list[Value], observe: Observe | None
 
 def _scan(equation: core.JaxprEqn, values: list[Value], observe: Observe | None) -> list[Value]:
     params = equation.params
-    split = params["num_consts"], params["num_consts"] + params["num_carry"]
+    body = params["jaxpr"].jaxpr
+    # Versions of JAX differ in how they give the numbers of operands. A step takes slices of those with one more axis.
+    sliced = _with_more_axes(equation.invars, body.invars)
+    num_carried = len(equation.outvars) - _with_more_axes(equation.outvars, body.outvars)
+    split = len(values) - sliced - num_carried, len(values) - sliced
     constants, carried = values[: split[0]], values[split[0] : split[1]]
     slices = [Value(_shifted(value.seen, -1)) for value in values[split[1] :]]
 
@@ -187,6 +191,11 @@ def _scan(equation: core.JaxprEqn, values: list[Value], observe: Observe | None)
     carried = _settled(carried, lambda carry: run(carry)[: len(carry)], shapes)
     stacked = [Value(_shifted(value.seen, 1)) for value in run(carried, observe_step)[len(carried) :]]
     return [*carried, *stacked]
+
+
+def _with_more_axes(outer: Sequence[Any], inner: Sequence[Any]) -> int:
+    """Counts the variables that have more axes outside of a loop than in it."""
+    return sum(len(one) > len(other) for one, other in zip(_shapes(outer), _shapes(inner), strict=True))
 
 
 def _shifted(seen: Seen, by: int) -> Seen:

@@ -374,7 +374,8 @@ def _by_table(line: Line, length: int, to: int, places: np.ndarray, weights: np.
     line = line.unfolded(length)
     if line.axis is None:
         return line
-    used = weights != 0
+    # Constant indices have 32 bits, which the place of an element that sees nothing exceeds.
+    places, used = places.astype(np.int64), weights != 0
     step, follows = fitted(places, used, length, weights)
     read = line.read(places, used, step)
     low, high = read.regular

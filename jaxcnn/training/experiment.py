@@ -137,7 +137,10 @@ class Experiment:
         for name, part in self.splits.items():
             Batches(part, 1, seed=0, prepare=self.prepare if name == "train" else None)
         spec = self.batches.spec
-        example = {name: jax.ShapeDtypeStruct((1, *entry.shape), entry.dtype) for name, entry in spec.items()}
+        example = {
+            name: jax.ShapeDtypeStruct((1, *entry.shape), jax.dtypes.canonicalize_dtype(entry.dtype))
+            for name, entry in spec.items()
+        }
         example["image"] = jax.ShapeDtypeStruct(example["image"].shape, jnp.float32)
         weights = structure(self.layer)
 
