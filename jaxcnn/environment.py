@@ -37,8 +37,8 @@ class OtherWork:
     """Measures how many CPU cores other programs keep busy: a context manager that sets `cores` at its end.
 
     Attributes:
-      cores: the mean number of busy cores within the block, without those that this process and its ended children
-        used; None on systems without /proc/stat.
+      cores: the mean number of cores that other programs used within the block; None on systems without /proc/stat.
+        This process and its children that have ended do not count.
     """
 
     cores: float | None = None

@@ -112,7 +112,7 @@ def _entry(source: Source, name: str) -> np.ndarray:
 
 
 def _drawable(images: np.ndarray) -> np.ndarray:
-    """Returns images as shares of 1; those that are neither grey nor RGB as the mean of their channels."""
+    """Scales images to [0, 1]. An image that is neither grey nor RGB becomes the mean of its channels."""
     images = data.unit_pixels(images)
     return images if images.shape[3] in (1, 3) else images.mean(axis=3, keepdims=True)
 

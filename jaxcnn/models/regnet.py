@@ -185,7 +185,7 @@ def regnet(
 
     def block_of(groups: int) -> Callable[[int, int, int], Residual]:
         def block(in_channels: int, out_channels: int, strides: int) -> Residual:
-            # A quarter of the input channels of the block (section 5), not of those that are squeezed.
+            # A quarter of the input channels of the block (section 5), not of the channels that are squeezed.
             squeezed = round(in_channels / 4) if squeeze else 0
             return regnet_block(in_channels, out_channels, strides, groups, squeezed, norm=norm, activation=activation)
 

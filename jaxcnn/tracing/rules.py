@@ -1,4 +1,4 @@
-"""Rules that compute which pixels the results of a primitive see, from those that its operands see.
+"""Rules that compute which pixels the results of a primitive see, given the pixels that its operands see.
 
 A rule may return too many pixels, but never too few. The results of a primitive without a rule see all pixels that its
 operands see.

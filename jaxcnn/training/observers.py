@@ -35,9 +35,9 @@ class Start(NamedTuple):
 
 
 class Observer:
-    """Receives the events of a training, in the training thread. The methods do nothing: override those that you need.
+    """Receives the events of a training, in the training thread.
 
-    An exception in a method ends the training.
+    Override the methods that you need; the others do nothing. An exception in a method ends the training.
     """
 
     def on_start(self, start: Start) -> None:
