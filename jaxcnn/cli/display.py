@@ -40,9 +40,11 @@ class Display(Observer):
 
     def __enter__(self) -> Self:
         logger = logging.getLogger("jaxcnn")
-        self._level = logger.level
+        self._before = logger.level, logger.propagate
         logger.addHandler(self._handler)
         logger.setLevel(logging.INFO)
+        # Packages add handlers to the root logger, which would show a notice a second time.
+        logger.propagate = False
         return self
 
     def __exit__(
@@ -50,7 +52,8 @@ class Display(Observer):
     ) -> None:
         logger = logging.getLogger("jaxcnn")
         logger.removeHandler(self._handler)
-        logger.setLevel(self._level)
+        level, logger.propagate = self._before
+        logger.setLevel(level)
 
     def on_start(self, start: Start) -> None:
         """Describes the training."""

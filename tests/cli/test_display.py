@@ -312,3 +312,12 @@ def test_in_a_real_terminal_the_bar_is_drawn_and_ctrl_c_stops_with_a_checkpoint(
     assert shown[-1] == f"  jaxcnn train --run-dir {run} --resume"
     assert drawn.decode().rindex("\x1b[?25h") > drawn.decode().rindex("\x1b[?25l")  # the cursor is back
     assert saved(run).step == int(stopped[1])
+
+
+def test_a_notice_of_the_library_is_shown_once(caplog):
+    # A handler of the root logger, such as caplog's and those that packages add, must not show it again.
+    with make_display("mlp", "digits"):
+        logging.getLogger("jaxcnn").info("building the kernels")
+    assert caplog.messages == []
+    logging.getLogger("jaxcnn").warning("after")
+    assert caplog.messages == ["after"]
