@@ -9,6 +9,7 @@ from inspect import signature
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeGuard
 
 import jax
+from jax.extend.core import get_opaque_trace_state
 
 from jaxcnn.layers.drawing import split_key
 from jaxcnn.layers.function import identity
@@ -21,6 +22,8 @@ LAYER_NOTE = "in layer "
 
 # Keys that a forward draws for itself are counted from here, far from those of its children.
 _OWN_KEYS = 1 << 31
+
+_TRANSFORMED = "got a call within one, such as the body of jax.lax.scan or a function under jax.vmap or jax.jit"
 
 
 class Around(Protocol):
@@ -277,6 +280,10 @@ class Run:
     A child that is applied several times uses the same parameters, passes its state from call to call and draws new
     random numbers in each. A child with the name of an attribute of `Run`, such as "train", needs the brackets.
 
+    Within a function that JAX transforms, such as the body of a `jax.lax.scan`, one call in the program may be many
+    calls of the child. There, a child whose state changes is refused, and one that draws random numbers needs a key of
+    its own for each call: `run.name(x, key=key)`.
+
     Attributes:
       train: whether this is training; see `jaxcnn.types.Layer.apply`.
     """
@@ -298,14 +305,15 @@ class Run:
         self._keys = dict(zip(self._children, self._split(), strict=True))
         self._calls = dict.fromkeys(self._children, 0)
         self._drawn = 0
+        self._trace = get_opaque_trace_state()
 
-    def __getattr__(self, name: str) -> Callable[[Any], Any]:
+    def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("__"):
             raise AttributeError(name)
         return self[name]
 
-    def __getitem__(self, name: str) -> Callable[[Any], Any]:
-        """Returns the function of `x` that applies a child."""
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        """Returns the function that applies a child: of `x`, and of a key to use instead of that of the child."""
         if name not in self._children:
             raise AttributeError(
                 f"{type(self._composite).__name__} expects one of its layers {tuple(self._children)}, got {name!r}"
@@ -316,8 +324,17 @@ class Run:
         """Returns a fresh random key for the forward itself.
 
         Raises:
-          ValueError: `apply` got no key, or this is not training.
+          ValueError: `apply` got no key, this is not training, or the call is within a function that JAX transforms.
         """
+        if self._is_transformed():
+            raise ValueError(
+                f"{type(self._composite).__name__} expects run.key() to be called outside of functions that JAX "
+                f"transforms, {_TRANSFORMED}: each step would draw the same numbers; call it before, and hand "
+                "the keys in, as jax.random.split(run.key(), steps)"
+            )
+        return self._next_key()
+
+    def _next_key(self) -> jax.Array:
         if self._key is None:
             raise ValueError(
                 f"{type(self._composite).__name__} draws random numbers and expects a key in training, got "
@@ -340,14 +357,51 @@ class Run:
             return [self._key]
         return list(jax.random.split(self._key, len(self._children)))
 
-    def _call(self, name: str, x: Any) -> Any:
-        key = self._keys[name]
-        if self._calls[name] and key is not None:
-            key = self.key()
+    def _is_transformed(self) -> bool:
+        """Tells whether JAX traces a function within the forward now."""
+        return get_opaque_trace_state() != self._trace
+
+    def _call(self, name: str, x: Any, *, key: jax.Array | None = None) -> Any:
+        own_key = key is None
+        if not self.train:
+            key = None
+        elif own_key:
+            key = self._next_key() if self._calls[name] and self._key is not None else self._keys[name]
         self._calls[name] += 1
         with self._composite.naming(name):
-            y, self._state[name] = self._applied(name, x, key)
+            y, state = self._applied(name, x, key)
+            if not self._is_transformed():
+                self._state[name] = state
+            elif self.train:
+                self._check_transformed(name, x, state, own_key and key is not None)
         return y
+
+    def _check_transformed(self, name: str, x: Any, state: State, draws: bool) -> None:
+        """Refuses a call within a function that JAX transforms if the child changes its state, or draws from our key.
+
+        Args:
+          name: name of the child.
+          x: its input.
+          state: its new state.
+          draws: whether it was given a key of ours.
+        """
+        what = f"{type(self._composite).__name__} expects {name!r}"
+        before = self._state[name]
+        if any(new is not old for new, old in zip(jax.tree.leaves(state), jax.tree.leaves(before), strict=True)):
+            raise ValueError(
+                f"{what}, whose state changes in training, to be called outside of functions that JAX transforms, "
+                f"{_TRANSFORMED}; call it in a Python loop, or use a layer without state, such as LayerNorm"
+            )
+        if draws:
+            try:
+                without = functools.partial(self._children[name].apply, train=True, key=None)
+                jax.eval_shape(without, self._params[name], before, x)
+            except Exception:
+                raise ValueError(
+                    f"{what}, which draws random numbers, to be given a key in functions that JAX transforms, "
+                    f"{_TRANSFORMED}: all steps would draw the same numbers; split run.key() outside, and "
+                    f"call run.{name}(x, key=key)"
+                ) from None
 
     def _applied(self, name: str, x: Any, key: jax.Array | None) -> tuple[Any, State]:
         layer, params, state = self._children[name], self._params[name], self._state[name]
