@@ -41,6 +41,7 @@ from jaxcnn.layers import (
     LayerNorm,
     LayerScale,
     MaxPool,
+    MeanOverViews,
     Pad,
     PixelShuffle,
     PixelUnshuffle,
@@ -166,6 +167,10 @@ LAYERS = {
     LayerScale: [
         ((6, 5, 4), lambda: LayerScale(4)),
         ((7,), lambda: LayerScale(7, init_value=0.5)),
+    ],
+    MeanOverViews: [
+        ((6, 5, 4), lambda: MeanOverViews(Sequential(conv=Conv(4, 6), pool=GlobalAvgPool()))),
+        ((6, 5, 4), lambda: MeanOverViews(Sequential(norm=BatchNorm(4), drop=Dropout(0.5)), "mirror-shift")),
     ],
     MaxPool: [
         ((6, 5, 4), lambda: MaxPool()),

@@ -145,12 +145,16 @@ def make_prepare(options: Train, splits: Splits) -> Prepare | None:
       splits: its data, from `load_splits`.
 
     Returns:
-      The random crop, of the size of the validation images; None without --random-resized-crop.
+      The random crop, of the size of --training-size or of the validation images; None without --random-resized-crop.
+
+    Raises:
+      CommandError: the size is invalid.
     """
     if not options.random_resized_crop:
         return None
-    height, width, _ = image_shape(splits)
-    return RandomResizedCrop((height, width))
+    with reported(ValueError):
+        size = named.size_pair(options.training_size or image_shape(splits)[:2], "training_size")
+        return RandomResizedCrop(size)
 
 
 def image_shape(splits: Splits) -> Shape:

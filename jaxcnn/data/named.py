@@ -230,17 +230,18 @@ def _takers(field: str) -> str:
     return " and ".join(words[scheme] for scheme, one in SCHEMES.items() if field in one.takes)
 
 
-def size_pair(size: Any) -> tuple[int, int]:
+def size_pair(size: Any, name: str = "image_size") -> tuple[int, int]:
     """Returns (height, width) of an image size.
 
     Args:
       size: one number, or height and width.
+      name: of the option, for the message.
 
     Raises:
       ValueError: it has more numbers.
     """
     if len(size) not in (1, 2):
-        raise ValueError(f"image_size expects one number, or height and width, got {size}")
+        raise ValueError(f"{name} expects one number, or height and width, got {size}")
     return size[0], size[-1]
 
 

@@ -273,11 +273,12 @@ def _looked_up(numbers: np.ndarray, table: np.ndarray) -> np.ndarray:
     return np.where(known, table[np.where(known, numbers, 0)], numbers).astype(numbers.dtype)
 
 
-def in_memory(source: Source) -> Arrays:
+def in_memory(source: Source, *, workers: int | None = None) -> Arrays:
     """Reads all examples of a source into memory.
 
     Args:
       source: examples of one size.
+      workers: number of threads that read them, at least 0; None for as many as suit the source.
 
     Returns:
       The source itself if it is in memory already.
@@ -288,7 +289,8 @@ def in_memory(source: Source) -> Arrays:
     if isinstance(source, Arrays):
         return source
     check_shapes(source.spec)
-    (entries,) = read(source, source.spec, [Request(np.arange(len(source)))], default_workers(source))
+    workers = default_workers(source) if workers is None else workers
+    (entries,) = read(source, source.spec, [Request(np.arange(len(source)))], workers)
     return Arrays(entries, source.class_names, preprocessing_of(source))
 
 

@@ -24,6 +24,7 @@ from jaxcnn.layers.regularize import Dropout, DropPath
 from jaxcnn.layers.resize import PixelShuffle, PixelUnshuffle, Resize
 from jaxcnn.layers.scale import LayerScale
 from jaxcnn.layers.table import summary
+from jaxcnn.layers.views import MeanOverViews
 
 __all__ = [
     "AdaptiveAvgPool",
@@ -50,6 +51,7 @@ __all__ = [
     "LayerNorm",
     "LayerScale",
     "MaxPool",
+    "MeanOverViews",
     "Pad",
     "PixelShuffle",
     "PixelUnshuffle",

@@ -70,7 +70,7 @@ from jaxcnn.models.shufflenet import (
     shufflenet_v2_x1_5,
     shufflenet_v2_x2_0,
 )
-from jaxcnn.models.small import small_cnn
+from jaxcnn.models.small import small_cnn, whitened_cnn
 from jaxcnn.models.squeezenet import squeezenet1_0, squeezenet1_1
 from jaxcnn.models.u_net import small_unet, unet
 from jaxcnn.models.vgg import vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
@@ -156,6 +156,7 @@ __all__ = [
     "vgg16_bn",
     "vgg19",
     "vgg19_bn",
+    "whitened_cnn",
     "wide_resnet",
     "wide_resnet50_2",
     "wide_resnet101_2",

@@ -63,6 +63,7 @@ CATALOG: dict[str, Entry] = {
     "lenet5": Entry(lenet.lenet5, _DIGITS, 10, _FLAT, 61_706, 416_520, 16),
     "lenet5_1998": Entry(lenet.lenet5_1998, _DIGITS, 10, (), 60_000, 325_680, 32),
     "small_cnn": Entry(small.small_cnn, _CIFAR, 10, _FLAT, 582_026, 8_488_192, 4),
+    "whitened_cnn": Entry(small.whitened_cnn, _CIFAR, 10, _ANY_SIZE, 1_971_640, 118_147_360, 9),
     "alexnet": Entry(alexnet, _IMAGENET, 1000, _ANY_SIZE, 61_100_840, 714_188_480, 63),
     "vgg11": Entry(vgg.vgg11, _IMAGENET, 1000, _ANY_SIZE, 132_863_336, 7_609_090_048, 32),
     "vgg13": Entry(vgg.vgg13, _IMAGENET, 1000, _ANY_SIZE, 133_047_848, 11_308_466_176, 32),

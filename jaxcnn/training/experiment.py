@@ -82,6 +82,7 @@ class Experiment:
       task: loss and metrics.
       observers: receive the events of the training.
       prepare: prepares the examples of training on the host, or None.
+      workers: number of threads that read examples, or None.
     """
 
     layer: Layer
@@ -90,6 +91,7 @@ class Experiment:
     task: Task
     observers: tuple[Observer, ...]
     prepare: Prepare | None = None
+    workers: int | None = None
 
     @functools.cached_property
     def batches(self) -> Batches:
@@ -105,13 +107,14 @@ class Experiment:
             self.recipe.batch_size,
             seed=self.recipe.seed,
             prepare=self.prepare,
+            workers=self.workers,
             add=() if augment is None else augment.reads,
         )
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """(height, width, channels) of the images."""
-        return tuple(size or 0 for size in self.batches.spec["image"].shape)
+        """(height, width, channels) of the images of evaluation; those of training may have another size."""
+        return tuple(size or 0 for size in self.splits["validation"].spec["image"].shape)
 
     def first_weights(self, weights: tuple[Params, State] | None) -> tuple[Params, State]:
         """Returns the first weights: the given ones, or weights drawn from the seed."""

@@ -81,6 +81,7 @@ def run(
     numbered: bool = False,
     resume: bool = False,
     prepare: Prepare | None = None,
+    workers: int | None = None,
     place: Where | None = None,
     observers: Sequence[Observer] = (),
     about: Mapping[str, Any] | None = None,
@@ -105,6 +106,8 @@ def run(
       resume: whether to resume the training in that folder; layer, data, task and recipe must be the same.
       prepare: prepares the examples of training on the host, such as `jaxcnn.data.RandomResizedCrop`, which may then
         differ in size; those of validation and test are of one size.
+      workers: number of threads that read examples, at least 0; None for as many as suit the source. The results do not
+        depend on it.
       place: where the training and the validation set are while the model trains: "device", "memory" or "stream"; None
         for the fastest, see `jaxcnn.data.choose_place`. The results are the same.
       observers: receive the events of the training.
@@ -127,7 +130,7 @@ def run(
         raise ValueError("run expects place='memory' or 'stream' with prepare=, which works on the host, got 'device'")
     splits = data.split(source, fractions=recipe.split_fractions, seed=recipe.split_seed)
     task = choose_task(splits["train"]) if task is None else task
-    experiment = Experiment(layer, splits, recipe, task, tuple(observers), prepare)
+    experiment = Experiment(layer, splits, recipe, task, tuple(observers), prepare, workers)
     experiment.check()
     if resume:
         if folder is None:
@@ -271,7 +274,8 @@ class _Job:
             self._note(f"the examples are {_PLACES[place.where]}: {place.reason}")
             where = place.where
         with self._doing("reading the examples"):
-            return _Examples(where, data.put(train, where), data.put(validation, where))
+            workers = self.experiment.workers
+            return _Examples(where, *(data.put(one, where, workers=workers) for one in (train, validation)))
 
     def _start(self, first_step: int) -> Start:
         params, _ = structure(self.experiment.layer)
@@ -375,7 +379,9 @@ class _Job:
         if recipe.cache_features and phase.trainable is not None:
             backbone, model = cut_in_two(model)
             with self._doing("computing the features of the frozen layers"):
-                features = _cached(make_predict_step(backbone, precision=precision), train_state)
+                features = _cached(
+                    make_predict_step(backbone, precision=precision), train_state, self.experiment.workers
+                )
                 splits = self.experiment.splits
                 examples = self._put(features(splits["train"]), features(splits["validation"]))
             shape = examples.validation.spec["image"].shape
@@ -439,7 +445,7 @@ class _Job:
         return {"loss": float(sums["loss"].value), **self.experiment.task.report(rest)}
 
     def _sums(self, eval_step: Any, params: Params, state: State, source: Source) -> dict[str, Mean]:
-        batches = data.eval_batches(source, min(EVAL_BATCH_SIZE, len(source)))
+        batches = data.eval_batches(source, min(EVAL_BATCH_SIZE, len(source)), workers=self.experiment.workers)
         return evaluate(eval_step, params, state, batches, count=len(source))
 
     def _save(self, train_state: TrainState, metrics: Metrics) -> None:
@@ -538,11 +544,11 @@ def _prefixed(part: str, figures: Mapping[str, float]) -> dict[str, float | None
     return {f"{part}_{name}": value if math.isfinite(value) else None for name, value in figures.items()}
 
 
-def _cached(predict_step: Any, train_state: TrainState) -> Callable[[Source], Arrays]:
+def _cached(predict_step: Any, train_state: TrainState, workers: int | None) -> Callable[[Source], Arrays]:
     """Returns a function that replaces the images of a source by the outputs of a step."""
 
     def features(source: Source) -> Arrays:
-        batches = data.eval_batches(source, min(EVAL_BATCH_SIZE, len(source)))
+        batches = data.eval_batches(source, min(EVAL_BATCH_SIZE, len(source)), workers=workers)
         images = predict(predict_step, train_state.params, train_state.state, batches)
         others = [name for name in source.spec if name != "image"]
         return Arrays({"image": images, **data.gather(source, np.arange(len(source)), others)}, source.class_names)
