@@ -23,6 +23,7 @@ from jaxcnn.layers import (
     AdaptiveMaxPool,
     AuxiliaryHeads,
     AvgPool,
+    Backbone,
     BatchNorm,
     Concat,
     Conv,
@@ -95,6 +96,28 @@ LAYERS = {
         ((6, 5, 4), lambda: AvgPool()),
         ((6, 5, 4), lambda: AvgPool(3, strides=(2, 1), padding="SAME", count_include_pad=False)),
         ((6, 5, 4), lambda: AvgPool((2, 3), padding=((1, 0), (0, 2)), ceil_mode=True)),
+    ],
+    Backbone: [
+        (
+            (6, 5, 4),
+            lambda: Backbone(
+                Sequential(conv=Conv(4, 6, use_bias=False), norm=BatchNorm(6), down=Conv(6, 5, 3, 2), head=Conv(5, 2)),
+                at=("norm", "down"),
+            ),
+        ),
+        (
+            (6, 5, 4),
+            lambda: Backbone(
+                Sequential(
+                    stem=Conv(4, 6),
+                    block=Residual(
+                        Sequential(drop=Dropout(0.5), conv1=Conv(6, 6), norm1=BatchNorm(6), conv2=Conv(6, 6)),
+                        Conv(6, 6),
+                    ),
+                ),
+                at=("stem", "block/conv1"),
+            ),
+        ),
     ],
     BatchNorm: [
         ((6, 5, 4), lambda: BatchNorm(4)),
