@@ -579,7 +579,7 @@ def is_layer_class(value):
 
 def model_layers():
     """Finds the layers that models bring along."""
-    for module in pkgutil.iter_modules(models.__path__, "jaxcnn.models."):
+    for module in pkgutil.walk_packages(models.__path__, "jaxcnn.models."):
         for value in vars(importlib.import_module(module.name)).values():
             if is_layer_class(value) and value.__module__ == module.name:
                 yield value

@@ -87,9 +87,10 @@ def _start(options: Train, arguments: list[str]) -> int:
         splits = names.load_splits(options)
         channels = _channels(options, splits["train"])
         source = None if options.init_from is None else transfer.read_source(options, channels, display.on_note)
+        task = names.make_task(options, splits["train"])
+        names.check_model(options.model, task)
         layer = _build(options, splits, source)
         weights = transfer.first_parameters(options, layer, init_key(options.recipe), source)
-        task = names.make_task(options, splits["train"])
         if options.find_learning_rate:
             return rates.find(options, layer, splits, weights, task, display)
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{options.model_name}-{options.recipe.seed}"
