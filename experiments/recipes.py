@@ -3,7 +3,8 @@
 The trainings themselves are in `jaxcnn.training.presets`: they come with the package, so that the command works where
 there is no folder of experiments. The digits come with a package; CIFAR-10, photographs and weights of ImageNet do not.
 So this shows that each recipe runs from its first epoch to its test. It says nothing about the published figures that
-the recipes aim at; they were not measured here. Options that the digits need are given beside --recipe, in `RECIPES` below:
+the recipes aim at; they were not measured here. Options that the digits need are given beside --recipe, in `RECIPES`
+below:
 
 - cifar10-cnn: only the data differ.
 - cifar10-resnet18: 6 instead of 200 epochs, with batches of 32, on 16x16 pixels.
