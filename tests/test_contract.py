@@ -23,6 +23,7 @@ from jaxcnn.layers import (
     AdaptiveMaxPool,
     AuxiliaryHeads,
     AvgPool,
+    Backbone,
     BatchNorm,
     Concat,
     Conv,
@@ -96,6 +97,28 @@ LAYERS = {
         ((6, 5, 4), lambda: AvgPool()),
         ((6, 5, 4), lambda: AvgPool(3, strides=(2, 1), padding="SAME", count_include_pad=False)),
         ((6, 5, 4), lambda: AvgPool((2, 3), padding=((1, 0), (0, 2)), ceil_mode=True)),
+    ],
+    Backbone: [
+        (
+            (6, 5, 4),
+            lambda: Backbone(
+                Sequential(conv=Conv(4, 6, use_bias=False), norm=BatchNorm(6), down=Conv(6, 5, 3, 2), head=Conv(5, 2)),
+                at=("norm", "down"),
+            ),
+        ),
+        (
+            (6, 5, 4),
+            lambda: Backbone(
+                Sequential(
+                    stem=Conv(4, 6),
+                    block=Residual(
+                        Sequential(drop=Dropout(0.5), conv1=Conv(6, 6), norm1=BatchNorm(6), conv2=Conv(6, 6)),
+                        Conv(6, 6),
+                    ),
+                ),
+                at=("stem", "block/conv1"),
+            ),
+        ),
     ],
     BatchNorm: [
         ((6, 5, 4), lambda: BatchNorm(4)),
@@ -561,7 +584,7 @@ def is_layer_class(value):
 
 def model_layers():
     """Finds the layers that models bring along."""
-    for module in pkgutil.iter_modules(models.__path__, "jaxcnn.models."):
+    for module in pkgutil.walk_packages(models.__path__, "jaxcnn.models."):
         for value in vars(importlib.import_module(module.name)).values():
             if is_layer_class(value) and value.__module__ == module.name:
                 yield value

@@ -88,10 +88,11 @@ def _start(options: Train, arguments: list[str]) -> int:
         splits = names.load_splits(options)
         channels = _channels(options, splits["train"])
         source = None if options.init_from is None else transfer.read_source(options, channels, display.on_note)
+        task = names.make_task(options, splits["train"])
+        names.check_model(options.model, task)
         layer = _build(options, splits, source)
         weights = _first_weights(options, layer, splits, source)
         layer = _averaged(options, layer)
-        task = names.make_task(options, splits["train"])
         if options.find_learning_rate:
             return rates.find(options, layer, splits, weights, task, display)
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{options.model_name}-{options.recipe.seed}"

@@ -15,6 +15,7 @@ from jaxcnn.data.pictures import FitMode, FitPicture
 from jaxcnn.data.resizing import resized
 from jaxcnn.data.sources import archives
 from jaxcnn.data.sources import manifest as manifests
+from jaxcnn.data.sources.digit_scenes import digit_scenes
 from jaxcnn.data.sources.digits import digits
 from jaxcnn.data.sources.image_folder import image_folder
 from jaxcnn.data.sources.manifest import Kind, manifest
@@ -27,7 +28,12 @@ from jaxcnn.data.sources.source import Source, Splits
 from jaxcnn.data.sources.tfds import tfds
 from jaxcnn.data.sources.web_dataset import web_dataset
 
-NAMES: dict[str, Callable[[], Source | Splits]] = {"digits": digits, "shapes": shapes}
+NAMES: dict[str, Callable[[], Source | Splits]] = {
+    "digits": digits,
+    "digit_scenes": digit_scenes,
+    "digit_instances": functools.partial(digit_scenes, labels="instances"),
+    "shapes": shapes,
+}
 """Data sets that come with packages."""
 
 DOWNLOADED: dict[str, Callable[..., Splits]] = {
@@ -175,7 +181,7 @@ def absolute(name: str) -> str:
 def load(name: str, *, progress: Progress | None = None, **options: Any) -> Any:
     """Reads a data set by its name, as `jaxcnn train --data NAME` does.
 
-    - "digits" and "shapes"; "cifar10", "mnist" and others, which are downloaded once;
+    - "digits", "shapes", "digit_scenes" and "digit_instances"; "cifar10", "mnist" and others, downloaded once;
     - "tfds:NAME", a data set that TensorFlow Datasets has prepared (`tfds`);
     - "wds:PATTERN", tar files of pictures and labels (`web_dataset`);
     - a folder with a folder for each class (`image_folder`), with the folders `images` and `masks` (`mask_folder`), or

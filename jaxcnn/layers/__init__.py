@@ -1,5 +1,6 @@
 """Layers: frozen dataclasses that pair the ops with parameters and state. See `jaxcnn.types.Layer`."""
 
+from jaxcnn.layers.backbone import Backbone, Level, pyramid_paths
 from jaxcnn.layers.batching import Batched, batched
 from jaxcnn.layers.composite import Composite, Run, apply_with_hook
 from jaxcnn.layers.containers import AuxiliaryHeads, Concat, Gate, Residual, Sequential
@@ -31,6 +32,7 @@ __all__ = [
     "AdaptiveMaxPool",
     "AuxiliaryHeads",
     "AvgPool",
+    "Backbone",
     "BatchNorm",
     "Batched",
     "Composite",
@@ -50,6 +52,7 @@ __all__ = [
     "Initializer",
     "LayerNorm",
     "LayerScale",
+    "Level",
     "MaxPool",
     "MeanOverViews",
     "Pad",
@@ -70,6 +73,7 @@ __all__ = [
     "identity",
     "multiply_adds",
     "output_shape",
+    "pyramid_paths",
     "receptive_field",
     "summary",
     "trainable",

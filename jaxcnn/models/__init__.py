@@ -64,6 +64,7 @@ from jaxcnn.models.resnet import (
     wide_resnet101_2,
 )
 from jaxcnn.models.resnet_v2 import resnet50_v2, resnet101_v2, resnet152_v2, wide_resnet, wrn_28_10
+from jaxcnn.models.segmentation.u_net import small_unet, unet
 from jaxcnn.models.shufflenet import (
     shufflenet_v2_x0_5,
     shufflenet_v2_x1_0,
@@ -72,7 +73,6 @@ from jaxcnn.models.shufflenet import (
 )
 from jaxcnn.models.small import small_cnn, whitened_cnn
 from jaxcnn.models.squeezenet import squeezenet1_0, squeezenet1_1
-from jaxcnn.models.u_net import small_unet, unet
 from jaxcnn.models.vgg import vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
 
 __all__ = [

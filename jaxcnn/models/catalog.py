@@ -1,7 +1,7 @@
 """The models by name, with their images and sizes. The command line and the tests use this list."""
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from jaxcnn.layers import AuxiliaryHeads, Sequential
 from jaxcnn.models import (
@@ -18,17 +18,21 @@ from jaxcnn.models import (
     shufflenet,
     small,
     squeezenet,
-    u_net,
     vgg,
 )
 from jaxcnn.models.alex_net import alexnet
 from jaxcnn.models.extreme_inception import xception
 from jaxcnn.models.google_net import googlenet
+from jaxcnn.models.segmentation import u_net
 from jaxcnn.types import Shape
 from jaxcnn.values import Partial
 
 Model: TypeAlias = Sequential | AuxiliaryHeads
 """What a model function returns."""
+
+
+Kind: TypeAlias = Literal["classification", "segmentation"]
+"""What a model gives: a logit for each class, or one for each class and pixel."""
 
 
 class Entry(NamedTuple):
@@ -43,6 +47,7 @@ class Entry(NamedTuple):
       parameters: number of its parameters for that image, without those of auxiliary heads.
       multiply_adds: its multiply-adds for that image in evaluation.
       min_size: smallest height and width of an image that the model takes, in pixels.
+      task: what the model is for. A classifier serves regression and several labels too.
     """
 
     build: Callable[..., Model]
@@ -52,6 +57,7 @@ class Entry(NamedTuple):
     parameters: int
     multiply_adds: int
     min_size: int = 1
+    task: Kind = "classification"
 
 
 _FLAT = ("in_channels", "image_size")
@@ -152,8 +158,8 @@ CATALOG: dict[str, Entry] = {
     "resnet56": Entry(resnet.resnet56, _CIFAR, 10, _ANY_SIZE, 853_018, 125_485_696),
     "resnet110": Entry(resnet.resnet110, _CIFAR, 10, _ANY_SIZE, 1_727_962, 252_887_680),
     "wrn_28_10": Entry(resnet_v2.wrn_28_10, _CIFAR, 10, _ANY_SIZE, 36_479_194, 5_243_328_768),
-    "small_unet": Entry(u_net.small_unet, (64, 64, 3), 2, _ANY_SIZE, 482_754, 145_031_168, 8),
-    "unet": Entry(u_net.unet, (128, 128, 3), 2, _ANY_SIZE, 31_037_698, 12_042_895_360, 16),
+    "small_unet": Entry(u_net.small_unet, (64, 64, 3), 2, _ANY_SIZE, 482_754, 145_031_168, 8, "segmentation"),
+    "unet": Entry(u_net.unet, (128, 128, 3), 2, _ANY_SIZE, 31_037_698, 12_042_895_360, 16, "segmentation"),
 }
 
 
