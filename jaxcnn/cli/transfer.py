@@ -13,12 +13,13 @@ from jaxcnn.cli import names, own_models
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Train
 from jaxcnn.cli.terminal import shown
-from jaxcnn.layers import Composite
+from jaxcnn.layers import Backbone, Composite
 from jaxcnn.models.catalog import CATALOG, Model
 from jaxcnn.models.normalized import Normalization
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.run_folder import RunFolder, RunFolderError, is_run_folder, load_model
 from jaxcnn.types import Layer, Params, State
+from jaxcnn.values import Partial
 
 # A longer list would push the message off the screen.
 _LISTED = 10
@@ -33,6 +34,7 @@ class Source(NamedTuple):
       state: state by path in the model.
       model: the model that they were trained with; None if it is that of the catalog.
       normalization: the normalization that they expect, or None.
+      encoder: whether the model is a classifier, and the weights are for the encoder of a segmentation model.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Source(NamedTuple):
     state: Mapping[str, Any]
     model: Model | None
     normalization: Normalization | None
+    encoder: bool = False
 
 
 def read_source(options: Train, channels: int, note: Callable[[str], None]) -> Source:
@@ -73,8 +76,19 @@ def _read_weights(source: str, options: Train, channels: int, note: Callable[[st
     # Imported here: it is large, and a run that starts from another run does not need it.
     from jaxcnn.interop.weights import input_channels, load_weights, with_channels
 
+    encoder = _encoder_of(options.model)
     with reported(ImportError, OSError, ValueError):
-        weights = load_weights(options.model, source)
+        try:
+            weights = load_weights(options.model, source)
+            encoder = None
+        except ValueError as error:
+            if encoder is None:
+                raise
+            try:
+                weights = load_weights(encoder, source)
+            except ValueError as other:
+                raise ValueError(f"{error}\nnor of its encoder: {other}") from other
+            note(f"weights of {encoder} for the encoder; the other layers of {options.model} are new")
     given = input_channels(weights.model)
     if given not in (None, channels):
         had_preprocessing = weights.preprocessing is not None
@@ -86,7 +100,13 @@ def _read_weights(source: str, options: Train, channels: int, note: Callable[[st
         )
     params, state = trees.named_leaves(weights.params), trees.named_leaves(weights.state)
     normalization = None if weights.preprocessing is None else weights.preprocessing.normalization()
-    return Source(source, params, state, weights.model, normalization)
+    return Source(source, params, state, weights.model, normalization, encoder is not None)
+
+
+def _encoder_of(model: str) -> str | None:
+    """Returns the name of the classifier that is the encoder of a model of the catalog; None if it has none."""
+    build = CATALOG[model].build
+    return dict(build.options).get("encoder") if isinstance(build, Partial) else None
 
 
 def _read_run(path: Path, options: Train) -> Source:
@@ -121,6 +141,8 @@ def first_parameters(options: Train, model: Layer, key: jax.Array, source: Sourc
     params, state = model.init(key)
     if source is None:
         return params, state
+    if source.encoder:
+        return _with_encoder(options, model, params, state, source)
     classes = _differing(params, source.params, head=True)
     new_head = options.head == "new" or (
         options.head == "auto" and (options.recipe.freeze is not None or bool(classes))
@@ -134,12 +156,35 @@ def first_parameters(options: Train, model: Layer, key: jax.Array, source: Sourc
         if faults := _differing(tree, leaves, head=False):
             raise CommandError(_misfit(options, source, params, faults))
     if source.model is not None and _body(source.model) != _body(model):
-        raise CommandError(
-            f"the weights in {shown(source.name)} belong to a variant of {options.model} that differs from the "
-            "catalog's; train it in Python, with the model that "
-            "jaxcnn.interop.weights.load_weights returns"
-        )
+        raise CommandError(_variant(options, source))
     return _filled(params, source.params, new_head), _filled(state, source.state, new_head)
+
+
+def _with_encoder(options: Train, model: Any, params: Params, state: State, source: Source) -> tuple[Params, State]:
+    """Replaces the arrays of a segmentation model's encoder by those of a classifier."""
+    if options.head == "keep":
+        raise CommandError(
+            f"--head keep expects weights of {options.model}, got those of its encoder in {shown(source.name)}; omit it"
+        )
+    at = model["encoder"].at
+    if source.model is None or Backbone(source.model, at) != model["encoder"]:
+        raise CommandError(_variant(options, source))
+    return _encoder_filled(params, source.params), _encoder_filled(state, source.state)
+
+
+def _encoder_filled(tree: Params | State, leaves: Mapping[str, Any]) -> Any:
+    filled = [
+        jnp.asarray(leaves[name.removeprefix("encoder/")], leaf.dtype) if name.startswith("encoder/") else leaf
+        for name, leaf in trees.named_leaves(tree).items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(tree), filled)
+
+
+def _variant(options: Train, source: Source) -> str:
+    return (
+        f"the weights in {shown(source.name)} belong to a variant of {options.model} that differs from the catalog's; "
+        "train it in Python, with the model that jaxcnn.interop.weights.load_weights returns"
+    )
 
 
 def _body(model: Any) -> dict[str, Any]:

@@ -24,6 +24,12 @@ from jaxcnn.models.alex_net import alexnet
 from jaxcnn.models.extreme_inception import xception
 from jaxcnn.models.google_net import googlenet
 from jaxcnn.models.segmentation import deeplab, fcn, lraspp, u_net
+from jaxcnn.models.segmentation.deeplabv3_plus import deeplabv3_plus
+from jaxcnn.models.segmentation.encoder_unet import encoder_unet, unet_plus_plus
+from jaxcnn.models.segmentation.fpn import fpn
+from jaxcnn.models.segmentation.linknet import linknet
+from jaxcnn.models.segmentation.pspnet import pspnet
+from jaxcnn.models.segmentation.upernet import upernet
 from jaxcnn.types import Shape
 from jaxcnn.values import Partial
 
@@ -58,6 +64,14 @@ class Entry(NamedTuple):
     multiply_adds: int
     min_size: int = 1
     task: Kind = "classification"
+
+
+def _with_encoder(
+    build: Callable[..., Model], encoder: str, parameters: int, multiply_adds: int, min_size: int = 32
+) -> Entry:
+    """Describes a segmentation model with a classifier as its encoder."""
+    model = Partial(build, encoder=encoder)
+    return Entry(model, (256, 256, 3), 2, ("in_channels",), parameters, multiply_adds, min_size, "segmentation")
 
 
 _FLAT = ("in_channels", "image_size")
@@ -161,6 +175,20 @@ CATALOG: dict[str, Entry] = {
     "wrn_28_10": Entry(resnet_v2.wrn_28_10, _CIFAR, 10, _ANY_SIZE, 36_479_194, 5_243_328_768),
     "small_unet": Entry(u_net.small_unet, (64, 64, 3), 2, _ANY_SIZE, 482_754, 145_031_168, 8, "segmentation"),
     "unet": Entry(u_net.unet, (128, 128, 3), 2, _ANY_SIZE, 31_037_698, 12_042_895_360, 16, "segmentation"),
+    "unet_2015": Entry(u_net.unet_2015, (572, 572, 1), 2, _ANY_SIZE, 31_030_658, 150_428_424_448, 188, "segmentation"),
+    "unet_resnet18": _with_encoder(encoder_unet, "resnet18", 14_328_354, 5_407_506_432),
+    "unet_resnet34": _with_encoder(encoder_unet, "resnet34", 24_436_514, 7_823_425_536),
+    "unet_resnet50": _with_encoder(encoder_unet, "resnet50", 32_521_250, 10_641_997_824),
+    "unet_mobilenet_v2": _with_encoder(encoder_unet, "mobilenet_v2", 6_629_090, 3_354_451_968),
+    "unet_efficientnet_b0": _with_encoder(encoder_unet, "efficientnet_b0", 5_839_454, 2_967_259_648),
+    "unet_vgg16_bn": _with_encoder(encoder_unet, "vgg16_bn", 23_756_834, 24_744_296_448),
+    "unet_densenet121": _with_encoder(encoder_unet, "densenet121", 13_607_778, 8_400_142_336),
+    "unet_plus_plus_resnet34": _with_encoder(unet_plus_plus, "resnet34", 26_078_754, 18_393_071_616),
+    "fpn_resnet34": _with_encoder(fpn, "resnet34", 23_155_522, 6_855_589_888),
+    "pspnet_resnet34": _with_encoder(pspnet, "resnet34", 1_505_826, 2_344_820_736, 8),
+    "deeplabv3_plus_resnet50": _with_encoder(deeplabv3_plus, "resnet50", 26_677_842, 9_141_747_712, 16),
+    "upernet_convnext_tiny": _with_encoder(upernet, "convnext_tiny", 37_044_130, 19_105_366_016),
+    "linknet_resnet34": _with_encoder(linknet, "resnet34", 21_771_970, 5_032_116_224),
     "fcn_resnet50": Entry(fcn.fcn_resnet50, _SCENE, 21, _ANY_SIZE, 32_957_013, 142_725_772_800, 1, "segmentation"),
     "fcn_resnet101": Entry(fcn.fcn_resnet101, _SCENE, 21, _ANY_SIZE, 51_949_141, 222_746_867_200, 1, "segmentation"),
     "deeplabv3_resnet50": Entry(

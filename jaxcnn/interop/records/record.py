@@ -13,7 +13,7 @@ from jaxcnn.layers import Conv, ConvTranspose, Dense, LayerScale
 from jaxcnn.types import Layer, Shape
 from jaxcnn.values import Value
 
-Origin = Literal["torchvision", "timm", "keras", "jaxcnn"]
+Origin = Literal["torchvision", "timm", "smp", "keras", "jaxcnn"]
 
 Replacement = str | Callable[[re.Match[str]], str]
 """A template as of `re.Match.expand`, or a function of the match."""
@@ -113,6 +113,8 @@ class Record(Value):
       auto_numbered: names of layers that Keras numbers consecutively within a session, such as "conv2d": only the order
         of their numbers matters. In the names above they are counted from 0: "conv2d_0/kernel".
       ignored: regular expressions for arrays that the model does not use, with their meaning.
+      unused: returns the shapes of further ignored arrays by name, which the source builds and does not use; None for
+        none. Files written for the source have zeros in their place.
       read_preprocessing: reads the preprocessing from ignored arrays of the file.
       head: path of the layer that computes the logits.
     """
@@ -128,6 +130,7 @@ class Record(Value):
     rewrites: tuple[tuple[str, str], ...] = ()
     auto_numbered: tuple[str, ...] = ()
     ignored: tuple[tuple[str, str], ...] = ()
+    unused: Callable[[], Mapping[str, Shape]] | None = None
     read_preprocessing: Callable[[Mapping[str, Tensor]], Preprocessing] | None = None
     head: str = "head"
 
@@ -165,8 +168,10 @@ class Record(Value):
     def ignores(self, name: str) -> bool:
         """Returns whether the model ignores an array of this name."""
         # torch's batch counters matter only for batch norms with cumulative moments, which none of these models has.
-        counter = self.origin in ("torchvision", "timm") and name.endswith(".num_batches_tracked")
-        return counter or any(re.fullmatch(pattern, name) for pattern, _ in self.ignored)
+        counter = self.origin in ("torchvision", "timm", "smp") and name.endswith(".num_batches_tracked")
+        if counter or any(re.fullmatch(pattern, name) for pattern, _ in self.ignored):
+            return True
+        return self.unused is not None and name in self.unused()
 
     def to_source(self, path: str, layer: Layer, leaf: str, array: np.ndarray) -> np.ndarray:
         """Converts an array to the layout of the source.
