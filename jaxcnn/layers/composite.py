@@ -3,12 +3,13 @@
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeGuard
 
 import jax
+from jax.extend.core import get_opaque_trace_state
 
 from jaxcnn.layers.drawing import split_key
 from jaxcnn.layers.function import identity
@@ -21,6 +22,8 @@ LAYER_NOTE = "in layer "
 
 # Keys that a forward draws for itself are counted from here, far from those of its children.
 _OWN_KEYS = 1 << 31
+
+_TRANSFORMED = "got a call within one, such as the body of jax.lax.scan or a function under jax.vmap or jax.jit"
 
 
 class Around(Protocol):
@@ -110,6 +113,20 @@ class Composite(Value):
     def without(self, name: str) -> Self:
         """Returns a copy without a child: `identity` takes its place, or a container drops it."""
         return self.with_children({**self.children(), name: identity})
+
+    def up_to(self, name: str) -> Layer:
+        """Returns the layer without the children that its forward applies after one of them, as far as that is known.
+
+        The order of a forward is not known here, so all children stay; containers override this.
+
+        Args:
+          name: name of a child, among those of `children()`.
+
+        Returns:
+          The layer; `Backbone` uses it, and stops where the child has been applied.
+        """
+        del name
+        return self
 
     def forward(self, run: "Run", x: Any) -> Any:
         """Computes the layer on one image.
@@ -277,6 +294,10 @@ class Run:
     A child that is applied several times uses the same parameters, passes its state from call to call and draws new
     random numbers in each. A child with the name of an attribute of `Run`, such as "train", needs the brackets.
 
+    Within a function that JAX transforms, such as the body of a `jax.lax.scan`, one call in the program may be many
+    calls of the child. There, a child whose state changes is refused, and one that draws random numbers needs a key of
+    its own for each call: `run.name(x, key=key)`.
+
     Attributes:
       train: whether this is training; see `jaxcnn.types.Layer.apply`.
     """
@@ -298,14 +319,15 @@ class Run:
         self._keys = dict(zip(self._children, self._split(), strict=True))
         self._calls = dict.fromkeys(self._children, 0)
         self._drawn = 0
+        self._trace = get_opaque_trace_state()
 
-    def __getattr__(self, name: str) -> Callable[[Any], Any]:
+    def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("__"):
             raise AttributeError(name)
         return self[name]
 
-    def __getitem__(self, name: str) -> Callable[[Any], Any]:
-        """Returns the function of `x` that applies a child."""
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        """Returns the function that applies a child: of `x`, and of a key to use instead of that of the child."""
         if name not in self._children:
             raise AttributeError(
                 f"{type(self._composite).__name__} expects one of its layers {tuple(self._children)}, got {name!r}"
@@ -316,8 +338,17 @@ class Run:
         """Returns a fresh random key for the forward itself.
 
         Raises:
-          ValueError: `apply` got no key, or this is not training.
+          ValueError: `apply` got no key, this is not training, or the call is within a function that JAX transforms.
         """
+        if self._is_transformed():
+            raise ValueError(
+                f"{type(self._composite).__name__} expects run.key() to be called outside of functions that JAX "
+                f"transforms, {_TRANSFORMED}: each step would draw the same numbers; call it before, and hand "
+                "the keys in, as jax.random.split(run.key(), steps)"
+            )
+        return self._next_key()
+
+    def _next_key(self) -> jax.Array:
         if self._key is None:
             raise ValueError(
                 f"{type(self._composite).__name__} draws random numbers and expects a key in training, got "
@@ -333,6 +364,38 @@ class Run:
         path = _join(self._inside.path, name)
         return any(asked == path or asked.startswith(f"{path}/") for asked in self._inside.asked)
 
+    def results_within(self, name: str, x: Any, at: Sequence[str]) -> dict[str, Any]:
+        """Applies a child until some layers within it have been computed.
+
+        Args:
+          name: name of the child, a composite.
+          x: its input.
+          at: paths of layers within it; the last one is the one that is computed last.
+
+        Returns:
+          The results of these layers by path, in the order in which they were computed.
+
+        Raises:
+          ValueError: the child does not apply one of them.
+        """
+        child, outside = self._children[name], self._inside
+        before = "" if outside is None else outside.path
+        path = path_of_child(self._composite, before, name)
+        layers = {_join(path, one): layer_at(child, one) for one in at}
+        taps = Taps(layers, None if outside is None else outside.around)
+        asked = frozenset(layers) | (frozenset() if outside is None else outside.asked)
+        self._inside = _Inside(taps, asked, before)
+        try:
+            self._call(name, x)
+        except Stopped as stopped:
+            if stopped.by is not taps:
+                raise
+        finally:
+            self._inside = outside
+        if missing := [one for one in at if _join(path, one) not in taps.found]:
+            raise ValueError(f"expected the path of a layer that the model applies, got {missing[0]!r}")
+        return {found.removeprefix(path).removeprefix("/"): y for found, y in taps.found.items()}
+
     def _split(self) -> list[jax.Array | None]:
         if self._key is None or not self._children:
             return [None] * len(self._children)
@@ -340,14 +403,56 @@ class Run:
             return [self._key]
         return list(jax.random.split(self._key, len(self._children)))
 
-    def _call(self, name: str, x: Any) -> Any:
-        key = self._keys[name]
-        if self._calls[name] and key is not None:
-            key = self.key()
+    def _is_transformed(self) -> bool:
+        """Tells whether JAX traces a function within the forward now."""
+        return get_opaque_trace_state() != self._trace
+
+    def _call(self, name: str, x: Any, *, key: jax.Array | None = None) -> Any:
+        own_key = key is None
+        if not self.train:
+            key = None
+        elif own_key:
+            key = self._next_key() if self._calls[name] and self._key is not None else self._keys[name]
         self._calls[name] += 1
         with self._composite.naming(name):
-            y, self._state[name] = self._applied(name, x, key)
+            try:
+                y, state = self._applied(name, x, key)
+            except Stopped as stopped:
+                self._state[name] = stopped.state
+                stopped.state = self._composite.joined(self._state)
+                raise
+            if not self._is_transformed():
+                self._state[name] = state
+            elif self.train:
+                self._check_transformed(name, x, state, own_key and key is not None)
         return y
+
+    def _check_transformed(self, name: str, x: Any, state: State, draws: bool) -> None:
+        """Refuses a call within a function that JAX transforms if the child changes its state, or draws from our key.
+
+        Args:
+          name: name of the child.
+          x: its input.
+          state: its new state.
+          draws: whether it was given a key of ours.
+        """
+        what = f"{type(self._composite).__name__} expects {name!r}"
+        before = self._state[name]
+        if any(new is not old for new, old in zip(jax.tree.leaves(state), jax.tree.leaves(before), strict=True)):
+            raise ValueError(
+                f"{what}, whose state changes in training, to be called outside of functions that JAX transforms, "
+                f"{_TRANSFORMED}; call it in a Python loop, or use a layer without state, such as LayerNorm"
+            )
+        if draws:
+            try:
+                without = functools.partial(self._children[name].apply, train=True, key=None)
+                jax.eval_shape(without, self._params[name], before, x)
+            except Exception:
+                raise ValueError(
+                    f"{what}, which draws random numbers, to be given a key in functions that JAX transforms, "
+                    f"{_TRANSFORMED}: all steps would draw the same numbers; split run.key() outside, and "
+                    f"call run.{name}(x, key=key)"
+                ) from None
 
     def _applied(self, name: str, x: Any, key: jax.Array | None) -> tuple[Any, State]:
         layer, params, state = self._children[name], self._params[name], self._state[name]
@@ -373,6 +478,85 @@ class Run:
                 f"{', '.join(map(repr, missing))}; apply it, as run.{missing[0]}(x), or remove the field"
             )
         return self._composite.joined(self._state)
+
+
+class Stopped(BaseException):
+    """All layers that `Taps` waits for have been computed. Not an `Exception`, since no handler of errors may catch it.
+
+    Attributes:
+      by: what stopped the computation.
+      state: the new state of the layer that the exception has left last.
+    """
+
+    def __init__(self, by: "Taps", state: State) -> None:
+        super().__init__()
+        self.by, self.state = by, state
+
+
+class Taps:
+    """Goes around layers, keeps the results of some of them, and stops when it has all.
+
+    Args:
+      layers: the layers by path; the last one is computed last if something else goes around the layers too.
+      outside: what goes around the layers too, or None. It does not see a composite that is stopped before its end.
+    """
+
+    def __init__(self, layers: Mapping[str, Layer], outside: Around | None = None) -> None:
+        self.found: dict[str, Any] = {}
+        self._layers, self._outside, self._last = layers, outside, next(reversed(dict(layers)))
+
+    def __call__(self, path: str, layer: Layer, apply: Any, params: Params, state: State, x: Any) -> tuple[Any, State]:
+        """Returns the layer's result and its new state."""
+        if self._outside is None or self._last.startswith(f"{path}/"):
+            y, state = apply(params, state, x)
+        elif any(one.startswith(f"{path}/") for one in self._layers):
+            y, state = self._passed_outside(path, layer, apply, params, state, x)
+        else:
+            y, state = self._outside(path, layer, apply, params, state, x)
+        # A layer that is inlined has the path of the composite around it.
+        if self._layers.get(path) is layer:
+            self.found[path] = y
+            if len(self.found) == len(self._layers):
+                raise Stopped(self, state)
+        return y, state
+
+    def _passed_outside(
+        self, path: str, layer: Layer, apply: Any, params: Params, state: State, x: Any
+    ) -> tuple[Any, State]:
+        # `outside` may trace `apply` on its own, and then its results are all that may leave the trace: the results
+        # found within pass through beside the state.
+        def with_found(params: Params, state: State, x: Any) -> tuple[Any, Any]:
+            y, state = apply(params, state, x)
+            return y, (state, {one: y for one, y in self.found.items() if one.startswith(f"{path}/")})
+
+        outside: Any = self._outside
+        y, (state, found) = outside(path, layer, with_found, params, state, x)
+        self.found |= found
+        return y, state
+
+
+def layer_at(model: Layer, path: str) -> Layer:
+    """Returns a layer within a model.
+
+    Args:
+      model: a layer made of layers.
+      path: its path; that of the second call of a layer ends in "#2".
+
+    Returns:
+      The layer.
+
+    Raises:
+      ValueError: there is no layer of that path.
+    """
+    names = [name.partition("#")[0] for name in path.split("/")]
+    if "" in names:
+        raise ValueError(f"expected paths of names with '/' between them, got {path!r}")
+    if not isinstance(model, Composite):
+        raise ValueError(f"expected a model made of layers, got {model!r}")
+    try:
+        return model["/".join(names)]
+    except KeyError as error:
+        raise ValueError(f"{error.args[0]}, in the path {path!r}") from None
 
 
 def apply_around(

@@ -1,5 +1,6 @@
 """Layers made of layers, written as a user would: what a forward may do, and what sees inside it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, make_dataclass, replace
 from types import MappingProxyType
 
@@ -125,6 +126,109 @@ def test_a_forward_that_draws_needs_a_key():
         ValueError, match="Noisy draws random numbers and expects a key in training, got none; pass key="
     ):
         layer.apply(*drawn(layer), jnp.ones(3), train=True)
+
+
+@dataclass(frozen=True, repr=False)
+class Within(Composite):
+    """Applies a layer within a function that JAX transforms."""
+
+    inner: Layer
+    apply_within: Callable
+
+    def forward(self, run, x):
+        return self.apply_within(run, x)
+
+
+def in_scan(run, x):
+    return jax.lax.scan(lambda x, _: (run.inner(x), None), x, length=3)[0]
+
+
+TRANSFORMS = {
+    "scan": in_scan,
+    "while_loop": lambda run, x: jax.lax.fori_loop(0, jnp.int32(3), lambda _, x: run.inner(x), x),
+    "cond": lambda run, x: jax.lax.cond(jnp.sum(x) > 0, run.inner, lambda x: x, x),
+    "vmap": lambda run, x: jax.vmap(run.inner)(jnp.stack([x, x]))[0],
+    "jit": lambda run, x: jax.jit(run.inner)(x),
+    "checkpoint": lambda run, x: jax.checkpoint(run.inner)(x),
+}
+
+
+@pytest.mark.parametrize(
+    ("inner", "transform"),
+    [*((BatchNorm(4), transform) for transform in TRANSFORMS.values()), (Sequential(norm=BatchNorm(4)), in_scan)],
+    ids=[*TRANSFORMS, "composite"],
+)
+def test_a_state_cannot_change_within_a_transformed_function(inner, transform):
+    layer = Within(inner, transform)
+    with pytest.raises(
+        ValueError,
+        match=r"Within expects 'inner', whose state changes in training, to be called outside of functions that JAX "
+        r"transforms, got a call within one, such as .*; call it in a Python loop, or use a layer without state",
+    ):
+        batched(layer)(*drawn(layer), IMAGE[None], train=True)
+
+
+def test_a_state_is_used_within_a_loop_in_evaluation():
+    layer = Within(BatchNorm(4, epsilon=0.0), in_scan)
+    params, state = {"inner": {"scale": 2 * jnp.ones(4), "bias": jnp.ones(4)}}, drawn(layer)[1]
+    y, new_state = layer.apply(params, state, jnp.ones((1, 1, 4)), train=False)
+    np.testing.assert_allclose(y, np.full((1, 1, 4), 2 * (2 * (2 + 1) + 1) + 1), rtol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, new_state, state)
+
+
+@pytest.mark.parametrize(
+    ("inner", "transform"),
+    [
+        *((Dropout(0.5), transform) for transform in TRANSFORMS.values()),
+        (Sequential(dense=Dense(4, 4), drop=Dropout(0.5)), in_scan),
+    ],
+    ids=[*TRANSFORMS, "composite"],
+)
+def test_draws_within_a_transformed_function_need_a_key_of_their_own(inner, transform):
+    layer = Within(inner, transform)
+    with pytest.raises(
+        ValueError,
+        match=r"Within expects 'inner', which draws random numbers, to be given a key in functions that JAX "
+        r"transforms, got a call within one, .*; split run.key\(\) outside, and call run.inner\(x, key=key\)",
+    ):
+        layer.apply(*drawn(layer), jnp.ones(4), train=True, key=KEY)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_other_layers_work_within_a_transformed_function(transform):
+    layer = Within(Sequential(norm=LayerNorm(4), drop=Dropout(0.0)), transform)
+    y, _ = layer.apply(*drawn(layer), jnp.arange(4.0), train=True, key=KEY)
+    np.testing.assert_allclose(y, jax.nn.standardize(jnp.arange(4.0), epsilon=1e-6), atol=1e-5)
+
+
+def test_a_loop_may_hand_keys_to_a_layer():
+    def forward(run, x):
+        keys = jax.random.split(run.key(), 3) if run.train else None
+        return jax.lax.scan(lambda x, key: (x, run.inner(x, key=key)), x, keys, length=3)[1]
+
+    layer = Within(Dropout(0.5), forward)
+    y, _ = layer.apply(*drawn(layer), jnp.ones(64), train=True, key=KEY)
+    assert not np.array_equal(y[0], y[1])
+    assert not np.array_equal(y[1], y[2])
+    np.testing.assert_array_equal(layer.apply(*drawn(layer), jnp.ones(64), train=False)[0], jnp.ones((3, 64)))
+
+
+def test_a_key_that_is_given_is_used_instead_of_that_of_the_layer():
+    layer = Within(Dropout(0.5), lambda run, x: run.inner(x, key=jax.random.key(7)))
+    y, _ = layer.apply(*drawn(layer), jnp.ones(64), train=True, key=KEY)
+    np.testing.assert_array_equal(y, Dropout(0.5).apply({}, {}, jnp.ones(64), train=True, key=jax.random.key(7))[0])
+
+
+def test_a_forward_draws_its_keys_outside_of_loops():
+    layer = Within(
+        identity, lambda run, x: jax.lax.map(lambda x: run.inner(x) + jax.random.normal(run.key(), x.shape), x)
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"Within expects run.key\(\) to be called outside of functions that JAX transforms, got a call within "
+        r"one, .*; call it before, and hand the keys in",
+    ):
+        layer.apply(*drawn(layer), jnp.ones(4), train=True, key=KEY)
 
 
 @dataclass(frozen=True, repr=False)

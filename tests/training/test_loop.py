@@ -99,7 +99,13 @@ def test_the_metrics_of_an_epoch_are_the_sums_of_its_steps_and_of_no_other():
     assert rows == [sums(0.0 + 1 + 2 + 3, 4, 1 + 2 + 3 + 4), sums(4.0 + 5 + 6 + 7, 4, 5 + 6 + 7 + 8)]
 
 
-def test_after_a_step_the_metrics_lack_that_step_which_may_still_be_computed():
+@pytest.fixture
+def read_each_step(monkeypatch):
+    """Reads the metrics of each step while the next one is computed, however quick the steps are."""
+    monkeypatch.setattr(loop, "_READ_SECONDS", 0.0)
+
+
+def test_after_a_step_the_metrics_lack_that_step_which_may_still_be_computed(read_each_step):
     losses = []
     fake_fit(2, on_step=[lambda progress: losses.append(dict(progress.metrics.sums).get("loss", Mean(None, 0)).total)])
     assert losses == [None, 0.0, 0.0 + 1, 0.0 + 1 + 2, None, 4.0, 4.0 + 5, 4.0 + 5 + 6]
@@ -165,7 +171,7 @@ def test_a_resumed_epoch_adds_to_the_sums_it_had():
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("bad", range(1, 9))
-def test_a_loss_that_is_not_finite_stops_and_names_its_step(bad, value):
+def test_a_loss_that_is_not_finite_stops_and_names_its_step(bad, value, read_each_step):
     steps, epochs = [], []
     losses = [value if k >= bad - 1 else 1.0 for k in range(8)]
     with pytest.raises(
@@ -583,7 +589,7 @@ def test_waiting_begins_when_the_device_has_nothing_left_to_do(monkeypatch):
     timer, finishes = Timer(monkeypatch), []
 
     def block_until_ready(pending):
-        finishes.append(None if pending is None else pending[0])
+        finishes.append(pending.sums["loss"].total)
         timer.now += 5.0
 
     def ahead(items, size, on_wait):
@@ -596,7 +602,7 @@ def test_waiting_begins_when_the_device_has_nothing_left_to_do(monkeypatch):
     monkeypatch.setattr(loop, "ahead", ahead)
     shares = []
     fake_fit(1, on_step=[lambda progress: shares.append(progress.waiting)])
-    assert finishes == [None, 1, 2, 3]
+    assert finishes == [0.0, 1.0, 2.0]
     assert shares == [0.0, 0.5, 0.5, 0.5]
 
 
@@ -652,14 +658,52 @@ def test_batches_that_threads_read_are_those_of_one_thread(uninterrupted, prefet
     assert threading.active_count() == before
 
 
-def test_the_metrics_of_a_step_come_in_one_transfer(monkeypatch):
+@pytest.mark.parametrize(("seconds", "together"), [(0.5, 1), (0.011, 1), (0.006, 3), (0.0001, 16)])
+def test_the_metrics_of_quick_steps_are_read_together(seconds, together, monkeypatch):
+    """As many as take 20 ms, and 16 at most; their sums do not depend on it."""
+    timer, lag, epochs = Timer(monkeypatch), [], []
+
+    def train_step(train_state, batch, key):
+        timer.now += seconds
+        return train_state._replace(step=train_state.step + 1), sums(0.1 * batch["image"], 1, 1)
+
+    def on_step(progress):
+        lag.append(progress.step - int(dict(progress.metrics.sums).get("accuracy", Mean(0, 0)).total))
+
+    fit(
+        TrainState(np.int32(0), {}, {}, ()),
+        train_step,
+        Numbered(50),
+        jax.random.key(0),
+        epochs=1,
+        on_step=[on_step],
+        on_epoch=[lambda progress: epochs.append(progress.metrics)],
+    )
+    assert (min(lag), max(lag)) == (1, together)
+    expected = 0.0
+    for step in range(50):
+        expected += 0.1 * step
+    assert epochs == [sums(expected, 50, 50)]
+
+
+def test_a_loss_that_is_not_finite_among_quick_steps_is_found_with_its_step(monkeypatch):
+    Timer(monkeypatch)
+    with pytest.raises(NonFiniteLossError, match="got nan at step 3"):
+        fake_fit(1, steps_per_epoch=50, losses=[1.0, 1.0, math.nan] + [1.0] * 47)
+
+
+def test_the_metrics_of_a_step_come_in_one_transfer(monkeypatch, read_each_step):
+    """On an accelerator; on CPU there is no transfer."""
     transfers = []
 
     def device_get(tree):
-        transfers.append(tree)
+        metrics = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, Metrics))
+        transfers.append([one for one in metrics if isinstance(one, Metrics)])
         return original(tree)
 
     original = jax.device_get
     monkeypatch.setattr(jax, "device_get", device_get)
-    fit(start(), compiled()[1], batches_of(4), jax.random.key(1), epochs=1)
-    assert [type(tree) for tree in transfers if isinstance(tree, tuple)] == [Metrics] * 4
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "default_backend", lambda: "gpu")
+        fit(start(), compiled()[1], batches_of(4), jax.random.key(1), epochs=1)
+    assert [len(metrics) for metrics in transfers if metrics] == [1, 1, 1, 1]
