@@ -12,6 +12,12 @@ from jaxcnn.environment import processor, usable_cores
 from jaxcnn.files import write_text
 
 
+def read_report(script: str) -> dict[str, Any]:
+    """Reads what `write_report` wrote for a script; {} if there is nothing yet."""
+    path = _path(script)
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 def write_report(script: str, measured: Mapping[str, Any]) -> Path:
     """Writes experiments/results/<name of the script>.json.
 
@@ -29,7 +35,11 @@ def write_report(script: str, measured: Mapping[str, Any]) -> Path:
         "jax": jax.__version__,
         **measured,
     }
-    path = Path(__file__).parent / "results" / f"{name}.json"
+    path = _path(script)
     path.parent.mkdir(exist_ok=True)
     write_text(path, json.dumps(report, indent=2) + "\n")
     return path
+
+
+def _path(script: str) -> Path:
+    return Path(__file__).parent / "results" / f"{Path(script).stem}.json"

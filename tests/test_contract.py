@@ -23,6 +23,7 @@ from jaxcnn.layers import (
     AdaptiveMaxPool,
     AuxiliaryHeads,
     AvgPool,
+    Backbone,
     BatchNorm,
     Concat,
     Conv,
@@ -41,6 +42,7 @@ from jaxcnn.layers import (
     LayerNorm,
     LayerScale,
     MaxPool,
+    MeanOverViews,
     Pad,
     PixelShuffle,
     PixelUnshuffle,
@@ -54,11 +56,25 @@ from jaxcnn.models import catalog
 from jaxcnn.models.efficientnet import fused_block
 from jaxcnn.models.inception import AuxiliaryPool
 from jaxcnn.models.lenet import C3_TABLE, Gaussian, Subsampling, TableConv
+from jaxcnn.models.normalized import Normalized
 from jaxcnn.models.resnet import ZeroPadShortcut, bottleneck_block
+from jaxcnn.models.segmentation.deeplab import EveryPixel, deeplabv3
+from jaxcnn.models.segmentation.fcn import fcn
+from jaxcnn.models.segmentation.lraspp import LiteRASPP, TwoScaleHead, lraspp
+from jaxcnn.models.segmentation.segmenter import Segmenter
 from jaxcnn.values import Partial
 
 HE_NORMAL = Initializer(jax.nn.initializers.he_normal)
 RELU = Function(jax.nn.relu)
+
+
+def two_maps():
+    """A backbone of two convolutions."""
+    body = Sequential(
+        fine=Conv(4, 8, use_bias=False), norm=BatchNorm(8), coarse=Conv(8, 12, 3, 2, 1, use_bias=False), last=RELU
+    )
+    return Backbone(body, ["norm", "coarse"])
+
 
 # Each layer is built anew by every call, so that equality is never identity.
 LAYERS = {
@@ -95,6 +111,28 @@ LAYERS = {
         ((6, 5, 4), lambda: AvgPool()),
         ((6, 5, 4), lambda: AvgPool(3, strides=(2, 1), padding="SAME", count_include_pad=False)),
         ((6, 5, 4), lambda: AvgPool((2, 3), padding=((1, 0), (0, 2)), ceil_mode=True)),
+    ],
+    Backbone: [
+        (
+            (6, 5, 4),
+            lambda: Backbone(
+                Sequential(conv=Conv(4, 6, use_bias=False), norm=BatchNorm(6), down=Conv(6, 5, 3, 2), head=Conv(5, 2)),
+                at=("norm", "down"),
+            ),
+        ),
+        (
+            (6, 5, 4),
+            lambda: Backbone(
+                Sequential(
+                    stem=Conv(4, 6),
+                    block=Residual(
+                        Sequential(drop=Dropout(0.5), conv1=Conv(6, 6), norm1=BatchNorm(6), conv2=Conv(6, 6)),
+                        Conv(6, 6),
+                    ),
+                ),
+                at=("stem", "block/conv1"),
+            ),
+        ),
     ],
     BatchNorm: [
         ((6, 5, 4), lambda: BatchNorm(4)),
@@ -167,6 +205,10 @@ LAYERS = {
         ((6, 5, 4), lambda: LayerScale(4)),
         ((7,), lambda: LayerScale(7, init_value=0.5)),
     ],
+    MeanOverViews: [
+        ((6, 5, 4), lambda: MeanOverViews(Sequential(conv=Conv(4, 6), pool=GlobalAvgPool()))),
+        ((6, 5, 4), lambda: MeanOverViews(Sequential(norm=BatchNorm(4), drop=Dropout(0.5)), "mirror-shift")),
+    ],
     MaxPool: [
         ((6, 5, 4), lambda: MaxPool()),
         ((6, 5, 4), lambda: MaxPool(3, strides=(2, 1), padding="SAME")),
@@ -199,12 +241,23 @@ LAYERS = {
         ((6, 5, 4), lambda: Sequential(a=Sequential(a=Conv(4, 6), b=RELU), b=Sequential(), pool=GlobalAvgPool())),
     ],
     AuxiliaryPool: [((18, 17, 4), lambda: AuxiliaryPool())],
+    EveryPixel: [
+        ((6, 5, 4), lambda: EveryPixel(Sequential(pool=GlobalAvgPool(), dense=Dense(4, 3, use_bias=False)))),
+        ((6, 5, 4), lambda: EveryPixel(Sequential(pool=GlobalAvgPool(), norm=BatchNorm(4)))),
+    ],
     Gaussian: [((7,), lambda: Gaussian(7, 3))],
+    LiteRASPP: [((9, 8, 4), lambda: lraspp(two_maps(), 3, channels=7))],
+    Normalized: [((6, 5, 4), lambda: Normalized(Function(jnp.tanh), Conv(4, 6)))],
+    Segmenter: [
+        ((9, 8, 4), lambda: fcn(two_maps(), 3)),
+        ((9, 8, 4), lambda: deeplabv3(two_maps(), 3, rates=(2,), aux_heads=False)),
+    ],
     Subsampling: [((6, 4, 4), lambda: Subsampling(4))],
     TableConv: [
         ((6, 5, 6), lambda: TableConv(6, C3_TABLE)),
         ((6, 5, 3), lambda: TableConv(3, ((2,), (0, 1)))),
     ],
+    TwoScaleHead: [(((6, 5, 4), (3, 2, 5)), lambda: TwoScaleHead(Conv(4, 3), Conv(5, 3, 1)))],
     ZeroPadShortcut: [((6, 5, 4), lambda: ZeroPadShortcut(4, 6, 2))],
 }
 
@@ -556,7 +609,7 @@ def is_layer_class(value):
 
 def model_layers():
     """Finds the layers that models bring along."""
-    for module in pkgutil.iter_modules(models.__path__, "jaxcnn.models."):
+    for module in pkgutil.walk_packages(models.__path__, "jaxcnn.models."):
         for value in vars(importlib.import_module(module.name)).values():
             if is_layer_class(value) and value.__module__ == module.name:
                 yield value

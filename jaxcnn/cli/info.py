@@ -84,7 +84,8 @@ def _print(options: DataInfo, parts: Mapping[str, Source], found: Survey, *, is_
         for name, part in found.parts.items()
     ]
     say(Table(headings, rows, [], left=(0,), counts=(), spare=(2, 4)).text(columns()))
-    _print_classes(found.parts, "pixels" if "mask" in spec else "count", is_whole)
+    _print_classes(found.parts, "pixels" if "mask" in spec else "objects" if "boxes" in spec else "count", is_whole)
+    _print_objects(found.parts, is_whole)
     for name, part in found.parts.items():
         for number, (low, mean, high) in enumerate(part.target, start=1):
             say(f"\ntarget {number} in {name}: {low:g} to {high:g}, mean {mean:g}")
@@ -104,6 +105,30 @@ def _print_classes(parts: Mapping[str, PartSurvey], what: str, is_whole: bool) -
     rows = [(shown(name), *(f"{part.counts[name]:,}" for part in parts.values())) for name in classes]
     headings = ("class", *([what] if is_whole else parts))
     say("\n" + Table(headings, rows, [], left=(0,), counts=(), spare=()).text(columns()))
+
+
+def _print_objects(parts: Mapping[str, PartSurvey], is_whole: bool) -> None:
+    rows = []
+    for name, part in parts.items():
+        if part.objects is None:
+            return
+        images = part.objects.images
+        total = sum(number * count for number, count in enumerate(images))
+        rows.append(
+            (
+                "all" if is_whole else name,
+                f"{total:,}",
+                f"{images[0]:,}",
+                f"{total / part.examples:.1f}",
+                f"{len(images) - 1:,}",
+                *(f"{height:.0f}x{width:.0f}" for height, width in part.objects.sizes or [(0, 0)] * 3),
+                f"{part.objects.crowds:,}",
+                f"{part.objects.difficult:,}",
+            )
+        )
+    headings = ("part", "objects", "images without", "mean in an image", "most", "smallest", "median", "largest")
+    table = Table((*headings, "crowds", "difficult"), rows, [], left=(0,), counts=(), spare=(6, 8, 9))
+    say("\n" + table.text(columns()))
 
 
 def _rows(source: Source) -> list[tuple[str, np.ndarray]]:

@@ -145,12 +145,16 @@ def make_prepare(options: Train, splits: Splits) -> Prepare | None:
       splits: its data, from `load_splits`.
 
     Returns:
-      The random crop, of the size of the validation images; None without --random-resized-crop.
+      The random crop, of the size of --training-size or of the validation images; None without --random-resized-crop.
+
+    Raises:
+      CommandError: the size is invalid.
     """
     if not options.random_resized_crop:
         return None
-    height, width, _ = image_shape(splits)
-    return RandomResizedCrop((height, width))
+    with reported(ValueError):
+        size = named.size_pair(options.training_size or image_shape(splits)[:2], "training_size")
+        return RandomResizedCrop(size)
 
 
 def image_shape(splits: Splits) -> Shape:
@@ -258,6 +262,27 @@ def make_task(options: Train, source: Source) -> Task:
     if not isinstance(task, Classification | Segmentation):
         raise CommandError(f"--label-smoothing expects classification or segmentation, got {type(task).__name__}")
     return dataclasses.replace(task, label_smoothing=options.label_smoothing)
+
+
+def check_model(name: str, task: Task) -> None:
+    """Refuses a model of the catalog that is for another task than that of a training.
+
+    Args:
+      name: name of the model; unknown ones, and those of one's own, are not checked.
+      task: the task of the training.
+
+    Raises:
+      CommandError: the model gives a logit for each pixel and the task takes one for each image, or the reverse.
+    """
+    given = catalog.CATALOG[name].task if name in catalog.CATALOG else None
+    wanted = "segmentation" if isinstance(task, Segmentation) else "classification"
+    if given in (None, wanted):
+        return
+    fitting = [other for other, entry in catalog.CATALOG.items() if entry.task == wanted]
+    labels = "masks" if wanted == "segmentation" else "labels of whole images"
+    raise CommandError(
+        f"expected a model for data with {labels}, such as {fitting[0]}, got {name}, which is for {given}"
+    )
 
 
 def check_count(options: Any, *fields: str) -> None:

@@ -45,6 +45,9 @@ class Train:
     random_resized_crop: bool = False
     """For training, cut a random part out of each picture, and resize it: between 8 and 100 % of its area, as for
     ImageNet. Validation and test set are resized by --resize."""
+    training_size: tuple[int, ...] = ()
+    """With --random-resized-crop: size of the training images, one number, or height and width. Default: that of the
+    validation images."""
     crop_fraction: float = 1.0
     """With --random-resized-crop and --resize crop: the part of the shorter side that validation and test keep, such as
     0.875 for ImageNet."""
@@ -70,6 +73,12 @@ class Train:
     reduced."""
     label_smoothing: float = 0.0
     """Weight of the uniform distribution in the targets, in [0, 1)."""
+    views: Literal["mirror", "mirror-shift"] | None = None
+    """Test-time augmentation: evaluation and prediction take the mean over the image and its mirror image, or also over
+    these two shifted by a pixel. Default: the image alone."""
+    whiten: str | None = None
+    """Path of a convolution, such as whiten of whitened_cnn, that starts by whitening the patches of training images;
+    freeze it by --freeze. Default: none."""
     init_from: str | None = None
     """Source of the initial parameters: the folder of a run (its best epoch), or a source for `load_weights` of
     jaxcnn.interop.weights, whose first convolution is converted to the channels of the images. The model must be the
@@ -90,6 +99,9 @@ class Train:
     ] = None
     run_dir: Path | None = None
     """Folder of the run. Default: a new folder under runs/."""
+    workers: int | None = None
+    """Number of threads that read the examples; the results do not depend on it. Default: one for each core where they
+    are read from files."""
     place: Literal["auto", "device", "memory", "stream"] = "auto"
     """Where the training and the validation set are: on the device, in memory, or read whenever they are used
     (stream). auto: the fastest place of which they take at most a tenth. The results are the same."""

@@ -10,6 +10,9 @@ from jaxcnn.cli.errors import flag
 from jaxcnn.cli.options import RecipeOptions, Train
 from jaxcnn.training.presets import Preset
 
+_FIELDS = tuple(field.name for field in dataclasses.fields(Preset) if field.name not in ("about", "recipe"))
+"""Fields of a named training that are options of the same name."""
+
 
 def named_in(arguments: Sequence[str]) -> str | None:
     """Finds the name after --recipe, before the other words are read: they are read with its options as defaults.
@@ -38,13 +41,9 @@ def options_of(name: str, preset: Preset) -> Train:
     """
     return Train(
         preset=name,
-        model=preset.model,
-        data=preset.data or "",
-        test_data=preset.test_data,
-        random_resized_crop=preset.random_resized_crop,
-        crop_fraction=preset.crop_fraction,
-        init_from=preset.init_from,
         recipe=RecipeOptions.from_json(preset.recipe.to_json()),
+        **{name: getattr(preset, name) for name in _FIELDS if name != "data"},
+        data=preset.data or "",
     )
 
 
@@ -62,9 +61,8 @@ def described(name: str, preset: Preset) -> str:
 
 def _values(options: Train) -> dict[str, Any]:
     """Returns the options that a named training may set, by name."""
-    names = [field.name for field in dataclasses.fields(Preset) if field.name not in ("about", "recipe")]
     fields = dataclasses.fields(options.recipe)
-    return {name: getattr(options, name) for name in names} | {
+    return {name: getattr(options, name) for name in _FIELDS} | {
         field.name: getattr(options.recipe, field.name) for field in fields
     }
 

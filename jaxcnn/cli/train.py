@@ -15,17 +15,18 @@ from jaxcnn.cli.errors import CommandError, flag, reported
 from jaxcnn.cli.options import RecipeOptions, Train
 from jaxcnn.cli.terminal import errors_escaped, say, shown
 from jaxcnn.data import Source, named
+from jaxcnn.layers import MeanOverViews
 from jaxcnn.models.normalized import normalized
-from jaxcnn.training import NonFiniteLossError, first_schema, trackers
+from jaxcnn.training import NonFiniteLossError, first_schema, trackers, whitened
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.experiment import init_key
 from jaxcnn.training.observers import Observer
 from jaxcnn.training.run_folder import RunFolder, RunFolderError
 from jaxcnn.training.runs import Result, run
-from jaxcnn.types import Layer
+from jaxcnn.types import Layer, Params, State
 
-_UNSTORED = ("preset", "run_dir", "place", "resume", "tensorboard", "wandb", "find_learning_rate")
-"""Options that do not define a run: the name for other options, the place of the run and that of its data, its
+_UNSTORED = ("preset", "run_dir", "workers", "place", "resume", "tensorboard", "wandb", "find_learning_rate")
+"""Options that do not define a run: the name for other options, the place of the run, how its data are read, its
 trackers, and other actions than to train."""
 
 
@@ -87,9 +88,11 @@ def _start(options: Train, arguments: list[str]) -> int:
         splits = names.load_splits(options)
         channels = _channels(options, splits["train"])
         source = None if options.init_from is None else transfer.read_source(options, channels, display.on_note)
-        layer = _build(options, splits, source)
-        weights = transfer.first_parameters(options, layer, init_key(options.recipe), source)
         task = names.make_task(options, splits["train"])
+        names.check_model(options.model, task)
+        layer = _build(options, splits, source)
+        weights = _first_weights(options, layer, splits, source)
+        layer = _averaged(options, layer)
         if options.find_learning_rate:
             return rates.find(options, layer, splits, weights, task, display)
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{options.model_name}-{options.recipe.seed}"
@@ -132,9 +135,11 @@ def _resume(options: Train, arguments: list[str]) -> int:
             own_models.find(options.model)
         layer, image_shape, _ = folder.described()
         weights = None
-        if options.init_from is not None and folder.checkpoints.latest_step() is None:
-            source = transfer.read_source(options, image_shape[2], display.on_note)
-            weights = transfer.first_parameters(options, layer, init_key(options.recipe), source)
+        if (options.init_from or options.whiten) and folder.checkpoints.latest_step() is None:
+            source = transfer.read_source(options, image_shape[2], display.on_note) if options.init_from else None
+            # The views have no parameters of their own.
+            model = layer.layer if isinstance(layer, MeanOverViews) else layer
+            weights = _first_weights(options, model, splits, source)
         result = _run(
             options,
             layer,
@@ -161,7 +166,8 @@ def _trackers(options: Train) -> list[Observer]:
 
 def _run(options: Train, layer: Layer, splits: dict[str, Source], **words: Any) -> Result:
     with reported(NonFiniteLossError, CheckpointError, ValueError):
-        return run(layer, splits, options.recipe, place=None if options.place == "auto" else options.place, **words)
+        place = None if options.place == "auto" else options.place
+        return run(layer, splits, options.recipe, place=place, workers=options.workers, **words)
 
 
 def _draw(options: Train, splits: dict[str, Source], layer: Layer, result: Result, display: Display) -> None:
@@ -205,6 +211,20 @@ def _build(options: Train, splits: dict[str, Source], source: transfer.Source | 
         own_models.check_readable(options.model, model)
         own_models.check_forward(options.model, model, shape)
     return normalized(model, None if source is None else source.normalization)
+
+
+def _first_weights(
+    options: Train, model: Layer, splits: dict[str, Source], source: transfer.Source | None
+) -> tuple[Params, State]:
+    params, state = transfer.first_parameters(options, model, init_key(options.recipe), source)
+    if options.whiten is not None:
+        with reported(ValueError):
+            params = whitened(params, splits["train"], options.whiten)
+    return params, state
+
+
+def _averaged(options: Train, model: Layer) -> Layer:
+    return model if options.views is None else MeanOverViews(model, options.views)
 
 
 def _option_values(options: Train) -> dict[str, Any]:
@@ -253,9 +273,18 @@ def _check(options: Train) -> None:
             "--find-learning-rate does not train: --run-dir, --resume, --tensorboard and --wandb have no effect with "
             "it; omit them"
         )
-    for name, given in (("head", options.head != "auto"), ("freeze", options.recipe.freeze is not None)):
-        if given and options.init_from is None:
-            raise CommandError(f"{flag(name)} has an effect only with --init-from; give both, or omit it")
+    if options.training_size and not options.random_resized_crop:
+        raise CommandError("--training-size has an effect only with --random-resized-crop; give both, or omit it")
+    if options.head != "auto" and options.init_from is None:
+        raise CommandError("--head has an effect only with --init-from; give both, or omit it")
+    if options.recipe.freeze is not None and options.init_from is None and options.whiten is None:
+        raise CommandError("--freeze has an effect only with --init-from or --whiten; give both, or omit it")
+    if options.views is not None and options.task in ("segmentation", "regression"):
+        raise CommandError(f"--views expects classes of whole images, got --task {options.task}; omit it")
+    if options.workers is not None and options.workers < 0:
+        raise CommandError(f"--workers expects a number of at least 0, got {options.workers}")
+    if options.whiten is not None and options.random_resized_crop:
+        raise CommandError("--whiten expects images of one size, got --random-resized-crop; omit one of them")
 
 
 def _resumed_options(folder: RunFolder, arguments: list[str]) -> Train:
@@ -282,7 +311,7 @@ def _resumed_options(folder: RunFolder, arguments: list[str]) -> Train:
             "or start a new run"
             + (f" from its weights: jaxcnn train --init-from {shown(folder.path)} --epochs N" if longer else "")
         )
-    changes = {name: getattr(given, name) for name in ("model", "place", "tensorboard", "wandb")}
+    changes = {name: getattr(given, name) for name in ("model", "workers", "place", "tensorboard", "wandb")}
     return dataclasses.replace(stored, **changes)
 
 

@@ -52,6 +52,7 @@ from jaxcnn.data.reading import Prepare
 from jaxcnn.data.resizing import Resized, resized
 from jaxcnn.data.sources.archives import cifar10, cifar100, emnist_digits, fashion_mnist, mnist, prepare, svhn
 from jaxcnn.data.sources.arrays import Arrays, arrays
+from jaxcnn.data.sources.digit_scenes import DigitScenes, digit_scenes
 from jaxcnn.data.sources.digits import digits
 from jaxcnn.data.sources.hugging_face import HuggingFace, hugging_face
 from jaxcnn.data.sources.image_folder import image_folder
@@ -75,6 +76,7 @@ __all__ = [
     "Arrays",
     "Batches",
     "Composition",
+    "DigitScenes",
     "FitPicture",
     "Gathers",
     "HuggingFace",
@@ -108,6 +110,7 @@ __all__ = [
     "contrast",
     "crop_views",
     "cutout",
+    "digit_scenes",
     "digits",
     "elastic",
     "emnist_digits",

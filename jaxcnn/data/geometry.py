@@ -39,7 +39,7 @@ class Geometry(Protocol):
         """Moves a mask in the same way as the image.
 
         Args:
-          mask: shape (height, width), integers.
+          mask: shape (height, width), integers or bool.
           fill: value of the pixels that come into view.
 
         Returns:
@@ -48,7 +48,7 @@ class Geometry(Protocol):
         ...
 
     def boxes(self, boxes: jax.Array, height: int, width: int) -> jax.Array:
-        """Moves boxes as the image, and clips them to the new image.
+        """Moves boxes as the image.
 
         Args:
           boxes: edges (left, top, right, bottom) in pixels, floating point, shape (boxes, 4).
@@ -56,13 +56,9 @@ class Geometry(Protocol):
           width: of the image before.
 
         Returns:
-          Same shape and dtype. A box that left the image has no width or no height.
+          Same shape and dtype. They may reach over the border of the new image, or lie beyond it.
         """
         ...
-
-
-def _clipped(boxes: jax.Array, height: int, width: int) -> jax.Array:
-    return jnp.clip(boxes, 0, jnp.asarray([width, height, width, height], boxes.dtype))
 
 
 class Window(NamedTuple):
@@ -90,7 +86,7 @@ class Window(NamedTuple):
     def boxes(self, boxes: jax.Array, height: int, width: int) -> jax.Array:
         """Moves boxes; see `Geometry`."""
         down, right = self.padding - self.top_left.astype(boxes.dtype)
-        return _clipped(boxes + jnp.stack([right, down, right, down]), height, width)
+        return boxes + jnp.stack([right, down, right, down])
 
     def _cut(self, pixels: jax.Array, fill: float) -> jax.Array:
         sides = ((self.padding, self.padding), (self.padding, self.padding), (0, 0))
@@ -126,7 +122,7 @@ class Mirror(NamedTuple):
             if self.axis == 0
             else (width - right, top, width - left, bottom)
         )
-        return _clipped(jnp.where(self.mirrored, jnp.stack(mirrored, axis=1), boxes), height, width)
+        return jnp.where(self.mirrored, jnp.stack(mirrored, axis=1), boxes)
 
 
 class Resampling(NamedTuple):
@@ -174,7 +170,7 @@ class Resampling(NamedTuple):
         row, column, scale = (one * row + other * column + last for one, other, last in forward)
         row, column = row / scale, column / scale
         around = [column.min(0), row.min(0), column.max(0), row.max(0)]
-        return _clipped(jnp.stack(around, axis=1).astype(boxes.dtype), height, width)
+        return jnp.stack(around, axis=1).astype(boxes.dtype)
 
     def _boxes_of_pixels(self, boxes: jax.Array) -> jax.Array:
         height, width = self.rows.shape
@@ -254,7 +250,7 @@ class ResizedWindow(NamedTuple):
         """Moves boxes; see `Geometry`."""
         factors = jnp.asarray(self.size, jnp.float32) / self.extent.astype(jnp.float32)
         start, factor = jnp.tile(self.top_left[::-1], 2), jnp.tile(factors[::-1], 2)
-        return _clipped((boxes - start.astype(boxes.dtype)) * factor.astype(boxes.dtype), *self.size)
+        return (boxes - start.astype(boxes.dtype)) * factor.astype(boxes.dtype)
 
     def _weights(self, axis: int, size: int) -> jax.Array:
         """Returns the weight of each pixel of the image in each of the result along an axis, float32."""

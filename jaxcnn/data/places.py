@@ -55,12 +55,13 @@ def choose_place(sources: Sequence[Source], *, prepared: bool = False) -> Place:
     return Place("stream", f"in memory they would take {_readable(size)} of {_readable(host)}")
 
 
-def put(source: Source, where: Where) -> Source:
+def put(source: Source, where: Where, *, workers: int | None = None) -> Source:
     """Puts examples where they are used.
 
     Args:
       source: the examples.
       where: "stream" leaves them as they are.
+      workers: number of threads that read them, at least 0; None for as many as suit the source.
 
     Returns:
       The same examples.
@@ -72,7 +73,7 @@ def put(source: Source, where: Where) -> Source:
         raise ValueError(f"expected one of the places {', '.join(get_args(Where))}, got {where!r}")
     if where == "stream":
         return source
-    arrays = in_memory(source)
+    arrays = in_memory(source, workers=workers)
     return OnDevice(arrays) if where == "device" else arrays
 
 

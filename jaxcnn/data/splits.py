@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from jaxcnn.data.cutting import Choose
 from jaxcnn.data.pictures import FitPicture
 from jaxcnn.data.reading import Request, default_workers, read
 from jaxcnn.data.resizing import Resized
@@ -22,6 +23,7 @@ from jaxcnn.data.sources.source import (
     gather,
     is_source,
     preprocessing_of,
+    read_part,
 )
 
 _PARTS = ("train", "validation", "test")
@@ -256,6 +258,10 @@ class Renumbered:
         """Reads one example with its image fitted, as the source does."""
         return self._renumbered(fitted(self.source, index, fit))
 
+    def part(self, index: int, choose: Choose, size: tuple[int, int]) -> dict[str, np.ndarray]:
+        """Reads one example with a part of its image, as the source does."""
+        return self._renumbered(read_part(self.source, index, choose, size))
+
     def _renumbered(self, entries: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         old_names = self.source.class_names
         several = "label" in self.spec and self.spec["label"].shape != ()
@@ -273,11 +279,12 @@ def _looked_up(numbers: np.ndarray, table: np.ndarray) -> np.ndarray:
     return np.where(known, table[np.where(known, numbers, 0)], numbers).astype(numbers.dtype)
 
 
-def in_memory(source: Source) -> Arrays:
+def in_memory(source: Source, *, workers: int | None = None) -> Arrays:
     """Reads all examples of a source into memory.
 
     Args:
       source: examples of one size.
+      workers: number of threads that read them, at least 0; None for as many as suit the source.
 
     Returns:
       The source itself if it is in memory already.
@@ -288,7 +295,8 @@ def in_memory(source: Source) -> Arrays:
     if isinstance(source, Arrays):
         return source
     check_shapes(source.spec)
-    (entries,) = read(source, source.spec, [Request(np.arange(len(source)))], default_workers(source))
+    workers = default_workers(source) if workers is None else workers
+    (entries,) = read(source, source.spec, [Request(np.arange(len(source)))], workers)
     return Arrays(entries, source.class_names, preprocessing_of(source))
 
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcnn.data.pictures import resize_picture
-from jaxcnn.data.sources.picture_files import PictureFiles
 from jaxcnn.data.sources.source import Source, Splits, Subset, checksum, gather
 
 _IMBALANCE = 10
@@ -35,17 +34,34 @@ class Place(NamedTuple):
     name: str
 
 
+class ObjectSurvey(NamedTuple):
+    """The objects of one part of a data set.
+
+    Attributes:
+      images: numbers of images with 0, 1, 2, ... objects.
+      sizes: smallest, median and largest (height, width) of their boxes, by area, in pixels; empty without objects.
+      crowds: how many of them are crowds.
+      difficult: how many of them are difficult.
+    """
+
+    images: tuple[int, ...]
+    sizes: tuple[tuple[float, float], ...]
+    crowds: int
+    difficult: int
+
+
 class PartSurvey(NamedTuple):
     """What one part of a data set holds.
 
     Attributes:
       examples: number of examples.
       surveyed: number of examples whose pixels were read.
-      counts: examples of each class by name, or pixels for masks; empty without classes.
+      counts: examples of each class by name, pixels for masks, or objects for boxes; empty without classes.
       sizes: smallest, median and largest (height, width).
       mean: of each channel, of pixels in [0, 1].
       std: of each channel.
       target: smallest value, mean and largest value of each number to predict; empty without "target".
+      objects: the objects; None without "boxes".
     """
 
     examples: int
@@ -55,6 +71,7 @@ class PartSurvey(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     target: tuple[tuple[float, float, float], ...]
+    objects: ObjectSurvey | None = None
 
 
 class Survey(NamedTuple):
@@ -196,9 +213,7 @@ def _part_survey(source: Source, looks: _Looks) -> PartSurvey:
     pixels = looks.sizes.prod(axis=1).sum()
     mean = looks.totals.sum(0) / pixels
     std = np.sqrt(np.maximum(looks.squares.sum(0) / pixels - mean**2, 0))
-    # The median by area is the size of an image that there is.
-    order = np.lexsort((looks.sizes[:, 1], looks.sizes.prod(axis=1)))
-    low, middle, high = (tuple(map(int, looks.sizes[order[place]])) for place in (0, len(order) // 2, -1))
+    low, middle, high = (tuple(map(int, size)) for size in _by_area(looks.sizes))
     return PartSurvey(
         len(source),
         len(looks.indices),
@@ -207,6 +222,25 @@ def _part_survey(source: Source, looks: _Looks) -> PartSurvey:
         tuple(map(float, mean)),
         tuple(map(float, std)),
         _targets(source),
+        _objects(source) if "boxes" in source.spec else None,
+    )
+
+
+def _by_area(sizes: np.ndarray) -> np.ndarray:
+    """Returns the smallest, median and largest of sizes that there are, shape (3, 2)."""
+    order = np.lexsort((sizes[:, 1], sizes.prod(axis=1)))
+    return sizes[order[[0, len(order) // 2, -1]]]
+
+
+def _objects(source: Source) -> ObjectSurvey:
+    flags = [name for name in ("crowd", "difficult") if name in source.spec]
+    found = gather(source, np.arange(len(source)), ["boxes", "valid", *flags])
+    boxes = found["boxes"][found["valid"]]
+    sizes = _by_area((boxes[:, 2:] - boxes[:, :2])[:, ::-1]).tolist() if len(boxes) else []
+    return ObjectSurvey(
+        tuple(np.bincount(found["valid"].sum(1)).tolist()),
+        tuple((height, width) for height, width in sizes),
+        *(int(found[name].sum()) if name in flags else 0 for name in ("crowd", "difficult")),
     )
 
 
@@ -216,6 +250,9 @@ def _counts(source: Source, looks: _Looks) -> dict[str, int]:
     elif "label" in source.spec:
         labels = gather(source, np.arange(len(source)), ["label"])["label"]
         counts = labels.sum(0) if labels.ndim > 1 else np.bincount(labels, minlength=len(source.class_names))
+    elif "classes" in source.spec:
+        found = gather(source, np.arange(len(source)), ["classes", "valid"])
+        counts = np.bincount(found["classes"][found["valid"]], minlength=len(source.class_names))
     else:
         return {}
     return dict(zip(source.class_names, map(int, counts), strict=True))
@@ -264,7 +301,8 @@ def _name(source: Source, index: int) -> str:
     """Returns the path of the file of an example, or ""."""
     if isinstance(source, Subset):
         return _name(source.source, int(source.indices[index]))
-    return source.path(index) if isinstance(source, PictureFiles) else ""
+    path = getattr(source, "path", None)
+    return str(path(index)) if callable(path) else ""
 
 
 def _warnings(
@@ -287,6 +325,9 @@ def _warnings(
         missing = [class_name for class_name, count in part.counts.items() if not count]
         if missing:
             yield f"no example of {_listed(list(map(repr, missing)))} in {name}"
+        empty = part.objects.images[0] if part.objects else 0
+        if part.objects and empty == part.examples:
+            yield f"no image of {name} has an object"
     train = found.get("train", next(iter(found.values())))
     counts = {name: count for name, count in train.counts.items() if count}
     if counts and (most := max(counts, key=counts.__getitem__)) != (least := min(counts, key=counts.__getitem__)):

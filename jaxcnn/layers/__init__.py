@@ -1,5 +1,6 @@
 """Layers: frozen dataclasses that pair the ops with parameters and state. See `jaxcnn.types.Layer`."""
 
+from jaxcnn.layers.backbone import Backbone, Level, pyramid_paths
 from jaxcnn.layers.batching import Batched, batched
 from jaxcnn.layers.composite import Composite, Run, apply_with_hook
 from jaxcnn.layers.containers import AuxiliaryHeads, Concat, Gate, Residual, Sequential
@@ -24,12 +25,14 @@ from jaxcnn.layers.regularize import Dropout, DropPath
 from jaxcnn.layers.resize import PixelShuffle, PixelUnshuffle, Resize
 from jaxcnn.layers.scale import LayerScale
 from jaxcnn.layers.table import summary
+from jaxcnn.layers.views import MeanOverViews
 
 __all__ = [
     "AdaptiveAvgPool",
     "AdaptiveMaxPool",
     "AuxiliaryHeads",
     "AvgPool",
+    "Backbone",
     "BatchNorm",
     "Batched",
     "Composite",
@@ -49,7 +52,9 @@ __all__ = [
     "Initializer",
     "LayerNorm",
     "LayerScale",
+    "Level",
     "MaxPool",
+    "MeanOverViews",
     "Pad",
     "PixelShuffle",
     "PixelUnshuffle",
@@ -68,6 +73,7 @@ __all__ = [
     "identity",
     "multiply_adds",
     "output_shape",
+    "pyramid_paths",
     "receptive_field",
     "summary",
     "trainable",

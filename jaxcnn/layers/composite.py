@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeGuard
@@ -113,6 +113,20 @@ class Composite(Value):
     def without(self, name: str) -> Self:
         """Returns a copy without a child: `identity` takes its place, or a container drops it."""
         return self.with_children({**self.children(), name: identity})
+
+    def up_to(self, name: str) -> Layer:
+        """Returns the layer without the children that its forward applies after one of them, as far as that is known.
+
+        The order of a forward is not known here, so all children stay; containers override this.
+
+        Args:
+          name: name of a child, among those of `children()`.
+
+        Returns:
+          The layer; `Backbone` uses it, and stops where the child has been applied.
+        """
+        del name
+        return self
 
     def forward(self, run: "Run", x: Any) -> Any:
         """Computes the layer on one image.
@@ -350,6 +364,38 @@ class Run:
         path = _join(self._inside.path, name)
         return any(asked == path or asked.startswith(f"{path}/") for asked in self._inside.asked)
 
+    def results_within(self, name: str, x: Any, at: Sequence[str]) -> dict[str, Any]:
+        """Applies a child until some layers within it have been computed.
+
+        Args:
+          name: name of the child, a composite.
+          x: its input.
+          at: paths of layers within it; the last one is the one that is computed last.
+
+        Returns:
+          The results of these layers by path, in the order in which they were computed.
+
+        Raises:
+          ValueError: the child does not apply one of them.
+        """
+        child, outside = self._children[name], self._inside
+        before = "" if outside is None else outside.path
+        path = path_of_child(self._composite, before, name)
+        layers = {_join(path, one): layer_at(child, one) for one in at}
+        taps = Taps(layers, None if outside is None else outside.around)
+        asked = frozenset(layers) | (frozenset() if outside is None else outside.asked)
+        self._inside = _Inside(taps, asked, before)
+        try:
+            self._call(name, x)
+        except Stopped as stopped:
+            if stopped.by is not taps:
+                raise
+        finally:
+            self._inside = outside
+        if missing := [one for one in at if _join(path, one) not in taps.found]:
+            raise ValueError(f"expected the path of a layer that the model applies, got {missing[0]!r}")
+        return {found.removeprefix(path).removeprefix("/"): y for found, y in taps.found.items()}
+
     def _split(self) -> list[jax.Array | None]:
         if self._key is None or not self._children:
             return [None] * len(self._children)
@@ -369,7 +415,12 @@ class Run:
             key = self._next_key() if self._calls[name] and self._key is not None else self._keys[name]
         self._calls[name] += 1
         with self._composite.naming(name):
-            y, state = self._applied(name, x, key)
+            try:
+                y, state = self._applied(name, x, key)
+            except Stopped as stopped:
+                self._state[name] = stopped.state
+                stopped.state = self._composite.joined(self._state)
+                raise
             if not self._is_transformed():
                 self._state[name] = state
             elif self.train:
@@ -427,6 +478,85 @@ class Run:
                 f"{', '.join(map(repr, missing))}; apply it, as run.{missing[0]}(x), or remove the field"
             )
         return self._composite.joined(self._state)
+
+
+class Stopped(BaseException):
+    """All layers that `Taps` waits for have been computed. Not an `Exception`, since no handler of errors may catch it.
+
+    Attributes:
+      by: what stopped the computation.
+      state: the new state of the layer that the exception has left last.
+    """
+
+    def __init__(self, by: "Taps", state: State) -> None:
+        super().__init__()
+        self.by, self.state = by, state
+
+
+class Taps:
+    """Goes around layers, keeps the results of some of them, and stops when it has all.
+
+    Args:
+      layers: the layers by path; the last one is computed last if something else goes around the layers too.
+      outside: what goes around the layers too, or None. It does not see a composite that is stopped before its end.
+    """
+
+    def __init__(self, layers: Mapping[str, Layer], outside: Around | None = None) -> None:
+        self.found: dict[str, Any] = {}
+        self._layers, self._outside, self._last = layers, outside, next(reversed(dict(layers)))
+
+    def __call__(self, path: str, layer: Layer, apply: Any, params: Params, state: State, x: Any) -> tuple[Any, State]:
+        """Returns the layer's result and its new state."""
+        if self._outside is None or self._last.startswith(f"{path}/"):
+            y, state = apply(params, state, x)
+        elif any(one.startswith(f"{path}/") for one in self._layers):
+            y, state = self._passed_outside(path, layer, apply, params, state, x)
+        else:
+            y, state = self._outside(path, layer, apply, params, state, x)
+        # A layer that is inlined has the path of the composite around it.
+        if self._layers.get(path) is layer:
+            self.found[path] = y
+            if len(self.found) == len(self._layers):
+                raise Stopped(self, state)
+        return y, state
+
+    def _passed_outside(
+        self, path: str, layer: Layer, apply: Any, params: Params, state: State, x: Any
+    ) -> tuple[Any, State]:
+        # `outside` may trace `apply` on its own, and then its results are all that may leave the trace: the results
+        # found within pass through beside the state.
+        def with_found(params: Params, state: State, x: Any) -> tuple[Any, Any]:
+            y, state = apply(params, state, x)
+            return y, (state, {one: y for one, y in self.found.items() if one.startswith(f"{path}/")})
+
+        outside: Any = self._outside
+        y, (state, found) = outside(path, layer, with_found, params, state, x)
+        self.found |= found
+        return y, state
+
+
+def layer_at(model: Layer, path: str) -> Layer:
+    """Returns a layer within a model.
+
+    Args:
+      model: a layer made of layers.
+      path: its path; that of the second call of a layer ends in "#2".
+
+    Returns:
+      The layer.
+
+    Raises:
+      ValueError: there is no layer of that path.
+    """
+    names = [name.partition("#")[0] for name in path.split("/")]
+    if "" in names:
+        raise ValueError(f"expected paths of names with '/' between them, got {path!r}")
+    if not isinstance(model, Composite):
+        raise ValueError(f"expected a model made of layers, got {model!r}")
+    try:
+        return model["/".join(names)]
+    except KeyError as error:
+        raise ValueError(f"{error.args[0]}, in the path {path!r}") from None
 
 
 def apply_around(

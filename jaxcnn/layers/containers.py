@@ -44,6 +44,11 @@ class _NamedLayers(Composite):
         """Returns a copy that lacks a layer."""
         return self.with_children({other: layer for other, layer in self.layers if other != name})
 
+    def up_to(self, name: str) -> Layer:
+        """Returns a copy that lacks the layers after one of them; see `Composite.up_to`."""
+        names = list(self.names)
+        return self.with_children(dict(self.layers[: names.index(name) + 1]))
+
 
 class Sequential(_NamedLayers):
     """Layers in a row, each with its name: `Sequential(conv=Conv(3, 64), relu=Function(jax.nn.relu))`.
@@ -141,6 +146,13 @@ class AuxiliaryHeads(_NamedLayers):
         """Returns a layer with the same auxiliary heads and other layers."""
         return type(self)(*self.heads, **children)
 
+    def up_to(self, name: str) -> Layer:
+        """Returns the layers in a row up to one of them, without auxiliary heads; see `Composite.up_to`."""
+        if name in self.heads:
+            raise ValueError(f"expected a layer other than the auxiliary heads {self.heads}, got {name!r}")
+        layers = {other: layer for other, layer in self.layers if other not in self.heads}
+        return Sequential(**layers).up_to(name)
+
 
 @dataclass(frozen=True, repr=False)
 class Residual(Composite):
@@ -167,6 +179,10 @@ class Residual(Composite):
     def children(self) -> dict[str, Layer]:
         """Returns the body and the shortcut."""
         return {"body": self.body, "shortcut": self.shortcut}
+
+    def up_to(self, name: str) -> Layer:
+        """Returns a copy without a shortcut if the body is the child; see `Composite.up_to`."""
+        return self.without("shortcut") if name == "body" else self
 
     def _arguments(self) -> list[str]:
         fields = [("body", self.body, None), ("shortcut", self.shortcut, identity)]

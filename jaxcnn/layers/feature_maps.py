@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from jaxcnn.layers.batching import batch_size
-from jaxcnn.layers.composite import Composite, apply_around
+from jaxcnn.layers.composite import Stopped, Taps, apply_around, layer_at
 from jaxcnn.types import Layer, Params, State
 
 
@@ -42,28 +42,22 @@ def features(model: Layer, params: Params, state: State, x: Any, *, at: Sequence
         raise TypeError(f"features expects a sequence of paths, got the string {at!r}; write at=[{at!r}]")
     if not at:
         raise ValueError("features expects at least one path, got none")
-    layers = {path: _layer_at(model, path) for path in at}
+    try:
+        taps = Taps({path: layer_at(model, path) for path in at})
+    except ValueError as error:
+        raise ValueError(f"features: {error}") from None
     if getattr(x, "ndim", 3) == 4:
         raise ValueError(
             f"features expects one image of shape (height, width, channels), got {x.shape}; "
             "use jaxcnn.layers.batched_features for a batch"
         )
-    found: dict[str, Any] = {}
-
-    def around(path: str, layer: Layer, apply: Any, params: Params, state: State, x: Any) -> tuple[Any, State]:
-        y, state = apply(params, state, x)
-        # A layer that is inlined has the path of the composite around it.
-        if layers.get(path) is layer:
-            found[path] = y
-            if len(found) == len(layers):
-                raise _AllFound
-        return y, state
-
     try:
-        apply_around(model, params, state, x, around, train=False, asked=frozenset(at))
-    except _AllFound:
-        return {path: found[path] for path in at}
-    missing = next(path for path in at if path not in found)
+        apply_around(model, params, state, x, taps, train=False, asked=frozenset(at))
+    except Stopped as stopped:
+        if stopped.by is not taps:
+            raise
+        return {path: taps.found[path] for path in at}
+    missing = next(path for path in at if path not in taps.found)
     raise ValueError(f"features expects paths of layers that the model applies in evaluation, got {missing!r}")
 
 
@@ -88,20 +82,3 @@ def batched_features(model: Layer, params: Params, state: State, images: Any, *,
     found = jax.vmap(lambda x: features(model, params, state, x, at=at), axis_name="batch")(images)
     # A transform of JAX returns a dict sorted by name.
     return {path: found[path] for path in at}
-
-
-# Not an Exception: it ends the computation, and no handler of errors may catch it.
-class _AllFound(BaseException):
-    """Every layer that was asked for has been computed."""
-
-
-def _layer_at(model: Layer, path: str) -> Layer:
-    names = [name.partition("#")[0] for name in path.split("/")]
-    if "" in names:
-        raise ValueError(f"features expects paths of names with '/' between them, got {path!r}")
-    if not isinstance(model, Composite):
-        raise ValueError(f"features expects a model made of layers, got {model!r}")
-    try:
-        return model["/".join(names)]
-    except KeyError as error:
-        raise ValueError(f"features: {error.args[0]}, in the path {path!r}") from None

@@ -1,7 +1,7 @@
 """Folding of batch norms into the convolutions before them: the same model for inference, with less to compute."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -12,11 +12,13 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from jaxcnn import ops
+from jaxcnn.layers.backbone import Backbone
 from jaxcnn.layers.composite import Composite, layer_paths, named, path_of_child
 from jaxcnn.layers.conv import Conv, ConvTranspose
 from jaxcnn.layers.dense import Dense
 from jaxcnn.layers.flow import Dataflow, dataflow, structure
 from jaxcnn.layers.frozen import unfreeze
+from jaxcnn.layers.function import identity
 from jaxcnn.layers.measures import arrays_of
 from jaxcnn.layers.norm import BatchNorm
 from jaxcnn.layers.parameters import check_names
@@ -43,8 +45,9 @@ def fold_batch_norm(
 
     With `train=False` the new model computes what the old one did, to rounding. The convolutions keep their names and
     have a bias. Containers lose the batch norms, names included; in a composite of your own, a field that held one
-    holds `identity`. `Conv`, `ConvTranspose` and `Dense` count as convolutions; a `Dropout` or `DropPath` between the
-    two does not matter, since it does nothing in evaluation.
+    holds `identity`, and so does the name of one whose result a `Backbone` returns. `Conv`, `ConvTranspose` and `Dense`
+    count as convolutions; a `Dropout` or `DropPath` between the two does not matter, since it does nothing in
+    evaluation.
 
     Other batch norms stay: before a convolution, after a pooling, a sum or a concatenation, and where the result of
     the convolution is used elsewhere too or a layer is applied several times. `foldable` lists the folded ones.
@@ -74,7 +77,8 @@ def fold_batch_norm(
     for norm, conv in pairs.items():
         with _naming(norm):
             folded[conv] = _folded(folded.get(conv, leaves[conv]), leaves[norm])
-    return _rebuilt(model, params, state, "", folded, pairs.keys())
+    returned = set(_returned(model, ""))
+    return _rebuilt(model, params, state, "", folded, {norm: norm in returned for norm in pairs})
 
 
 def foldable(model: Layer, input_shape: Shape | None = None) -> dict[str, str]:
@@ -179,16 +183,27 @@ def _leaves(layer: Layer, params: Params, state: State, path: str) -> Iterator[t
             yield from _leaves(child, inner_params[name], inner_state[name], path_of_child(layer, path, name))
 
 
+def _returned(layer: Layer, path: str) -> Iterator[str]:
+    """Yields the paths of the layers whose results a backbone returns."""
+    if isinstance(layer, Backbone):
+        yield from (f"{path}/{one}" if path else one for one in layer.at)
+    if isinstance(layer, Composite):
+        for name, child in layer.children().items():
+            yield from _returned(child, path_of_child(layer, path, name))
+
+
 def _rebuilt(
-    layer: Layer, params: Params, state: State, path: str, folded: Mapping[str, _Part], gone: Collection[str]
+    layer: Layer, params: Params, state: State, path: str, folded: Mapping[str, _Part], gone: Mapping[str, bool]
 ) -> _Part:
+    """Returns a layer with folded ones. `gone` tells of each batch norm to remove whether the identity replaces it."""
     if not isinstance(layer, Composite):
         return folded.get(path, (layer, params, state))
     inner_params, inner_state = layer.parts("parameters", params), layer.parts("state", state)
     children = layer.children()
     for name, child in children.items():
-        if path_of_child(layer, path, name) in gone and not isinstance(child, Composite):
-            layer = layer.without(name)
+        inner = path_of_child(layer, path, name)
+        if inner in gone and not isinstance(child, Composite):
+            layer = layer.replace({name: identity}) if gone[inner] else layer.without(name)
     parts = {
         name: _rebuilt(
             children[name], inner_params[name], inner_state[name], path_of_child(layer, path, name), folded, gone

@@ -64,15 +64,18 @@ from jaxcnn.models.resnet import (
     wide_resnet101_2,
 )
 from jaxcnn.models.resnet_v2 import resnet50_v2, resnet101_v2, resnet152_v2, wide_resnet, wrn_28_10
+from jaxcnn.models.segmentation.deeplab import deeplabv3_mobilenet_v3_large, deeplabv3_resnet50, deeplabv3_resnet101
+from jaxcnn.models.segmentation.fcn import fcn_resnet50, fcn_resnet101
+from jaxcnn.models.segmentation.lraspp import lraspp_mobilenet_v3_large
+from jaxcnn.models.segmentation.u_net import small_unet, unet
 from jaxcnn.models.shufflenet import (
     shufflenet_v2_x0_5,
     shufflenet_v2_x1_0,
     shufflenet_v2_x1_5,
     shufflenet_v2_x2_0,
 )
-from jaxcnn.models.small import small_cnn
+from jaxcnn.models.small import small_cnn, whitened_cnn
 from jaxcnn.models.squeezenet import squeezenet1_0, squeezenet1_1
-from jaxcnn.models.u_net import small_unet, unet
 from jaxcnn.models.vgg import vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
 
 __all__ = [
@@ -82,6 +85,9 @@ __all__ = [
     "convnext_large",
     "convnext_small",
     "convnext_tiny",
+    "deeplabv3_mobilenet_v3_large",
+    "deeplabv3_resnet50",
+    "deeplabv3_resnet101",
     "densenet121",
     "densenet161",
     "densenet169",
@@ -97,10 +103,13 @@ __all__ = [
     "efficientnet_v2_l",
     "efficientnet_v2_m",
     "efficientnet_v2_s",
+    "fcn_resnet50",
+    "fcn_resnet101",
     "googlenet",
     "inception_v3",
     "lenet5",
     "lenet5_1998",
+    "lraspp_mobilenet_v3_large",
     "mlp",
     "mobilenet_v1",
     "mobilenet_v2",
@@ -156,6 +165,7 @@ __all__ = [
     "vgg16_bn",
     "vgg19",
     "vgg19_bn",
+    "whitened_cnn",
     "wide_resnet",
     "wide_resnet50_2",
     "wide_resnet101_2",

@@ -1,9 +1,9 @@
 """The models by name, with their images and sizes. The command line and the tests use this list."""
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
-from jaxcnn.layers import AuxiliaryHeads, Sequential
+from jaxcnn.layers import Composite
 from jaxcnn.models import (
     convnext,
     densenet,
@@ -18,17 +18,21 @@ from jaxcnn.models import (
     shufflenet,
     small,
     squeezenet,
-    u_net,
     vgg,
 )
 from jaxcnn.models.alex_net import alexnet
 from jaxcnn.models.extreme_inception import xception
 from jaxcnn.models.google_net import googlenet
+from jaxcnn.models.segmentation import deeplab, fcn, lraspp, u_net
 from jaxcnn.types import Shape
 from jaxcnn.values import Partial
 
-Model: TypeAlias = Sequential | AuxiliaryHeads
+Model: TypeAlias = Composite
 """What a model function returns."""
+
+
+Kind: TypeAlias = Literal["classification", "segmentation"]
+"""What a model gives: a logit for each class, or one for each class and pixel."""
 
 
 class Entry(NamedTuple):
@@ -43,6 +47,7 @@ class Entry(NamedTuple):
       parameters: number of its parameters for that image, without those of auxiliary heads.
       multiply_adds: its multiply-adds for that image in evaluation.
       min_size: smallest height and width of an image that the model takes, in pixels.
+      task: what the model is for. A classifier serves regression and several labels too.
     """
 
     build: Callable[..., Model]
@@ -52,10 +57,12 @@ class Entry(NamedTuple):
     parameters: int
     multiply_adds: int
     min_size: int = 1
+    task: Kind = "classification"
 
 
 _FLAT = ("in_channels", "image_size")
 _ANY_SIZE = ("in_channels",)
+_SCENE = (520, 520, 3)
 _IMAGENET, _CIFAR, _DIGITS = (224, 224, 3), (32, 32, 3), (32, 32, 1)
 
 CATALOG: dict[str, Entry] = {
@@ -63,6 +70,7 @@ CATALOG: dict[str, Entry] = {
     "lenet5": Entry(lenet.lenet5, _DIGITS, 10, _FLAT, 61_706, 416_520, 16),
     "lenet5_1998": Entry(lenet.lenet5_1998, _DIGITS, 10, (), 60_000, 325_680, 32),
     "small_cnn": Entry(small.small_cnn, _CIFAR, 10, _FLAT, 582_026, 8_488_192, 4),
+    "whitened_cnn": Entry(small.whitened_cnn, _CIFAR, 10, _ANY_SIZE, 1_971_640, 118_147_360, 9),
     "alexnet": Entry(alexnet, _IMAGENET, 1000, _ANY_SIZE, 61_100_840, 714_188_480, 63),
     "vgg11": Entry(vgg.vgg11, _IMAGENET, 1000, _ANY_SIZE, 132_863_336, 7_609_090_048, 32),
     "vgg13": Entry(vgg.vgg13, _IMAGENET, 1000, _ANY_SIZE, 133_047_848, 11_308_466_176, 32),
@@ -151,8 +159,22 @@ CATALOG: dict[str, Entry] = {
     "resnet56": Entry(resnet.resnet56, _CIFAR, 10, _ANY_SIZE, 853_018, 125_485_696),
     "resnet110": Entry(resnet.resnet110, _CIFAR, 10, _ANY_SIZE, 1_727_962, 252_887_680),
     "wrn_28_10": Entry(resnet_v2.wrn_28_10, _CIFAR, 10, _ANY_SIZE, 36_479_194, 5_243_328_768),
-    "small_unet": Entry(u_net.small_unet, (64, 64, 3), 2, _ANY_SIZE, 482_754, 145_031_168, 8),
-    "unet": Entry(u_net.unet, (128, 128, 3), 2, _ANY_SIZE, 31_037_698, 12_042_895_360, 16),
+    "small_unet": Entry(u_net.small_unet, (64, 64, 3), 2, _ANY_SIZE, 482_754, 145_031_168, 8, "segmentation"),
+    "unet": Entry(u_net.unet, (128, 128, 3), 2, _ANY_SIZE, 31_037_698, 12_042_895_360, 16, "segmentation"),
+    "fcn_resnet50": Entry(fcn.fcn_resnet50, _SCENE, 21, _ANY_SIZE, 32_957_013, 142_725_772_800, 1, "segmentation"),
+    "fcn_resnet101": Entry(fcn.fcn_resnet101, _SCENE, 21, _ANY_SIZE, 51_949_141, 222_746_867_200, 1, "segmentation"),
+    "deeplabv3_resnet50": Entry(
+        deeplab.deeplabv3_resnet50, _SCENE, 21, _ANY_SIZE, 39_638_869, 168_731_205_888, 1, "segmentation"
+    ),
+    "deeplabv3_resnet101": Entry(
+        deeplab.deeplabv3_resnet101, _SCENE, 21, _ANY_SIZE, 58_630_997, 248_752_300_288, 1, "segmentation"
+    ),
+    "deeplabv3_mobilenet_v3_large": Entry(
+        deeplab.deeplabv3_mobilenet_v3_large, _SCENE, 21, _ANY_SIZE, 11_025_477, 10_436_350_688, 1, "segmentation"
+    ),
+    "lraspp_mobilenet_v3_large": Entry(
+        lraspp.lraspp_mobilenet_v3_large, _SCENE, 21, _ANY_SIZE, 3_221_538, 2_077_790_120, 1, "segmentation"
+    ),
 }
 
 

@@ -33,14 +33,14 @@ def augmented(
 ) -> "Figure":
     """Draws originals and augmented forms of them, one row for each original.
 
-    A mask lies over its image in the colours of its classes, white where it belongs to no class. Boxes have a frame in
-    the colour of their class.
+    A mask lies over its image in the colours of its classes, white where it belongs to no class. Objects have a frame,
+    and their masks lie over the image, in the colour of their class.
 
     Args:
       rows: at least one; the original first, and then its augmented forms, as many in each row. Each is an example
         with "image", grey or RGB, floating point in [0, 1], shape (height, width, 1 or 3); optionally with "mask",
         shape (height, width), integers; optionally with "boxes", shape (boxes, 4), edges (left, top, right, bottom) in
-        pixels, "valid", shape (boxes,), and "classes", shape (boxes,).
+        pixels, "valid", shape (boxes,), "classes", shape (boxes,), and "masks", bool, shape (boxes, height, width).
       titles: of the originals, such as their classes; names longer than 18 characters are shortened.
       ignore_index: the value of the pixels of a mask that belong to no class; None if there is none.
       subtitle: what was drawn, such as the data and the augmentation.
@@ -90,25 +90,32 @@ def _drawn(example: Mapping[str, Any], ignore_index: int | None) -> np.ndarray:
     image = np.clip(image, 0, 1) if image.dtype.kind == "f" and np.abs(image - 0.5).max() <= 0.501 else image
     [pixels] = checked_images(image[None])
     pixels = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
-    if "mask" not in example:
-        return pixels
-    mask = np.asarray(example["mask"])
-    colours = np.ones(pixels.shape)
-    for value in np.unique(mask):
-        if value != ignore_index:
-            colours[mask == value] = class_colour(int(value))
+    colours = pixels.copy()
+    if "mask" in example:
+        mask = np.asarray(example["mask"])
+        colours[...] = 1
+        for value in np.unique(mask):
+            if value != ignore_index:
+                colours[mask == value] = class_colour(int(value))
+    for place, mask in zip(*_objects(example, "masks"), strict=True):
+        colours[mask] = class_colour(int(place))
     return (1 - _OPACITY) * pixels + _OPACITY * colours
+
+
+def _objects(example: Mapping[str, Any], entry: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the classes of the objects that are there, and an entry of them; nothing if the example lacks it."""
+    if entry not in example:
+        return np.zeros(0, int), np.zeros(0)
+    values = np.asarray(example[entry])
+    valid = np.asarray(example.get("valid", np.ones(len(values), bool)))
+    return np.asarray(example.get("classes", np.zeros(len(values), int)))[valid], values[valid]
 
 
 def _draw_boxes(axes: "Axes", example: Mapping[str, Any]) -> None:
     from matplotlib.patches import Rectangle
 
-    boxes = np.asarray(example.get("boxes", np.zeros((0, 4))))
-    valid = example.get("valid", np.ones(len(boxes), bool))
-    classes = example.get("classes", np.zeros(len(boxes), int))
-    for (left, top, right, bottom), there, place in zip(boxes, np.asarray(valid), np.asarray(classes), strict=True):
-        if there:
-            # Pixel 0 of a picture is centred at 0, and begins at -1/2.
-            frame = Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, linewidth=1.5)
-            frame.set_edgecolor(class_colour(int(place)))
-            axes.add_patch(frame)
+    for place, (left, top, right, bottom) in zip(*_objects(example, "boxes"), strict=True):
+        # Pixel 0 of a picture is centred at 0, and begins at -1/2.
+        frame = Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, linewidth=1.5)
+        frame.set_edgecolor(class_colour(int(place)))
+        axes.add_patch(frame)

@@ -5,7 +5,7 @@ Checkpoints are in `training.checkpoint`.
 
 from jaxcnn.training.loop import Fitted, NonFiniteLossError, Progress, evaluate, fit, image_batches, predict
 from jaxcnn.training.metrics import Metrics
-from jaxcnn.training.mixing import CutMix, Mixup
+from jaxcnn.training.mixing import CutMix, Mixup, RandomMix
 from jaxcnn.training.observers import Observer
 from jaxcnn.training.optimizers import make_optimizer, make_schedule
 from jaxcnn.training.precision import Precision
@@ -23,6 +23,7 @@ from jaxcnn.training.train_state import (
     make_train_state,
 )
 from jaxcnn.training.trained_model import load_model
+from jaxcnn.training.whitening import whitened
 
 __all__ = [
     "Average",
@@ -34,6 +35,7 @@ __all__ = [
     "Observer",
     "Precision",
     "Progress",
+    "RandomMix",
     "RangeTest",
     "Recipe",
     "Result",
@@ -57,4 +59,5 @@ __all__ = [
     "predict",
     "run",
     "scale_by_name",
+    "whitened",
 ]

@@ -82,6 +82,7 @@ class Experiment:
       task: loss and metrics.
       observers: receive the events of the training.
       prepare: prepares the examples of training on the host, or None.
+      workers: number of threads that read examples, or None.
     """
 
     layer: Layer
@@ -90,6 +91,7 @@ class Experiment:
     task: Task
     observers: tuple[Observer, ...]
     prepare: Prepare | None = None
+    workers: int | None = None
 
     @functools.cached_property
     def batches(self) -> Batches:
@@ -105,13 +107,14 @@ class Experiment:
             self.recipe.batch_size,
             seed=self.recipe.seed,
             prepare=self.prepare,
+            workers=self.workers,
             add=() if augment is None else augment.reads,
         )
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """(height, width, channels) of the images."""
-        return tuple(size or 0 for size in self.batches.spec["image"].shape)
+        """(height, width, channels) of the images of evaluation; those of training may have another size."""
+        return tuple(size or 0 for size in self.splits["validation"].spec["image"].shape)
 
     def first_weights(self, weights: tuple[Params, State] | None) -> tuple[Params, State]:
         """Returns the first weights: the given ones, or weights drawn from the seed."""
@@ -147,6 +150,8 @@ class Experiment:
         def apply(images: jax.Array, params: Params, state: State) -> tuple[Any, State]:
             return batched(self.layer)(params, state, images, train=False)
 
+        jax.eval_shape(apply, jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32), *weights)
+        self._check_size(apply, weights, example["image"].shape[1:], "prepare= (--training-size)")
         outputs, _ = jax.eval_shape(apply, example["image"], *weights)
         if isinstance(outputs, jax.ShapeDtypeStruct):
             self._check_classes(outputs.shape[1:])
@@ -162,10 +167,23 @@ class Experiment:
         if augment is not None:
             one = {name: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for name, leaf in example.items()}
             image = jax.eval_shape(augment, jax.random.key(0), one)["image"]
-            # The model must take the images of training too, if they have another size.
-            jax.eval_shape(apply, jax.ShapeDtypeStruct((1, *image.shape), image.dtype), *weights)
+            self._check_size(apply, weights, image.shape, "augment")
         # Building both refuses parts that do not fit.
         _ = self.batches, self.phases
+
+    def _check_size(self, apply: Any, weights: tuple[Any, Any], shape: Shape, field: str) -> None:
+        """Refuses a model that does not take the images of training, of which this part of it changes the size."""
+        try:
+            jax.eval_shape(apply, jax.ShapeDtypeStruct((1, *shape), jnp.float32), *weights)
+        except ValueError as error:
+            made, whole = ("x".join(map(str, one)) for one in (shape, self.image_shape))
+            reason = (
+                f"makes images of {made}, and the model, for {whole}, does not take them: {error}; keep that size, or "
+                "choose a model that takes any"
+            )
+            if field == "augment":
+                raise RecipeError(field, reason) from error
+            raise ValueError(f"{field} {reason}") from error
 
     def _check_mixing(self, example: Mapping[str, Any]) -> None:
         label = example.get("label")

@@ -94,6 +94,30 @@ class CutMix(Value):
         }
 
 
+@dataclass(frozen=True, repr=False)
+class RandomMix(Value):
+    """Applies one of several mixes to each batch, drawn anew for every batch, all equally likely.
+
+    `RandomMix((Mixup(1000, 0.2), CutMix(1000, 1.0)))` mixes as `RandomChoice` of torchvision's training script, and as
+    timm with `mixup_switch_prob` 0.5.
+
+    Attributes:
+      mixes: at least one, such as a `Mixup` and a `CutMix`.
+    """
+
+    mixes: tuple[Mix, ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.mixes, tuple) or not self.mixes:
+            raise ValueError(f"RandomMix expects a tuple of at least one mix, got {self.mixes!r}")
+
+    def __call__(self, key: jax.Array, batch: Example) -> dict[str, Any]:
+        """Mixes a batch; see `Mixup.__call__`."""
+        choice_key, mix_key = jax.random.split(key)
+        choice = jax.random.randint(choice_key, (), 0, len(self.mixes), jnp.int32)
+        return jax.lax.switch(choice, self.mixes, mix_key, dict(batch))
+
+
 def _interval(key: jax.Array, size: int, share: jax.Array) -> jax.Array:
     """Marks the pixels of a random interval of this share of the size, cut off at the ends."""
     centre = jax.random.randint(key, (), 0, size).astype(jnp.float32)

@@ -24,10 +24,23 @@ def _coupled(optimizer: Callable[[optax.ScalarOrSchedule], optax.GradientTransfo
     return lambda rate, decay: optax.chain(decay, optimizer(rate))
 
 
+def _muon() -> optax.GradientTransformation:
+    """Makes the direction of Muon for the kernels of convolutions, as matrices of filters, and of Adam for the rest."""
+    # A learning rate of -1 leaves the direction: Optax subtracts the step.
+    return optax.contrib.muon(-1.0, muon_weight_dimension_numbers=_filters)
+
+
+def _filters(params: Any) -> Any:
+    """Tells Muon that a filter is a row of the matrix that it makes orthogonal; None for what is no such kernel."""
+    filters = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
+    return jax.tree.map(lambda leaf: filters if leaf.ndim == 4 else None, params)
+
+
 OPTIMIZERS: Mapping[str, _Build] = {
     "adam": _coupled(optax.adam),
     "adamw": _decoupled(optax.scale_by_adam),
     "lion": _decoupled(optax.scale_by_lion),
+    "muon": _decoupled(_muon),
     "rmsprop": _coupled(optax.rmsprop),
     "sgd": _coupled(lambda rate: optax.sgd(rate, momentum=0.9, nesterov=True)),
 }
@@ -51,10 +64,12 @@ def make_optimizer(
                        factors={"head/.*": 1.0, "(?!head/).*": 0.1})
 
     Args:
-      name: "adam", "adamw", "lion", "rmsprop", or "sgd" with Nesterov's momentum of 0.9.
+      name: "adam", "adamw", "lion", "rmsprop", "sgd" with Nesterov's momentum of 0.9, or "muon" (Jordan et al. 2024,
+        "Muon: an optimizer for hidden layers in neural networks") for the kernels of convolutions, whose filters are
+        the rows of a matrix; all other parameters have the direction of Adam with Nesterov's momentum.
       learning_rate: a number, or a function of the step.
       weight_decay: rate of the decay of kernels; or rates by regular expression, of which every parameter must match
-        exactly one. "adamw" and "lion" decay the parameters, the others add the decay to the gradient.
+        exactly one. "adamw", "lion" and "muon" decay the parameters, the others add the decay to the gradient.
       clip_norm: largest norm of the whole gradient, above 0, or None.
       factors: factors of the learning rate by regular expression; see `scale_by_name`.
 

@@ -12,7 +12,7 @@ import optax
 from jaxcnn import trees
 from jaxcnn.layers import AuxiliaryHeads, Flatten, Frozen, Function, Run, Sequential, freeze, trainable
 from jaxcnn.training.drop_path_schedule import has_drop_path
-from jaxcnn.training.mixing import CutMix, Mixup
+from jaxcnn.training.mixing import CutMix, Mix, Mixup, RandomMix
 from jaxcnn.training.optimizers import make_optimizer, make_schedule
 from jaxcnn.training.recipe import Recipe, RecipeError
 from jaxcnn.training.step import TrainStep, make_train_step
@@ -201,7 +201,8 @@ def _of_trained(factors: Mapping[str, float], params: Params, mask: Any) -> dict
     }
 
 
-def _mix(recipe: Recipe, num_classes: int) -> Mixup | CutMix | None:
-    if recipe.mixup:
-        return Mixup(num_classes, recipe.mixup)
-    return CutMix(num_classes, recipe.cutmix) if recipe.cutmix else None
+def _mix(recipe: Recipe, num_classes: int) -> Mix | None:
+    mixes: list[Mix] = [
+        kind(num_classes, alpha) for kind, alpha in ((Mixup, recipe.mixup), (CutMix, recipe.cutmix)) if alpha
+    ]
+    return RandomMix(tuple(mixes)) if len(mixes) > 1 else mixes[0] if mixes else None

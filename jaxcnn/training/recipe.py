@@ -40,7 +40,8 @@ class Recipe(Value):
     batch_size: int = 64
     """Images in a step; an epoch omits its last images if they do not fill a batch."""
     optimizer: str = "adamw"
-    """Name of the optimizer: adam, adamw, lion, rmsprop or sgd (with Nesterov momentum 0.9)."""
+    """Name of the optimizer: adam, adamw, lion, rmsprop, sgd (with Nesterov momentum 0.9), or muon (for the kernels of
+    convolutions; Adam with the same learning rate for the rest)."""
     learning_rate: float = 2e-3
     """Largest learning rate of the schedule."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -56,7 +57,8 @@ class Recipe(Value):
     Names: affine (rotate, scale, shear, shift); crop-flip and crop-flip-cutout, for small photographs; standard (random
     resized crop and flip), and color-jitter, randaugment, trivial and augmix, which add to it; none."""
     mixup: float = 0.0
-    """Mix pairs of images and their labels: parameter alpha of the shares, 0 for none. For classification."""
+    """Mix pairs of images and their labels: parameter alpha of the shares, 0 for none. For classification. With cutmix,
+    one of the two is drawn for each batch, both equally likely."""
     cutmix: float = 0.0
     """Put a rectangle of another image into each image: parameter alpha of its area, 0 for none. For classification."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -258,8 +260,6 @@ def _check_dependencies(recipe: Recipe) -> None:
     ):
         if given and not there:
             raise RecipeError(name, f"has an effect only with {needs}; give both, or omit it", needs)
-    if recipe.mixup and recipe.cutmix:
-        raise RecipeError("mixup", "and cutmix exclude each other; set one of them to 0", "cutmix")
     if recipe.batch_size % recipe.micro_batches:
         raise RecipeError(
             "micro_batches",

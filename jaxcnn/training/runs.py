@@ -81,6 +81,7 @@ def run(
     numbered: bool = False,
     resume: bool = False,
     prepare: Prepare | None = None,
+    workers: int | None = None,
     place: Where | None = None,
     observers: Sequence[Observer] = (),
     about: Mapping[str, Any] | None = None,
@@ -105,6 +106,8 @@ def run(
       resume: whether to resume the training in that folder; layer, data, task and recipe must be the same.
       prepare: prepares the examples of training on the host, such as `jaxcnn.data.RandomResizedCrop`, which may then
         differ in size; those of validation and test are of one size.
+      workers: number of threads that read examples, at least 0; None for as many as suit the source. The results do not
+        depend on it.
       place: where the training and the validation set are while the model trains: "device", "memory" or "stream"; None
         for the fastest, see `jaxcnn.data.choose_place`. The results are the same.
       observers: receive the events of the training.
@@ -127,7 +130,7 @@ def run(
         raise ValueError("run expects place='memory' or 'stream' with prepare=, which works on the host, got 'device'")
     splits = data.split(source, fractions=recipe.split_fractions, seed=recipe.split_seed)
     task = choose_task(splits["train"]) if task is None else task
-    experiment = Experiment(layer, splits, recipe, task, tuple(observers), prepare)
+    experiment = Experiment(layer, splits, recipe, task, tuple(observers), prepare, workers)
     experiment.check()
     if resume:
         if folder is None:
@@ -271,7 +274,8 @@ class _Job:
             self._note(f"the examples are {_PLACES[place.where]}: {place.reason}")
             where = place.where
         with self._doing("reading the examples"):
-            return _Examples(where, data.put(train, where), data.put(validation, where))
+            workers = self.experiment.workers
+            return _Examples(where, *(data.put(one, where, workers=workers) for one in (train, validation)))
 
     def _start(self, first_step: int) -> Start:
         params, _ = structure(self.experiment.layer)
@@ -371,11 +375,14 @@ class _Job:
     def _enter(self, phase: Phase, train_state: TrainState) -> None:
         """Makes the compiled steps of a phase, and their data."""
         self.phase, recipe = phase, self.recipe
+        self.stopwatch.restart(compiles=True)
         model, precision = phase.layer, recipe.precision
         if recipe.cache_features and phase.trainable is not None:
             backbone, model = cut_in_two(model)
             with self._doing("computing the features of the frozen layers"):
-                features = _cached(make_predict_step(backbone, precision=precision), train_state)
+                features = _cached(
+                    make_predict_step(backbone, precision=precision), train_state, self.experiment.workers
+                )
                 splits = self.experiment.splits
                 examples = self._put(features(splits["train"]), features(splits["validation"]))
             shape = examples.validation.spec["image"].shape
@@ -412,7 +419,8 @@ class _Job:
             **_prefixed("train", self._report(progress.metrics.sums)),
             **_prefixed("validation", figures),
             "learning_rate": float(jnp.asarray(self.phase.schedule(progress.step - 1 - self._first_step))),
-            "images_per_second": round(self.stopwatch.rate, 1),
+            # An epoch of one step that compiles tells no rate.
+            "images_per_second": round(self.stopwatch.rate, 1) or None,
             "waiting_for_data": round(progress.waiting, 4),
         }
         self.rows.append(row)
@@ -439,7 +447,7 @@ class _Job:
         return {"loss": float(sums["loss"].value), **self.experiment.task.report(rest)}
 
     def _sums(self, eval_step: Any, params: Params, state: State, source: Source) -> dict[str, Mean]:
-        batches = data.eval_batches(source, min(EVAL_BATCH_SIZE, len(source)))
+        batches = data.eval_batches(source, min(EVAL_BATCH_SIZE, len(source)), workers=self.experiment.workers)
         return evaluate(eval_step, params, state, batches, count=len(source))
 
     def _save(self, train_state: TrainState, metrics: Metrics) -> None:
@@ -538,11 +546,11 @@ def _prefixed(part: str, figures: Mapping[str, float]) -> dict[str, float | None
     return {f"{part}_{name}": value if math.isfinite(value) else None for name, value in figures.items()}
 
 
-def _cached(predict_step: Any, train_state: TrainState) -> Callable[[Source], Arrays]:
+def _cached(predict_step: Any, train_state: TrainState, workers: int | None) -> Callable[[Source], Arrays]:
     """Returns a function that replaces the images of a source by the outputs of a step."""
 
     def features(source: Source) -> Arrays:
-        batches = data.eval_batches(source, min(EVAL_BATCH_SIZE, len(source)))
+        batches = data.eval_batches(source, min(EVAL_BATCH_SIZE, len(source)), workers=workers)
         images = predict(predict_step, train_state.params, train_state.state, batches)
         others = [name for name in source.spec if name != "image"]
         return Arrays({"image": images, **data.gather(source, np.arange(len(source)), others)}, source.class_names)
@@ -551,7 +559,7 @@ def _cached(predict_step: Any, train_state: TrainState) -> Callable[[Source], Ar
 
 
 class _Stopwatch:
-    """Measures images per second within an epoch, without the first step, which may compile.
+    """Measures images per second within an epoch, without what lies between epochs and steps that may compile.
 
     Args:
       batch_size: images in a step.
@@ -559,25 +567,30 @@ class _Stopwatch:
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size, self.rate = batch_size, 0.0
-        self.restart()
+        self.restart(compiles=True)
 
-    def restart(self) -> None:
-        """Starts a new epoch; the time since the last step does not count."""
-        self._steps, self._since = 0, 0.0
+    def restart(self, *, compiles: bool = False) -> None:
+        """Starts a new epoch.
+
+        Args:
+          compiles: whether the next step may compile: then it is not counted.
+        """
+        self._steps, self._since = 0, None if compiles else time.monotonic()
 
     def step(self) -> float:
         """Counts a step.
 
         Returns:
-          Images per second of the epoch so far; on its first step, those of the previous epoch, or 0.
+          Images per second of the epoch so far; those of the previous epoch as long as no step counts, or 0.
         """
         now = time.monotonic()
-        if self._steps == 0:
+        if self._since is None:
             self._since = now
+            return self.rate
         self._steps += 1
         seconds = now - self._since
         if seconds > 0:
-            self.rate = self._batch_size * (self._steps - 1) / seconds
+            self.rate = self._batch_size * self._steps / seconds
         return self.rate
 
 

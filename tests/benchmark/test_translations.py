@@ -48,7 +48,7 @@ from jaxcnn.layers import (
 from jaxcnn.models import catalog
 from jaxcnn.models.inception import AuxiliaryPool
 from jaxcnn.models.resnet import ZeroPadShortcut
-from jaxcnn.models.u_net import check_size
+from jaxcnn.models.segmentation.u_net import check_size
 
 RELU = Function(jax.nn.relu)
 # Epsilons so large, and decays so unusual, that a forgotten one shows.

@@ -105,3 +105,15 @@ def test_what_cannot_be_done_is_refused(jaxcnn, tmp_path, monkeypatch, words, me
     assert done.status == 2
     assert message in done.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_objects_are_counted(jaxcnn, tmp_path):
+    options = ["--limit", 2, "--output", tmp_path / "sheet.png"]
+    done = jaxcnn("data", "info", "digit_scenes", *options, "--json")
+    part = json.loads(done.out)["parts"]["test"]
+    objects = part["objects"]
+    assert sum(part["counts"].values()) == sum(number * count for number, count in enumerate(objects[0])) == 1170
+    done = jaxcnn("data", "info", "digit_scenes", *options)
+    lines = [line.split() for line in done.out.splitlines()]
+    assert ["9", "576", "89", "157"] in lines
+    assert ["test", "1,170", "62", "2.9", "6", "16x5", "30x21", "48x42", "0", "0"] in lines

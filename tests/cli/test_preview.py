@@ -58,3 +58,10 @@ def test_unknown_data_are_named(jaxcnn):
     done = jaxcnn("data", "preview", "digitz")
     assert done.status == 2
     assert done.err.startswith("error: unknown data set 'digitz'; did you mean digits?")
+
+
+def test_objects_are_drawn(jaxcnn, tmp_path):
+    path = tmp_path / "scenes.png"
+    options = ["--augment", "flip()", "--examples", 1, "--copies", 1, "--output", path]
+    done = jaxcnn("data", "preview", "digit_instances", *options)
+    assert (done.status, done.out) == (0, f"1 example in {path}\n")

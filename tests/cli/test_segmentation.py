@@ -38,7 +38,7 @@ def segmented(finish, pictures):
     """A finished run on these pictures, not to be changed."""
     options = ["--batch-size", 6, "--epochs", 12, "--learning-rate", 0.05, "--augment", "crop-flip"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(CATALOG, "segmenter", Entry(segmenter, (8, 8, 3), 2, ("in_channels",), 0, 0))
+        patch.setitem(CATALOG, "segmenter", Entry(segmenter, (8, 8, 3), 2, ("in_channels",), 0, 0, 1, "segmentation"))
         words = ["train", "--model", "segmenter", "--data", pictures, *options]
         return finish(lambda run: [*words, "--run-dir", run], pictures=True)
 
@@ -93,7 +93,7 @@ def test_predict_writes_masks_and_overlays(jaxcnn, segmented, pictures, tmp_path
 def test_a_classifier_is_refused_for_masks(jaxcnn, pictures, tmp_path):
     done = jaxcnn("train", "--model", "small_cnn", "--data", pictures, "--batch-size", 6, "--run-dir", tmp_path / "run")
     assert done.status == 2
-    assert (
-        "expected a model that gives one number for each of 2 classes" in done.err or "Segmentation expects" in done.err
+    assert done.err == (
+        "error: expected a model for data with masks, such as small_unet, got small_cnn, which is for classification\n"
     )
     assert not (tmp_path / "run").exists()

@@ -529,7 +529,8 @@ def test_a_failure_names_its_step(key):
 
 def test_an_option_that_the_function_lacks_is_refused():
     with pytest.raises(
-        TypeError, match=r"shift takes the options \['max_shift', 'fill', 'mask_fill'\], got \['max_shfit'\]: missing"
+        TypeError,
+        match=r"shift takes the options \['max_shift', 'fill', 'mask_fill', 'least_visible'\], got .*: missing",
     ):
         Step(shift, max_shfit=2)
 
@@ -711,13 +712,31 @@ def test_own_functions_are_marked_before_they_change_an_example_with_a_mask(imag
     np.testing.assert_array_equal(inverted["mask"], mask)
 
 
+OBJECT = {"boxes": jnp.zeros((1, 4)), "valid": jnp.zeros(1, bool)}
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
         ({"mask": jnp.zeros((9, 7), int)}, ValueError, r"mask as large as the image, got \(9, 7\) and \(7, 9, 2\)"),
         ({"mask": jnp.zeros((7, 9, 1), int)}, ValueError, r"mask as large as the image, got \(7, 9, 1\) and"),
         ({"mask": jnp.zeros((7, 9))}, TypeError, "flip expects a mask of integers, the class of each pixel, got float"),
-        ({"masks": jnp.zeros((3, 7, 9))}, ValueError, "moves 'image', 'mask' and 'boxes', got an example with 'masks'"),
+        ({"masks": jnp.zeros((3, 7, 9), bool)}, ValueError, "flip expects 'boxes' beside 'masks', got none"),
+        (
+            {**OBJECT, "masks": jnp.zeros((1, 7, 9))},
+            TypeError,
+            "flip expects masks of bool, one for each box, got float",
+        ),
+        (
+            {**OBJECT, "masks": jnp.zeros((1, 9, 7), bool)},
+            ValueError,
+            r"flip expects 'masks' of shape \(1, 7, 9\), got \(1, 9, 7\)",
+        ),
+        (
+            {**OBJECT, "classes": jnp.zeros((2,), int)},
+            ValueError,
+            r"flip expects 'classes' of shape \(1,\), got \(2,\)",
+        ),
         ({"boxes": jnp.zeros((3, 4))}, ValueError, "expects 'valid' beside 'boxes', since a box may leave the image"),
         ({"boxes": jnp.zeros((3, 4), int)}, TypeError, "flip expects boxes of floating point, in pixels, got int"),
         ({"boxes": jnp.zeros((4,))}, ValueError, r"flip expects boxes of shape \(boxes, 4\), got \(4,\)"),
@@ -746,6 +765,12 @@ def test_a_fill_that_is_no_class_is_refused(bad):
         Step(shift, max_shift=2, mask_fill=bad)
     with pytest.raises(TypeError, match=r"noise takes the options \['std'\], got \['std', 'mask_fill'\]"):
         Step(noise, std=0.1, mask_fill=0)
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.5, True, None])
+def test_a_part_of_a_box_that_is_none_is_refused(bad):
+    with pytest.raises(ValueError, match=f"least_visible, the part of a box, in .0, 1., got {bad}"):
+        Step(shift, max_shift=2, least_visible=bad)
 
 
 CHECKSUMS = """

@@ -94,7 +94,7 @@ def test_paths_become_absolute_and_names_stay(here):
         (
             "digit",
             {},
-            r"expected a data set, digits, shapes, .*, got 'digit'; there is no such name, file or f",
+            r"expected a data set, digits, digit_scenes, .*, got 'digit'; there is no such name, file or f",
         ),
         ("", {}, "expected a data set"),
         ("digits", {"skip_bad": True}, "skip_bad only for image folders and tables, got it for 'digits'"),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.data import shapes
-from jaxcnn.data.sources.shapes import _PARTS, _enlarged, _example
+from jaxcnn.data.sources.shapes import PARTS, _example, enlarged
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,8 @@ def test_the_shapes_of_seed_zero_never_change(parts):
 
 
 def test_an_example_depends_on_the_seed_and_its_index_alone(parts, monkeypatch):
-    for name, part in list(_PARTS.items()):
-        monkeypatch.setitem(_PARTS, name, part._replace(examples=20))
+    for name, part in list(PARTS.items()):
+        monkeypatch.setitem(PARTS, name, part._replace(examples=20))
     again, other = shapes(), shapes(seed=1)
     for name, part in again.items():
         for entry, array in part.entries.items():
@@ -59,8 +59,8 @@ def test_parts_share_neither_digits_nor_columns_of_the_photographs(monkeypatch):
     from sklearn.datasets import load_digits, load_sample_images
 
     monkeypatch.setattr("jaxcnn.data.sources.shapes._example", watched)
-    for name, part in list(_PARTS.items()):
-        monkeypatch.setitem(_PARTS, name, part._replace(examples=1))
+    for name, part in list(PARTS.items()):
+        monkeypatch.setitem(PARTS, name, part._replace(examples=1))
     shapes()
     train, validation, test = seen
     assert sum(part[2] for part in (train, validation, test)) == np.sum(load_digits().target < 4)
@@ -98,7 +98,7 @@ def test_digits_are_enlarged_bilinearly(side):
     line = functools.partial(np.interp, places, np.arange(8))
     smooth = np.apply_along_axis(line, 1, np.apply_along_axis(line, 0, digit.astype(float))) * 255 / 16
     expected = np.clip(2 * smooth - 128, 0, 255)
-    found = _enlarged(digit, side)
+    found = enlarged(digit, side)
     assert found.dtype == np.int64
     assert np.abs(found - expected).max() < 2.001  # rounded down, then doubled
 
@@ -115,9 +115,9 @@ def test_a_negative_seed_is_refused():
 
 
 def test_a_missing_scikit_learn_is_named_with_the_remedy(monkeypatch):
-    from jaxcnn.data.sources.shapes import _materials
+    from jaxcnn.data.sources.shapes import read_material
 
-    _materials.cache_clear()
+    read_material.cache_clear()
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ImportError, match=r"pip install 'jaxcnn\[cli\]'"):
         shapes()

@@ -35,6 +35,7 @@ FAMILIES = {
     "mlp": (Partial(models.mlp, image_size=8), 8, RELU),
     "lenet5": (Partial(models.lenet5, image_size=16), 16, RELU),
     "small_cnn": (Partial(models.small_cnn, image_size=8), 8, RELU),
+    "whitened_cnn": (Partial(models.whitened_cnn, widths=(4, 6, 8)), 9, None),
     "alexnet": (models.alexnet, 63, RELU),
     "vgg": (models.vgg11_bn, 32, RELU),
     "squeezenet": (models.squeezenet1_1, 32, RELU),
@@ -243,4 +244,5 @@ def test_a_model_of_the_catalog_has_no_weight_of_a_loss():
         "parameters",
         "multiply_adds",
         "min_size",
+        "task",
     )

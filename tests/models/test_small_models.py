@@ -7,7 +7,7 @@ from catalog_members import members
 
 from jaxcnn import models
 from jaxcnn.layers import Dense, arithmetic, count_parameters, identity, output_shape
-from jaxcnn.models import catalog, mlp, small_cnn
+from jaxcnn.models import catalog, mlp, small_cnn, whitened_cnn
 
 
 def parameters_by_layer(model, image_shape):
@@ -37,6 +37,33 @@ def test_small_cnn_has_its_maps():
         (128,),
         (10,),
     ]
+
+
+def test_whitened_cnn_has_its_parameters():
+    assert parameters_by_layer(whitened_cnn(), (32, 32, 3)) == {
+        "whiten": 2 * 2 * 3 * 24 + 24,
+        **{"group1/conv1": 9 * 24 * 64, "group1/conv2": 9 * 64 * 64, "group1/norm1": 64, "group1/norm2": 64},
+        **{"group2/conv1": 9 * 64 * 256, "group2/conv2": 9 * 256**2, "group2/norm1": 256, "group2/norm2": 256},
+        **{"group3/conv1": 9 * 256**2, "group3/conv2": 9 * 256**2, "group3/norm1": 256, "group3/norm2": 256},
+        "head": 2560,
+    }
+
+
+def test_whitened_cnn_begins_as_the_identity_of_its_first_channels(key):
+    model = whitened_cnn(5, widths=(30, 16, 20))
+    params, _ = model.init(key)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 7, 24)), jnp.float32)
+    y, _ = model["group1/conv1"].apply(params["group1"]["conv1"], {}, x, train=False)
+    np.testing.assert_allclose(y[..., :24], x, atol=1e-6)
+    kernel = np.asarray(params["group1"]["conv1"]["kernel"][..., 24:])
+    bound = (9 * 24) ** -0.5
+    assert np.abs(kernel).max() <= bound
+    assert kernel.std() == pytest.approx(bound / 3**0.5, rel=0.1)
+    # Fewer filters than channels: each copies one.
+    kernel = np.asarray(params["group2"]["conv1"]["kernel"])
+    np.testing.assert_array_equal(kernel[1, 1], np.eye(30, 16))
+    assert np.count_nonzero(kernel) == 16
+    assert np.asarray(params["head"]["kernel"]).std() == pytest.approx(1, abs=0.2)
 
 
 def test_mlp_has_its_parameters():
@@ -133,13 +160,17 @@ def test_the_catalog_says_what_each_model_was_made_for(name):
 
 def expected_shape(name, image_shape, num_classes):
     """Returns the shape of a classifier's logits, or of a segmentation model's, which has them for each pixel."""
-    return (*image_shape[:2], num_classes) if name.endswith("unet") else (num_classes,)
+    return (*image_shape[:2], num_classes) if is_segmenter(name) else (num_classes,)
+
+
+def is_segmenter(name):
+    return catalog.CATALOG[name].task == "segmentation"
 
 
 @pytest.mark.parametrize("name", members(name for name, entry in catalog.CATALOG.items() if entry.takes))
 def test_the_catalog_builds_for_other_images(name):
     min_size = catalog.CATALOG[name].min_size
-    shape = (48, 32, 2) if name.endswith("unet") else (max(40, min_size + 4), max(36, min_size), 2)
+    shape = (48, 32, 2) if is_segmenter(name) else (max(40, min_size + 4), max(36, min_size), 2)
     assert output_shape(catalog.build(name, 7, shape), shape) == expected_shape(name, shape, 7)
 
 

@@ -35,6 +35,18 @@ def test_masks_and_boxes_are_drawn_in_the_colours_of_their_classes():
     assert frame.get_edgecolor()[:3] == class_colour(2)
 
 
+def test_masks_of_objects_are_drawn_in_the_colours_of_their_classes():
+    masks = np.zeros((2, 6, 8), bool)
+    masks[0, 2:4, 3:5] = masks[1] = True
+    boxes = np.array([[3, 2, 5, 4], [0, 0, 8, 6]], np.float32)
+    example = GREY | {"masks": masks, "boxes": boxes, "valid": np.array([True, False]), "classes": np.array([2, 0])}
+    [axes] = augmented([[example]]).axes
+    pixels = np.asarray(axes.get_images()[0].get_array())
+    np.testing.assert_allclose(pixels[3, 4], 0.3 + 0.4 * np.array(class_colour(2)), atol=1e-6)
+    np.testing.assert_allclose(pixels[0, 0], 0.5, atol=1e-6)
+    assert len(axes.patches) == 1
+
+
 @pytest.mark.parametrize(
     ("rows", "titles", "error", "message"),
     [

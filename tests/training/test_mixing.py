@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from jaxcnn.layers import Dense, Flatten, Sequential
-from jaxcnn.training import CutMix, Mixup, init_train_state, make_train_step
+from jaxcnn.training import CutMix, Mixup, RandomMix, init_train_state, make_train_step
 
 CLASSES, N = 4, 8
 LABELS = np.arange(N, dtype=np.int32) % CLASSES
@@ -18,6 +18,7 @@ LABELS = np.arange(N, dtype=np.int32) % CLASSES
 IMAGES = np.broadcast_to(2.0 ** np.arange(N, dtype=np.float32)[:, None, None, None], (N, 9, 7, 2))
 BATCH = {"image": jnp.asarray(IMAGES), "label": jnp.asarray(LABELS)}
 EYE = np.eye(CLASSES)
+BOTH = (Mixup(CLASSES), CutMix(CLASSES))
 
 
 @functools.cache
@@ -83,7 +84,30 @@ def test_the_area_of_the_rectangle_is_that_of_the_distribution():
     assert np.mean(drawn) == pytest.approx(np.mean(areas) / 2, abs=0.02)  # half of the permutations exchange the two
 
 
-@pytest.mark.parametrize("mix", [Mixup(CLASSES), CutMix(CLASSES)], ids=repr)
+def test_one_of_several_mixes_is_drawn_for_each_batch():
+    # A constant image stays constant in mixup, and is cut in CutMix; all are 0 or 1.
+    images = jnp.zeros((2, 16, 16, 1)).at[1].set(1.0)
+    mix = RandomMix((Mixup(2, 5.0), CutMix(2)))
+
+    def kind(key):
+        image = mix(key, {"image": images, "label": jnp.array([0, 1])})["image"][0]
+        return jnp.stack([jnp.any((image > 0) & (image < 1)), jnp.ptp(image) > 0])
+
+    blended, cut = np.asarray(jax.jit(jax.vmap(kind))(jax.random.split(jax.random.key(0), 4000))).T
+    assert not np.any(blended & cut)
+    # Half of the permutations leave the images where they are.
+    assert np.mean(blended) == pytest.approx(0.25, abs=0.03)
+    assert 0.15 < np.mean(cut) < 0.28  # some rectangles are empty, or the whole image
+    assert eval(repr(mix)) == mix
+
+
+def test_a_random_mix_needs_something_to_choose_from():
+    for mixes in ((), [Mixup(2)]):
+        with pytest.raises(ValueError, match="RandomMix expects a tuple of at least one mix, got"):
+            RandomMix(mixes)
+
+
+@pytest.mark.parametrize("mix", BOTH, ids=repr)
 def test_shares_are_mixed_as_labels_are(mix):
     shares = BATCH | {"label": jnp.asarray(EYE[LABELS], jnp.float32)}
     one, other = (mix(jax.random.key(3), batch) for batch in (BATCH, shares))
@@ -91,13 +115,13 @@ def test_shares_are_mixed_as_labels_are(mix):
     assert pickle.loads(pickle.dumps(mix)) == mix
 
 
-@pytest.mark.parametrize("mix", [Mixup(CLASSES), CutMix(CLASSES)], ids=repr)
+@pytest.mark.parametrize("mix", BOTH, ids=repr)
 def test_a_label_out_of_range_is_nan(mix):
     mixed = mix(jax.random.key(3), BATCH | {"label": jnp.asarray(LABELS).at[2].set(CLASSES)})
     assert np.isnan(mixed["label"]).any()
 
 
-@pytest.mark.parametrize("mix", [Mixup(CLASSES), CutMix(CLASSES)], ids=repr)
+@pytest.mark.parametrize("mix", [*BOTH, RandomMix(BOTH)], ids=repr)
 def test_the_step_mixes_another_way_in_each_step(mix):
     model, still = Sequential(flatten=Flatten(), head=Dense(9 * 7 * 2, CLASSES)), optax.sgd(0.0)
     step, losses = make_train_step(model, still, mix=mix), []

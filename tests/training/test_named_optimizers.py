@@ -93,6 +93,27 @@ def test_adamw_and_lion_are_those_of_optax():
         jax.tree.map(np.testing.assert_array_equal, results[0][0], results[1][0])
 
 
+def test_muon_turns_the_filters_of_convolutions_into_orthogonal_ones_and_leaves_the_rest_to_adam():
+    rng = np.random.default_rng(0)
+    gradients = {
+        "conv": {"kernel": jnp.asarray(rng.normal(size=(3, 3, 4, 8)) * np.arange(1, 9), jnp.float32)},
+        "head": {"kernel": jnp.asarray(rng.normal(size=(8, 5)), jnp.float32)},
+    }
+    params = jax.tree.map(jnp.zeros_like, gradients)
+    optimizer = make_optimizer("muon", 0.5)
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    # The polynomial of Jordan et al. on the singular values of the matrix of filters, normalised by its norm.
+    left, values, right = np.linalg.svd(np.float64(gradients["conv"]["kernel"]).reshape(-1, 8), full_matrices=False)
+    values = values / np.linalg.norm(values)
+    for _ in range(5):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    np.testing.assert_allclose(updates["conv"]["kernel"].reshape(-1, 8), -0.5 * (left * values) @ right, atol=1e-4)
+    assert 0.6 < values.min() < values.max() < 1.3
+    # Adam's first step has the size of the learning rate; Nesterov's momentum of 0.9 adds 0.9 * 0.1 / (1 - 0.9**2).
+    step = 0.5 * (1 + 0.09 / 0.19)
+    np.testing.assert_allclose(updates["head"]["kernel"], -step * np.sign(gradients["head"]["kernel"]), rtol=1e-3)
+
+
 RATES = {".*/kernel": 0.5, "norm/.*": 0.25, ".*/bias": 0.0}
 
 

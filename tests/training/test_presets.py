@@ -7,6 +7,7 @@ import pytest
 
 from jaxcnn import data, trees
 from jaxcnn.data import named
+from jaxcnn.layers import MeanOverViews
 from jaxcnn.layers.flow import structure
 from jaxcnn.models import catalog
 from jaxcnn.training import Recipe, run
@@ -43,7 +44,9 @@ def test_presets_name_models_data_and_layers_that_exist(name):
     phases = make_phases(preset.recipe, layer, structure(layer)[0], 10)
     assert [phase.last_epoch for phase in phases][-1] == preset.recipe.epochs
     assert preset.data is None or named.find(preset.data) is not None
-    assert "not measured here" in preset.about or "no published figure" in preset.about
+    assert "measured here" in preset.about or "no published figure" in preset.about
+    assert preset.whiten is None or f"{preset.whiten}/bias" in trees.named_leaves(structure(layer)[0])
+    assert preset.views is None or MeanOverViews(layer, preset.views)
 
 
 def test_the_rates_of_fine_tuning_are_those_it_says():
@@ -70,13 +73,15 @@ def test_the_rates_of_fine_tuning_are_those_it_says():
     [
         ("cifar10-cnn", 32),
         pytest.param("cifar10-resnet18", 32, marks=pytest.mark.slow),
+        ("cifar10-speed", 9),
         pytest.param("imagenet-resnet50", 64, marks=pytest.mark.slow),
+        pytest.param("imagenet-resnet50-600", 64, marks=pytest.mark.slow),
         pytest.param("fine-tune", 64, marks=pytest.mark.slow),
     ],
 )
 def test_presets_train_on_generated_images(name, size):
     preset = PRESETS[name]
-    short = {"unfreeze_epoch": 1} if preset.recipe.freeze else {}
+    short = {"unfreeze_epoch": 1} if preset.recipe.unfreeze_epoch else {}
     recipe = dataclasses.replace(preset.recipe, epochs=2, batch_size=8, warmup_epochs=0.5, **short)
     layer = catalog.build(preset.model, 2, (size, size, 3))
     with jax.numpy_dtype_promotion("standard"):
@@ -96,7 +101,9 @@ def test_every_preset_is_trained_here():
     [
         ("cifar10-cnn", (80, 20, 30)),
         ("cifar10-resnet18", (90, 10, 30)),
+        ("cifar10-speed", (90, 10, 30)),
         ("imagenet-resnet50", (99, 1, 30)),
+        ("imagenet-resnet50-600", (99, 1, 30)),
     ],
 )
 def test_the_validation_set_is_the_part_of_the_training_set_that_it_says(name, counts):

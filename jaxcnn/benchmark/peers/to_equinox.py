@@ -34,7 +34,7 @@ from jaxcnn.benchmark.spec import Spec
 from jaxcnn.layers import Function
 from jaxcnn.models.inception import AuxiliaryPool
 from jaxcnn.models.resnet import ZeroPadShortcut
-from jaxcnn.models.u_net import check_size
+from jaxcnn.models.segmentation.u_net import check_size
 from jaxcnn.ops.arithmetic import transpose_padding_sides
 from jaxcnn.types import Layer, Shape
 

@@ -30,7 +30,7 @@ from jaxcnn.benchmark.program import Program, Unavailable, Untranslatable
 from jaxcnn.benchmark.spec import Spec
 from jaxcnn.models.inception import AuxiliaryPool
 from jaxcnn.models.resnet import ZeroPadShortcut
-from jaxcnn.models.u_net import check_size
+from jaxcnn.models.segmentation.u_net import check_size
 from jaxcnn.ops.arithmetic import transpose_padding_sides
 from jaxcnn.ops.check import Sides
 from jaxcnn.types import Layer, Shape

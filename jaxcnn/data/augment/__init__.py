@@ -11,6 +11,7 @@ entries stay as they are. Images are in [0, 1].
 At zero strength, each of them is the identity.
 """
 
+from jaxcnn.data.augment.averaging import mean_over_views
 from jaxcnn.data.augment.colour import (
     autocontrast,
     blur,
@@ -43,7 +44,7 @@ from jaxcnn.data.augment.spatial import (
     shift,
 )
 from jaxcnn.data.augment.steps import Composition, Step, compose, geometric, photometric
-from jaxcnn.data.augment.views import crop_views, mean_over_views, mirror_views, shift_views
+from jaxcnn.ops.views import crop_views, mirror_views, shift_views
 
 __all__ = [
     "AUGMENTATIONS",

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.data.geometry import Geometry
+from jaxcnn.data.objects import OBJECTS, moved_objects
 from jaxcnn.data.sources.source import IGNORED
-from jaxcnn.ops.check import is_int
+from jaxcnn.ops.check import is_int, is_number
 from jaxcnn.types import Example
 from jaxcnn.values import Partial
 
@@ -18,11 +19,19 @@ Draw = Callable[..., Geometry]
 """draw(key, height, width, **options): the geometry of an image of this size; the options are those of the step."""
 
 
+_OWN = ("image", "mask", "boxes", "valid")
+"""Entries that an example has by itself; `Batches` adds others."""
+
+_MOVING: dict[str, Any] = {"mask_fill": IGNORED, "least_visible": 0.1}
+"""Options that every step of a geometric function takes, with their defaults."""
+
+
 class _Mark(NamedTuple):
-    """What a `Step` knows about a function: what draws its geometry, and which entries of the example it reads."""
+    """What a `Step` knows about a function; the fields are as in `geometric`."""
 
     draw: Draw | None
     reads: tuple[str, ...] = ()
+    centred: bool = False
 
 
 _MARKS: dict[Callable[..., jax.Array], _Mark] = {}
@@ -30,8 +39,8 @@ _MARKS: dict[Callable[..., jax.Array], _Mark] = {}
 _F = TypeVar("_F", bound=Callable[..., jax.Array])
 
 
-def geometric(draw: Draw, *, reads: tuple[str, ...] = ()) -> Callable[[_F], _F]:
-    """Marks an augmentation that moves pixels, so that its `Step` moves mask and boxes of an example along.
+def geometric(draw: Draw, *, reads: tuple[str, ...] = (), centred: bool = False) -> Callable[[_F], _F]:
+    """Marks an augmentation that moves pixels, so that its `Step` moves masks and boxes of an example along.
 
         @geometric(draw_zoom)
         def zoom(key, image, *, factor, fill=0.0):
@@ -41,13 +50,14 @@ def geometric(draw: Draw, *, reads: tuple[str, ...] = ()) -> Callable[[_F], _F]:
       draw: draws the geometry that the function applies to its image, from the same key, the height and the width, and
         the options of the function except `fill`.
       reads: names of entries of the example that the function and `draw` take as keyword arguments besides the options.
+      centred: whether objects are kept whose centre stays in the image, rather than those of which enough is visible.
 
     Returns:
       A decorator that returns the function itself.
     """
 
     def mark(function: _F) -> _F:
-        _MARKS[function] = _Mark(draw, reads)
+        _MARKS[function] = _Mark(draw, reads, centred)
         return function
 
     return mark
@@ -77,7 +87,7 @@ def option_names(function: Callable[..., jax.Array]) -> list[str]:
     """
     names = list(_without_entries(function).parameters)[2:]
     mark = _MARKS.get(function)
-    return names if mark is None or mark.draw is None else [*names, "mask_fill"]
+    return names if mark is None or mark.draw is None else [*names, *_MOVING]
 
 
 def _without_entries(function: Callable[..., jax.Array]) -> inspect.Signature:
@@ -92,20 +102,23 @@ class Step(Partial):
 
         Step(random_crop, padding=4, border="reflect")
 
-    A geometric function moves "mask" and "boxes" along with "image", by the same random geometry. Each pixel of the
-    mask is the nearest one; where `fill` comes into view, the mask becomes `mask_fill`. If pixels of the image pad it,
-    those of the mask pad the mask. A box becomes the box around its moved corners, clipped to the image; after
-    `elastic`, the box around the pixels that come from it. A box of which nothing is left is no longer valid.
+    A geometric function moves "mask", "boxes" and "masks" along with "image", by the same random geometry. Each pixel
+    of a mask is the nearest one; where `fill` comes into view, the mask becomes `mask_fill`, and masks of objects
+    become False. If pixels of the image pad it, those of the masks pad the masks. A box becomes the box around its
+    moved corners, clipped to the image; after `elastic`, the box around the pixels that come from it.
+
+    An object is no longer valid if less than `least_visible` of its moved box is in the image, if a side has become
+    shorter than a pixel, or if nothing is left of its mask. All its entries become zeros then.
 
     Args:
       function: called as function(key, image, **options); defined at the top of a module, since a lambda or a nested
         function differs from its own twin and would be compiled anew each time. For examples with a mask or boxes, mark
         it by `geometric` or `photometric`.
-      **options: keyword arguments of the function, hashable. A geometric function takes `mask_fill` too, a class index;
-        by default `IGNORED`.
+      **options: keyword arguments of the function, hashable. A geometric function takes two more: `mask_fill`, a class
+        index, by default `IGNORED`; and `least_visible`, in [0, 1], by default 0.1.
 
     Raises:
-      ValueError: `function` is not defined at the top of a module, or `mask_fill` is not an int of at least 0.
+      ValueError: `function` is not defined at the top of a module, or `mask_fill` or `least_visible` is out of range.
       TypeError: the function does not take these options, or one cannot be hashed.
     """
 
@@ -113,11 +126,12 @@ class Step(Partial):
         if "<" in getattr(function, "__qualname__", "<"):
             raise ValueError(f"Step expects a function defined at the top of a module, got {function!r}")
         known = option_names(function)
-        others = dict(options)
-        if "mask_fill" in known:
-            fill = others.pop("mask_fill", IGNORED)
-            if not is_int(fill) or fill < 0:
-                raise ValueError(f"Step expects mask_fill, a class index of at least 0, got {fill!r}")
+        others = {name: value for name, value in options.items() if name not in known or name not in _MOVING}
+        fill, least = (options.get(name, default) for name, default in _MOVING.items())
+        if not is_int(fill) or fill < 0:
+            raise ValueError(f"Step expects mask_fill, a class index of at least 0, got {fill!r}")
+        if not is_number(least) or not 0 <= least <= 1:
+            raise ValueError(f"Step expects least_visible, the part of a box, in [0, 1], got {least!r}")
         try:
             _without_entries(function).bind("key", "image", **others)
         except TypeError as error:
@@ -127,7 +141,11 @@ class Step(Partial):
     @property
     def reads(self) -> tuple[str, ...]:
         """Names of the entries that the function reads besides image, mask and boxes, such as "index" and "epoch"."""
-        return _MARKS.get(self.function, _Mark(None)).reads
+        return tuple(name for name in self._mark.reads if name not in _OWN)
+
+    @property
+    def _mark(self) -> _Mark:
+        return _MARKS.get(self.function, _Mark(None))
 
     def __call__(self, key: jax.Array, example: Example) -> dict[str, Any]:
         """Changes one example.
@@ -135,9 +153,10 @@ class Step(Partial):
         Args:
           key: typed random key, consumed.
           example: "image", shape (height, width, channels), floating point; optionally "mask", shape (height, width),
-            integers; optionally "boxes", shape (boxes, 4), floating point, the edges (left, top, right, bottom) in
-            pixels, 0 being the outer edge of the first pixel, with "valid", shape (boxes,), bool; other entries stay as
-            they are.
+            integers; optionally objects: "boxes", shape (objects, 4), floating point, the edges (left, top, right,
+            bottom) in pixels, 0 being the outer edge of the first pixel, with "valid", shape (objects,), bool, and
+            optionally "classes", "crowd" and "difficult", shape (objects,), and "masks", shape (objects, height,
+            width), bool; other entries stay as they are.
 
         Returns:
           The example, with the same names and dtypes. The shapes are the same too, except those of image and mask after
@@ -149,36 +168,36 @@ class Step(Partial):
         """
         name = self.function.__name__
         _check_example(name, example)
-        mark = _MARKS.get(self.function, _Mark(None))
-        options = dict(self.options) | _entries(name, example, self.reads)
-        mask_fill = options.pop("mask_fill", IGNORED)
-        places = sorted(example.keys() & {"mask", "boxes", "masks"})
+        mark = self._mark
+        options = dict(self.options) | _entries(name, example, mark.reads)
+        mask_fill, least_visible = (options.pop(option, default) for option, default in _MOVING.items())
+        places = sorted(example.keys() & {"mask", "boxes"})
         if places and self.function not in _MARKS:
             raise ValueError(
                 f"Step does not know whether {name} moves pixels, got an example with {places}; mark the function with "
                 "jaxcnn.data.geometric or jaxcnn.data.photometric"
             )
-        changed = dict(example)
+        changed = dict(example) | {"image": self.function(key, example["image"], **options)}
         if places and mark.draw is not None:
-            if "masks" in places:
-                raise ValueError(f"{name} moves 'image', 'mask' and 'boxes', got an example with 'masks' too")
             height, width = example["image"].shape[:2]
             drawing = {name: value for name, value in options.items() if name != "fill"}
             geometry = mark.draw(key, height, width, **drawing)
-            changed |= _moved(geometry, example, height, width, mask_fill)
-        return changed | {"image": self.function(key, example["image"], **options)}
-
-
-def _moved(geometry: Geometry, example: Example, height: int, width: int, mask_fill: int) -> dict[str, Any]:
-    """Returns mask and boxes of an example after their move, as far as it has them."""
-    changed = {}
-    if "mask" in example:
-        changed["mask"] = geometry.mask(example["mask"], mask_fill)
-    if "boxes" in example:
-        changed["boxes"] = boxes = geometry.boxes(example["boxes"], height, width)
-        left, top, right, bottom = boxes.T
-        changed["valid"] = example["valid"] & (right > left) & (bottom > top)
-    return changed
+            if "mask" in example:
+                changed["mask"] = geometry.mask(example["mask"], mask_fill)
+            if "boxes" in example:
+                moved = geometry.boxes(example["boxes"], height, width)
+                masks = {}
+                if "masks" in example:
+                    masks["masks"] = jax.vmap(lambda mask: geometry.mask(mask, False))(example["masks"])
+                objects = {name: example[name] for name in (*OBJECTS, "valid") if name in example}
+                changed |= moved_objects(
+                    objects | masks,
+                    moved,
+                    changed["image"].shape[:2],
+                    least_visible=least_visible,
+                    centred=mark.centred,
+                )
+        return changed
 
 
 def _entries(name: str, example: Example, reads: tuple[str, ...]) -> dict[str, Any]:
@@ -206,6 +225,9 @@ def _check_example(name: str, example: Any) -> None:
             raise TypeError(f"{name} expects a mask of integers, the class of each pixel, got {mask.dtype}")
     if "boxes" in example:
         _check_boxes(name, example["boxes"], example.get("valid"))
+        _check_objects(name, example)
+    elif others := sorted(example.keys() & {*OBJECTS, "valid"}):
+        raise ValueError(f"{name} expects 'boxes' beside {', '.join(map(repr, others))}, got none")
 
 
 def _check_boxes(name: str, boxes: Any, valid: Any) -> None:
@@ -217,6 +239,16 @@ def _check_boxes(name: str, boxes: Any, valid: Any) -> None:
         raise ValueError(f"{name} expects 'valid' beside 'boxes', since a box may leave the image, got none")
     if valid.shape != boxes.shape[:1] or valid.dtype != jnp.bool_:
         raise ValueError(f"{name} expects 'valid' of bool, shape {boxes.shape[:1]}, got {valid.dtype} {valid.shape}")
+
+
+def _check_objects(name: str, example: Example) -> None:
+    count, size = example["boxes"].shape[0], example["image"].shape[:2]
+    for entry in OBJECTS[1:]:
+        expected = (count, *size) if entry == "masks" else (count,)
+        if entry in example and example[entry].shape != expected:
+            raise ValueError(f"{name} expects {entry!r} of shape {expected}, got {example[entry].shape}")
+    if "masks" in example and example["masks"].dtype != jnp.bool_:
+        raise TypeError(f"{name} expects masks of bool, one for each box, got {example['masks'].dtype}")
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -16,11 +16,11 @@ _SMALLEST, _LARGEST = 26, 42
 _LOWEST, _HIGHEST = 80, 150
 """Contrast of the ink with the photograph under it, of 255."""
 
-_VISIBLE = 64
+VISIBLE = 64
 """Opacity from which a pixel belongs to the digit, of 255."""
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """The material of the examples of one split.
 
     Attributes:
@@ -36,10 +36,10 @@ class _Part(NamedTuple):
     columns: tuple[tuple[int, int], ...]
 
 
-_PARTS = {
-    "train": _Part(0, 2000, (0, 1, 2), ((0, 256), (512, 640))),
-    "validation": _Part(1, 400, (3,), ((256, 384),)),
-    "test": _Part(2, 400, (4,), ((384, 512),)),
+PARTS = {
+    "train": Part(0, 2000, (0, 1, 2), ((0, 256), (512, 640))),
+    "validation": Part(1, 400, (3,), ((256, 384),)),
+    "test": Part(2, 400, (4,), ((384, 512),)),
 }
 
 
@@ -67,14 +67,12 @@ def shapes(image_size: int = 48, *, seed: int = 0) -> dict[str, Arrays]:
         raise ValueError(f"image_size must be from 32 to 128, got {image_size}")
     if seed < 0:
         raise ValueError(f"seed must be at least 0, got {seed}")
-    digits, labels, photographs = _materials()
     class_names = ("background", *map(str, range(_DIGITS)))
     splits = {}
-    for name, part in _PARTS.items():
-        own = np.flatnonzero(np.isin(np.arange(len(digits)) % 5, part.digits))
-        strips = [photograph[:, slice(*columns)] for photograph in photographs for columns in part.columns]
+    for name, part in PARTS.items():
+        material = read_material(part, _DIGITS)
         examples = [
-            _example(np.random.default_rng([seed, part.number, index]), image_size, digits[own], labels[own], strips)
+            _example(np.random.default_rng([seed, part.number, index]), image_size, *material)
             for index in range(part.examples)
         ]
         images, masks = map(np.stack, zip(*examples, strict=True))
@@ -82,9 +80,34 @@ def shapes(image_size: int = 48, *, seed: int = 0) -> dict[str, Arrays]:
     return splits
 
 
+class Material(NamedTuple):
+    """What the scenes of one part are made of.
+
+    Attributes:
+      digits: of 0 to 16, shape (digits, 8, 8).
+      labels: the digits that they are, shape (digits,).
+      strips: parts of photographs, uint8, each of shape (height, width, 3).
+    """
+
+    digits: np.ndarray
+    labels: np.ndarray
+    strips: list[np.ndarray]
+
+
 @functools.cache
-def _materials() -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Reads the digits (n, 8, 8) of 0 to 16, their labels, and the photographs (height, width, 3), uint8."""
+def read_material(part: Part, num_digits: int) -> Material:
+    """Reads the digits and the photographs of a part from scikit-learn.
+
+    Args:
+      part: which of them.
+      num_digits: the digits below this number are used.
+
+    Returns:
+      The material; parts of other `digits` and `columns` have other material.
+
+    Raises:
+      ImportError: scikit-learn or Pillow is not installed.
+    """
     try:
         from sklearn.datasets import load_digits, load_sample_images
 
@@ -94,15 +117,17 @@ def _materials() -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
             "the digits and photographs are part of scikit-learn, and Pillow reads them; pip install 'jaxcnn[cli]'"
         ) from error
     pixels, labels = load_digits(return_X_y=True)
-    chosen = labels < _DIGITS
-    return pixels[chosen].reshape(-1, 8, 8).astype(np.int64), labels[chosen], photographs
+    pixels, labels = pixels[labels < num_digits], labels[labels < num_digits]
+    own = np.isin(np.arange(len(labels)) % 5, part.digits)
+    strips = [photograph[:, slice(*columns)] for photograph in photographs for columns in part.columns]
+    return Material(pixels[own].reshape(-1, 8, 8).astype(np.int64), labels[own], strips)
 
 
 def _example(
     rng: np.random.Generator, size: int, digits: np.ndarray, labels: np.ndarray, strips: list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws one example: image (size, size, 3) and mask (size, size)."""
-    image = _background(rng, size, strips)
+    image = background(rng, size, strips)
     mask = np.zeros((size, size), np.uint8)
     free = np.ones((size, size), bool)
     for _ in range(rng.integers(1, 4)):
@@ -114,16 +139,23 @@ def _example(
         if not free[place].all():
             continue
         free[place] = False
-        opacity = _enlarged(digits[chosen], side)
-        under = image[place].astype(np.int64)
-        ink = _ink(rng, under)
-        image[place] = (under * (255 - opacity[..., None]) + ink * opacity[..., None] + 127) // 255
-        mask[place] = np.where(opacity >= _VISIBLE, labels[chosen] + 1, 0)
+        opacity = enlarged(digits[chosen], side)
+        paint(rng, image[place], opacity)
+        mask[place] = np.where(opacity >= VISIBLE, labels[chosen] + 1, 0)
     return image, mask
 
 
-def _background(rng: np.random.Generator, size: int, strips: list[np.ndarray]) -> np.ndarray:
-    """Cuts a square out of a photograph, mirrored or not, with its colours in random order."""
+def background(rng: np.random.Generator, size: int, strips: list[np.ndarray]) -> np.ndarray:
+    """Cuts a square out of a photograph, mirrored or not, with its colours in random order.
+
+    Args:
+      rng: random numbers.
+      size: height and width of the square.
+      strips: parts of photographs, uint8, at least as large.
+
+    Returns:
+      Shape (size, size, 3), a new array.
+    """
     strip = strips[rng.integers(len(strips))]
     top, left = (rng.integers(0, length - size + 1) for length in strip.shape[:2])
     square = strip[top : top + size, left : left + size]
@@ -131,8 +163,17 @@ def _background(rng: np.random.Generator, size: int, strips: list[np.ndarray]) -
     return mirrored[..., rng.permutation(3)].copy()
 
 
-def _ink(rng: np.random.Generator, under: np.ndarray) -> np.ndarray:
-    """Draws a colour, darker or brighter than the mean of the pixels under it, at random if the range allows both."""
+def paint(rng: np.random.Generator, place: np.ndarray, opacity: np.ndarray) -> None:
+    """Paints a digit in a random colour.
+
+    The colour is darker or brighter than the mean of the pixels under it, at random if the range allows both.
+
+    Args:
+      rng: random numbers.
+      place: a part of an image, uint8, shape (height, width, 3); it changes.
+      opacity: of the ink, 0 to 255, shape (height, width).
+    """
+    under = place.astype(np.int64)
     mean = under.sum(axis=(0, 1)) // (under.shape[0] * under.shape[1])
     contrast = rng.integers(_LOWEST, _HIGHEST + 1)
     brighter = bool(rng.integers(2))
@@ -140,11 +181,20 @@ def _ink(rng: np.random.Generator, under: np.ndarray) -> np.ndarray:
         brighter = False
     elif mean.sum() < 3 * contrast:
         brighter = True
-    return np.clip(mean + (contrast if brighter else -contrast) + rng.integers(-20, 21, 3), 0, 255)
+    ink = np.clip(mean + (contrast if brighter else -contrast) + rng.integers(-20, 21, 3), 0, 255)
+    place[...] = (under * (255 - opacity[..., None]) + ink * opacity[..., None] + 127) // 255
 
 
-def _enlarged(digit: np.ndarray, side: int) -> np.ndarray:
-    """Enlarges a digit bilinearly, exactly in integers, to opacities (side, side) of 0 to 255 with steeper edges."""
+def enlarged(digit: np.ndarray, side: int) -> np.ndarray:
+    """Enlarges a digit bilinearly, exactly in integers, with steeper edges.
+
+    Args:
+      digit: of 0 to 16, shape (8, 8).
+      side: height and width of the result.
+
+    Returns:
+      Opacities of 0 to 255, shape (side, side).
+    """
     # Pixel centres are at odd multiples of 1 / (2 side) of the digit's width: all weights are multiples of that.
     centres = np.clip((2 * np.arange(side) + 1) * 8 - side, 0, 7 * 2 * side)
     before, after = centres // (2 * side), np.minimum(centres // (2 * side) + 1, 7)

@@ -1,14 +1,13 @@
-"""Test-time augmentation: views of one image, and the mean prediction over them."""
+"""Several views of one image, over which a prediction is averaged: test-time augmentation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.data.augment.checks import check_pixels
-from jaxcnn.ops.check import as_pair, at_least_float32, check_image
+from jaxcnn.ops.check import as_pair, at_least_float32, check_image, is_int
 
 Views: TypeAlias = Callable[[jax.Array], jax.Array]
 """From one image, shape (height, width, channels), to several of one shape, (views, height, width, channels)."""
@@ -50,7 +49,12 @@ def shift_views(image: jax.Array, distance: int = 1) -> jax.Array:
     """
     check_image("shift_views", image)
     height, width, _ = image.shape
-    check_pixels("shift_views", "distance", distance, min(height, width) - 1)
+    largest = min(height, width) - 1
+    if not (is_int(distance) and 0 <= distance <= largest):
+        raise ValueError(
+            f"shift_views expects distance a whole number of pixels from 0 to {largest} for this image, got "
+            f"{distance!r}"
+        )
     padded = jnp.pad(image, ((distance, distance), (distance, distance), (0, 0)), mode="reflect")
     end = 2 * distance
     return jnp.stack([image, image, padded[end:, end:], padded[:height, :width]])
@@ -82,39 +86,31 @@ def crop_views(image: jax.Array, size: int | tuple[int, int]) -> jax.Array:
     return jnp.stack([image[top : top + height, left : left + width] for top, left in places])
 
 
-def mean_over_views(predict: Callable[[jax.Array], Any], *views: Views) -> Callable[[jax.Array], Any]:
-    """Makes a prediction the mean over views of each image, for outputs that do not move with the pixels.
-
-        predict = mean_over_views(net, mirror_views, shift_views)  # 8 views of each image
-        logits = predict(images)
-
-    All views of a batch are predicted at once.
+def all_views(image: jax.Array, views: Iterable[Views]) -> jax.Array:
+    """Applies each function to every view that those before it gave.
 
     Args:
-      predict: from a batch of images to a tree of floating-point arrays with the batch as their first axis, such as a
-        `Network`.
-      *views: each is applied to every view of those before it.
+      image: shape (height, width, channels).
+      views: the functions; without any, the image is its only view.
 
     Returns:
-      A function from a batch of images, shape (batch, height, width, channels), to the mean outputs, in their dtype.
+      Shape (views, height, width, channels).
     """
+    images = image[None]
+    for one in views:
+        several = jax.vmap(one)(images)
+        images = several.reshape(-1, *several.shape[2:])
+    return images
 
-    def all_views(image: jax.Array) -> jax.Array:
-        images = image[None]
-        for one in views:
-            several = jax.vmap(one)(images)
-            images = several.reshape(-1, *several.shape[2:])
-        return images
 
-    def predict_mean(images: jax.Array) -> Any:
-        several = jax.vmap(all_views)(jnp.asarray(images))
-        batch, count, *shape = several.shape
-        outputs = predict(several.reshape(batch * count, *shape))
+def mean_of_views(outputs: Any, axis: int = 0) -> Any:
+    """Averages predictions over the views.
 
-        def mean(leaf: jax.Array) -> jax.Array:
-            apart = leaf.reshape(batch, count, *leaf.shape[1:])
-            return apart.mean(1, dtype=at_least_float32(leaf.dtype)).astype(leaf.dtype)
+    Args:
+      outputs: a tree of floating-point arrays.
+      axis: the axis of the views.
 
-        return jax.tree.map(mean, outputs)
-
-    return predict_mean
+    Returns:
+      The means, in the dtypes of the arrays; sums are float32 at least.
+    """
+    return jax.tree.map(lambda y: y.mean(axis, dtype=at_least_float32(y.dtype)).astype(y.dtype), outputs)
