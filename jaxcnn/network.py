@@ -43,7 +43,8 @@ from jaxcnn.models.text import difference, parse_value
 from jaxcnn.tasks import Classification, MultiLabel
 from jaxcnn.text import printable
 from jaxcnn.training import Precision, Recipe, Result, run
-from jaxcnn.training.run_folder import is_run_folder, load_model
+from jaxcnn.training.run_folder import is_run_folder
+from jaxcnn.training.trained_model import load_model
 from jaxcnn.types import Layer, Params, Shape, State, Task, check_task
 from jaxcnn.values import Value
 

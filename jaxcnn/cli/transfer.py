@@ -17,7 +17,8 @@ from jaxcnn.layers import Backbone, Composite
 from jaxcnn.models.catalog import CATALOG, Model
 from jaxcnn.models.normalized import Normalization
 from jaxcnn.training.checkpoint import CheckpointError
-from jaxcnn.training.run_folder import RunFolder, RunFolderError, is_run_folder, load_model
+from jaxcnn.training.run_folder import RunFolder, RunFolderError, is_run_folder
+from jaxcnn.training.trained_model import load_model
 from jaxcnn.types import Layer, Params, State
 from jaxcnn.values import Partial
 

@@ -149,13 +149,13 @@ def find(name: str) -> Found | None:
     path = Path(name)
     if not name:
         return None
-    if path.is_dir():
+    if os.path.isdir(name):
         return Found(_kind(path), name)
     if path.suffix.lower() in manifests.EXTENSIONS:
         return Found("manifest", name)
     if path.suffix.lower() == ".npy":
         return Found("npy", name)
-    if path.suffix.lower() == ".npz" or path.exists():
+    if path.suffix.lower() == ".npz" or os.path.exists(name):
         return Found("npz", name)
     return None
 
@@ -208,7 +208,7 @@ def load(name: str, *, progress: Progress | None = None, **options: Any) -> Any:
     """
     how = Reading(**options)
     found = find(name)
-    if found is None:
+    if found is None or not found.text:
         known = ", ".join([*NAMES, *DOWNLOADED, *PATTERNS])
         raise ValueError(f"expected a data set, {known}, got {name!r}; there is no such name, file or folder")
     takes = SCHEMES[found.scheme].takes if found.scheme else frozenset()

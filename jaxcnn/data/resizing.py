@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,15 +10,14 @@ import numpy as np
 
 from jaxcnn.data.pictures import FitMode, FitPicture
 from jaxcnn.data.sources.source import ArraySpec, Source, Splits, checksum, fitted, gather
+from jaxcnn.environment import memory_bytes
 from jaxcnn.ops.check import Size, as_pair
+from jaxcnn.text import readable_bytes
 
 _LOG = logging.getLogger("jaxcnn")
 
 _SHARE = 8
 """Images are kept if they take at most this part of the computer's memory."""
-
-_UNKNOWN_MEMORY = 8 * 2**30
-"""Memory in bytes of a computer that does not tell it."""
 
 
 class Choice(NamedTuple):
@@ -179,17 +177,8 @@ def choose_to_keep(count: int, image_shape: Sequence[int], dtype: np.dtype) -> C
       The choice, with the reason.
     """
     needed = count * int(np.prod(image_shape)) * dtype.itemsize
-    keep = needed * _SHARE <= (memory := _memory())
+    keep = needed * _SHARE <= (memory := memory_bytes())
     compared = "at most" if keep else "more than"
-    return Choice(keep, f"{count:,} take {_size(needed)}, {compared} an eighth of the memory of {_size(memory)}")
-
-
-def _memory() -> int:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return _UNKNOWN_MEMORY
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+    return Choice(
+        keep, f"{count:,} take {readable_bytes(needed)}, {compared} an eighth of the memory of {readable_bytes(memory)}"
+    )

@@ -25,6 +25,7 @@ from jaxcnn.data.sources.source import (
     preprocessing_of,
     read_part,
 )
+from jaxcnn.data.sources.tfds import Tfds
 
 _PARTS = ("train", "validation", "test")
 
@@ -111,10 +112,11 @@ def _stratified(source: Source, fractions: np.ndarray, seed: int) -> list[Source
 
 
 def shared_files(splits: Splits) -> dict[str, int]:
-    """Counts the pictures in each other part that are in "train" too, as files of the same content.
+    """Counts the pictures in each other part that are in "train" too: files of the same content, or the same records.
 
     Args:
-      splits: parts by name, with "train". Only pictures in files are compared, by checksums that are known already.
+      splits: parts by name, with "train". Compared are pictures in files, by checksums that are known already, and
+        examples of TensorFlow Datasets by their places.
 
     Returns:
       The numbers by part, without parts that have none.
@@ -128,8 +130,8 @@ def shared_files(splits: Splits) -> dict[str, int]:
 
 
 def _file_checksums(source: Source) -> np.ndarray | None:
-    """Returns a checksum of the file of each example; None if there are no files, or their checksums are not known."""
-    if isinstance(source, PictureFiles):
+    """Returns a checksum of each example, by which it is known again; None if there is none that is known already."""
+    if isinstance(source, PictureFiles | Tfds):
         return source.digests
     if isinstance(source, Subset):
         found = _file_checksums(source.source)

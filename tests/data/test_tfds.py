@@ -13,6 +13,7 @@ from jaxcnn import data
 from jaxcnn.data.pictures import PictureError
 from jaxcnn.data.sources import tfds
 from jaxcnn.data.sources.tfrecord import RecordError
+from jaxcnn.data.splits import shared_files
 
 tensorflow_datasets = pytest.importorskip("tensorflow_datasets")
 features = tensorflow_datasets.features
@@ -515,3 +516,22 @@ def test_many_files_are_read_with_few_open(tmp_path, monkeypatch):
     prepare(tmp_path / "toys/1.0.0", {"train": shards(*[1] * 12)}, KINDS, "array_record")
     check(data.tfds("toys:train", tmp_path), range(12))
     assert few.cache_info().currsize == 3
+
+
+def test_sub_splits_that_overlap_are_counted(root):
+    whole, test, part = (data.tfds(f"toys:{split}", root) for split in ("train[:60%]", "train[40%:]", "train[-3:]"))
+    assert shared_files({"train": whole, "test": test, "validation": part}) == {"test": 5}
+    assert shared_files({"train": data.tfds("toys:train", root), "test": data.tfds("toys:test", root)}) == {}
+    half = data.Subset(test, np.arange(2))
+    assert shared_files({"train": whole, "test": half}) == {"test": 2}
+    assert shared_files({"train": data.tfds("toys:train+test", root), "test": data.tfds("toys:test", root)}) == {
+        "test": 4
+    }
+
+
+def test_labels_are_read_again_where_they_cannot_be_kept(root, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("JAXCNN_CACHE_DIR", str(tmp_path / "file"))
+    source = data.tfds("toys:test", root)
+    assert data.gather(source, np.arange(4), ["label"])["label"].tolist() == [i % 3 for i in range(100, 104)]
+    assert "cannot be kept, and they are examined again the next time" in caplog.text

@@ -1,6 +1,5 @@
 """Data sets that TensorFlow Datasets has prepared, at random and without TensorFlow."""
 
-import contextlib
 import dataclasses
 import functools
 import json
@@ -13,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcnn.data.pictures import PictureError, read_mask, read_picture
+from jaxcnn.data.sources.kept import kept_array
 from jaxcnn.data.sources.source import ArraySpec, checksum, file_sample
 from jaxcnn.data.sources.tfrecord import RecordError, index_records, read_record
-from jaxcnn.files import cache_folder, written_whole
 
 _PARTS = {
     "train": "train",
@@ -95,6 +94,13 @@ class Tfds:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
+    @functools.cached_property
+    def digests(self) -> np.ndarray:
+        """A number for the place of each example, its file and its position in it: uint64, shape (examples,)."""
+        starts = [int(checksum(str(Path(piece.file).resolve()))[:16], 16) for piece in self._pieces]
+        places = (np.arange(piece.skip, piece.skip + piece.take, dtype=np.uint64) for piece in self._pieces)
+        return np.concatenate([np.uint64(start) + place for start, place in zip(starts, places, strict=True)])
+
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         """Reads one example.
 
@@ -173,18 +179,12 @@ class Tfds:
 
     @functools.cached_property
     def _labels(self) -> np.ndarray:
-        kept = cache_folder() / "tfds" / f"{self.fingerprint}.npy"
-        if kept.is_file():
-            # A damaged file is made again.
-            with contextlib.suppress(ValueError, EOFError):
-                labels = np.load(kept, allow_pickle=False)
-                if labels.shape == (len(self),) and labels.dtype == np.int32:
-                    return labels
-        labels = np.array([self._read(index, ("label",))["label"] for index in range(len(self))])
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(kept) as file:
-            np.save(file, labels, allow_pickle=False)
-        return labels
+        return kept_array(
+            f"tfds/{self.fingerprint}.npy",
+            str(self.folder),
+            lambda labels: labels.shape == (len(self),) and labels.dtype == np.int32,
+            lambda: np.array([self._read(index, ("label",))["label"] for index in range(len(self))]),
+        )
 
     @functools.cached_property
     def _subsets(self) -> dict[tuple[str, ...], Any]:
