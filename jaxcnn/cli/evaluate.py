@@ -18,7 +18,8 @@ from jaxcnn.data import Source, named
 from jaxcnn.tables import Table
 from jaxcnn.tasks import Classification, MultiLabel, Regression
 from jaxcnn.training.experiment import evaluation_task
-from jaxcnn.training.run_folder import ModelInfo, RunFolder
+from jaxcnn.training.run_folder import RunFolder
+from jaxcnn.training.trained_model import ModelInfo
 from jaxcnn.types import Mean, Task
 
 _WORDS = {"iou": "IoU", "f1": "F1", "top5": "top-5"}

@@ -216,7 +216,7 @@ def as_boxes(op: str, size: int = 4, **arrays: Any) -> tuple[jax.Array, ...]:
       **arrays: by the name of the argument.
 
     Returns:
-      The arrays, in float64 if one of them is, else in float32.
+      The arrays in their `common_dtype`.
 
     Raises:
       ValueError: the last axis has another size, or the shapes cannot be broadcast.
@@ -260,9 +260,10 @@ def common_dtype(*arrays: Any) -> Any:
       *arrays: floating point.
 
     Returns:
-      float64 if an array is float64, else float32.
+      float64 if an array is float64 and jax has 64-bit types enabled, else float32.
     """
-    return jnp.float64 if any(at_least_float32(array.dtype) == jnp.float64 for array in arrays) else jnp.float32
+    wide = any(at_least_float32(array.dtype) == jnp.float64 for array in arrays)
+    return jax.dtypes.canonicalize_dtype(jnp.float64 if wide else jnp.float32)
 
 
 def _split(boxes: jax.Array) -> tuple[jax.Array, ...]:

@@ -1,5 +1,6 @@
 """Tasks: what a model is trained for. Each one holds a loss, metrics and the meaning of the outputs."""
 
+from jaxcnn.tasks.box_losses import hard_negatives, iou_loss, smooth_l1_loss
 from jaxcnn.tasks.classification import Classification, MultiLabel
 from jaxcnn.tasks.losses import cross_entropy, soft_targets
 from jaxcnn.tasks.means import figures
@@ -13,5 +14,8 @@ __all__ = [
     "Segmentation",
     "cross_entropy",
     "figures",
+    "hard_negatives",
+    "iou_loss",
+    "smooth_l1_loss",
     "soft_targets",
 ]

@@ -19,15 +19,12 @@ class RecipeError(ValueError):
     """A field of a recipe has an invalid value.
 
     Attributes:
-      field: name of the field.
-      expected: the message after that name.
-      other: name of another field, which follows in the message, or "".
-      rest: the message after that other name.
+      fields: the names of fields in the message: it begins with the first, and has the others in this order.
     """
 
-    def __init__(self, field: str, expected: str, other: str = "", rest: str = "") -> None:
-        super().__init__(f"{field} {expected}{other}{rest}")
-        self.field, self.expected, self.other, self.rest = field, expected, other, rest
+    def __init__(self, field: str, message: str, *others: str) -> None:
+        super().__init__(f"{field} {message}")
+        self.fields = (field, *others)
 
 
 @dataclass(frozen=True, repr=False)
@@ -233,7 +230,7 @@ def _check_numbers(recipe: Recipe) -> None:
             f"expects three numbers above 0 that sum to 1, for training, validation and test, got {fractions!r}",
         )
     if recipe.unfreeze_epoch is not None and recipe.unfreeze_epoch >= recipe.epochs:
-        raise RecipeError("unfreeze_epoch", "expects a number below ", "epochs", f", got {recipe.unfreeze_epoch!r}")
+        raise RecipeError("unfreeze_epoch", f"expects a number below epochs, got {recipe.unfreeze_epoch!r}", "epochs")
     shortest = min(last - first for first, last in recipe.phase_epochs())
     if recipe.warmup_epochs is not None and recipe.warmup_epochs > shortest:
         raise RecipeError(
@@ -244,9 +241,9 @@ def _check_numbers(recipe: Recipe) -> None:
     if recipe.drop_path_warmup_epochs > recipe.epochs:
         raise RecipeError(
             "drop_path_warmup_epochs",
-            "expects at most the ",
+            f"expects at most the epochs {recipe.epochs}, got {recipe.drop_path_warmup_epochs:g}: the rates would "
+            "never reach those of the model",
             "epochs",
-            f" {recipe.epochs}, got {recipe.drop_path_warmup_epochs:g}: the rates would never reach those of the model",
         )
 
 
@@ -262,17 +259,19 @@ def _check_dependencies(recipe: Recipe) -> None:
         ("cache_features", recipe.cache_features, "freeze", recipe.freeze is not None),
     ):
         if given and not there:
-            raise RecipeError(name, "has an effect only with ", needs, "; give both, or omit it")
+            raise RecipeError(name, f"has an effect only with {needs}; give both, or omit it", needs)
     if recipe.batch_size % recipe.micro_batches:
         raise RecipeError(
-            "micro_batches", "expects a divisor of ", "batch_size", f" {recipe.batch_size}, got {recipe.micro_batches}"
+            "micro_batches",
+            f"expects a divisor of batch_size {recipe.batch_size}, got {recipe.micro_batches}",
+            "batch_size",
         )
     if recipe.cache_features and recipe.augmentation is not None:
         raise RecipeError(
             "cache_features",
-            "expects ",
+            f"expects augment none, got {recipe.augment}: augmentation changes the images, and so their features, in "
+            "every epoch",
             "augment",
-            f" none, got {recipe.augment}: augmentation changes the images, and so their features, in every epoch",
         )
 
 

@@ -18,7 +18,8 @@ from jaxcnn.models import mlp, resnet20, small_cnn
 from jaxcnn.models.normalized import normalized
 from jaxcnn.training.phases import cut_in_two, make_phases
 from jaxcnn.training.recipe import Recipe
-from jaxcnn.training.run_folder import RunFolder, load_model
+from jaxcnn.training.run_folder import RunFolder
+from jaxcnn.training.trained_model import load_model
 
 FIRST, SECOND = ["0", "1", "2", "3", "4"], ["5", "6", "7", "8", "9"]
 # 18 training images of each class: 3 steps of 30 in an epoch. Frozen until step 6, a checkpoint every 4 epochs.

@@ -6,7 +6,8 @@ import pytest
 
 import jaxcnn as library
 from jaxcnn.layers import MeanOverViews
-from jaxcnn.training.run_folder import RunFolder, load_model
+from jaxcnn.training.run_folder import RunFolder
+from jaxcnn.training.trained_model import load_model
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 

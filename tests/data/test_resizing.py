@@ -26,7 +26,8 @@ from jaxcnn.data.sources import picture_index
 from jaxcnn.data.sources.source import ArraySpec, preprocessing_of
 from jaxcnn.models import mlp
 from jaxcnn.training import Recipe
-from jaxcnn.training.run_folder import RunFolder, load_model
+from jaxcnn.training.run_folder import RunFolder
+from jaxcnn.training.trained_model import load_model
 
 
 @pytest.fixture(autouse=True)

@@ -131,6 +131,10 @@ def test_decoding_inverts_encoding(codec):
     np.testing.assert_allclose(decode(codes, POINTS, STRIDES), some, rtol=1e-4, atol=1e-4)
 
 
+def test_boxes_of_numpy_are_computed_in_float32():
+    assert ops.pairwise_iou(np.zeros((1, 4)), np.zeros((2, 4), np.float16)).dtype == jnp.float32
+
+
 @pytest.mark.parametrize("codec", CODECS)
 def test_codes_of_bfloat16_give_boxes_of_float32(codec):
     encode, decode = CODECS[codec]

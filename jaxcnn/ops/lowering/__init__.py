@@ -18,12 +18,14 @@ from jaxcnn.ops.lowering.pooling import (
     window_max,
     window_sum,
 )
+from jaxcnn.ops.lowering.regions import Taps, sum_regions
 from jaxcnn.ops.lowering.resampling import resample
 from jaxcnn.ops.lowering.xla import exchanged
 
 __all__ = [
     "PLAIN_RULES",
     "Geometry",
+    "Taps",
     "adaptive_argmax",
     "adaptive_max",
     "adaptive_taps",
@@ -35,6 +37,7 @@ __all__ = [
     "kernel_gradient",
     "own_moments",
     "resample",
+    "sum_regions",
     "window_argmax",
     "window_max",
     "window_sum",
