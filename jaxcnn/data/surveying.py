@@ -302,7 +302,7 @@ def _name(source: Source, index: int) -> str:
     if isinstance(source, Subset):
         return _name(source.source, int(source.indices[index]))
     path = getattr(source, "path", None)
-    return path(index) if callable(path) else ""
+    return str(path(index)) if callable(path) else ""
 
 
 def _warnings(
