@@ -32,7 +32,6 @@ from jaxcnn.layers import (
     batched_features,
     fold_batch_norm,
     freeze,
-    identity,
     output_shape,
     unfreeze,
 )
@@ -359,7 +358,7 @@ def train(network: Network | Layer, source: Source | Splits, recipe: Recipe | No
 
     Raises:
       ValueError: as in `jaxcnn.training.run`.
-      TypeError: a network with published weights is not a `Sequential` or `AuxiliaryHeads`.
+      TypeError: the model of a network with published weights is a single layer.
     """
     if not isinstance(network, Network):
         return run(network, source, recipe, **options)
@@ -398,7 +397,7 @@ def load(
 
     Returns:
       The network. For a run, it has the class names and the task, and fits pictures as `jaxcnn predict` does. For
-      published weights, it is a classifier, or has no task if its head is the identity.
+      published weights, it has the task of the model, or none if its head is the identity.
 
     Raises:
       FileNotFoundError: the file, folder or repository does not exist.
@@ -421,8 +420,7 @@ def load(
             f"load expects a source of weights, got the name of a model, {str(source)!r}; for random weights use "
             f"Network(layer, *layer.init(key)) with layer = jaxcnn.models.{source}()"
         )
-    weights, names = load_published(Path(source), model_name=model, architecture=architecture, entry=entry)
-    task = None if weights.model["head"] == identity else Classification()
+    weights, names, task = load_published(Path(source), model_name=model, architecture=architecture, entry=entry)
     return Network(weights.model, weights.params, weights.state, weights.preprocessing, names, task)
 
 

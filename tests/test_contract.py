@@ -56,11 +56,25 @@ from jaxcnn.models import catalog
 from jaxcnn.models.efficientnet import fused_block
 from jaxcnn.models.inception import AuxiliaryPool
 from jaxcnn.models.lenet import C3_TABLE, Gaussian, Subsampling, TableConv
+from jaxcnn.models.normalized import Normalized
 from jaxcnn.models.resnet import ZeroPadShortcut, bottleneck_block
+from jaxcnn.models.segmentation.deeplab import EveryPixel, deeplabv3
+from jaxcnn.models.segmentation.fcn import fcn
+from jaxcnn.models.segmentation.lraspp import LiteRASPP, TwoScaleHead, lraspp
+from jaxcnn.models.segmentation.segmenter import Segmenter
 from jaxcnn.values import Partial
 
 HE_NORMAL = Initializer(jax.nn.initializers.he_normal)
 RELU = Function(jax.nn.relu)
+
+
+def two_maps():
+    """A backbone of two convolutions."""
+    body = Sequential(
+        fine=Conv(4, 8, use_bias=False), norm=BatchNorm(8), coarse=Conv(8, 12, 3, 2, 1, use_bias=False), last=RELU
+    )
+    return Backbone(body, ["norm", "coarse"])
+
 
 # Each layer is built anew by every call, so that equality is never identity.
 LAYERS = {
@@ -227,12 +241,23 @@ LAYERS = {
         ((6, 5, 4), lambda: Sequential(a=Sequential(a=Conv(4, 6), b=RELU), b=Sequential(), pool=GlobalAvgPool())),
     ],
     AuxiliaryPool: [((18, 17, 4), lambda: AuxiliaryPool())],
+    EveryPixel: [
+        ((6, 5, 4), lambda: EveryPixel(Sequential(pool=GlobalAvgPool(), dense=Dense(4, 3, use_bias=False)))),
+        ((6, 5, 4), lambda: EveryPixel(Sequential(pool=GlobalAvgPool(), norm=BatchNorm(4)))),
+    ],
     Gaussian: [((7,), lambda: Gaussian(7, 3))],
+    LiteRASPP: [((9, 8, 4), lambda: lraspp(two_maps(), 3, channels=7))],
+    Normalized: [((6, 5, 4), lambda: Normalized(Function(jnp.tanh), Conv(4, 6)))],
+    Segmenter: [
+        ((9, 8, 4), lambda: fcn(two_maps(), 3)),
+        ((9, 8, 4), lambda: deeplabv3(two_maps(), 3, rates=(2,), aux_heads=False)),
+    ],
     Subsampling: [((6, 4, 4), lambda: Subsampling(4))],
     TableConv: [
         ((6, 5, 6), lambda: TableConv(6, C3_TABLE)),
         ((6, 5, 3), lambda: TableConv(3, ((2,), (0, 1)))),
     ],
+    TwoScaleHead: [(((6, 5, 4), (3, 2, 5)), lambda: TwoScaleHead(Conv(4, 3), Conv(5, 3, 1)))],
     ZeroPadShortcut: [((6, 5, 4), lambda: ZeroPadShortcut(4, 6, 2))],
 }
 

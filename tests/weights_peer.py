@@ -259,19 +259,20 @@ def check_names(name, arrays, num_classes=1000):
     return model
 
 
-def check_options(name, module):
+def check_options(name, module, num_classes=1000):
     """Compares a record with a torch module: names and shapes in both directions, and what its layers are.
 
     Args:
       name: library and architecture.
       module: the torch module, which may be on the meta device.
+      num_classes: its number of classes.
 
     Returns:
       Our model, as the record builds it.
     """
     import torch
 
-    record, model = record_of(name), check_names(name, module.state_dict())
+    record, model = record_of(name), check_names(name, module.state_dict(), num_classes)
     compared = set()
     for array, target in conversion.targets(record, model).items():
         part, layer = module.get_submodule(array.rsplit(".", 1)[0]), target.layer

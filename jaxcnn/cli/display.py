@@ -292,9 +292,11 @@ class LineDisplay(Display):
         figure = self._objective.figure
         train = f"train {self._figure(row[name])}  " if (name := f"train_{figure}") in row else ""
         left = self._clock.seconds_left(row["step"], self._start.epochs * self._start.steps_per_epoch)
+        rate = row["images_per_second"]
         self.on_note(
             f"epoch {row['epoch']:>3}/{self._start.epochs}  loss {row['train_loss']:.4f}  {train}"
-            f"validation {self._figure(row[f'validation_{figure}'])}  {row['images_per_second']:,.0f} images/s"
+            f"validation {self._figure(row[f'validation_{figure}'])}"
+            f"{'' if rate is None else f'  {rate:,.0f} images/s'}"
             f"{_waiting(row['waiting_for_data'])}  "
             f"{0 if left is None else left:.0f} s left{'  best so far' if best else ''}"
         )

@@ -13,6 +13,7 @@ from jaxcnn.cli import names, own_models
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Train
 from jaxcnn.cli.terminal import shown
+from jaxcnn.layers import Composite
 from jaxcnn.models.catalog import CATALOG, Model
 from jaxcnn.models.normalized import Normalization
 from jaxcnn.training.checkpoint import CheckpointError
@@ -96,8 +97,9 @@ def _read_run(path: Path, options: Train) -> Source:
     is_own = own_models.is_own(options.model) and own_models.is_own(name)
     if name != options.model and not is_own:
         raise CommandError(f"expected the weights of {options.model}, got a run of {name} in {shown(path)}")
-    layers = dict(getattr(trained.layer, "layers", ()))
-    normalization = Normalization(**dict(layers["normalize"].options)) if "normalize" in layers else None
+    layers = trained.layer.children() if isinstance(trained.layer, Composite) else {}
+    function: Any = layers.get("normalize")
+    normalization = None if function is None else Normalization(**dict(function.options))
     return Source(str(path), trees.named_leaves(trained.params), trees.named_leaves(trained.state), None, normalization)
 
 
@@ -142,7 +144,7 @@ def first_parameters(options: Train, model: Layer, key: jax.Array, source: Sourc
 
 def _body(model: Any) -> dict[str, Any]:
     """Returns the layers of a model except the normalization, the head and the auxiliary heads."""
-    return {name: layer for name, layer in model.layers if not re.fullmatch(r"normalize|head|aux\d*", name)}
+    return {name: model[name] for name in model.names if not re.fullmatch(r"normalize|head|aux\d*", name)}
 
 
 def _is_head(name: str) -> bool:

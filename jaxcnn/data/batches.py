@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 
 import numpy as np
 
-from jaxcnn.data.reading import Prepare, Request, default_workers, read
+from jaxcnn.data.reading import Prepare, Reads, Request, default_workers, read
 from jaxcnn.data.sources.source import ArraySpec, Source, check_shapes
 
 _POSITION = ("index", "epoch")
@@ -121,11 +121,13 @@ class Batches:
             {name: added[name] for name in self.add},
         )
 
-    def _prepared(self, epoch: int, index: int, example: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _prepared(self, epoch: int, index: int) -> dict[str, np.ndarray]:
         assert self.prepare is not None
         # A spawn key: without it the numbers of example 0 would be those of the order.
-        numbers = np.random.SeedSequence((self.seed, epoch), spawn_key=(index,))
-        return self.prepare(np.random.default_rng(numbers), example)
+        rng = np.random.default_rng(np.random.SeedSequence((self.seed, epoch), spawn_key=(index,)))
+        if isinstance(self.prepare, Reads):
+            return self.prepare.read(rng, self.source, index)
+        return self.prepare(rng, self.source[index])
 
 
 def eval_batches(

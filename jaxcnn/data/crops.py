@@ -1,27 +1,18 @@
 """Random crops on the host, which make pictures of many sizes into examples of one size."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 
-from jaxcnn.data.pictures import resize_mask, resize_picture
-from jaxcnn.data.sources.source import ArraySpec
+from jaxcnn.data.cutting import Box, cut
+from jaxcnn.data.sources.source import ArraySpec, Source, read_part
 from jaxcnn.values import Value
 
 _ATTEMPTS = 10
 """Number of boxes that are drawn until one fits into the picture."""
-
-
-class Box(NamedTuple):
-    """A part of a picture, in pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -61,13 +52,20 @@ class RandomResizedCrop(Value):
         Returns:
           The example with "image" of shape (*size, channels), and "mask" of shape `size`.
         """
-        top, left, height, width = self.box(rng, *example["image"].shape[:2])
-        resized = {"image": resize_picture, "mask": resize_mask}
-        return example | {
-            name: resize(example[name][top : top + height, left : left + width], self.size)
-            for name, resize in resized.items()
-            if name in example
-        }
+        return cut(example, functools.partial(self.box, rng), self.size)
+
+    def read(self, rng: np.random.Generator, source: Source, index: int) -> dict[str, np.ndarray]:
+        """Reads an example and crops it; of a large JPEG file, the part is decoded at a smaller scale.
+
+        Args:
+          rng: random numbers of the part.
+          source: examples as for `__call__`.
+          index: of the example.
+
+        Returns:
+          As `__call__`.
+        """
+        return read_part(source, index, functools.partial(self.box, rng), self.size)
 
     def spec(self, spec: Mapping[str, ArraySpec]) -> Mapping[str, ArraySpec]:
         """Returns shape and dtype of each entry of the results.

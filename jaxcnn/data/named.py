@@ -18,11 +18,12 @@ from jaxcnn.data.sources import manifest as manifests
 from jaxcnn.data.sources.coco import coco
 from jaxcnn.data.sources.digit_scenes import digit_scenes
 from jaxcnn.data.sources.digits import digits
-from jaxcnn.data.sources.image_folder import PARTS, image_folder
+from jaxcnn.data.sources.image_folder import image_folder
 from jaxcnn.data.sources.manifest import Kind, manifest
 from jaxcnn.data.sources.mask_folder import mask_folder
 from jaxcnn.data.sources.npy_folder import IMAGES, LABELS, npy_folder
 from jaxcnn.data.sources.npz import load_npz
+from jaxcnn.data.sources.parts import PARTS, visible_entries
 from jaxcnn.data.sources.shapes import shapes
 from jaxcnn.data.sources.source import Source, Splits
 from jaxcnn.data.sources.tfds import tfds
@@ -186,7 +187,7 @@ def find(name: str) -> Found | None:
     if not name:
         return None
     if path.is_dir():
-        return Found("masks" if _has_masks(path) else "npy" if _has_arrays(path) else "folder", name)
+        return Found(_kind(path), name)
     if path.suffix.lower() in manifests.EXTENSIONS:
         return Found("manifest", name)
     if path.suffix.lower() == ".npy":
@@ -299,13 +300,21 @@ def size_pair(size: Any, name: str = "image_size") -> tuple[int, int]:
     return size[0], size[-1]
 
 
+def _kind(folder: Path) -> str:
+    """Tells the scheme of a folder by what it holds, or the folder of its training part."""
+    names = (entry.name for entry in visible_entries(folder) if os.path.isdir(entry))
+    trains = [folder / name for name in names if PARTS.get(name.lower()) == "train"]
+    for scheme, holds in (("masks", _has_masks), ("npy", _has_arrays)):
+        if any(map(holds, (folder, *trains))):
+            return scheme
+    return "folder"
+
+
 def _has_masks(path: Path) -> bool:
-    """Tells whether a folder, or that of its training part, has the folders `images` and `masks`, or one of them."""
-    with os.scandir(path) as entries:
-        folders = {entry.name for entry in entries if not entry.name.startswith(".") and os.path.isdir(entry)}
-    trains = [name for name in folders if PARTS.get(name.lower()) == "train"]
+    """Tells whether a folder has the folders `images` and `masks`, or one of them and no other."""
+    folders = {entry.name for entry in visible_entries(path) if os.path.isdir(entry)}
     both = {"images", "masks"}
-    return both <= folders or (bool(folders) and folders <= both) or any(_has_masks(path / name) for name in trains)
+    return both <= folders or (bool(folders) and folders <= both)
 
 
 def _has_arrays(path: Path) -> bool:

@@ -308,6 +308,36 @@ def read_picture(file: File, channels: int, *, at_least: tuple[int, int] | None 
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
+def read_picture_part(
+    file: File, channels: int, whole: tuple[int, int], part: tuple[int, int, int, int], size: tuple[int, int]
+) -> np.ndarray:
+    """Reads a part of a picture file, and resizes it; a large JPEG file is decoded at a smaller scale.
+
+    The scale is 1/2, 1/4 or 1/8, as long as the decoded part is at least twice as large as needed. Of a whole picture,
+    the pixels around the part do not count; of one at a smaller scale, they do.
+
+    Args:
+      file: as for `read_picture`.
+      channels: 1 for grey, 3 for red, green and blue.
+      whole: (height, width) of the upright picture.
+      part: (top, left, height, width) of the part in it.
+      size: (height, width) of the result.
+
+    Returns:
+      The image, uint8, shape (*size, channels).
+
+    Raises:
+      PictureError, ImportError, ValueError: as `read_picture`.
+    """
+    top, left, height, width = part
+    least = math.ceil(_SPARE * size[0] * whole[0] / height), math.ceil(_SPARE * size[1] * whole[1] / width)
+    pixels = read_picture(file, channels, at_least=least)
+    if pixels.shape[:2] == whole:
+        return resize_picture(pixels[top : top + height, left : left + width], size)
+    down, right = pixels.shape[0] / whole[0], pixels.shape[1] / whole[1]
+    return resize_picture(pixels, size, Box(left * right, top * down, (left + width) * right, (top + height) * down))
+
+
 def read_mask(file: File) -> np.ndarray:
     """Reads a PNG file whose values are class indices.
 

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -32,17 +32,26 @@ class Prepare(Protocol):
         ...
 
 
+@runtime_checkable
+class Reads(Protocol):
+    """What a `Prepare` has that reads an example faster than the source, since it needs only a part."""
+
+    def read(self, rng: np.random.Generator, source: Source, index: int) -> dict[str, np.ndarray]:
+        """Returns the prepared example of an index."""
+        ...
+
+
 class Request(NamedTuple):
     """The examples of a batch.
 
     Attributes:
       indices: of the examples, in the order of the batch, shape (n,).
-      prepare: prepares an example, given its index; None for no preparation.
+      prepare: reads and prepares the example of an index; None for no preparation.
       more: further entries of the batch, with the batch as their first axis.
     """
 
     indices: np.ndarray
-    prepare: Callable[[int, dict[str, np.ndarray]], dict[str, np.ndarray]] | None = None
+    prepare: Callable[[int], dict[str, np.ndarray]] | None = None
     more: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
@@ -135,7 +144,7 @@ def _fill(
             batch[name][part] = values
         return
     for place, index in enumerate(indices.tolist(), part.start):
-        for name, value in request.prepare(index, source[index]).items():
+        for name, value in request.prepare(index).items():
             _check(name, value.shape, value.dtype, spec[name])
             batch[name][place] = value
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from jaxcnn.data.cutting import Choose
 from jaxcnn.data.pictures import FitPicture
 from jaxcnn.data.reading import Request, default_workers, read
 from jaxcnn.data.resizing import Resized
@@ -23,6 +24,7 @@ from jaxcnn.data.sources.source import (
     gather,
     is_source,
     preprocessing_of,
+    read_part,
 )
 
 _PARTS = ("train", "validation", "test")
@@ -263,6 +265,10 @@ class Renumbered:
     def fitted(self, index: int, fit: FitPicture) -> dict[str, np.ndarray]:
         """Reads one example with its image fitted, as the source does."""
         return self._renumbered(fitted(self.source, index, fit))
+
+    def part(self, index: int, choose: Choose, size: tuple[int, int]) -> dict[str, np.ndarray]:
+        """Reads one example with a part of its image, as the source does."""
+        return self._renumbered(read_part(self.source, index, choose, size))
 
     def _renumbered(self, entries: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         old_names = self.source.class_names

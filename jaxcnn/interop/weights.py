@@ -36,8 +36,9 @@ from jaxcnn.layers import Conv, Dense, identity
 from jaxcnn.layers.composite import layer_paths
 from jaxcnn.layers.parameters import check_positive
 from jaxcnn.models import catalog
+from jaxcnn.tasks import Classification, Segmentation
 from jaxcnn.text import nearest, printable
-from jaxcnn.types import Layer, Params, State
+from jaxcnn.types import Layer, Params, State, Task
 from jaxcnn.values import Partial
 
 _KERAS_FILES = (".h5", ".hdf5", ".keras")
@@ -72,10 +73,12 @@ class Published(NamedTuple):
     Attributes:
       weights: the model, its parameters and state, and the preprocessing.
       class_names: the `label_names` of timm's config.json; empty if it has none, or not one for each class.
+      task: the meaning of the outputs; None if the head is the identity.
     """
 
     weights: Weights
     class_names: tuple[str, ...]
+    task: Task | None
 
 
 class _Source(NamedTuple):
@@ -162,7 +165,7 @@ def load_published(
       in_channels: as in `load_weights`.
 
     Returns:
-      The weights, and the names of the classes if they are known.
+      The weights, the names of the classes if they are known, and the task.
 
     Raises:
       KeyError: `model_name` is unknown.
@@ -188,7 +191,15 @@ def load_published(
         params, state = _read(record, model, conversion.usable(record, opened.tensors), opened.path)
         names = () if opened.config is None else opened.config.label_names
         weights = Weights(model, params, state, _preprocessing(record, model, opened))
-    return Published(weights if in_channels is None else with_channels(weights, model_name, in_channels), names)
+    task = _task(model_name, model[record.head])
+    return Published(weights if in_channels is None else with_channels(weights, model_name, in_channels), names, task)
+
+
+def _task(model_name: str, head: Any) -> Task | None:
+    if head == identity:
+        return None
+    is_segmenter = catalog.CATALOG[model_name].task == "segmentation"
+    return Segmentation(head.out_channels) if is_segmenter else Classification()
 
 
 def _model_name(source: _Source, architecture: str | None) -> str:

@@ -1,5 +1,6 @@
 """Backbones: models that return the maps of layers within them, for necks, decoders and heads of any task."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -7,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.layers.composite import Composite, Run, apply_with_hook, layer_at
+from jaxcnn.layers.composite import Composite, Run, apply_with_hook, layer_at, layer_paths
 from jaxcnn.layers.flow import structure
 from jaxcnn.layers.parameters import check_positive
 from jaxcnn.types import Layer, Shape
@@ -87,11 +88,11 @@ class Backbone(Composite):
             raise ValueError(f"{_ORDER}, {tuple(found)}, got {self.at}")
         return tuple(found.values())
 
-    def levels(self, in_channels: int = 3) -> tuple[Level, ...]:
+    def levels(self, in_channels: int | None = None) -> tuple[Level, ...]:
         """Returns channels and stride of each map, without computing anything.
 
         Args:
-          in_channels: channels of the image.
+          in_channels: channels of the image; None for those that the first convolution takes.
 
         Returns:
           The levels, in the order of `at`.
@@ -100,20 +101,10 @@ class Backbone(Composite):
           ValueError: a result is not a map (height, width, channels) that grows with the image, or the model does not
             take such images.
         """
-        shapes = [jax.tree.map(lambda y: y.shape, _evaluated(self, _image(size, in_channels))) for size in _SIZES]
-        levels = []
-        for path, small, large in zip(self.at, *shapes, strict=True):
-            level = _level(small, large)
-            if level is None:
-                raise ValueError(
-                    f"Backbone expects maps (height, width, channels) that grow with the image, got {small} at {path!r}"
-                    f" for an image of {_SIZES[0]}x{_SIZES[0]} pixels"
-                )
-            levels.append(level)
-        return tuple(levels)
+        return _levels(self, in_channels)
 
 
-def pyramid_paths(model: Layer, in_channels: int = 3) -> dict[int, str]:
+def pyramid_paths(model: Layer, in_channels: int | None = None) -> dict[int, str]:
     """Finds the layers of a classifier whose maps are the levels of a pyramid: the last one before each shrinking.
 
         backbone = Backbone(model, at=[pyramid_paths(model)[stride] for stride in (8, 16, 32)])
@@ -123,7 +114,7 @@ def pyramid_paths(model: Layer, in_channels: int = 3) -> dict[int, str]:
 
     Args:
       model: a whole classifier, made of layers.
-      in_channels: channels of the image.
+      in_channels: channels of the image; None for those that the first convolution takes.
 
     Returns:
       Paths by the strides of their maps, in pixels, from the smallest stride to the largest.
@@ -137,7 +128,7 @@ def pyramid_paths(model: Layer, in_channels: int = 3) -> dict[int, str]:
             shapes[path] = getattr(y, "shape", ())
             return y
 
-        _evaluated(model, _image(size, in_channels), note)
+        _evaluated(model, _image(model, size, in_channels), note)
         sizes.append(shapes)
     found: dict[int, tuple[int, str]] = {}
     for path in sizes[0]:
@@ -165,7 +156,26 @@ def _up_to(model: Layer, path: str) -> Layer:
     return shorter.with_children({**children, name: _up_to(children[name], rest)})
 
 
-def _image(size: int, in_channels: int) -> jax.ShapeDtypeStruct:
+# Cached, because a model of the catalog is built more often than others are made.
+@functools.lru_cache(maxsize=128)
+def _levels(backbone: Backbone, in_channels: int | None) -> tuple[Level, ...]:
+    maps = [_evaluated(backbone, _image(backbone, size, in_channels)) for size in _SIZES]
+    levels = []
+    for path, small, large in zip(backbone.at, *(jax.tree.map(jnp.shape, results) for results in maps), strict=True):
+        level = _level(small, large)
+        if level is None:
+            raise ValueError(
+                f"Backbone expects maps (height, width, channels) that grow with the image, got {small} at {path!r} "
+                f"for an image of {_SIZES[0]}x{_SIZES[0]} pixels"
+            )
+        levels.append(level)
+    return tuple(levels)
+
+
+def _image(model: Layer, size: int, in_channels: int | None) -> jax.ShapeDtypeStruct:
+    if in_channels is None:
+        found: Any = (getattr(layer_at(model, path), "in_channels", None) for path in layer_paths(model))
+        in_channels = next(filter(None, found), 3)
     check_positive("Backbone", "in_channels", in_channels)
     return jax.ShapeDtypeStruct((size, size, in_channels), jnp.float32)
 

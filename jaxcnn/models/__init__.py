@@ -64,6 +64,9 @@ from jaxcnn.models.resnet import (
     wide_resnet101_2,
 )
 from jaxcnn.models.resnet_v2 import resnet50_v2, resnet101_v2, resnet152_v2, wide_resnet, wrn_28_10
+from jaxcnn.models.segmentation.deeplab import deeplabv3_mobilenet_v3_large, deeplabv3_resnet50, deeplabv3_resnet101
+from jaxcnn.models.segmentation.fcn import fcn_resnet50, fcn_resnet101
+from jaxcnn.models.segmentation.lraspp import lraspp_mobilenet_v3_large
 from jaxcnn.models.segmentation.u_net import small_unet, unet
 from jaxcnn.models.shufflenet import (
     shufflenet_v2_x0_5,
@@ -82,6 +85,9 @@ __all__ = [
     "convnext_large",
     "convnext_small",
     "convnext_tiny",
+    "deeplabv3_mobilenet_v3_large",
+    "deeplabv3_resnet50",
+    "deeplabv3_resnet101",
     "densenet121",
     "densenet161",
     "densenet169",
@@ -97,10 +103,13 @@ __all__ = [
     "efficientnet_v2_l",
     "efficientnet_v2_m",
     "efficientnet_v2_s",
+    "fcn_resnet50",
+    "fcn_resnet101",
     "googlenet",
     "inception_v3",
     "lenet5",
     "lenet5_1998",
+    "lraspp_mobilenet_v3_large",
     "mlp",
     "mobilenet_v1",
     "mobilenet_v2",

@@ -2,11 +2,11 @@
 
 Source: Sandler, Howard, Zhu, Zhmoginov & Chen, "MobileNetV2: inverted residuals and linear bottlenecks", 2018; Hu, Shen
 & Sun, "Squeeze-and-excitation networks", 2018; Huang, Sun, Liu, Sedra & Weinberger, "Deep networks with stochastic
-depth", 2016.
+depth", 2016; Chen, Papandreou, Schroff & Adam, "Rethinking atrous convolution for semantic image segmentation", 2017.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypedDict
 
 import jax
@@ -68,6 +68,7 @@ def conv(
     *,
     groups: int = 1,
     padding: PaddingRule | Padding = "symmetric",
+    dilation: int = 1,
     use_bias: bool = False,
     kernel_init: Callable[..., jax.Array] = he_normal_fan_out,
 ) -> Conv:
@@ -80,6 +81,7 @@ def conv(
       strides: step of the kernel, in pixels.
       groups: number of channel groups.
       padding: "symmetric", which keeps the size at stride 1, "same", or any padding of `Conv`.
+      dilation: distance between neighbouring taps, in pixels.
       use_bias: whether to add a bias.
       kernel_init: draws the kernel.
 
@@ -88,13 +90,15 @@ def conv(
     """
     height, width = as_pair("kernel_size", kernel_size)
     if padding == "symmetric":
-        padding = ((height // 2, height // 2), (width // 2, width // 2))
+        rows, columns = height // 2 * dilation, width // 2 * dilation
+        padding = ((rows, rows), (columns, columns))
     return Conv(
         in_channels,
         out_channels,
         (height, width),
         strides,
         padding="SAME" if padding == "same" else padding,
+        dilation=dilation,
         groups=groups,
         use_bias=use_bias,
         kernel_init=kernel_init,
@@ -110,6 +114,7 @@ def conv_norm(
     norm: Norm = BatchNorm,
     groups: int = 1,
     padding: PaddingRule | Padding = "symmetric",
+    dilation: int = 1,
     use_bias: bool = False,
     kernel_init: Callable[..., jax.Array] = he_normal_fan_out,
     **after: Layer,
@@ -124,6 +129,7 @@ def conv_norm(
       norm: makes the normalisation.
       groups: number of channel groups.
       padding: see `conv`.
+      dilation: see `conv`.
       use_bias: whether the convolution has a bias.
       kernel_init: draws the kernel.
       **after: the layers after the normalisation by name, such as an activation and a pooling.
@@ -138,6 +144,7 @@ def conv_norm(
         strides,
         groups=groups,
         padding=padding,
+        dilation=dilation,
         use_bias=use_bias,
         kernel_init=kernel_init,
     )
@@ -196,6 +203,7 @@ def inverted_residual(
     drop_path: float | None = None,
     norm: Norm = BatchNorm,
     padding: PaddingRule = "symmetric",
+    dilation: int = 1,
 ) -> Residual | Sequential:
     """Builds a 1x1 convolution to more channels, a depthwise convolution, and a linear 1x1 one back to few channels.
 
@@ -210,6 +218,7 @@ def inverted_residual(
       drop_path: probability of skipping a residual block in training, in [0, 1); None for no such layer.
       norm: makes the normalisation after each convolution.
       padding: how images are padded; see `PaddingRule`.
+      dilation: distance between neighbouring taps of the depthwise kernel, in pixels.
 
     Returns:
       The block, with layers expand, depthwise, squeeze_excite, project and drop_path; it is residual if input and
@@ -219,7 +228,15 @@ def inverted_residual(
     if hidden != in_channels:
         layers["expand"] = conv_norm(in_channels, hidden, norm=norm, activation=activation)
     layers["depthwise"] = conv_norm(
-        hidden, hidden, kernel_size, strides, norm=norm, groups=hidden, padding=padding, activation=activation
+        hidden,
+        hidden,
+        kernel_size,
+        strides,
+        norm=norm,
+        groups=hidden,
+        padding=padding,
+        dilation=dilation,
+        activation=activation,
     )
     if gate is not None:
         layers["squeeze_excite"] = gate
@@ -252,6 +269,7 @@ def build_stages(
     in_channels: int,
     stages: Iterable[tuple[Callable[..., Layer], int, int, int]],
     drop_path: Iterable[float] | None = None,
+    dilations: Iterable[int] | None = None,
 ) -> dict[str, Sequential]:
     """Builds stages of blocks, the first of which changes the channels and the size.
 
@@ -260,19 +278,57 @@ def build_stages(
       stages: for each stage the function that builds a block, called with channels of input and output and strides;
         the number of blocks; their output channels; and the strides of the first one. The others have strides of 1.
       drop_path: probability of skipping each block of all stages, passed to it as `drop_path=`; None to pass nothing.
+      dilations: dilation of each stage, passed to its blocks as `dilation=` with that of the stage before for the first
+        convolution of its first block: a pair; None to pass nothing.
 
     Returns:
       The stages, stage1 and so on, with layers block0 and so on.
     """
     rates, built = None if drop_path is None else iter(drop_path), {}
+    of_stages, before = None if dilations is None else iter(dilations), 1
     for i, (block, blocks, out_channels, strides) in enumerate(stages, start=1):
         layers: dict[str, Layer] = {}
+        dilation = 1 if of_stages is None else next(of_stages)
         for j in range(blocks):
             options: dict[str, Any] = {} if rates is None else {"drop_path": next(rates)}
+            if of_stages is not None:
+                options["dilation"] = (before, dilation)
+            before = dilation
             layers[f"block{j}"] = block(in_channels, out_channels, 1 if j else strides, **options)
             in_channels = out_channels
         built[f"stage{i}"] = Sequential(**layers)
     return built
+
+
+def dilated(
+    model: str, strides: Sequence[int], stem_stride: int, output_stride: int, allowed: tuple[int, ...]
+) -> tuple[list[int], list[int]]:
+    """Replaces the last strides of a network by dilation, so that its maps stay large (Chen et al. 2017, section 3.2).
+
+    Args:
+      model: name of the model, for the message.
+      strides: strides of the stages, or of the blocks.
+      stem_stride: product of the strides before them.
+      output_stride: largest product of strides to keep.
+      allowed: the output strides that the model has.
+
+    Returns:
+      The strides that stay, and the dilation of each stage or block.
+
+    Raises:
+      ValueError: the output stride is not one of those allowed.
+    """
+    if output_stride not in allowed:
+        raise ValueError(f"{model} expects output_stride to be one of {allowed}, got {output_stride!r}")
+    kept, dilations, stride, dilation = [], [], stem_stride, 1
+    for step in strides:
+        if stride * step > output_stride:
+            dilation *= step
+            step = 1
+        stride *= step
+        kept.append(step)
+        dilations.append(dilation)
+    return kept, dilations
 
 
 def drop_path_rates(model: str, last: float, blocks: int) -> list[float]:

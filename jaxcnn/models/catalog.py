@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Literal, NamedTuple, TypeAlias
 
-from jaxcnn.layers import AuxiliaryHeads, Sequential
+from jaxcnn.layers import Composite
 from jaxcnn.models import (
     convnext,
     densenet,
@@ -23,11 +23,11 @@ from jaxcnn.models import (
 from jaxcnn.models.alex_net import alexnet
 from jaxcnn.models.extreme_inception import xception
 from jaxcnn.models.google_net import googlenet
-from jaxcnn.models.segmentation import u_net
+from jaxcnn.models.segmentation import deeplab, fcn, lraspp, u_net
 from jaxcnn.types import Shape
 from jaxcnn.values import Partial
 
-Model: TypeAlias = Sequential | AuxiliaryHeads
+Model: TypeAlias = Composite
 """What a model function returns."""
 
 
@@ -62,6 +62,7 @@ class Entry(NamedTuple):
 
 _FLAT = ("in_channels", "image_size")
 _ANY_SIZE = ("in_channels",)
+_SCENE = (520, 520, 3)
 _IMAGENET, _CIFAR, _DIGITS = (224, 224, 3), (32, 32, 3), (32, 32, 1)
 
 CATALOG: dict[str, Entry] = {
@@ -160,6 +161,20 @@ CATALOG: dict[str, Entry] = {
     "wrn_28_10": Entry(resnet_v2.wrn_28_10, _CIFAR, 10, _ANY_SIZE, 36_479_194, 5_243_328_768),
     "small_unet": Entry(u_net.small_unet, (64, 64, 3), 2, _ANY_SIZE, 482_754, 145_031_168, 8, "segmentation"),
     "unet": Entry(u_net.unet, (128, 128, 3), 2, _ANY_SIZE, 31_037_698, 12_042_895_360, 16, "segmentation"),
+    "fcn_resnet50": Entry(fcn.fcn_resnet50, _SCENE, 21, _ANY_SIZE, 32_957_013, 142_725_772_800, 1, "segmentation"),
+    "fcn_resnet101": Entry(fcn.fcn_resnet101, _SCENE, 21, _ANY_SIZE, 51_949_141, 222_746_867_200, 1, "segmentation"),
+    "deeplabv3_resnet50": Entry(
+        deeplab.deeplabv3_resnet50, _SCENE, 21, _ANY_SIZE, 39_638_869, 168_731_205_888, 1, "segmentation"
+    ),
+    "deeplabv3_resnet101": Entry(
+        deeplab.deeplabv3_resnet101, _SCENE, 21, _ANY_SIZE, 58_630_997, 248_752_300_288, 1, "segmentation"
+    ),
+    "deeplabv3_mobilenet_v3_large": Entry(
+        deeplab.deeplabv3_mobilenet_v3_large, _SCENE, 21, _ANY_SIZE, 11_025_477, 10_436_350_688, 1, "segmentation"
+    ),
+    "lraspp_mobilenet_v3_large": Entry(
+        lraspp.lraspp_mobilenet_v3_large, _SCENE, 21, _ANY_SIZE, 3_221_538, 2_077_790_120, 1, "segmentation"
+    ),
 }
 
 

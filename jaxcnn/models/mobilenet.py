@@ -18,6 +18,7 @@ from jaxcnn.models.blocks import (
     build_stages,
     check_padding,
     conv_norm,
+    dilated,
     inverted_residual,
     relu,
     rounded_channels,
@@ -102,7 +103,8 @@ _V3_SMALL = (
 
 _head_init = Initializer(jax.nn.initializers.normal, stddev=0.01)
 _v1_norm = Partial(BatchNorm, decay=0.99, epsilon=1e-3, unbiased=False)
-_v3_norm = Partial(BatchNorm, decay=0.99, epsilon=1e-3)
+v3_norm = Partial(BatchNorm, decay=0.99, epsilon=1e-3)
+"""The batch norm of MobileNetV3."""
 
 
 class MobileNetV3Options(TypedDict, total=False):
@@ -113,6 +115,7 @@ class MobileNetV3Options(TypedDict, total=False):
     width: float
     dropout_rate: float
     padding: PaddingRule
+    output_stride: int
 
 
 def mobilenet_v1(
@@ -233,10 +236,11 @@ def mobilenet_v3(
     num_classes: int = 1000,
     *,
     in_channels: int = 3,
-    norm: Norm = _v3_norm,
+    norm: Norm = v3_norm,
     width: float = 1.0,
     dropout_rate: float = 0.2,
     padding: PaddingRule = "symmetric",
+    output_stride: int = 32,
 ) -> Sequential:
     """Builds a MobileNetV3 (Howard et al. 2019, tables 1 and 2).
 
@@ -253,32 +257,38 @@ def mobilenet_v3(
         does; above 0.
       dropout_rate: probability of dropping a feature before the head, in [0, 1).
       padding: "symmetric" as torchvision pads, or "same" as TensorFlow and Keras do.
+      output_stride: 32, or 16 for segmentation: then the depthwise convolutions of the last stage, the first one too,
+        have dilation 2 in place of a stride (section 6.4). Weights fit both.
 
     Returns:
       The model: stem, stages from stage1 on, last, pool, dense, hard_swish, dropout, head; parameters are named like
       `stage3/block0/squeeze_excite/reduce/kernel`.
 
     Raises:
-      ValueError: the width is not positive, the padding is unknown, or the rate is outside [0, 1).
+      ValueError: the width is not positive, the padding or the output stride is unknown, or the rate is outside [0, 1).
     """
     _check_width("mobilenet_v3", width)
     check_padding("mobilenet_v3", padding)
+    strides = [row.strides for rows in stages for row in rows]
+    steps = iter(zip(*dilated("mobilenet_v3", strides, 2, output_stride, (16, 32)), strict=True))
     channels = rounded_channels(16 * width)
     stem, built = conv_norm(in_channels, channels, 3, 2, norm=norm, padding=padding, activation=_hard_swish), {}
     for i, rows in enumerate(stages):
         layers = {}
         for j, row in enumerate(rows):
             hidden, out_channels = rounded_channels(row.hidden * width), rounded_channels(row.out_channels * width)
+            step, dilation = next(steps)
             layers[f"block{j}"] = inverted_residual(
                 channels,
                 hidden,
                 out_channels,
-                row.strides,
+                step,
                 activation=row.activation,
                 kernel_size=row.kernel_size,
                 gate=v3_squeeze_excite(hidden) if row.squeeze else None,
                 norm=norm,
                 padding=padding,
+                dilation=dilation,
             )
             channels = out_channels
         built[f"stage{i + 1}"] = Sequential(**layers)

@@ -1,11 +1,12 @@
 """Models that normalise the pixels of their images first, as published weights expect."""
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.layers import AuxiliaryHeads, Function, Sequential
+from jaxcnn.layers import AuxiliaryHeads, Composite, Function, Run, Sequential
 from jaxcnn.types import Layer
 
 
@@ -23,25 +24,50 @@ class Normalization(NamedTuple):
     reverse: bool = False
 
 
+@dataclass(frozen=True, repr=False)
+class Normalized(Composite):
+    """A model after a normalization of the pixels; its parameters and state are those of the model.
+
+    Attributes:
+      normalize: the normalization.
+      body: the model.
+    """
+
+    inlined: ClassVar[str | None] = "body"
+
+    normalize: Layer
+    body: Layer
+
+    def forward(self, run: Run, x: Any) -> Any:
+        """Normalises one image, and applies the model."""
+        return run.body(run.normalize(x))
+
+
 def normalized(model: Layer, normalization: Normalization | None) -> Any:
     """Puts a normalization of the pixels before a model, as a layer named "normalize".
 
     Args:
-      model: a model whose layers have names: `Sequential` or `AuxiliaryHeads`.
+      model: a model made of layers.
       normalization: the normalization that its weights expect, or None.
 
     Returns:
-      The model, with this layer; unchanged for None.
+      The model, with this layer as its first, or a `Normalized` for one that is not a row of layers; unchanged for
+      None.
 
     Raises:
-      TypeError: it is another kind of layer.
+      TypeError: it is a single layer.
     """
     if normalization is None:
         return model
-    if not isinstance(model, Sequential | AuxiliaryHeads):
-        raise TypeError(f"normalized expects a Sequential or AuxiliaryHeads, got {model!r:.200}")
-    layers = {"normalize": Function(normalize, **normalization._asdict()), **dict(model.layers)}
-    return AuxiliaryHeads(*model.heads, **layers) if isinstance(model, AuxiliaryHeads) else Sequential(**layers)
+    layer = Function(normalize, **normalization._asdict())
+    match model:
+        case AuxiliaryHeads():
+            return AuxiliaryHeads(*model.heads, normalize=layer, **dict(model.layers))
+        case Sequential():
+            return Sequential(normalize=layer, **dict(model.layers))
+        case Composite():
+            return Normalized(layer, model)
+    raise TypeError(f"normalized expects a model made of layers, got {model!r:.200}")
 
 
 def normalize(image: jax.Array, *, mean: tuple[float, ...], std: tuple[float, ...], reverse: bool = False) -> jax.Array:

@@ -34,6 +34,7 @@ from jaxcnn.models.blocks import (
     build_stages,
     conv,
     conv_norm,
+    dilated,
     drop_path_rates,
     relu,
     zero_scaled,
@@ -54,6 +55,7 @@ class ResNetOptions(DropPathOptions, total=False):
 
     stem: Stem
     zero_init_residual: bool
+    output_stride: int
 
 
 def resnet18(num_classes: int = 1000, **options: Unpack[ResNetOptions]) -> Sequential:
@@ -157,6 +159,7 @@ def resnet(
     activation: Function = relu,
     drop_path: float = 0.0,
     zero_init_residual: bool = False,
+    output_stride: int = 32,
     groups: int = 1,
     width_per_group: int = 64,
 ) -> Sequential:
@@ -174,6 +177,8 @@ def resnet(
         first one (Huang et al. 2016, section 3). At 0 there is no such layer.
       zero_init_residual: whether each block starts as its shortcut, by a zero scale in its last normalisation (Goyal
         et al. 2017, section 5.1).
+      output_stride: 32, or for segmentation 16 or 8: then the 3x3 convolutions of the last stages have dilation 2, or 2
+        and 4, in place of strides, and the first one of each such stage the dilation before it. Weights fit all three.
       groups: number of channel groups of each 3x3 convolution; other than 1 only with `bottleneck_block`.
       width_per_group: channels of each of these groups in stage 1, which double with every stage; other than 64 only
         with `bottleneck_block`.
@@ -182,8 +187,8 @@ def resnet(
       The model: stem, stage1 to stage4, pool, head; parameters are named like `stage1/block0/conv1/kernel`.
 
     Raises:
-      ValueError: the stem is unknown, the block has no groups, a rate is outside [0, 1), or `norm` has no scale that
-        could start at zero.
+      ValueError: the stem or the output stride is unknown, the block has no groups, a rate is outside [0, 1), or `norm`
+        has no scale that could start at zero.
     """
     block_options: dict[str, Any] = {"zero_init_residual": zero_init_residual, "norm": norm, "activation": activation}
     if block is bottleneck_block:
@@ -202,7 +207,13 @@ def resnet(
         first = _imagenet_stem(in_channels, norm, activation)
     else:
         first = conv_norm(in_channels, 64, 3, norm=norm, relu=activation)
-    stages = _stages("resnet", functools.partial(block, **block_options), stage_sizes, expansion, drop_path)
+    strides = [2 if i else 1 for i in range(len(stage_sizes))]
+    strides, dilations = dilated("resnet", strides, 4 if stem == "imagenet" else 1, output_stride, (8, 16, 32))
+    rows = [
+        (functools.partial(block, **block_options), blocks, 64 * 2**i * expansion, strides[i])
+        for i, blocks in enumerate(stage_sizes)
+    ]
+    stages = build_stages(64, rows, drop_path_rates("resnet", drop_path, sum(stage_sizes)), dilations)
     return Sequential(stem=first, **stages, pool=GlobalAvgPool(), head=Dense(512 * expansion, num_classes))
 
 
@@ -232,7 +243,8 @@ def resnet_v1(
       The model: stem, stage1 to stage4, pool, head; named as those of `resnet`.
     """
     block = functools.partial(bottleneck_block, norm=norm, activation=activation, strided="conv1", use_bias=True)
-    stages = _stages("resnet_v1", block, stage_sizes, 4, drop_path)
+    rows = [(block, blocks, 64 * 2**i * 4, 2 if i else 1) for i, blocks in enumerate(stage_sizes)]
+    stages = build_stages(64, rows, drop_path_rates("resnet_v1", drop_path, sum(stage_sizes)))
     stem = _imagenet_stem(in_channels, norm, activation, use_bias=True)
     return Sequential(stem=stem, **stages, pool=GlobalAvgPool(), head=Dense(2048, num_classes))
 
@@ -297,6 +309,7 @@ def basic_block(
     norm: Norm = BatchNorm,
     activation: Function = relu,
     drop_path: float = 0.0,
+    dilation: tuple[int, int] = (1, 1),
 ) -> Residual:
     """Builds two 3x3 convolutions and a shortcut around them (He et al. 2016, figure 5, left).
 
@@ -309,15 +322,16 @@ def basic_block(
       norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
       drop_path: probability of skipping the block in training, in [0, 1); at 0 there is no such layer.
+      dilation: of the first and of the second convolution.
 
     Returns:
       The block, with layers conv1, norm1, relu, conv2, norm2, drop_path and shortcut.
     """
     body = Sequential(
-        conv1=conv(in_channels, out_channels, 3, strides),
+        conv1=conv(in_channels, out_channels, 3, strides, dilation=dilation[0]),
         norm1=norm(out_channels),
         relu=activation,
-        conv2=conv(out_channels, out_channels, 3),
+        conv2=conv(out_channels, out_channels, 3, dilation=dilation[1]),
         norm2=_last_norm(norm, out_channels, zero_init_residual),
         **_drop_path(drop_path),
     )
@@ -336,6 +350,7 @@ def bottleneck_block(
     norm: Norm = BatchNorm,
     activation: Function = relu,
     drop_path: float = 0.0,
+    dilation: tuple[int, int] = (1, 1),
     strided: Literal["conv1", "conv2"] = "conv2",
     use_bias: bool = False,
 ) -> Residual:
@@ -355,6 +370,7 @@ def bottleneck_block(
       norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
       drop_path: probability of skipping the block in training, in [0, 1); at 0 there is no such layer.
+      dilation: of the 3x3 convolution, which is the first one that can have any; the second number has no effect.
       strided: the convolution that has the strides: "conv2", the 3x3 one, or "conv1", as in the paper.
       use_bias: whether the convolutions have biases.
 
@@ -378,7 +394,7 @@ def bottleneck_block(
         conv1=conv(in_channels, width, 1, first, use_bias=use_bias),
         norm1=norm(width),
         relu1=activation,
-        conv2=conv(width, width, 3, second, groups=groups, use_bias=use_bias),
+        conv2=conv(width, width, 3, second, groups=groups, dilation=dilation[0], use_bias=use_bias),
         norm2=norm(width),
         relu2=activation,
         conv3=conv(width, out_channels, 1, use_bias=use_bias),
@@ -441,11 +457,3 @@ def _projection(in_channels: int, out_channels: int, strides: int, norm: Norm, u
 def _imagenet_stem(in_channels: int, norm: Norm, activation: Function, use_bias: bool = False) -> Sequential:
     pool = MaxPool(3, strides=2, padding=1)
     return conv_norm(in_channels, 64, 7, 2, norm=norm, use_bias=use_bias, relu=activation, pool=pool)
-
-
-def _stages(
-    model: str, block: Callable[..., Residual], stage_sizes: tuple[int, ...], expansion: int, drop_path: float
-) -> dict[str, Sequential]:
-    rates = drop_path_rates(model, drop_path, sum(stage_sizes))
-    rows = [(block, blocks, 64 * 2**i * expansion, 2 if i else 1) for i, blocks in enumerate(stage_sizes)]
-    return build_stages(64, rows, rates)

@@ -150,6 +150,8 @@ class Experiment:
         def apply(images: jax.Array, params: Params, state: State) -> tuple[Any, State]:
             return batched(self.layer)(params, state, images, train=False)
 
+        jax.eval_shape(apply, jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32), *weights)
+        self._check_size(apply, weights, example["image"].shape[1:], "prepare= (--training-size)")
         outputs, _ = jax.eval_shape(apply, example["image"], *weights)
         if isinstance(outputs, jax.ShapeDtypeStruct):
             self._check_classes(outputs.shape[1:])
@@ -165,10 +167,23 @@ class Experiment:
         if augment is not None:
             one = {name: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for name, leaf in example.items()}
             image = jax.eval_shape(augment, jax.random.key(0), one)["image"]
-            # The model must take the images of training too, if they have another size.
-            jax.eval_shape(apply, jax.ShapeDtypeStruct((1, *image.shape), image.dtype), *weights)
+            self._check_size(apply, weights, image.shape, "augment")
         # Building both refuses parts that do not fit.
         _ = self.batches, self.phases
+
+    def _check_size(self, apply: Any, weights: tuple[Any, Any], shape: Shape, field: str) -> None:
+        """Refuses a model that does not take the images of training, of which this part of it changes the size."""
+        try:
+            jax.eval_shape(apply, jax.ShapeDtypeStruct((1, *shape), jnp.float32), *weights)
+        except ValueError as error:
+            made, whole = ("x".join(map(str, one)) for one in (shape, self.image_shape))
+            reason = (
+                f"makes images of {made}, and the model, for {whole}, does not take them: {error}; keep that size, or "
+                "choose a model that takes any"
+            )
+            if field == "augment":
+                raise RecipeError(field, reason) from error
+            raise ValueError(f"{field} {reason}") from error
 
     def _check_mixing(self, example: Mapping[str, Any]) -> None:
         label = example.get("label")

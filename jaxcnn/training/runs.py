@@ -375,6 +375,7 @@ class _Job:
     def _enter(self, phase: Phase, train_state: TrainState) -> None:
         """Makes the compiled steps of a phase, and their data."""
         self.phase, recipe = phase, self.recipe
+        self.stopwatch.restart(compiles=True)
         model, precision = phase.layer, recipe.precision
         if recipe.cache_features and phase.trainable is not None:
             backbone, model = cut_in_two(model)
@@ -418,7 +419,8 @@ class _Job:
             **_prefixed("train", self._report(progress.metrics.sums)),
             **_prefixed("validation", figures),
             "learning_rate": float(jnp.asarray(self.phase.schedule(progress.step - 1 - self._first_step))),
-            "images_per_second": round(self.stopwatch.rate, 1),
+            # An epoch of one step that compiles tells no rate.
+            "images_per_second": round(self.stopwatch.rate, 1) or None,
             "waiting_for_data": round(progress.waiting, 4),
         }
         self.rows.append(row)
@@ -557,7 +559,7 @@ def _cached(predict_step: Any, train_state: TrainState, workers: int | None) -> 
 
 
 class _Stopwatch:
-    """Measures images per second within an epoch, without the first step, which may compile.
+    """Measures images per second within an epoch, without what lies between epochs and steps that may compile.
 
     Args:
       batch_size: images in a step.
@@ -565,25 +567,30 @@ class _Stopwatch:
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size, self.rate = batch_size, 0.0
-        self.restart()
+        self.restart(compiles=True)
 
-    def restart(self) -> None:
-        """Starts a new epoch; the time since the last step does not count."""
-        self._steps, self._since = 0, 0.0
+    def restart(self, *, compiles: bool = False) -> None:
+        """Starts a new epoch.
+
+        Args:
+          compiles: whether the next step may compile: then it is not counted.
+        """
+        self._steps, self._since = 0, None if compiles else time.monotonic()
 
     def step(self) -> float:
         """Counts a step.
 
         Returns:
-          Images per second of the epoch so far; on its first step, those of the previous epoch, or 0.
+          Images per second of the epoch so far; those of the previous epoch as long as no step counts, or 0.
         """
         now = time.monotonic()
-        if self._steps == 0:
+        if self._since is None:
             self._since = now
+            return self.rate
         self._steps += 1
         seconds = now - self._since
         if seconds > 0:
-            self.rate = self._batch_size * (self._steps - 1) / seconds
+            self.rate = self._batch_size * self._steps / seconds
         return self.rate
 
 

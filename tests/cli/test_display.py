@@ -205,9 +205,11 @@ def test_a_figure_that_is_no_share_is_no_percentage(capsys):
         printed.on_start(start(objective=Objective("rmse", larger_is_better=False)))
         printed.on_epoch(row | {"validation_rmse": 2.25, "images_per_second": 10.0}, best=False)
         printed.on_epoch(row | {"validation_rmse": None, "images_per_second": 10.0}, best=False)
+        printed.on_epoch(row | {"validation_rmse": 2.25, "images_per_second": None}, best=False)
     lines = capsys.readouterr().out.splitlines()
     assert "train 1.5000  validation 2.2500  10 images/s" in lines[2]
     assert "validation -  10 images/s" in lines[3]
+    assert "images/s" not in lines[4]
 
 
 def test_signs_of_life_say_what_takes_long(capsys, monkeypatch):
@@ -249,13 +251,15 @@ def test_the_time_left_does_not_count_what_happens_once(clock):
     assert measured.seconds_left(14, 30) == pytest.approx(4 / 4 * 16)
 
 
-def test_the_stopwatch_keeps_its_rate_over_the_first_step_of_an_epoch_and_leaves_out_what_lies_between(monkeypatch):
-    clock = iter([10.0, 12.0, 13.0, 50.0, 50.5])
+def test_the_stopwatch_leaves_out_steps_that_compile_and_what_lies_between_epochs(monkeypatch):
+    clock = iter([10.0, 12.0, 13.0, 50.0, 50.5, 51.0, 60.0, 61.0])
     monkeypatch.setattr(runs.time, "monotonic", lambda: next(clock))
     stopwatch = runs._Stopwatch(64)
     assert [stopwatch.step(), stopwatch.step(), stopwatch.step()] == [0.0, 64 / 2, 2 * 64 / 3]
     stopwatch.restart()
-    assert [stopwatch.step(), stopwatch.step()] == [2 * 64 / 3, 64 / 0.5]
+    assert [stopwatch.step(), stopwatch.step()] == [64 / 0.5, 2 * 64 / 1.0]
+    stopwatch.restart(compiles=True)
+    assert [stopwatch.step(), stopwatch.step()] == [2 * 64 / 1.0, 64 / 1.0]
 
 
 def test_two_steps_at_the_same_moment_have_no_rate(monkeypatch):

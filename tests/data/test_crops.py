@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from jaxcnn.data import ArraySpec, Batches, RandomResizedCrop
-from jaxcnn.data.crops import Box
+from jaxcnn.data import ArraySpec, Batches, RandomResizedCrop, Subset, arrays, image_folder, match_classes, pictures
+from jaxcnn.data.cutting import Box
 
 image_module = pytest.importorskip("PIL.Image")
 
@@ -119,3 +119,49 @@ def test_it_prints_as_it_is_written():
 def test_nonsense_is_refused(words, message):
     with pytest.raises(ValueError, match=f"RandomResizedCrop expects {message}"):
         RandomResizedCrop(**{"size": (8, 8), **words})
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_part_of_a_large_jpeg_file_is_decoded_at_a_smaller_scale(tmp_path, monkeypatch, orientation):
+    rows, columns = np.mgrid[:320, :480]
+    smooth = np.stack([127 + 120 * np.sin(rows / 17), 127 + 120 * np.cos(columns / 23), (rows + columns) / 4], -1)
+    exif = image_module.Exif()
+    exif[274] = orientation
+    for number, name in enumerate(("a", "b")):
+        (tmp_path / name).mkdir()
+        shown = image_module.fromarray(smooth.astype(np.uint8)[:: 1 - 2 * number])
+        shown.save(tmp_path / name / "one.jpg", quality=95, exif=exif)
+        shown.resize((48, 32)).save(tmp_path / name / "small.jpg", quality=95)
+    decoded, read = [], pictures.read_picture
+
+    def reading(file, channels, **options):
+        decoded.append(read(file, channels, **options))
+        return decoded[-1]
+
+    monkeypatch.setattr(pictures, "read_picture", reading)
+    folder, crop = image_folder(tmp_path), RandomResizedCrop((16, 24), scale=(0.5, 1.0))
+    renumbered = match_classes(folder, ("b", "a"))
+    for index in range(len(folder)):
+        for seed in range(3):
+            part = crop.read(np.random.default_rng(seed), Subset(renumbered, np.array([index])), 0)
+            whole = crop(np.random.default_rng(seed), folder[index])
+            np.testing.assert_allclose(part["image"], whole["image"], atol=12)
+            assert np.abs(part["image"].astype(int) - whole["image"]).mean() < 2
+            assert part["label"] == 1 - whole["label"]
+            if "small" in folder.names[index]:
+                np.testing.assert_array_equal(part["image"], whole["image"])
+                assert decoded[-1].shape == (32, 48, 3)
+            else:
+                assert max(decoded[-1].shape) < 300
+    batch = Batches(folder, 2, seed=0, prepare=crop)[0]
+    assert batch["image"].shape == (2, 16, 24, 3)
+
+
+def test_a_mask_keeps_its_image_company_where_parts_are_read():
+    source = arrays(image=picture(50, 40)[None], mask=picture(50, 40)[None, ..., 0] % 2)
+    crop = RandomResizedCrop((8, 6))
+    found = crop.read(np.random.default_rng(0), source, 0)
+    expected = crop(np.random.default_rng(0), source[0])
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value)

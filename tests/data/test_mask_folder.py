@@ -176,7 +176,7 @@ def test_folders_that_are_not_there_are_named(tmp_path):
 def test_a_set_may_not_have_two_validation_parts(tmp_path):
     for name in ("train", "val", "validation"):
         write(tmp_path / name, count=1)
-    with pytest.raises(ValueError, match=r"expected 'val' or 'validation' in .*, got both"):
+    with pytest.raises(ValueError, match=r"one folder for each part in .*, got 'val' and 'validation'; join them"):
         mask_folder(tmp_path)
 
 

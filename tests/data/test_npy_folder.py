@@ -104,3 +104,33 @@ def test_damaged_images_are_refused(tmp_path, damage, message):
     with pytest.raises(ValueError, match=message) as error:
         data.npy_folder(tmp_path)
     assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize("labels", [np.array([1, 0, 1, 0]), np.array(["b", "a", "b", "a"])])
+def test_parts_have_the_classes_of_the_training_set(tmp_path, labels):
+    write(tmp_path / "train", images=images(), labels=labels)
+    write(tmp_path / "Val", images=images(2), labels=labels[:2])
+    write(tmp_path / "test", images=images(1), labels=labels[:1])
+    parts = data.load(str(tmp_path))
+    assert list(parts) == ["train", "validation", "test"]
+    assert {part.class_names for part in parts.values()} == {("0", "1") if labels.dtype.kind == "i" else ("a", "b")}
+    assert [part.entries["label"].tolist() for part in parts.values()] == [[1, 0, 1, 0], [1, 0], [1]]
+    np.save(tmp_path / "class_names.npy", np.array(["b", "a"]))
+    assert data.npy_folder(tmp_path)["test"].class_names == ("b", "a")
+
+
+def test_parts_that_do_not_fit_together_are_refused(tmp_path):
+    write(tmp_path / "train", images=images(), labels=np.array(["b", "a", "b", "a"]))
+    write(tmp_path / "test", images=images(1), labels=np.array(["c"]))
+    with pytest.raises(
+        ValueError, match=r"test': labels must be among class_names, got 'c'; the names are \['a', 'b'\]"
+    ):
+        data.npy_folder(tmp_path)
+    write(tmp_path / "Test", images=images(1), labels=np.array(["a"]))
+    with pytest.raises(ValueError, match=r"expected one folder for each part in .*, got 'Test' and 'test'; join them"):
+        data.npy_folder(tmp_path)
+    (tmp_path / "train" / "labels.npy").unlink()
+    (tmp_path / "Test" / "images.npy").unlink()
+    write(tmp_path / "test", labels=np.array(["a"])).rename(tmp_path / "other")
+    with pytest.raises(FileNotFoundError, match=r"train', got no 'labels\.npy'; write it with numpy\.save"):
+        data.npy_folder(tmp_path)

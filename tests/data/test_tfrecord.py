@@ -1,3 +1,5 @@
+import gzip
+
 import numpy as np
 import pytest
 from tfrecord_files import slow_crc32c, write_records
@@ -107,6 +109,16 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "text").write_bytes(b"this is no file of records, but a text of some length")
     with pytest.raises(RecordError, match="damaged at byte 0: the length of a record does not match"):
         index_records(tmp_path / "text")
+
+
+@pytest.mark.parametrize("mtime", [0, 1_700_000_000])
+def test_a_compressed_file_is_refused(tmp_path, mtime):
+    write_records(tmp_path / "plain", [bytes(range(256)) * 4000])
+    content = (tmp_path / "plain").read_bytes()
+    for level in (0, 9):
+        (tmp_path / "file").write_bytes(gzip.compress(content, level, mtime=mtime))
+        with pytest.raises(RecordError, match=r"that is not compressed, got .*, which gzip has compressed"):
+            index_records(tmp_path / "file")
 
 
 def test_the_advance_of_several_blocks_is_that_of_zeros():

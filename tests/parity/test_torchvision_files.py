@@ -20,13 +20,13 @@ PHOTOGRAPH = load_sample_images().images[0]
 
 
 def published_files():
-    """Lists (file name, transform, model) of all weights of the classifiers that have a record."""
+    """Lists (file name, transform, model) of all weights of the models that have a record."""
     for name in MODELS:
         for published in torchvision.models.get_model_weights(name):
             yield published.url.rsplit("/", 1)[1], published.transforms(), name
 
 
-def test_all_92_published_weights_of_torchvision_are_preprocessed_as_there():
+def test_all_98_published_weights_of_torchvision_are_preprocessed_as_there():
     model, files, seen = Sequential(conv=Conv(3, 8)), set(), set()
     for file, transform, name in published_files():
         files.add(file)
@@ -43,7 +43,7 @@ def test_all_92_published_weights_of_torchvision_are_preprocessed_as_there():
         assert actual.shape == expected.shape, file
         # In grey levels.
         assert 255 * np.abs((actual - expected) * ours.std).max() <= 1e-3, file
-    assert len(files) == 92
+    assert len(files) == 98
 
 
 def test_the_names_of_the_files_tell_their_models():
@@ -55,6 +55,7 @@ def test_the_names_of_the_files_tell_their_models():
 
 def test_no_file_is_listed_that_torchvision_does_not_publish():
     every = set()
-    for name in torchvision.models.list_models(module=torchvision.models):
+    segmentation = torchvision.models.list_models(module=torchvision.models.segmentation)
+    for name in [*torchvision.models.list_models(module=torchvision.models), *segmentation]:
         every |= {weights.url.rsplit("/", 1)[1] for weights in torchvision.models.get_model_weights(name)}
     assert set(PREPROCESSING) <= every

@@ -362,14 +362,20 @@ def test_the_task_is_chosen_by_the_examples(stripes):
         ),
         ({"recipe": Recipe(batch_size=6, augment="none", freeze="stage1")}, "freeze expects a pattern that matches"),
         ({"recipe": Recipe(batch_size=6, augment="none", freeze=".*")}, "leaves no parameter to train"),
-        ({"recipe": Recipe(batch_size=6, augment="random_resized_crop(5)")}, "dense expects"),
+        (
+            {"recipe": Recipe(batch_size=6, augment="random_resized_crop(5)")},
+            r"augment makes images of 5x5x1, and the model, for 6x6x1, does not take them: dense expects .*; keep that",
+        ),
         (
             {"recipe": Recipe(batch_size=6, augment="cutout(7)")},
             "cutout expects size a whole number of .* from 0 to 6",
         ),
         ({"place": "disk"}, "place to be one of device, memory, stream, or None, got 'disk'"),
         ({"place": "device", "prepare": data.RandomResizedCrop((6, 6))}, "place='memory' or 'stream' with prepare="),
-        ({"prepare": data.RandomResizedCrop((4, 4))}, "dense expects"),
+        (
+            {"prepare": data.RandomResizedCrop((4, 4))},
+            r"prepare= \(--training-size\) makes images of 4x4x1, and the model, for 6x6x1, does not take them: dense",
+        ),
         (
             {
                 "prepare": data.RandomResizedCrop((6, 6)),

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn.data.sources.faults import refuse_faults
-from jaxcnn.data.sources.image_folder import PARTS
 from jaxcnn.data.sources.object_files import FoundObject, FoundPicture, ObjectFiles, object_files
+from jaxcnn.data.sources.parts import PARTS
 
 _LOG = logging.getLogger("jaxcnn")
 

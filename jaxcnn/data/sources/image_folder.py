@@ -8,14 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxcnn.data.pictures import EXTENSIONS
+from jaxcnn.data.sources.parts import part_folders, visible_entries
 from jaxcnn.data.sources.picture_files import PictureFiles, left_out
 from jaxcnn.data.sources.picture_index import Listed, examine, listed
-
-PARTS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
-"""Names of folders of parts in lower case, and of the parts that they hold."""
-
-_OF_THE_SYSTEM = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
-"""Files and folders, in lower case, that systems put beside pictures."""
 
 
 def image_folder(
@@ -93,28 +88,22 @@ def image_folder(
 
 def _part_folders(root: Path) -> dict[str, Path]:
     """Returns the folders that hold those of the classes, by the name of the part."""
-    folders = {entry.name: PARTS.get(entry.name.lower()) for entry in _entries(root) if os.path.isdir(entry)}
-    if "train" not in folders.values():
+    parts = part_folders(root)
+    if not parts:
         return {"train": root}
-    if others := sorted(name for name, part in folders.items() if part is None):
+    known = {folder.name for folder in parts.values()}
+    others = sorted(entry.name for entry in visible_entries(root) if entry.name not in known and os.path.isdir(entry))
+    if others:
         raise ValueError(
             f"expected a folder for each part in {os.fspath(root)!r}, train, val and test, or one for each class, got "
             f"both: {', '.join(map(repr, others[:5]))} beside a folder of training pictures; move or rename them"
         )
-    parts = list(folders.values())
-    if doubled := sorted(name for name, part in folders.items() if parts.count(part) > 1):
-        raise ValueError(
-            f"expected one folder for each part in {os.fspath(root)!r}, got {' and '.join(map(repr, doubled))}; join "
-            "them"
-        )
-    order = list(dict.fromkeys(PARTS.values()))
-    found = sorted(((part, root / name) for name, part in folders.items() if part), key=lambda one: order.index(one[0]))
-    return dict(found)
+    return parts
 
 
 def _class_folders(folder: Path) -> dict[str, str]:
     """Returns the names of the folders of the classes by the names of the classes."""
-    entries = list(_entries(folder))
+    entries = list(visible_entries(folder))
     loose = sorted(
         entry.name for entry in entries if Path(entry.name).suffix.lower() in EXTENSIONS and not os.path.isdir(entry)
     )
@@ -180,7 +169,7 @@ def _files_below(folder: Path, prefix: str, around: frozenset[tuple[int, int]]) 
       around: identities of the folders that it is in.
     """
     around = around | {_identity(folder)}
-    for entry in _entries(folder):
+    for entry in visible_entries(folder):
         try:
             is_folder = entry.is_dir()
             status = None if is_folder else entry.stat()
@@ -191,14 +180,6 @@ def _files_below(folder: Path, prefix: str, around: frozenset[tuple[int, int]]) 
             yield listed(prefix + entry.name, status)
         elif not entry.is_symlink() or _identity(entry) not in around:
             yield from _files_below(Path(entry.path), f"{prefix}{entry.name}/", around)
-
-
-def _entries(folder: Path) -> Iterator["os.DirEntry[str]"]:
-    """Yields what is in a folder, without hidden files."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if not entry.name.startswith(".") and entry.name.lower() not in _OF_THE_SYSTEM:
-                yield entry
 
 
 def _identities(folder: Path) -> frozenset[tuple[int, int]]:

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 import numpy as np
 
 from jaxcnn.data.sources.faults import refuse_faults
-from jaxcnn.data.sources.image_folder import PARTS
+from jaxcnn.data.sources.parts import PARTS
 from jaxcnn.data.sources.picture_files import PictureFiles, left_out
 from jaxcnn.data.sources.picture_index import Examined, Listed, examine, listed
 

@@ -17,11 +17,9 @@ from jaxcnn.data.pictures import (
     resize_picture,
 )
 from jaxcnn.data.sources.faults import LISTED, refuse_faults
+from jaxcnn.data.sources.parts import part_folders
 from jaxcnn.data.sources.source import IGNORED, ArraySpec, checksum, file_sample
 from jaxcnn.ops.check import Size, as_pair
-
-_PARTS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
-"""Names of folders, and of the parts that they hold."""
 
 
 class Pair(NamedTuple):
@@ -95,7 +93,7 @@ def mask_folder(path: str | os.PathLike[str], *, size: Size | None = None, chann
         path/images/one.png   path/masks/one.png
         path/classes.txt      one name for each class, in the order of the values; optional
 
-    Or the folders `images` and `masks` are in `path/train`, and optionally in `path/val` (or `validation`) and
+    Or the folders `images` and `masks` are in `path/train`, and optionally in `path/val` (or `valid`, `validation`) and
     `path/test`. A mask holds class indices, as a palette or as 8 bits of grey; 255 is no class. All headers and masks
     are read once, and one error lists the faults of all files. Hidden files are ignored.
 
@@ -146,16 +144,13 @@ def _part_folders(root: Path) -> dict[str, Path]:
         raise FileNotFoundError(f"there is no folder {str(root)!r}; expected one with the folders 'images' and 'masks'")
     if (root / "images").is_dir() or (root / "masks").is_dir():
         return {"train": root}
-    names = [name for name in _PARTS if (root / name).is_dir()]
-    parts = [_PARTS[name] for name in names]
-    if "train" not in parts:
+    parts = part_folders(root)
+    if not parts:
         raise FileNotFoundError(
             f"expected the folders 'images' and 'masks' in {str(root)!r}, or 'train' with these in it, and 'val' and "
             f"'test' if there are such parts; got {sorted(entry.name for entry in root.iterdir())[:10]}"
         )
-    if len(set(parts)) < len(parts):
-        raise ValueError(f"expected 'val' or 'validation' in {str(root)!r}, got both; join them")
-    return {part: root / name for part, name in zip(parts, names, strict=True)}
+    return parts
 
 
 def _pairs(folder: Path, faults: list[str]) -> list[Pair]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxcnn.data.pictures import FitPicture, PictureError, read_picture
+from jaxcnn.data.cutting import Choose
+from jaxcnn.data.pictures import FitPicture, PictureError, read_picture, read_picture_part
 from jaxcnn.data.sources.faults import refuse_faults
 from jaxcnn.data.sources.picture_index import Examined
 from jaxcnn.data.sources.source import ArraySpec, checksum
@@ -102,6 +103,14 @@ class PictureFiles:
             raise ValueError(f"expected images of {self.channels} channels, as they are read, got {fit!r}")
         with _advised():
             image = fit.read(self.path(index))
+        return {"image": image, **self._others(index)}
+
+    def part(self, index: int, choose: Choose, size: tuple[int, int]) -> dict[str, np.ndarray]:
+        """Reads one example with a part of its image; a large JPEG file is decoded at a smaller scale."""
+        height, width = self.sizes[index].tolist()
+        part = choose(height, width)
+        with _advised():
+            image = read_picture_part(self.path(index), self.channels, (height, width), part, size)
         return {"image": image, **self._others(index)}
 
     def gather(self, indices: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
 
+from jaxcnn.data.cutting import Choose, cut
 from jaxcnn.data.objects import moved_objects
 from jaxcnn.data.pictures import FitPicture
 
@@ -160,6 +161,32 @@ def fitted_objects(example: Mapping[str, np.ndarray], fit: FitPicture, size: Seq
     return {**example, **moved_objects({**example, **masks}, place.boxes(example["boxes"]), place.size)}
 
 
+@runtime_checkable
+class ReadsParts(Protocol):
+    """What a source has that reads a part of an image faster than the whole one, as from a large JPEG file."""
+
+    def part(self, index: int, choose: Choose, size: tuple[int, int]) -> dict[str, np.ndarray]:
+        """Reads one example with a part of its image; see `read_part`."""
+        ...
+
+
+def read_part(source: Source, index: int, choose: Choose, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Reads one example with a part of its image, resized, and the same part of its mask.
+
+    Args:
+      source: any source with images.
+      index: of the example.
+      choose: chooses the part.
+      size: (height, width) of the result.
+
+    Returns:
+      The example, with "image" of shape (*size, channels), and "mask" of shape `size`.
+    """
+    if isinstance(source, ReadsParts):
+        return source.part(index, choose, size)
+    return cut(source[index], choose, size)
+
+
 def preprocessing_of(source: Source) -> FitPicture | None:
     """Returns what fitted the images of a source, for pictures to come; None if nothing did.
 
@@ -271,6 +298,10 @@ class Subset:
     def fitted(self, index: int, fit: FitPicture) -> dict[str, np.ndarray]:
         """Reads one example with its image fitted, as the source does."""
         return fitted(self.source, int(self.indices[index]), fit)
+
+    def part(self, index: int, choose: Choose, size: tuple[int, int]) -> dict[str, np.ndarray]:
+        """Reads one example with a part of its image, as the source does."""
+        return read_part(self.source, int(self.indices[index]), choose, size)
 
 
 def checksum(*parts: str | bytes | np.ndarray) -> str:

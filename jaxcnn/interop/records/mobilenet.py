@@ -42,7 +42,7 @@ _TORCHVISION_V2 = (
     (r"head", "classifier.1"),
 )
 
-_TORCHVISION_V3 = (
+TORCHVISION_V3 = (
     *_TORCHVISION_ENDS,
     (rf"{_BLOCK}squeeze_excite/reduce", lambda match: _torchvision(match, "block", f"{match[2]}.fc1")),
     (rf"{_BLOCK}squeeze_excite/expand", lambda match: _torchvision(match, "block", f"{match[2]}.fc2")),
@@ -158,7 +158,7 @@ TF_NORM = Partial(BatchNorm, epsilon=1e-3)
 """The batch norm of those models of timm whose weights come from TensorFlow."""
 
 _KERAS_NORM = Partial(BatchNorm, decay=0.999, epsilon=1e-3, unbiased=False)
-_GATES = r".*/squeeze_excite/(reduce|expand)"
+GATES = r".*/squeeze_excite/(reduce|expand)"
 
 
 def _torchvision_v3(size: str, build: Callable[..., Any]) -> Record:
@@ -167,9 +167,9 @@ def _torchvision_v3(size: str, build: Callable[..., Any]) -> Record:
         "torchvision",
         f"mobilenet_v3_{size}",
         build,
-        NumberedRules(Rules("torchvision", _TORCHVISION_V3), build),
+        NumberedRules(Rules("torchvision", TORCHVISION_V3), build),
         torchvision_preprocessing(256, 224),
-        as_convolution=_GATES,
+        as_convolution=GATES,
     )
 
 
@@ -181,7 +181,7 @@ def _timm_v3(size: str, build: Callable[..., Any]) -> Iterator[Record]:
     }
     for architecture, variant in variants.items():
         yield Record(
-            f"mobilenet_v3_{size}", "timm", architecture, variant, names, None, as_convolution=rf"{_GATES}|dense"
+            f"mobilenet_v3_{size}", "timm", architecture, variant, names, None, as_convolution=rf"{GATES}|dense"
         )
 
 
@@ -193,7 +193,7 @@ def _keras_v3(size: str, build: Callable[..., Any]) -> Record:
         Partial(build, norm=_KERAS_NORM, padding="same"),
         NumberedRules(Rules("keras", _KERAS_V3), build),
         keras_preprocessing("tf", 224),
-        as_convolution=rf"{_GATES}|dense|head",
+        as_convolution=rf"{GATES}|dense|head",
         rewrites=_KERAS_2_V3,
     )
 

@@ -6,7 +6,7 @@ from jaxcnn.interop.preprocessing import keras_preprocessing, torchvision_prepro
 from jaxcnn.interop.records.record import Origin, Record, Rules
 from jaxcnn.models import resnet, resnet_v2
 
-_TORCH_RULES = (
+TORCH_RULES = (
     (r"stem/conv", "conv1"),
     (r"stem/norm", "bn1"),
     (r"stage(\d)/block(\d+)/shortcut/conv", r"layer\1.\2.downsample.0"),
@@ -71,7 +71,7 @@ _KERAS_V2_MODELS = {
 
 RECORDS = (
     *(
-        Record(name, origin, name, build, Rules(origin, _TORCH_RULES), torchvision_preprocessing(256, 224))
+        Record(name, origin, name, build, Rules(origin, TORCH_RULES), torchvision_preprocessing(256, 224))
         for origin in _ORIGINS
         for name, build in _TORCH_MODELS.items()
     ),

@@ -12,12 +12,18 @@ from jaxcnn.interop.preprocessing import torchvision_preprocessing as _preset
 
 _HALF = (0.5, 0.5, 0.5)
 
+# Segmentation: nothing is cropped, so that every pixel has a class.
+_WHOLE = Preprocessing(520, None)
+
 PREPROCESSING: dict[str, Preprocessing] = {
     "alexnet-owt-7be5be79.pth": _preset(256, 224),
     "convnext_base-6075fbad.pth": _preset(232, 224),
     "convnext_large-ea097f82.pth": _preset(232, 224),
     "convnext_small-0c510722.pth": _preset(230, 224),
     "convnext_tiny-983f1562.pth": _preset(236, 224),
+    "deeplabv3_mobilenet_v3_large-fc3c493d.pth": _WHOLE,
+    "deeplabv3_resnet101_coco-586e9e4e.pth": _WHOLE,
+    "deeplabv3_resnet50_coco-cd0a2569.pth": _WHOLE,
     "densenet121-a639ec97.pth": _preset(256, 224),
     "densenet161-8d451a50.pth": _preset(256, 224),
     "densenet169-b2777c0a.pth": _preset(256, 224),
@@ -34,8 +40,11 @@ PREPROCESSING: dict[str, Preprocessing] = {
     "efficientnet_v2_l-59c71312.pth": _preset(480, 480, "bicubic", _HALF, _HALF),
     "efficientnet_v2_m-dc08266a.pth": _preset(480, 480),
     "efficientnet_v2_s-dd5fe13b.pth": _preset(384, 384),
+    "fcn_resnet101_coco-7ecb50ca.pth": _WHOLE,
+    "fcn_resnet50_coco-1167a1af.pth": _WHOLE,
     "googlenet-1378be20.pth": _preset(256, 224, "bilinear", _HALF, _HALF),
     "inception_v3_google-0cc3c7bd.pth": _preset(342, 299, "bilinear", _HALF, _HALF),
+    "lraspp_mobilenet_v3_large-d234d4ea.pth": _WHOLE,
     "mobilenet_v2-b0353104.pth": _preset(256, 224),
     "mobilenet_v2-7ebf99e0.pth": _preset(232, 224),
     "mobilenet_v3_large-8738ca79.pth": _preset(256, 224),
