@@ -1,5 +1,7 @@
 """Objects of an image: padding, and what becomes of them in a step."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,9 +64,14 @@ def example_of(slots):
     return {"image": noise} | pad_objects(found, slots)
 
 
+@functools.cache
+def compiled(step):
+    return jax.jit(jax.vmap(step, in_axes=(0, None)))
+
+
 def draw(step, example, count=24):
     keys = jax.random.split(jax.random.key(5), count)
-    return jax.tree.map(np.asarray, jax.jit(jax.vmap(step, in_axes=(0, None)))(keys, example))
+    return jax.tree.map(np.asarray, compiled(step)(keys, example))
 
 
 @pytest.mark.parametrize("step", STEPS, ids=repr)
@@ -86,7 +93,15 @@ def test_boxes_masks_and_classes_move_together(step):
     assert not drawn["valid"].all(0)[3]
 
 
-@pytest.mark.parametrize("step", STEPS, ids=repr)
+# One whose draw reads the boxes, and one that moves all four corners; the others share their code.
+QUICK = (random_iou_crop, rotate)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [pytest.param(step, marks=[] if getattr(step, "function", None) in QUICK else pytest.mark.slow) for step in STEPS],
+    ids=repr,
+)
 def test_empty_slots_hold_zeros_and_change_nothing(step):
     few, many = draw(step, example_of(4)), draw(step, example_of(9))
     np.testing.assert_array_equal(few["image"], many["image"])

@@ -118,14 +118,16 @@ def test_empty_slots_do_not_change_a_crop():
 
 def test_a_crop_keeps_the_objects_whose_centre_is_in_it(key):
     example = {"image": jnp.zeros((HEIGHT, WIDTH, 1)), "boxes": jnp.asarray(BOXES), "valid": jnp.asarray(VALID)}
-    keys = jax.random.split(key, 60)
-    for one in keys[:30]:
-        corner, extent = map(
-            np.asarray, _draw_iou_crop(one, HEIGHT, WIDTH, boxes=example["boxes"], valid=example["valid"])[:2]
-        )
-        centres = (BOXES[:, :2] + BOXES[:, 2:])[:, ::-1] / 2
+
+    def crop(key):
+        draw = _draw_iou_crop(key, HEIGHT, WIDTH, boxes=example["boxes"], valid=example["valid"])
+        return draw.top_left, draw.extent, Step(random_iou_crop)(key, example)["valid"]
+
+    found = jax.jit(jax.vmap(crop))(jax.random.split(key, 50))
+    centres = (BOXES[:, :2] + BOXES[:, 2:])[:, ::-1] / 2
+    for corner, extent, valid in zip(*map(np.asarray, found), strict=True):
         inside = ((centres >= corner) & (centres < corner + extent)).all(1) & VALID
-        np.testing.assert_array_equal(Step(random_iou_crop)(one, example)["valid"], inside)
+        np.testing.assert_array_equal(valid, inside)
 
 
 def test_zooming_out_keeps_the_whole_image_in_the_canvas():
@@ -161,7 +163,6 @@ def test_jittered_images_are_scaled_and_lie_at_the_top_left_or_are_cut():
     "step",
     [
         Step(zoom_out, probability=0),
-        Step(zoom_out, max_scale=1, probability=1),
         Step(scale_jitter, scale=(1, 1)),
         Step(random_iou_crop, least_overlaps=(1.0,)),
     ],
@@ -181,7 +182,7 @@ def test_named_augmentations_change_scenes(key):
     for name in ("ssd", "large-scale-jitter"):
         augment = parse_augment(name)
         assert augment.reads == ()
-        changed = jax.jit(augment)(key, example)
+        changed = jax.eval_shape(augment, key, example)
         assert {name: array.shape for name, array in changed.items()} == {
             name: array.shape for name, array in example.items()
         }

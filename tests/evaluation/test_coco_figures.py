@@ -151,3 +151,18 @@ def test_a_missing_package_is_named_with_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     with pytest.raises(ImportError, match=r"faster-coco-eval; pip install 'jaxcnn\[detection\]'"):
         coco_figures(content(), [])
+
+
+def test_bands_along_the_border_see_what_masks_hardly_see():
+    from jaxcnn.data.sources.object_files import encoded
+
+    def square(first, last):
+        return encoded([[first, first, last, first, last, last, first, last]], (200, 200))
+
+    made = content(annotation([50, 50, 100, 100]) | {"segmentation": square(50, 150)})
+    shrunk = [result([50, 50, 100, 100]) | {"segmentation": square(54, 146)}]
+    exact = [result([50, 50, 100, 100]) | {"segmentation": square(50, 150)}]
+    assert coco_figures(made, exact, kind="boundary").figures["AP"] == 1
+    # 0.92² = 0.85 of the mask, but less than a third of a band of 6 pixels.
+    assert coco_figures(made, shrunk, kind="mask").figures["AP"] == 0.7
+    assert coco_figures(made, shrunk, kind="boundary").figures["AP"] == 0
