@@ -113,7 +113,8 @@ def first_parameters(options: Train, model: Layer, key: jax.Array, source: Sourc
       source: the weights of --init-from, or None.
 
     Returns:
-      Parameters and state; the head is new or that of the weights, as set by --head.
+      Parameters and state; the head is new or that of the weights, as set by --head. Auxiliary heads that the weights
+      do not have are new.
 
     Raises:
       CommandError: the weights do not fit the model.
@@ -151,9 +152,15 @@ def _is_head(name: str) -> bool:
     return re.fullmatch(r"(aux\d*/)?head/.*", name) is not None
 
 
+def _is_new_head(name: str, leaves: Mapping[str, Any]) -> bool:
+    """Tells whether a leaf is that of an auxiliary head that the weights do not have: it is drawn."""
+    first = name.partition("/")[0]
+    return re.fullmatch(r"aux\d*", first) is not None and not any(other.startswith(f"{first}/") for other in leaves)
+
+
 def _differing(tree: Params | State, leaves: Mapping[str, Any], *, head: bool) -> list[str]:
     """Lists the leaves of the head or of the rest that are missing, unexpected or differ in shape, one per line."""
-    wanted = trees.named_leaves(tree)
+    wanted = {name: leaf for name, leaf in trees.named_leaves(tree).items() if not _is_new_head(name, leaves)}
     lines = [f"missing {name!r}" for name in wanted if name not in leaves]
     lines += [f"unexpected {name!r}" for name in leaves if name not in wanted]
     lines += [
@@ -180,6 +187,7 @@ def _misfit(options: Train, source: Source, params: Params, faults: list[str]) -
 def _filled(tree: Params | State, leaves: Mapping[str, Any], new_head: bool) -> Any:
     fresh = trees.named_leaves(tree)
     filled = [
-        leaf if new_head and _is_head(name) else jnp.asarray(leaves[name], leaf.dtype) for name, leaf in fresh.items()
+        leaf if (new_head and _is_head(name)) or _is_new_head(name, leaves) else jnp.asarray(leaves[name], leaf.dtype)
+        for name, leaf in fresh.items()
     ]
     return jax.tree.unflatten(jax.tree.structure(tree), filled)
