@@ -48,6 +48,7 @@ class Entry(NamedTuple):
       multiply_adds: its multiply-adds for that image in evaluation.
       min_size: smallest height and width of an image that the model takes, in pixels.
       task: what the model is for. A classifier serves regression and several labels too.
+      backbone: name of the classifier whose layers, and their names, a segmentation model has; None for none.
     """
 
     build: Callable[..., Model]
@@ -58,12 +59,18 @@ class Entry(NamedTuple):
     multiply_adds: int
     min_size: int = 1
     task: Kind = "classification"
+    backbone: str | None = None
 
 
 _FLAT = ("in_channels", "image_size")
 _ANY_SIZE = ("in_channels",)
-_SCENE = (520, 520, 3)
 _IMAGENET, _CIFAR, _DIGITS = (224, 224, 3), (32, 32, 3), (32, 32, 1)
+
+
+def _scene(build: Callable[..., Model], parameters: int, multiply_adds: int, backbone: str) -> Entry:
+    """Lists a model for the 21 classes of Pascal VOC, in the size of torchvision's weights."""
+    return Entry(build, (520, 520, 3), 21, _ANY_SIZE, parameters, multiply_adds, 1, "segmentation", backbone)
+
 
 CATALOG: dict[str, Entry] = {
     "mlp": Entry(perceptron.mlp, _DIGITS, 10, _FLAT, 296_586, 296_192),
@@ -160,19 +167,15 @@ CATALOG: dict[str, Entry] = {
     "wrn_28_10": Entry(resnet_v2.wrn_28_10, _CIFAR, 10, _ANY_SIZE, 36_479_194, 5_243_328_768),
     "small_unet": Entry(u_net.small_unet, (64, 64, 3), 2, _ANY_SIZE, 482_754, 145_031_168, 8, "segmentation"),
     "unet": Entry(u_net.unet, (128, 128, 3), 2, _ANY_SIZE, 31_037_698, 12_042_895_360, 16, "segmentation"),
-    "fcn_resnet50": Entry(fcn.fcn_resnet50, _SCENE, 21, _ANY_SIZE, 32_957_013, 142_725_772_800, 1, "segmentation"),
-    "fcn_resnet101": Entry(fcn.fcn_resnet101, _SCENE, 21, _ANY_SIZE, 51_949_141, 222_746_867_200, 1, "segmentation"),
-    "deeplabv3_resnet50": Entry(
-        deeplab.deeplabv3_resnet50, _SCENE, 21, _ANY_SIZE, 39_638_869, 168_731_205_888, 1, "segmentation"
+    "fcn_resnet50": _scene(fcn.fcn_resnet50, 32_957_013, 142_725_772_800, "resnet50"),
+    "fcn_resnet101": _scene(fcn.fcn_resnet101, 51_949_141, 222_746_867_200, "resnet101"),
+    "deeplabv3_resnet50": _scene(deeplab.deeplabv3_resnet50, 39_638_869, 168_731_205_888, "resnet50"),
+    "deeplabv3_resnet101": _scene(deeplab.deeplabv3_resnet101, 58_630_997, 248_752_300_288, "resnet101"),
+    "deeplabv3_mobilenet_v3_large": _scene(
+        deeplab.deeplabv3_mobilenet_v3_large, 11_025_477, 10_436_350_688, "mobilenet_v3_large"
     ),
-    "deeplabv3_resnet101": Entry(
-        deeplab.deeplabv3_resnet101, _SCENE, 21, _ANY_SIZE, 58_630_997, 248_752_300_288, 1, "segmentation"
-    ),
-    "deeplabv3_mobilenet_v3_large": Entry(
-        deeplab.deeplabv3_mobilenet_v3_large, _SCENE, 21, _ANY_SIZE, 11_025_477, 10_436_350_688, 1, "segmentation"
-    ),
-    "lraspp_mobilenet_v3_large": Entry(
-        lraspp.lraspp_mobilenet_v3_large, _SCENE, 21, _ANY_SIZE, 3_221_538, 2_077_790_120, 1, "segmentation"
+    "lraspp_mobilenet_v3_large": _scene(
+        lraspp.lraspp_mobilenet_v3_large, 3_221_538, 2_077_790_120, "mobilenet_v3_large"
     ),
 }
 
