@@ -82,7 +82,8 @@ class Train:
     init_from: str | None = None
     """Source of the initial parameters: the folder of a run (its best epoch), or a source for `load_weights` of
     jaxcnn.interop.weights, whose first convolution is converted to the channels of the images. The model must be the
-    same, and for a run the number of channels. Default: random."""
+    same, or for segmentation the classifier that is its backbone, and for a run the number of channels. Default:
+    random."""
     head: Literal["auto", "new", "keep"] = "auto"
     """With --init-from: whether to draw a new head. auto: if the number of classes differs, or layers are frozen."""
     recipe: Annotated[RecipeOptions, tyro.conf.arg(name="")] = RecipeOptions()
@@ -144,6 +145,9 @@ class Evaluate:
     """Leave out files of --data that cannot be read as pictures."""
     batch_size: int = 256
     """Images in a batch."""
+    boundary_iou: bool = False
+    """Also measure how well the outlines of a segmentation agree: the intersection over union of bands of 2 % of the
+    image's diagonal along them."""
     json: bool = False
     """Print one JSON object instead of text; a figure that is undefined is null."""
 

@@ -54,6 +54,7 @@ class Entry(NamedTuple):
       multiply_adds: its multiply-adds for that image in evaluation.
       min_size: smallest height and width of an image that the model takes, in pixels.
       task: what the model is for. A classifier serves regression and several labels too.
+      backbone: name of the classifier within a segmentation model, whose weights it can start from; None for none.
     """
 
     build: Callable[..., Model]
@@ -64,6 +65,12 @@ class Entry(NamedTuple):
     multiply_adds: int
     min_size: int = 1
     task: Kind = "classification"
+    backbone: str | None = None
+
+
+_FLAT = ("in_channels", "image_size")
+_ANY_SIZE = ("in_channels",)
+_IMAGENET, _CIFAR, _DIGITS = (224, 224, 3), (32, 32, 3), (32, 32, 1)
 
 
 def _with_encoder(
@@ -71,13 +78,13 @@ def _with_encoder(
 ) -> Entry:
     """Describes a segmentation model with a classifier as its encoder."""
     model = Partial(build, encoder=encoder)
-    return Entry(model, (256, 256, 3), 2, ("in_channels",), parameters, multiply_adds, min_size, "segmentation")
+    return Entry(model, (256, 256, 3), 2, _ANY_SIZE, parameters, multiply_adds, min_size, "segmentation", encoder)
 
 
-_FLAT = ("in_channels", "image_size")
-_ANY_SIZE = ("in_channels",)
-_SCENE = (520, 520, 3)
-_IMAGENET, _CIFAR, _DIGITS = (224, 224, 3), (32, 32, 3), (32, 32, 1)
+def _scene(build: Callable[..., Model], parameters: int, multiply_adds: int, backbone: str) -> Entry:
+    """Lists a model for the 21 classes of Pascal VOC, in the size of torchvision's weights."""
+    return Entry(build, (520, 520, 3), 21, _ANY_SIZE, parameters, multiply_adds, 1, "segmentation", backbone)
+
 
 CATALOG: dict[str, Entry] = {
     "mlp": Entry(perceptron.mlp, _DIGITS, 10, _FLAT, 296_586, 296_192),
@@ -189,19 +196,15 @@ CATALOG: dict[str, Entry] = {
     "deeplabv3_plus_resnet50": _with_encoder(deeplabv3_plus, "resnet50", 26_677_842, 9_141_747_712, 16),
     "upernet_convnext_tiny": _with_encoder(upernet, "convnext_tiny", 37_044_130, 19_105_366_016),
     "linknet_resnet34": _with_encoder(linknet, "resnet34", 21_771_970, 5_032_116_224),
-    "fcn_resnet50": Entry(fcn.fcn_resnet50, _SCENE, 21, _ANY_SIZE, 32_957_013, 142_725_772_800, 1, "segmentation"),
-    "fcn_resnet101": Entry(fcn.fcn_resnet101, _SCENE, 21, _ANY_SIZE, 51_949_141, 222_746_867_200, 1, "segmentation"),
-    "deeplabv3_resnet50": Entry(
-        deeplab.deeplabv3_resnet50, _SCENE, 21, _ANY_SIZE, 39_638_869, 168_731_205_888, 1, "segmentation"
+    "fcn_resnet50": _scene(fcn.fcn_resnet50, 32_957_013, 142_725_772_800, "resnet50"),
+    "fcn_resnet101": _scene(fcn.fcn_resnet101, 51_949_141, 222_746_867_200, "resnet101"),
+    "deeplabv3_resnet50": _scene(deeplab.deeplabv3_resnet50, 39_638_869, 168_731_205_888, "resnet50"),
+    "deeplabv3_resnet101": _scene(deeplab.deeplabv3_resnet101, 58_630_997, 248_752_300_288, "resnet101"),
+    "deeplabv3_mobilenet_v3_large": _scene(
+        deeplab.deeplabv3_mobilenet_v3_large, 11_025_477, 10_436_350_688, "mobilenet_v3_large"
     ),
-    "deeplabv3_resnet101": Entry(
-        deeplab.deeplabv3_resnet101, _SCENE, 21, _ANY_SIZE, 58_630_997, 248_752_300_288, 1, "segmentation"
-    ),
-    "deeplabv3_mobilenet_v3_large": Entry(
-        deeplab.deeplabv3_mobilenet_v3_large, _SCENE, 21, _ANY_SIZE, 11_025_477, 10_436_350_688, 1, "segmentation"
-    ),
-    "lraspp_mobilenet_v3_large": Entry(
-        lraspp.lraspp_mobilenet_v3_large, _SCENE, 21, _ANY_SIZE, 3_221_538, 2_077_790_120, 1, "segmentation"
+    "lraspp_mobilenet_v3_large": _scene(
+        lraspp.lraspp_mobilenet_v3_large, 3_221_538, 2_077_790_120, "mobilenet_v3_large"
     ),
 }
 

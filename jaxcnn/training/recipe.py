@@ -70,7 +70,8 @@ class Recipe(Value):
     """Decay of an exponential moving average of the parameters, such as 0.999; the average is evaluated, saved and
     exported. Default: none."""
     auxiliary_weight: float = 0.3
-    """Weight of the loss of each auxiliary head: 0.3 for googlenet, 0.4 for inception_v3; other models have none."""
+    """Weight of the loss of each auxiliary head: 0.3 for googlenet, 0.4 for inception_v3, 0.5 for fcn and deeplabv3;
+    other models have none."""
     drop_path_warmup_epochs: float = 0.0
     """Epochs in which the rates of stochastic depth (drop path) rise linearly from zero to those of the model; 0 for
     the full rates from the start. For models with drop path, such as convnext_tiny."""

@@ -54,7 +54,7 @@ def started(source, model="unet_resnet18", **options):
 
 def test_weights_of_a_classifier_start_the_encoder(classifier):
     params, state, source, notes = started(classifier)
-    assert notes == ["weights of resnet18 for the encoder; the other layers of unet_resnet18 are new"]
+    assert notes == ["weights of resnet18 for the backbone; the other layers are new"]
     for leaves, given in ((params, source.params), (state, source.state)):
         of_encoder = {name.removeprefix("encoder/") for name in leaves if name.startswith("encoder/")}
         assert of_encoder == {name for name in given if not name.startswith("head/")}
@@ -75,9 +75,9 @@ def test_a_folder_of_the_library_starts_all_but_the_head(smp_folder):
 
 
 def test_other_weights_are_refused(classifier, smp_folder, tmp_path):
-    with pytest.raises(CommandError, match=r"(?s)weights of unet_resnet34.*nor of its encoder: .* resnet34"):
+    with pytest.raises(CommandError, match=r"(?s)weights of unet_resnet34.*nor of its backbone: .* resnet34"):
         started(classifier, model="unet_resnet34")
-    with pytest.raises(CommandError, match="--head keep expects weights of unet_resnet18, got those of its encoder"):
+    with pytest.raises(CommandError, match="--head keep expects weights of unet_resnet18, got those of its backbone"):
         started(classifier, head="keep")
     with pytest.raises(CommandError, match=r"expected weights of 'unet_resnet34' .* got smp/Unet-resnet18"):
         started(smp_folder, model="unet_resnet34")
@@ -98,7 +98,7 @@ def test_a_model_with_an_encoder_goes_all_the_way(jaxcnn, classifier, tmp_path):
     words = ["train", "--model", "unet_resnet18", "--data", data, "--run-dir", run, "--init-from", classifier]
     done = jaxcnn(*words, "--epochs", 2, "--batch-size", 4, "--augment", "none", "--freeze", "encoder/.*")
     assert done.status == 0, done.err
-    assert "weights of resnet18 for the encoder" in done.out
+    assert "weights of resnet18 for the backbone" in done.out
     assert RunFolder(run).config["task"] == "Segmentation(2)"
     assert jaxcnn("evaluate", run).status == 0
     assert jaxcnn("summary", "unet_resnet18").status == 0

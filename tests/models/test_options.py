@@ -246,4 +246,5 @@ def test_a_model_of_the_catalog_has_no_weight_of_a_loss():
         "multiply_adds",
         "min_size",
         "task",
+        "backbone",
     )
