@@ -315,6 +315,10 @@ class DataInfo:
     """Columns of the labels in a table, as in `jaxcnn train`."""
     separator: str | None = None
     """What is between the names of several classes in one column of a table, as in `jaxcnn train`."""
+    clip_boxes: bool = False
+    """Cut boxes at the border of their image, and leave out those that are empty, rather than refuse them."""
+    one_based: bool = True
+    """Whether the boxes of voc:PATH count pixels from 1, as in Pascal VOC, rather than from 0."""
     limit: int | None = None
     """Largest number of images that are read of each part, drawn at random. Default: all."""
     output: Path = Path("contact_sheet.png")
@@ -330,6 +334,12 @@ class Preview:
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
     """Data, named as in `jaxcnn train`; of several parts, the training set."""
+    instances: bool = False
+    """Draw the masks of the objects in coco:PATH or yolo:PATH too."""
+    clip_boxes: bool = False
+    """Cut boxes at the border of their image, and leave out those that are empty, rather than refuse them."""
+    one_based: bool = True
+    """Whether the boxes of voc:PATH count pixels from 1, as in Pascal VOC, rather than from 0."""
     augment: str = "affine"
     """Augmentation, as in `jaxcnn train`: a name or a list."""
     examples: int = 5

@@ -6,6 +6,7 @@ Checkpoints are in `training.checkpoint`.
 from jaxcnn.training.loop import Fitted, NonFiniteLossError, Progress, evaluate, fit, image_batches, predict
 from jaxcnn.training.metrics import Metrics
 from jaxcnn.training.mixing import CutMix, Mixup, RandomMix
+from jaxcnn.training.mosaic import Mosaic, ObjectMixup
 from jaxcnn.training.observers import Observer
 from jaxcnn.training.optimizers import make_optimizer, make_schedule
 from jaxcnn.training.precision import Precision
@@ -31,7 +32,9 @@ __all__ = [
     "Fitted",
     "Metrics",
     "Mixup",
+    "Mosaic",
     "NonFiniteLossError",
+    "ObjectMixup",
     "Observer",
     "Precision",
     "Progress",

@@ -55,7 +55,8 @@ class Recipe(Value):
     augment: str = "affine"
     """Augmentation of the training images: a name or a list, such as 'random_crop(padding=4), flip(), cutout(8)'.
     Names: affine (rotate, scale, shear, shift); crop-flip and crop-flip-cutout, for small photographs; standard (random
-    resized crop and flip), and color-jitter, randaugment, trivial and augmix, which add to it; none."""
+    resized crop and flip), and color-jitter, randaugment, trivial and augmix, which add to it; ssd and
+    large-scale-jitter, for images with objects; none."""
     mixup: float = 0.0
     """Mix pairs of images and their labels: parameter alpha of the shares, 0 for none. For classification. With cutmix,
     one of the two is drawn for each batch, both equally likely."""

@@ -97,7 +97,13 @@ def test_paths_become_absolute_and_names_stay(here):
             r"expected a data set, digits, digit_scenes, .*, got 'digit'; there is no such name, file or f",
         ),
         ("", {}, "expected a data set"),
-        ("digits", {"skip_bad": True}, "skip_bad only for image folders and tables, got it for 'digits'"),
+        (
+            "digits",
+            {"skip_bad": True},
+            "skip_bad only for image folders and tables and coco:PATH and voc:PATH and yolo:PATH, got it for 'digits'",
+        ),
+        ("photos", {"one_based": False}, "one_based only for voc:PATH, got it for 'photos', which is none"),
+        ("voc:photos", {"instances": True}, "instances only for coco:PATH and yolo:PATH, got it for 'voc:photos'"),
         ("photos", {"separator": "|"}, "separator only for tables, got it for 'photos', which is none"),
         (
             "images.npz",
