@@ -211,7 +211,7 @@ FAULTS = {
         dilation=lambda conv: 1 if conv.dilation == (2, 2) else conv.dilation,
         padding=lambda conv: 1 if conv.dilation == (2, 2) and conv.kernel_size == (3, 3) else conv.padding,
     ),
-    "UPerNet": lambda model: changed(model, LayerNorm, epsilon=1.1e-6),
+    "UPerNet": lambda model: changed(model, LayerNorm, epsilon=1e-5),
     "Linknet": lambda model: changed(model, ConvTranspose, padding=lambda conv: ((2, 0), (1, 1))),
 }
 
