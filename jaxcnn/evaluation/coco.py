@@ -10,7 +10,7 @@ from jaxcnn.evaluation.matching import indexed
 Kind: TypeAlias = Literal["box", "mask", "boundary"]
 """What is compared: boxes; masks; or bands of masks along their border (Cheng et al. 2021)."""
 
-_KINDS = {"box": "bbox", "mask": "segm", "boundary": "boundary"}
+_KINDS: dict[str, Any] = {"box": "bbox", "mask": "segm", "boundary": "boundary"}
 _SIZES = ("small", "medium", "large")
 
 
