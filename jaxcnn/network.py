@@ -397,7 +397,8 @@ def load(
 
     Returns:
       The network. For a run, it has the class names and the task, and fits pictures as `jaxcnn predict` does. For
-      published weights, it has the task of the model, or none if its head is the identity.
+      published weights, it has the task of the model, or none if its head is the identity; nor has a detector, which
+      makes its task for a size of images: `network.layer.task((800, 1088))`.
 
     Raises:
       FileNotFoundError: the file, folder or repository does not exist.

@@ -8,6 +8,7 @@ DEEP |= {"convnext_tiny", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_sm
 DEEP |= {"densenet121", "regnet_y_400mf", "shufflenet_v2_x0_5"}
 DEEP |= {"alexnet", "googlenet", "inception_v3", "squeezenet1_1"}
 DEEP |= {"deeplabv3_mobilenet_v3_large", "fcn_resnet50", "lraspp_mobilenet_v3_large"}
+DEEP |= {"retinanet_resnet50_fpn", "ssdlite320_mobilenet_v3_large"}
 """Models with many layers, one of each family."""
 
 LARGER = {"convnext_base", "convnext_large", "convnext_small"}
@@ -21,6 +22,7 @@ LARGER |= {f"regnet_x_{size}" for size in ("400mf", "800mf", "1_6gf", "3_2gf", "
 LARGER |= {f"regnet_y_{size}" for size in ("800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")}
 LARGER |= {"squeezenet1_0", "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"}
 LARGER |= {"deeplabv3_resnet50", "deeplabv3_resnet101", "fcn_resnet101"}
+LARGER |= {"fcos_resnet50_fpn", "retinanet_resnet50_fpn_v2", "ssd300_vgg16"}
 """Models with the blocks of one above, only more or wider (VGG: with AlexNet's layers)."""
 
 

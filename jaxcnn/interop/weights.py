@@ -73,7 +73,8 @@ class Published(NamedTuple):
     Attributes:
       weights: the model, its parameters and state, and the preprocessing.
       class_names: the `label_names` of timm's config.json; empty if it has none, or not one for each class.
-      task: the meaning of the outputs; None if the head is the identity.
+      task: the meaning of the outputs; None if the head is the identity, and for detectors, which make their task for a
+        size of images.
     """
 
     weights: Weights
@@ -190,6 +191,8 @@ def load_published(
             )
         params, state = _read(record, model, conversion.usable(record, opened.tensors), opened.path)
         names = () if opened.config is None else opened.config.label_names
+        if opened.path.name in torchvision_files.PREPROCESSING:
+            names = record.class_names
         weights = Weights(model, params, state, _preprocessing(record, model, opened))
     task = _task(model_name, model[record.head])
     return Published(weights if in_channels is None else with_channels(weights, model_name, in_channels), names, task)
@@ -197,6 +200,8 @@ def load_published(
 
 def _task(model_name: str, head: Any) -> Task | None:
     if head == identity:
+        return None
+    if catalog.CATALOG[model_name].task == "detection":
         return None
     is_segmenter = catalog.CATALOG[model_name].task == "segmentation"
     return Segmentation(head.out_channels) if is_segmenter else Classification()
@@ -467,7 +472,9 @@ def _build(record: Record, given: Mapping[str, Tensor]) -> Any:
     first, layer = _first(model)
     stem = given.get(record.names(first, layer, "kernel"))
     outputs, inputs = (0, 1) if record.origin in ("torchvision", "timm") else (-1, -2)
-    num_classes = entry.num_classes if head is None or len(head.shape) < 2 else head.shape[outputs]
+    num_classes = entry.num_classes
+    if head is not None and len(head.shape) > 1:
+        num_classes = head.shape[outputs] // record.anchors - record.softmax
     in_channels = entry.image_shape[2]
     if stem is not None and isinstance(layer, Conv) and len(stem.shape) == 4:
         in_channels = stem.shape[inputs]
