@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from jaxcnn.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from jaxcnn import data, inspection, interop, layers, models, ops, plots, tasks, training, trees
+    from jaxcnn import data, evaluation, inspection, interop, layers, models, ops, plots, tasks, training, trees
     from jaxcnn.interop.own_file import load_parameters, save_parameters
     from jaxcnn.layers import batched
     from jaxcnn.network import Network, load, train
@@ -21,6 +21,7 @@ __all__ = [
     "State",
     "batched",
     "data",
+    "evaluation",
     "inspection",
     "interop",
     "layers",

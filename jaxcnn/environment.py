@@ -1,5 +1,6 @@
 """Describes the environment of a measurement: versions, processor, other programs, commit."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -8,6 +9,9 @@ import sys
 import time
 from pathlib import Path
 from typing import Self
+
+_MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Files in which Linux tells the limit of a container, of control groups of version 2 and 1."""
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -31,6 +35,22 @@ def versions(*packages: str) -> dict[str, str]:
 def usable_cores() -> int:
     """Counts the CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """Returns the memory that this process may use: that of the computer, or less in a container with a limit.
+
+    8 GB where the system does not tell.
+    """
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 8 * 10**9
+    for limit in _MEMORY_LIMITS:
+        # "max" where there is no limit; a number of 2**63 or so in older systems.
+        with contextlib.suppress(OSError, ValueError):
+            memory = min(memory, int(limit.read_text()))
+    return memory
 
 
 class OtherWork:

@@ -43,7 +43,8 @@ from jaxcnn.models.text import difference, parse_value
 from jaxcnn.tasks import Classification, MultiLabel
 from jaxcnn.text import printable
 from jaxcnn.training import Precision, Recipe, Result, run
-from jaxcnn.training.run_folder import is_run_folder, load_model
+from jaxcnn.training.run_folder import is_run_folder
+from jaxcnn.training.trained_model import load_model
 from jaxcnn.types import Layer, Params, Shape, State, Task, check_task
 from jaxcnn.values import Value
 
@@ -397,8 +398,8 @@ def load(
 
     Returns:
       The network. For a run, it has the class names and the task, and fits pictures as `jaxcnn predict` does. For
-      published weights, it has the task of the model, or none if its head is the identity; nor has a detector, which
-      makes its task for a size of images: `network.layer.task((800, 1088))`.
+      published weights, it has the task of the model, or none if its results are no logits of several classes; a
+      detector makes its task for a size of images: `network.layer.task((800, 1088))`.
 
     Raises:
       FileNotFoundError: the file, folder or repository does not exist.

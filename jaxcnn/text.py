@@ -1,8 +1,21 @@
-"""Escapes untrusted text for display, and suggests names."""
+"""Escapes untrusted text for display, formats sizes, and suggests names."""
 
 import difflib
 import re
 from collections.abc import Iterable
+
+
+def readable_bytes(size: int) -> str:
+    """Formats a number of bytes, such as "1.5 GB".
+
+    Args:
+      size: the number.
+
+    Returns:
+      It in kB, MB or GB, which are powers of 1000.
+    """
+    unit, name = (10**9, "GB") if size >= 10**9 else (10**6, "MB") if size >= 10**6 else (10**3, "kB")
+    return f"{size / unit:,.1f} {name}"
 
 
 def printable(text: object, *, keep: str = "") -> str:

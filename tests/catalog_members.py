@@ -5,7 +5,7 @@ import pytest
 DEEP = {"resnet18", "resnet50", "resnet50_v2"}
 DEEP |= {"efficientnet_b0", "mobilenet_v1", "xception"}
 DEEP |= {"convnext_tiny", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "resnext50_32x4d", "unet"}
-DEEP |= {"densenet121", "regnet_y_400mf", "shufflenet_v2_x0_5"}
+DEEP |= {"densenet121", "regnet_y_400mf", "shufflenet_v2_x0_5", "unet_2015", "unet_resnet18"}
 DEEP |= {"alexnet", "googlenet", "inception_v3", "squeezenet1_1"}
 DEEP |= {"deeplabv3_mobilenet_v3_large", "fcn_resnet50", "lraspp_mobilenet_v3_large"}
 DEEP |= {"retinanet_resnet50_fpn", "ssdlite320_mobilenet_v3_large"}
@@ -21,6 +21,11 @@ LARGER |= {"shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0"}
 LARGER |= {f"regnet_x_{size}" for size in ("400mf", "800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")}
 LARGER |= {f"regnet_y_{size}" for size in ("800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")}
 LARGER |= {"squeezenet1_0", "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"}
+LARGER |= {
+    f"unet_{name}" for name in ("resnet34", "resnet50", "mobilenet_v2", "efficientnet_b0", "vgg16_bn", "densenet121")
+}
+LARGER |= {"unet_plus_plus_resnet34", "fpn_resnet34", "pspnet_resnet34", "deeplabv3_plus_resnet50"}
+LARGER |= {"upernet_convnext_tiny", "linknet_resnet34"}
 LARGER |= {"deeplabv3_resnet50", "deeplabv3_resnet101", "fcn_resnet101"}
 LARGER |= {"fcos_resnet50_fpn", "retinanet_resnet50_fpn_v2", "ssd300_vgg16"}
 """Models with the blocks of one above, only more or wider (VGG: with AlexNet's layers)."""

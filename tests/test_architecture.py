@@ -29,6 +29,7 @@ FLOORS = {
     "tasks": 2,
     "models": 3,
     "data": 3,
+    "evaluation": 3.5,
     "training": 4,
     "interop": 4,
     "inspection": 4,
@@ -44,6 +45,7 @@ ROOT_FLOOR = -2
 HEAVY = (
     "PIL",
     "equinox",
+    "faster_coco_eval",
     "flax",
     "grain",
     "h5py",

@@ -64,14 +64,29 @@ from jaxcnn.models.inception import AuxiliaryPool
 from jaxcnn.models.lenet import C3_TABLE, Gaussian, Subsampling, TableConv
 from jaxcnn.models.normalized import Normalized
 from jaxcnn.models.resnet import ZeroPadShortcut, bottleneck_block
+from jaxcnn.models.segmentation.context import GridContext, OnCoarsest
 from jaxcnn.models.segmentation.deeplab import EveryPixel, deeplabv3
+from jaxcnn.models.segmentation.deeplabv3_plus import DeepLabV3PlusDecoder
+from jaxcnn.models.segmentation.encoder_unet import UNetDecoder, UNetPlusPlusDecoder, UpBlock
 from jaxcnn.models.segmentation.fcn import fcn
+from jaxcnn.models.segmentation.fpn import FPNDecoder
+from jaxcnn.models.segmentation.linknet import LinkNetDecoder
 from jaxcnn.models.segmentation.lraspp import LiteRASPP, TwoScaleHead, lraspp
 from jaxcnn.models.segmentation.segmenter import Segmenter
+from jaxcnn.models.segmentation.u_net import CroppedConcat
+from jaxcnn.models.segmentation.upernet import UPerNetDecoder
 from jaxcnn.values import Partial
 
 HE_NORMAL = Initializer(jax.nn.initializers.he_normal)
 RELU = Function(jax.nn.relu)
+
+# The shapes of the maps of an encoder, and what a decoder makes of them.
+PYRAMID = ((16, 16, 2), (8, 8, 3), (4, 4, 4), (2, 2, 5))
+FPN_LATERALS = (Conv(5, 2, 1), Conv(4, 2, 1), Conv(3, 2, 1), Conv(2, 2, 1))
+FPN_LEVELS = (
+    *(Sequential(conv=Conv(2, 3), double=Resize(scale_factor=2**i, align_corners=True)) for i in (3, 2, 1)),
+    Conv(2, 3),
+)
 
 
 def two_maps():
@@ -177,6 +192,7 @@ LAYERS = {
     Dropout: [
         ((6, 5, 4), lambda: Dropout(0.5)),
         ((7,), lambda: Dropout(0.0)),
+        ((6, 5, 4), lambda: Dropout(0.5, whole_channels=True)),
     ],
     Flatten: [((6, 5, 4), lambda: Flatten())],
     Frozen: [
@@ -308,6 +324,7 @@ LAYERS = {
         ),
     ],
     RetinaNetHead: [(((6, 5, 4), (3, 2, 4)), lambda: retinanet_head(3, 4, anchors=2, depth=1))],
+    CroppedConcat: [((6, 5, 4), lambda: CroppedConcat(Conv(4, 3, (3, 1), padding="VALID")))],
     EveryPixel: [
         ((6, 5, 4), lambda: EveryPixel(Sequential(pool=GlobalAvgPool(), dense=Dense(4, 3, use_bias=False)))),
         ((6, 5, 4), lambda: EveryPixel(Sequential(pool=GlobalAvgPool(), norm=BatchNorm(4)))),
@@ -323,6 +340,73 @@ LAYERS = {
     TableConv: [
         ((6, 5, 6), lambda: TableConv(6, C3_TABLE)),
         ((6, 5, 3), lambda: TableConv(3, ((2,), (0, 1)))),
+    ],
+    DeepLabV3PlusDecoder: [
+        (
+            ((8, 6, 2), (4, 4, 3), (2, 2, 5)),
+            lambda: DeepLabV3PlusDecoder(Conv(5, 4), Conv(3, 2), Sequential(norm=BatchNorm(6), conv=Conv(6, 3))),
+        ),
+    ],
+    FPNDecoder: [
+        (
+            PYRAMID,
+            lambda: FPNDecoder(*FPN_LATERALS, *FPN_LEVELS, dropout=Dropout(0.5, whole_channels=True)),
+        ),
+        (
+            PYRAMID,
+            lambda: FPNDecoder(*FPN_LATERALS, *FPN_LEVELS, dropout=BatchNorm(12), merge="cat", method="bilinear"),
+        ),
+    ],
+    GridContext: [
+        ((6, 5, 4), lambda: GridContext(Conv(4, 3, 1), 1)),
+        ((6, 5, 4), lambda: GridContext(Sequential(conv=Conv(4, 3, 1), norm=BatchNorm(3)), 3, align_corners=True)),
+    ],
+    LinkNetDecoder: [
+        (
+            PYRAMID[:3],
+            lambda: LinkNetDecoder(
+                a=ConvTranspose(4, 3, 2, 2),
+                b=ConvTranspose(3, 2, 2, 2),
+                c=Sequential(norm=BatchNorm(2), drop=Dropout(0.5)),
+            ),
+        ),
+    ],
+    OnCoarsest: [(PYRAMID[:2], lambda: OnCoarsest(Sequential(norm=BatchNorm(3), conv=Conv(3, 2))))],
+    UPerNetDecoder: [
+        (
+            PYRAMID[:3],
+            lambda: UPerNetDecoder(
+                norm0=LayerNorm(3),
+                norm1=LayerNorm(4),
+                context=GridContext(Conv(4, 2, 1), 2),
+                lateral0=Conv(3, 2, 1),
+                output0=Dropout(0.5),
+                fuse=Sequential(norm=BatchNorm(4), conv=Conv(4, 3)),
+            ),
+        ),
+    ],
+    UNetDecoder: [
+        (
+            ((4, 6, 3), (2, 3, 4)),
+            lambda: UNetDecoder(
+                center=Conv(4, 4), block0=UpBlock(Conv(7, 2), BatchNorm(2)), block1=UpBlock(Conv(2, 3), Conv(3, 2))
+            ),
+        ),
+    ],
+    UNetPlusPlusDecoder: [
+        (
+            ((8, 4, 2), (4, 2, 3), (2, 1, 5)),
+            lambda: UNetPlusPlusDecoder(
+                x_0_0=UpBlock(Conv(8, 4), BatchNorm(4)),
+                x_0_1=UpBlock(Conv(8, 3), identity),
+                x_1_1=UpBlock(Conv(5, 2), identity),
+                x_0_2=UpBlock(Conv(3, 3), Dropout(0.5)),
+            ),
+        ),
+    ],
+    UpBlock: [
+        (((2, 3, 4),), lambda: UpBlock(Conv(4, 3), Conv(3, 2), attention2=Gate(Conv(2, 1)), method="bilinear")),
+        (((2, 3, 4), (4, 6, 1)), lambda: UpBlock(Conv(5, 3), BatchNorm(3), attention1=Dropout(0.5))),
     ],
     TwoScaleHead: [(((6, 5, 4), (3, 2, 5)), lambda: TwoScaleHead(Conv(4, 3), Conv(5, 3, 1)))],
     ZeroPadShortcut: [((6, 5, 4), lambda: ZeroPadShortcut(4, 6, 2))],
@@ -699,9 +783,17 @@ def options_of(function):
 
 def test_every_model_is_in_the_catalog():
     takes_depth = {"cifar_resnet", "wide_resnet"}
-    assert {name.removesuffix("_cifar") for name in catalog.CATALOG} == set(models.__all__) - takes_depth
+    functions = set()
     for name, entry in catalog.CATALOG.items():
-        function = getattr(models, name.removesuffix("_cifar"))
-        assert entry.build == (Partial(function, stem="cifar") if name.endswith("_cifar") else function)
+        function = entry.build.function if isinstance(entry.build, Partial) else entry.build
+        functions.add(function.__name__)
+        assert function is getattr(models, function.__name__)
+        if name.endswith("_cifar"):
+            assert entry.build == Partial(getattr(models, name.removesuffix("_cifar")), stem="cifar")
+        elif isinstance(entry.build, Partial):
+            assert name == f"{function.__name__.removeprefix('encoder_')}_{dict(entry.build.options)['encoder']}"
+        else:
+            assert name == function.__name__
         assert set(entry.takes) == {"in_channels", "image_size"} & options_of(function)
+    assert functions == set(models.__all__) - takes_depth
     assert set(catalog.CATALOG) >= DEEP | LARGER

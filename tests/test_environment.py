@@ -43,3 +43,17 @@ def test_versions_are_those_of_the_installed_packages():
         "numpy": np.__version__,
         "no-such-package": "not installed",
     }
+
+
+def test_the_memory_is_that_of_this_machine_or_the_limit_of_a_container(tmp_path, monkeypatch):
+    assert 10**8 < environment.memory_bytes() < 10**15
+    limits = tmp_path / "memory.max", tmp_path / "limit"
+    monkeypatch.setattr(environment, "_MEMORY_LIMITS", limits)
+    whole = environment.memory_bytes()
+    for text, expected in (("max\n", whole), ("12345678\n", 12345678), (f"{2**63 - 4096}\n", whole)):
+        limits[0].write_text(text)
+        assert environment.memory_bytes() == expected
+    limits[1].write_text("1000\n")
+    assert environment.memory_bytes() == 1000
+    monkeypatch.delattr(environment.os, "sysconf")
+    assert environment.memory_bytes() == 8 * 10**9

@@ -1,6 +1,6 @@
 import pytest
 
-from jaxcnn.text import printable
+from jaxcnn.text import printable, readable_bytes
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,10 @@ def test_every_character_comes_out_printable_or_as_a_space():
     for code in (*range(0x3100), *range(0xD7F0, 0xE010), *range(0xFE00, 0x10010), *range(0xE0000, 0xE0200)):
         text = printable(chr(code))
         assert text.isprintable() or (text.isspace() and len(text.splitlines()) == 1), hex(code)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0.0 kB"), (999_949, "999.9 kB"), (1_500_000, "1.5 MB"), (2_505_300_000_000, "2,505.3 GB")]
+)
+def test_sizes_have_the_unit_that_suits_them(size, text):
+    assert readable_bytes(size) == text

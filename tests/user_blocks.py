@@ -145,8 +145,8 @@ class TwoInputs(Composite):
 def two_inputs():
     return TwoInputs(
         Conv(3, 2, use_bias=False),
-        Sequential(conv=Conv(4, 3), norm=BatchNorm(3)),
-        Residual(Sequential(conv=Conv(5, 5), norm=BatchNorm(5))),
+        Sequential(conv=Conv(4, 3, use_bias=False), norm=BatchNorm(3)),
+        Residual(Sequential(conv=Conv(5, 5, use_bias=False), norm=BatchNorm(5))),
     )
 
 

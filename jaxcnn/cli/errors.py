@@ -1,5 +1,6 @@
 """Errors that the user can fix: printed as one message, without a traceback."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -38,4 +39,5 @@ def flag(name: str) -> str:
 
 def _in_options(error: RecipeError) -> str:
     """Returns the message of an error in a recipe, with options instead of fields."""
-    return f"{flag(error.field)} {error.expected}{flag(error.other) if error.other else ''}{error.rest}"
+    names = re.compile(rf"\b({'|'.join(map(re.escape, error.fields))})\b")
+    return names.sub(lambda found: flag(found[0]), str(error), count=len(error.fields))

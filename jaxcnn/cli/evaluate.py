@@ -16,9 +16,10 @@ from jaxcnn.cli.options import Evaluate
 from jaxcnn.cli.terminal import columns, say, shown
 from jaxcnn.data import Source, named
 from jaxcnn.tables import Table
-from jaxcnn.tasks import Classification, MultiLabel, Regression
+from jaxcnn.tasks import Classification, MultiLabel, Regression, Segmentation
 from jaxcnn.training.experiment import evaluation_task
-from jaxcnn.training.run_folder import ModelInfo, RunFolder
+from jaxcnn.training.run_folder import RunFolder
+from jaxcnn.training.trained_model import ModelInfo
 from jaxcnn.types import Mean, Task
 
 _WORDS = {"ap50": "AP50", "iou": "IoU", "f1": "F1", "top5": "top-5"}
@@ -27,8 +28,12 @@ _WORDS = {"ap50": "AP50", "iou": "IoU", "f1": "F1", "top5": "top-5"}
 _KINDS = {Classification: "classes", MultiLabel: "multi-label", Regression: "numbers"}
 """What the labels of a table are, by the task."""
 
-_ORDER = ("precision", "recall", "f1", "iou", "dice")
+_ORDER = ("precision", "recall", "f1", "iou", "dice", "boundary_iou")
 """Order of the figures of each class; compiled functions sort theirs."""
+
+
+_BOUNDARY_WIDTH = 0.02
+"""Width of the bands of the boundary IoU, as a part of the image's diagonal (Cheng et al. 2021, section 4.2)."""
 
 
 def evaluate(options: Evaluate) -> int:
@@ -48,6 +53,10 @@ def evaluate(options: Evaluate) -> int:
         run = trained.load(options.run, options.layer)
         source, part = _source(options, run.info)
     task = _detailed(run.info.task)
+    if options.boundary_iou:
+        if not isinstance(task, Segmentation):
+            raise CommandError(f"--boundary-iou expects a run of segmentation, got {type(task).__name__}; omit it")
+        task = dataclasses.replace(task, boundary_width=_BOUNDARY_WIDTH)
     with Activity(f"evaluating {len(source):,} examples"), reported(ValueError):
         sums = training.evaluate(
             training.make_eval_step(run.layer, task, precision=run.info.precision),

@@ -10,7 +10,8 @@ from jaxcnn.cli.terminal import say, shown
 from jaxcnn.data import FitPicture
 from jaxcnn.interop.export import ExportedModel, check_paths, export_stablehlo
 from jaxcnn.interop.onnx import export_onnx
-from jaxcnn.training.run_folder import RunFolder, RunFolderError, TrainedModel
+from jaxcnn.training.run_folder import RunFolder, RunFolderError
+from jaxcnn.training.trained_model import TrainedModel
 from jaxcnn.types import Shape
 
 _SYMBOLIC = {"auto": None, "any": True, "fixed": False}

@@ -82,7 +82,8 @@ class Train:
     init_from: str | None = None
     """Source of the initial parameters: the folder of a run (its best epoch), or a source for `load_weights` of
     jaxcnn.interop.weights, whose first convolution is converted to the channels of the images. The model must be the
-    same, and for a run the number of channels. Default: random."""
+    same, or for segmentation the classifier that is its backbone, and for a run the number of channels. Default:
+    random."""
     head: Literal["auto", "new", "keep"] = "auto"
     """With --init-from: whether to draw a new head. auto: if the number of classes differs, or layers are frozen."""
     recipe: Annotated[RecipeOptions, tyro.conf.arg(name="")] = RecipeOptions()
@@ -144,6 +145,9 @@ class Evaluate:
     """Leave out files of --data that cannot be read as pictures."""
     batch_size: int = 256
     """Images in a batch."""
+    boundary_iou: bool = False
+    """Also measure how well the outlines of a segmentation agree: the intersection over union of bands of 2 % of the
+    image's diagonal along them."""
     json: bool = False
     """Print one JSON object instead of text; a figure that is undefined is null."""
 
@@ -315,6 +319,10 @@ class DataInfo:
     """Columns of the labels in a table, as in `jaxcnn train`."""
     separator: str | None = None
     """What is between the names of several classes in one column of a table, as in `jaxcnn train`."""
+    clip_boxes: bool = False
+    """Cut boxes at the border of their image, and leave out those that are empty, rather than refuse them."""
+    one_based: bool = True
+    """Whether the boxes of voc:PATH count pixels from 1, as in Pascal VOC, rather than from 0."""
     limit: int | None = None
     """Largest number of images that are read of each part, drawn at random. Default: all."""
     output: Path = Path("contact_sheet.png")
@@ -330,6 +338,12 @@ class Preview:
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
     """Data, named as in `jaxcnn train`; of several parts, the training set."""
+    instances: bool = False
+    """Draw the masks of the objects in coco:PATH or yolo:PATH too."""
+    clip_boxes: bool = False
+    """Cut boxes at the border of their image, and leave out those that are empty, rather than refuse them."""
+    one_based: bool = True
+    """Whether the boxes of voc:PATH count pixels from 1, as in Pascal VOC, rather than from 0."""
     augment: str = "affine"
     """Augmentation, as in `jaxcnn train`: a name or a list."""
     examples: int = 5

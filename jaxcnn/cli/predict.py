@@ -19,7 +19,7 @@ from jaxcnn.cli.terminal import complain, shown
 from jaxcnn.data.pictures import EXTENSIONS, FitPicture, PictureError
 from jaxcnn.data.prefetch import ahead
 from jaxcnn.tasks import Detection
-from jaxcnn.training.run_folder import TrainedModel
+from jaxcnn.training.trained_model import TrainedModel
 
 T = TypeVar("T")
 

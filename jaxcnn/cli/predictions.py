@@ -18,7 +18,7 @@ from jaxcnn.cli.terminal import say, shown
 from jaxcnn.files import written_whole
 from jaxcnn.tasks import Segmentation
 from jaxcnn.text import printable
-from jaxcnn.training.run_folder import ModelInfo
+from jaxcnn.training.trained_model import ModelInfo
 
 _TOP = 3
 """Number of classes in a line of text."""

@@ -41,7 +41,8 @@ def preview(options: Preview) -> int:
         raise CommandError(f"--augment {error}") from error
     with reported(OSError):
         check_target(options.output)
-    found = load_data(options.data)
+    reading = {name: getattr(options, name) for name in ("instances", "clip_boxes", "one_based")}
+    found = load_data(options.data, **reading)
     source: Source = found.get("train", next(iter(found.values()))) if isinstance(found, Mapping) else found
     count = min(options.examples, len(source))
     chosen = np.sort(np.random.default_rng(options.seed).permutation(len(source))[:count])

@@ -24,7 +24,7 @@ def summary(options: Summary) -> int:
     if not options.model:
         say("models\n")
         say(_models().text(columns()))
-        say("\nwithout the auxiliary heads of googlenet and inception_v3, which are used only in training")
+        say("\nwithout the auxiliary heads of some models, which are used only in training")
         return 0
     is_own, shape = own_models.is_own(options.model), options.image_shape
     if shape is None and is_own:

@@ -17,13 +17,14 @@ from jaxcnn.cli.terminal import errors_escaped, say, shown
 from jaxcnn.data import Source, named
 from jaxcnn.layers import MeanOverViews
 from jaxcnn.models.normalized import normalized
+from jaxcnn.tasks import Classification, MultiLabel, Regression
 from jaxcnn.training import NonFiniteLossError, first_schema, trackers, whitened
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.experiment import init_key
 from jaxcnn.training.observers import Observer
 from jaxcnn.training.run_folder import RunFolder, RunFolderError
 from jaxcnn.training.runs import Result, run
-from jaxcnn.types import Layer, Params, State
+from jaxcnn.types import Layer, Params, State, Task
 
 _UNSTORED = ("preset", "run_dir", "workers", "place", "resume", "tensorboard", "wandb", "find_learning_rate")
 """Options that do not define a run: the name for other options, the place of the run, how its data are read, its
@@ -92,7 +93,7 @@ def _start(options: Train, arguments: list[str]) -> int:
         names.check_model(options.model, task)
         layer = _build(options, splits, source)
         weights = _first_weights(options, layer, splits, source)
-        layer = _averaged(options, layer)
+        layer = _averaged(options, layer, task)
         if options.find_learning_rate:
             return rates.find(options, layer, splits, weights, task, display)
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{options.model_name}-{options.recipe.seed}"
@@ -223,8 +224,15 @@ def _first_weights(
     return params, state
 
 
-def _averaged(options: Train, model: Layer) -> Layer:
-    return model if options.views is None else MeanOverViews(model, options.views)
+def _averaged(options: Train, model: Layer, task: Task) -> Layer:
+    if options.views is None:
+        return model
+    if not isinstance(task, Classification | MultiLabel | Regression):
+        raise CommandError(
+            f"--views expects a task of whole images, whose answer does not move with the pixels, got "
+            f"{type(task).__name__}; omit it"
+        )
+    return MeanOverViews(model, options.views)
 
 
 def _option_values(options: Train) -> dict[str, Any]:
@@ -279,8 +287,6 @@ def _check(options: Train) -> None:
         raise CommandError("--head has an effect only with --init-from; give both, or omit it")
     if options.recipe.freeze is not None and options.init_from is None and options.whiten is None:
         raise CommandError("--freeze has an effect only with --init-from or --whiten; give both, or omit it")
-    if options.views is not None and options.task in ("segmentation", "regression"):
-        raise CommandError(f"--views expects classes of whole images, got --task {options.task}; omit it")
     if options.workers is not None and options.workers < 0:
         raise CommandError(f"--workers expects a number of at least 0, got {options.workers}")
     if options.whiten is not None and options.random_resized_crop:

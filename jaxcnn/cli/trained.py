@@ -12,7 +12,8 @@ from jaxcnn.data.sources.source import preprocessing_of
 from jaxcnn.training import first_schema
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.experiment import fingerprints
-from jaxcnn.training.run_folder import RunFolder, RunFolderError, TrainedModel, load_model
+from jaxcnn.training.run_folder import RunFolder, RunFolderError
+from jaxcnn.training.trained_model import TrainedModel, load_model
 
 
 def load(run: Path, layer: str | None) -> TrainedModel:

@@ -17,7 +17,8 @@ from jaxcnn.layers import Composite
 from jaxcnn.models.catalog import CATALOG, Model
 from jaxcnn.models.normalized import Normalization
 from jaxcnn.training.checkpoint import CheckpointError
-from jaxcnn.training.run_folder import RunFolder, RunFolderError, is_run_folder, load_model
+from jaxcnn.training.run_folder import RunFolder, RunFolderError, is_run_folder
+from jaxcnn.training.trained_model import load_model
 from jaxcnn.types import Layer, Params, State
 
 # A longer list would push the message off the screen.
@@ -33,6 +34,8 @@ class Source(NamedTuple):
       state: state by path in the model.
       model: the model that they were trained with; None if it is that of the catalog.
       normalization: the normalization that they expect, or None.
+      backbone: names of the layers that are taken, if the weights are those of the classifier within a segmentation
+        model; empty for all layers.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Source(NamedTuple):
     state: Mapping[str, Any]
     model: Model | None
     normalization: Normalization | None
+    backbone: tuple[str, ...] = ()
 
 
 def read_source(options: Train, channels: int, note: Callable[[str], None]) -> Source:
@@ -66,19 +70,33 @@ def read_source(options: Train, channels: int, note: Callable[[str], None]) -> S
         own_models.find(options.model)
     else:
         names.choose("model", options.model, CATALOG)
-    return _read_run(Path(source), options) if is_run_folder(source) else _read_weights(source, options, channels, note)
+    return (
+        _read_run(Path(source), options, note)
+        if is_run_folder(source)
+        else _read_weights(source, options, channels, note)
+    )
 
 
 def _read_weights(source: str, options: Train, channels: int, note: Callable[[str], None]) -> Source:
     # Imported here: it is large, and a run that starts from another run does not need it.
     from jaxcnn.interop.weights import input_channels, load_weights, with_channels
 
+    name, classifier = options.model, CATALOG[options.model].backbone
     with reported(ImportError, OSError, ValueError):
-        weights = load_weights(options.model, source)
+        try:
+            weights = load_weights(name, source)
+        except ValueError as error:
+            if classifier is None:
+                raise
+            try:
+                weights = load_weights(classifier, source)
+            except ValueError as other:
+                raise ValueError(f"{error}\nnor of its backbone: {other}") from other
+            name = classifier
     given = input_channels(weights.model)
     if given not in (None, channels):
         had_preprocessing = weights.preprocessing is not None
-        weights = with_channels(weights, options.model, channels)
+        weights = with_channels(weights, name, channels)
         lost = had_preprocessing and weights.preprocessing is None
         note(
             f"first convolution converted from {given} to {channels} channel{'s' if channels > 1 else ''}"
@@ -86,21 +104,40 @@ def _read_weights(source: str, options: Train, channels: int, note: Callable[[st
         )
     params, state = trees.named_leaves(weights.params), trees.named_leaves(weights.state)
     normalization = None if weights.preprocessing is None else weights.preprocessing.normalization()
-    return Source(source, params, state, weights.model, normalization)
+    if name == options.model:
+        return Source(source, params, state, weights.model, normalization)
+    _note_backbone(name, note)
+    if _body(weights.model) != _body(CATALOG[name].build(in_channels=channels)):
+        raise CommandError(_other_variant(source, name))
+    return Source(source, params, state, None, normalization, _backbone_of(weights.model))
 
 
-def _read_run(path: Path, options: Train) -> Source:
+def _backbone_of(classifier: Any) -> tuple[str, ...]:
+    return tuple(name for name in classifier.names if name not in ("normalize", "head"))
+
+
+def _note_backbone(name: str, note: Callable[[str], None]) -> None:
+    note(f"weights of {name} for the backbone; the other layers are new")
+
+
+def _read_run(path: Path, options: Train, note: Callable[[str], None]) -> Source:
     with reported(RunFolderError, CheckpointError):
         trained = load_model(path)
         # The folder of a run that was started in Python has no options.
         name = RunFolder(path).config.get("options", {}).get("model", options.model)
     is_own = own_models.is_own(options.model) and own_models.is_own(name)
-    if name != options.model and not is_own:
+    is_backbone = options.model in CATALOG and name == CATALOG[options.model].backbone
+    if name != options.model and not is_own and not is_backbone:
         raise CommandError(f"expected the weights of {options.model}, got a run of {name} in {shown(path)}")
     layers = trained.layer.children() if isinstance(trained.layer, Composite) else {}
     function: Any = layers.get("normalize")
     normalization = None if function is None else Normalization(**dict(function.options))
-    return Source(str(path), trees.named_leaves(trained.params), trees.named_leaves(trained.state), None, normalization)
+    backbone: tuple[str, ...] = ()
+    if is_backbone:
+        _note_backbone(name, note)
+        backbone = _backbone_of(trained.layer)
+    params, state = trees.named_leaves(trained.params), trees.named_leaves(trained.state)
+    return Source(str(path), params, state, None, normalization, backbone)
 
 
 def first_parameters(options: Train, model: Layer, key: jax.Array, source: Source | None) -> tuple[Params, State]:
@@ -113,7 +150,8 @@ def first_parameters(options: Train, model: Layer, key: jax.Array, source: Sourc
       source: the weights of --init-from, or None.
 
     Returns:
-      Parameters and state; the head is new or that of the weights, as set by --head.
+      Parameters and state; the head is new or that of the weights, as set by --head. Auxiliary heads that the weights
+      do not have are new.
 
     Raises:
       CommandError: the weights do not fit the model.
@@ -121,6 +159,8 @@ def first_parameters(options: Train, model: Layer, key: jax.Array, source: Sourc
     params, state = model.init(key)
     if source is None:
         return params, state
+    if source.backbone:
+        return _with_backbone(options, source, params, state)
     classes = _differing(params, source.params, head=True)
     new_head = options.head == "new" or (
         options.head == "auto" and (options.recipe.freeze is not None or bool(classes))
@@ -134,12 +174,36 @@ def first_parameters(options: Train, model: Layer, key: jax.Array, source: Sourc
         if faults := _differing(tree, leaves, head=False):
             raise CommandError(_misfit(options, source, params, faults))
     if source.model is not None and _body(source.model) != _body(model):
-        raise CommandError(
-            f"the weights in {shown(source.name)} belong to a variant of {options.model} that differs from the "
-            "catalog's; train it in Python, with the model that "
-            "jaxcnn.interop.weights.load_weights returns"
-        )
+        raise CommandError(_other_variant(source.name, options.model))
     return _filled(params, source.params, new_head), _filled(state, source.state, new_head)
+
+
+def _with_backbone(options: Train, source: Source, params: Params, state: State) -> tuple[Params, State]:
+    """Replaces the parameters and the state of the classifier within a segmentation model."""
+    # An encoder has a name of its own; other backbones have the names of the classifier.
+    place = "encoder/" if "encoder" in params else ""
+    if options.head == "keep":
+        raise CommandError(
+            f"--head keep expects weights of {options.model}, got those of its backbone in {shown(source.name)}; "
+            "omit it"
+        )
+    filled = []
+    for tree, given in ((params, source.params), (state, source.state)):
+        leaves = dict(trees.named_leaves(tree))
+        inner = {name.removeprefix(place): leaf for name, leaf in leaves.items() if name.startswith(place)}
+        wanted = {name: leaf for name, leaf in inner.items() if name.partition("/")[0] in source.backbone}
+        if faults := _differing(wanted, {name: given[name] for name in wanted if name in given}):
+            raise CommandError(_misfit(options, source, params, faults))
+        leaves |= {place + name: jnp.asarray(given[name], leaf.dtype) for name, leaf in wanted.items()}
+        filled.append(jax.tree.unflatten(jax.tree.structure(tree), list(leaves.values())))
+    return filled[0], filled[1]
+
+
+def _other_variant(source: str, name: str) -> str:
+    return (
+        f"the weights in {shown(source)} belong to a variant of {name} that differs from the catalog's; train it in "
+        "Python, with the model that jaxcnn.interop.weights.load_weights returns"
+    )
 
 
 def _body(model: Any) -> dict[str, Any]:
@@ -151,9 +215,15 @@ def _is_head(name: str) -> bool:
     return re.fullmatch(r"(aux\d*/)?head/.*", name) is not None
 
 
-def _differing(tree: Params | State, leaves: Mapping[str, Any], *, head: bool) -> list[str]:
+def _is_new_head(name: str, leaves: Mapping[str, Any]) -> bool:
+    """Tells whether a leaf is that of an auxiliary head that the weights do not have: it is drawn."""
+    first = name.partition("/")[0]
+    return re.fullmatch(r"aux\d*", first) is not None and not any(other.startswith(f"{first}/") for other in leaves)
+
+
+def _differing(tree: Params | State, leaves: Mapping[str, Any], *, head: bool = False) -> list[str]:
     """Lists the leaves of the head or of the rest that are missing, unexpected or differ in shape, one per line."""
-    wanted = trees.named_leaves(tree)
+    wanted = {name: leaf for name, leaf in trees.named_leaves(tree).items() if not _is_new_head(name, leaves)}
     lines = [f"missing {name!r}" for name in wanted if name not in leaves]
     lines += [f"unexpected {name!r}" for name in leaves if name not in wanted]
     lines += [
@@ -180,6 +250,7 @@ def _misfit(options: Train, source: Source, params: Params, faults: list[str]) -
 def _filled(tree: Params | State, leaves: Mapping[str, Any], new_head: bool) -> Any:
     fresh = trees.named_leaves(tree)
     filled = [
-        leaf if new_head and _is_head(name) else jnp.asarray(leaves[name], leaf.dtype) for name, leaf in fresh.items()
+        leaf if (new_head and _is_head(name)) or _is_new_head(name, leaves) else jnp.asarray(leaves[name], leaf.dtype)
+        for name, leaf in fresh.items()
     ]
     return jax.tree.unflatten(jax.tree.structure(tree), filled)

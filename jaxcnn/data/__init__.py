@@ -33,14 +33,17 @@ from jaxcnn.data.augment import (
     rand_augment,
     random_crop,
     random_erasing,
+    random_iou_crop,
     random_resized_crop,
     rotate,
     saturation,
+    scale_jitter,
     sharpness,
     shift,
     shift_views,
     solarize,
     trivial_augment,
+    zoom_out,
 )
 from jaxcnn.data.batches import Batches, eval_batches
 from jaxcnn.data.crops import RandomResizedCrop
@@ -52,6 +55,7 @@ from jaxcnn.data.reading import Prepare
 from jaxcnn.data.resizing import Resized, resized
 from jaxcnn.data.sources.archives import cifar10, cifar100, emnist_digits, fashion_mnist, mnist, prepare, svhn
 from jaxcnn.data.sources.arrays import Arrays, arrays
+from jaxcnn.data.sources.coco import coco
 from jaxcnn.data.sources.digit_scenes import DigitScenes, digit_scenes
 from jaxcnn.data.sources.digits import digits
 from jaxcnn.data.sources.hugging_face import HuggingFace, hugging_face
@@ -60,12 +64,15 @@ from jaxcnn.data.sources.manifest import manifest
 from jaxcnn.data.sources.mask_folder import MaskFolder, mask_folder
 from jaxcnn.data.sources.npy_folder import npy_folder
 from jaxcnn.data.sources.npz import load_npz
+from jaxcnn.data.sources.object_files import ObjectFiles
 from jaxcnn.data.sources.on_device import OnDevice
 from jaxcnn.data.sources.picture_files import PictureFiles
 from jaxcnn.data.sources.shapes import shapes
 from jaxcnn.data.sources.source import IGNORED, ArraySpec, Gathers, Source, Splits, Subset, gather
 from jaxcnn.data.sources.tfds import Tfds, tfds
+from jaxcnn.data.sources.voc import voc
 from jaxcnn.data.sources.web_dataset import WebDataset, web_dataset
+from jaxcnn.data.sources.yolo import yolo
 from jaxcnn.data.splits import choose_classes, few, in_memory, match_classes, split
 from jaxcnn.data.surveying import survey
 
@@ -81,6 +88,7 @@ __all__ = [
     "Gathers",
     "HuggingFace",
     "MaskFolder",
+    "ObjectFiles",
     "OnDevice",
     "PictureFiles",
     "Place",
@@ -105,6 +113,7 @@ __all__ = [
     "choose_place",
     "cifar10",
     "cifar100",
+    "coco",
     "color_jitter",
     "compose",
     "contrast",
@@ -147,10 +156,12 @@ __all__ = [
     "rand_augment",
     "random_crop",
     "random_erasing",
+    "random_iou_crop",
     "random_resized_crop",
     "resized",
     "rotate",
     "saturation",
+    "scale_jitter",
     "shapes",
     "sharpness",
     "shift",
@@ -162,5 +173,8 @@ __all__ = [
     "tfds",
     "trivial_augment",
     "unit_pixels",
+    "voc",
     "web_dataset",
+    "yolo",
+    "zoom_out",
 ]

@@ -270,6 +270,65 @@ class ResizedWindow(NamedTuple):
         return self.top_left[axis] + (2 * place + 1) * self.extent[axis] // (2 * self.size[axis])
 
 
+class Viewport(NamedTuple):
+    """A window of any place and size, resized; where it reaches beyond the image, the rest is filled.
+
+    Unlike with `ResizedWindow`, pixels around the window count where the antialias reaches over its edge.
+
+    Attributes:
+      top_left: row and column of the first corner of the window, as edges, floating point, shape (2,).
+      extent: height and width of the window in pixels of the image, floating point, shape (2,).
+      size: height and width of the result.
+    """
+
+    top_left: jax.Array
+    extent: jax.Array
+    size: tuple[int, int]
+
+    def image(self, image: jax.Array, fill: float) -> jax.Array:
+        """Resizes bilinearly, with antialias; see `Geometry`."""
+        dtype = at_least_float32(image.dtype)
+        rows, columns = (self._weights(axis, image.shape[axis]).astype(dtype) for axis in range(2))
+        resized = jnp.einsum("ih,hwc->iwc", rows, image.astype(dtype), precision="highest")
+        resized = jnp.einsum("jw,iwc->ijc", columns, resized, precision="highest")
+        # The weights of a pixel sum to the part of it that lies in the image.
+        beyond = 1 - rows.sum(1)[:, None] * columns.sum(1)[None, :]
+        return (resized + beyond[:, :, None] * fill).astype(image.dtype)
+
+    def mask(self, mask: jax.Array, fill: int) -> jax.Array:
+        """Takes the nearest pixel; `fill` where that lies beyond the border."""
+        places, inside = [], []
+        for axis in range(2):
+            place = jnp.floor(self._centres(axis)).astype(jnp.int32)
+            inside.append((place >= 0) & (place < mask.shape[axis]))
+            places.append(jnp.clip(place, 0, mask.shape[axis] - 1))
+        nearest = mask[places[0][:, None], places[1][None, :]]
+        return jnp.where(inside[0][:, None] & inside[1][None, :], nearest, jnp.asarray(fill, mask.dtype))
+
+    def boxes(self, boxes: jax.Array, height: int, width: int) -> jax.Array:
+        """Moves boxes; see `Geometry`."""
+        factors = jnp.asarray(self.size, jnp.float32) / self.extent
+        start, factor = jnp.tile(self.top_left[::-1], 2), jnp.tile(factors[::-1], 2)
+        return (boxes - start.astype(boxes.dtype)) * factor.astype(boxes.dtype)
+
+    def _centres(self, axis: int) -> jax.Array:
+        """Returns the centres of the pixels of the result in the image along an axis, as edges, float32."""
+        place = jnp.arange(self.size[axis], dtype=jnp.float32)
+        return self.top_left[axis] + (place + 0.5) * (self.extent[axis] / self.size[axis])
+
+    def _weights(self, axis: int, size: int) -> jax.Array:
+        """Returns the weight of each pixel of the image in each of the result along an axis, float32."""
+        scale = self.extent[axis] / self.size[axis]
+        centres = self._centres(axis)[:, None]
+        pixels = jnp.arange(size, dtype=jnp.float32)[None, :] + 0.5
+        distances = (pixels - centres) / jnp.maximum(scale, 1.0)
+        weights = interpolation_weights(distances, "bilinear", coefficient=-0.5)
+        whole = weights.sum(1, keepdims=True)
+        # The part of each pixel of the result that lies in the image.
+        covered = jnp.minimum(centres + scale / 2, size) - jnp.maximum(centres - scale / 2, 0)
+        return weights / jnp.where(whole > 0, whole, 1) * jnp.clip(covered / scale, 0, 1)
+
+
 class Chain(NamedTuple):
     """Geometries one after the other, each of which keeps the size."""
 

@@ -15,6 +15,7 @@ from jaxcnn.data.pictures import FitMode, FitPicture
 from jaxcnn.data.resizing import resized
 from jaxcnn.data.sources import archives
 from jaxcnn.data.sources import manifest as manifests
+from jaxcnn.data.sources.coco import coco
 from jaxcnn.data.sources.digit_scenes import digit_scenes
 from jaxcnn.data.sources.digits import digits
 from jaxcnn.data.sources.image_folder import image_folder
@@ -26,7 +27,9 @@ from jaxcnn.data.sources.parts import PARTS, visible_entries
 from jaxcnn.data.sources.shapes import shapes
 from jaxcnn.data.sources.source import Source, Splits
 from jaxcnn.data.sources.tfds import tfds
+from jaxcnn.data.sources.voc import voc
 from jaxcnn.data.sources.web_dataset import web_dataset
+from jaxcnn.data.sources.yolo import yolo
 
 NAMES: dict[str, Callable[[], Source | Splits]] = {
     "digits": digits,
@@ -47,7 +50,17 @@ DOWNLOADED: dict[str, Callable[..., Splits]] = {
 }
 """Data sets that are downloaded and prepared when they are first used."""
 
-PATTERNS = ("tfds:NAME", "wds:PATTERN", "FOLDER", "FILE.csv", "FILE.parquet", "FILE.npz")
+PATTERNS = (
+    "tfds:NAME",
+    "wds:PATTERN",
+    "coco:PATH",
+    "voc:PATH",
+    "yolo:PATH",
+    "FOLDER",
+    "FILE.csv",
+    "FILE.parquet",
+    "FILE.npz",
+)
 """What other names look like, for messages."""
 
 
@@ -63,6 +76,10 @@ class Reading:
     labels: tuple[str, ...] = ()
     kind: Kind = "auto"
     separator: str | None = None
+    clip_boxes: bool = False
+    instances: bool = False
+    max_objects: int | None = None
+    one_based: bool = True
 
 
 class Scheme(NamedTuple):
@@ -104,6 +121,23 @@ def _manifest(path: str, how: Reading) -> Source | Splits:
     )
 
 
+def _objects(read: Callable[..., Source | Splits], *fields: str) -> "Scheme":
+    """Makes the scheme of a format of objects, whose function takes these fields under their names."""
+    takes = frozenset({"channels", "skip_bad", "clip_boxes", "max_objects", *fields})
+
+    def reads(path: str, how: Reading) -> Source | Splits:
+        options = {name: getattr(how, name) for name in takes}
+        options["channels"] = how.channels or 3
+        return read(path, **options | ({"class_names": how.class_names or None} if "class_names" in takes else {}))
+
+    return Scheme(reads, takes)
+
+
+def _tfds(name: str, how: Reading) -> Source | Splits:
+    slots: dict[str, Any] = {} if how.max_objects is None else {"max_objects": how.max_objects}
+    return tfds(name, clip_boxes=how.clip_boxes, **slots)
+
+
 def _web_dataset(pattern: str, how: Reading) -> Source:
     return web_dataset(pattern, channels=how.channels or 3, class_names=how.class_names or None)
 
@@ -114,8 +148,11 @@ SCHEMES: dict[str, Scheme] = {
     "manifest": Scheme(_manifest, frozenset({"channels", "skip_bad", "class_names", "labels", "kind", "separator"})),
     "npz": Scheme(lambda path, _: load_npz(path)),
     "npy": Scheme(lambda path, _: npy_folder(path)),
-    "tfds": Scheme(lambda name, _: tfds(name), is_path=False),
+    "tfds": Scheme(_tfds, frozenset({"clip_boxes", "max_objects"}), is_path=False),
     "wds": Scheme(_web_dataset, frozenset({"channels", "class_names"})),
+    "coco": _objects(coco, "instances"),
+    "voc": _objects(voc, "class_names", "one_based"),
+    "yolo": _objects(yolo, "instances"),
 }
 """What reads the names that begin with a word and a colon, and paths."""
 
@@ -149,13 +186,13 @@ def find(name: str) -> Found | None:
     path = Path(name)
     if not name:
         return None
-    if path.is_dir():
+    if os.path.isdir(name):
         return Found(_kind(path), name)
     if path.suffix.lower() in manifests.EXTENSIONS:
         return Found("manifest", name)
     if path.suffix.lower() == ".npy":
         return Found("npy", name)
-    if path.suffix.lower() == ".npz" or path.exists():
+    if path.suffix.lower() == ".npz" or os.path.exists(name):
         return Found("npz", name)
     return None
 
@@ -184,6 +221,7 @@ def load(name: str, *, progress: Progress | None = None, **options: Any) -> Any:
     - "digits", "shapes", "digit_scenes" and "digit_instances"; "cifar10", "mnist" and others, downloaded once;
     - "tfds:NAME", a data set that TensorFlow Datasets has prepared (`tfds`);
     - "wds:PATTERN", tar files of pictures and labels (`web_dataset`);
+    - "coco:PATH", "voc:PATH" and "yolo:PATH", pictures with objects (`coco`, `voc`, `yolo`);
     - a folder with a folder for each class (`image_folder`), with the folders `images` and `masks` (`mask_folder`), or
       with the files images.npy and labels.npy (`npy_folder`);
     - a .csv, .tsv or .parquet file that lists pictures (`manifest`), or an .npz file (`load_npz`).
@@ -196,7 +234,8 @@ def load(name: str, *, progress: Progress | None = None, **options: Any) -> Any:
       progress: is told about downloads.
       **options: `image_size`, (height, width) or (size,), which resizes the images, by the mode `resize` ("crop", "fit"
         or "stretch"), or a `FitPicture`, which tells both (see `resized`); `channels`, `skip_bad` and `class_names` of
-        folders and tables; `labels` (columns), `kind` and `separator` of tables.
+        folders and tables; `labels` (columns), `kind` and `separator` of tables; `clip_boxes`, `max_objects`,
+        `instances` and `one_based` of pictures with objects.
 
     Returns:
       A source, or its parts by name.
@@ -208,7 +247,7 @@ def load(name: str, *, progress: Progress | None = None, **options: Any) -> Any:
     """
     how = Reading(**options)
     found = find(name)
-    if found is None:
+    if found is None or not found.text:
         known = ", ".join([*NAMES, *DOWNLOADED, *PATTERNS])
         raise ValueError(f"expected a data set, {known}, got {name!r}; there is no such name, file or folder")
     takes = SCHEMES[found.scheme].takes if found.scheme else frozenset()
@@ -233,7 +272,16 @@ def load(name: str, *, progress: Progress | None = None, **options: Any) -> Any:
 
 
 def _takers(field: str) -> str:
-    words = {"folder": "image folders", "masks": "folders of masks", "manifest": "tables", "wds": "tar files"}
+    words = {
+        "folder": "image folders",
+        "masks": "folders of masks",
+        "manifest": "tables",
+        "wds": "tar files",
+        "tfds": "tfds:NAME",
+        "coco": "coco:PATH",
+        "voc": "voc:PATH",
+        "yolo": "yolo:PATH",
+    }
     return " and ".join(words[scheme] for scheme, one in SCHEMES.items() if field in one.takes)
 
 

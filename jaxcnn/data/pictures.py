@@ -55,6 +55,83 @@ class PictureError(ValueError):
     """A file cannot be read as a picture. The message names the file, what was expected and what was found."""
 
 
+class Placement(NamedTuple):
+    """Where a resized picture lies in an image.
+
+    Attributes:
+      picture: its (height, width) before it was resized.
+      resized: its (height, width) in the image, in pixels of the image.
+      top_left: (row, column) of its first corner in the image; negative where it is cut.
+      size: (height, width) of the image.
+    """
+
+    picture: tuple[int, int]
+    resized: tuple[int, int]
+    top_left: tuple[int, int]
+    size: tuple[int, int]
+
+    def boxes(self, boxes: np.ndarray) -> np.ndarray:
+        """Moves boxes from the picture to the image.
+
+        Args:
+          boxes: edges (left, top, right, bottom) in pixels, shape (..., 4).
+
+        Returns:
+          Same shape and dtype, not clipped to the image.
+        """
+        factor, start = self._map()
+        return (boxes * factor + start).astype(boxes.dtype)
+
+    def original_boxes(self, boxes: np.ndarray) -> np.ndarray:
+        """Moves boxes from the image back to the picture, the inverse of `boxes`, and clips them to the picture.
+
+        Args:
+          boxes: edges (left, top, right, bottom) in pixels, shape (..., 4).
+
+        Returns:
+          Same shape and dtype.
+        """
+        factor, start = self._map()
+        return np.clip((boxes - start) / factor, 0, np.tile(self.picture[::-1], 2)).astype(boxes.dtype)
+
+    def masks(self, masks: np.ndarray) -> np.ndarray:
+        """Resizes masks with the picture; each pixel is the nearest one, and False beyond the picture.
+
+        Args:
+          masks: bool, shape (masks, height, width).
+
+        Returns:
+          Shape (masks, *size).
+        """
+        return self._nearest(masks, self.size, [r / p for r, p in zip(self.resized, self.picture, strict=True)], 1)
+
+    def original_masks(self, masks: np.ndarray) -> np.ndarray:
+        """Resizes masks of the image to the picture, the inverse of `masks`; False where the picture was cut.
+
+        Args:
+          masks: bool, shape (masks, *size).
+
+        Returns:
+          Shape (masks, *picture).
+        """
+        return self._nearest(masks, self.picture, [p / r for r, p in zip(self.resized, self.picture, strict=True)], -1)
+
+    def _map(self) -> tuple[np.ndarray, np.ndarray]:
+        factors = [new / old for new, old in zip(self.resized, self.picture, strict=True)]
+        return np.tile(factors[::-1], 2), np.tile(self.top_left[::-1], 2)
+
+    def _nearest(self, masks: np.ndarray, size: tuple[int, int], factors: list[float], direction: int) -> np.ndarray:
+        places, inside = [], []
+        for axis, (length, factor, start) in enumerate(zip(size, factors, self.top_left, strict=True)):
+            centres = np.arange(length) + 0.5
+            old = (centres - start) / factor if direction == 1 else centres / factor + start
+            place = np.floor(old).astype(np.int64)
+            inside.append((place >= 0) & (place < masks.shape[axis + 1]))
+            places.append(np.clip(place, 0, masks.shape[axis + 1] - 1))
+        found = masks[:, places[0][:, None], places[1]]
+        return found & (inside[0][:, None] & inside[1])
+
+
 @dataclass(frozen=True, repr=False)
 class FitPicture(Value):
     """Fits pictures into images of one shape, bilinearly and with antialias.
@@ -142,12 +219,33 @@ class FitPicture(Value):
                     f"FitPicture expects floating-point pixels in [0, 1], got {pixels.min():g} to {pixels.max():g}; "
                     "divide grey levels by 255"
                 )
-        height, width = self.image_shape[:2]
+        height, width = pixels.shape[:2]
+        place = self.placement(height, width)
         if self.mode == "stretch":
-            return _resized(pixels, (height, width))
-        if self.mode == "crop":
-            return _cropped(pixels, (height, width), self._covered)
-        return _on_ground(pixels, height, width)
+            return _resized(pixels, place.size)
+        return _cropped(pixels, place) if self.mode == "crop" else _on_ground(pixels, place)
+
+    def placement(self, height: int, width: int) -> Placement:
+        """Tells where a picture lies in its image. Sizes are rounded as by torchvision's `Resize` and `CenterCrop`.
+
+        Args:
+          height: of the picture.
+          width: of the picture.
+        """
+        size = self.image_shape[0], self.image_shape[1]
+        if self.mode == "stretch":
+            return Placement((height, width), size, (0, 0), size)
+        if self.mode == "fit":
+            scale = min(size[0] / height, size[1] / width)
+            whole = max(round(height * scale), 1), max(round(width * scale), 1)
+            return Placement((height, width), whole, ((size[0] - whole[0]) // 2, (size[1] - whole[1]) // 2), size)
+        covered = self._covered
+        if height * covered[1] <= width * covered[0]:
+            whole = covered[0], max(covered[0] * width // height, covered[1])
+        else:
+            whole = max(covered[1] * height // width, covered[0]), covered[1]
+        top, left = (-round((have - want) / 2) for have, want in zip(whole, size, strict=True))
+        return Placement((height, width), whole, (top, left), size)
 
     def read(self, file: File) -> np.ndarray:
         """Reads a picture file and fits it; a large JPEG file is decoded at a smaller scale.
@@ -479,35 +577,25 @@ def _resized(pixels: np.ndarray, size: tuple[int, int], box: Box | None = None) 
     return resized if resized.dtype == np.uint8 else np.clip(resized, 0, 1)
 
 
-def _cropped(pixels: np.ndarray, size: tuple[int, int], covered: tuple[int, int]) -> np.ndarray:
-    """Resizes a picture so that it just covers a height and width, and cuts out its centre.
-
-    Sizes are rounded as by `torchvision.transforms.Resize` and `CenterCrop`.
-    """
-    height, width = pixels.shape[:2]
-    if height * covered[1] <= width * covered[0]:
-        whole = covered[0], max(covered[0] * width // height, covered[1])
-    else:
-        whole = max(covered[1] * height // width, covered[0]), covered[1]
-    top, left = (round((have - want) / 2) for have, want in zip(whole, size, strict=True))
-    if whole == (height, width):
-        return pixels[top : top + size[0], left : left + size[1]]
+def _cropped(pixels: np.ndarray, place: Placement) -> np.ndarray:
+    """Resizes a picture so that it covers an image, and cuts out its centre."""
+    (top, left), (height, width) = (-start for start in place.top_left), place.size
+    if place.resized == place.picture:
+        return pixels[top : top + height, left : left + width]
     # Not the whole picture: a very long one might not fit in memory.
-    down, right = height / whole[0], width / whole[1]
-    box = Box(left * right, top * down, (left + size[1]) * right, (top + size[0]) * down)
-    return _resized(pixels, size, box)
+    down, right = (old / new for old, new in zip(place.picture, place.resized, strict=True))
+    box = Box(left * right, top * down, (left + width) * right, (top + height) * down)
+    return _resized(pixels, place.size, box)
 
 
-def _on_ground(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes a picture to fit into a height and width, on a background of the median colour of its border."""
+def _on_ground(pixels: np.ndarray, place: Placement) -> np.ndarray:
+    """Resizes a picture to fit into an image, on a background of the median colour of its border."""
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     colour = np.median(border, axis=0)
-    ground = np.empty((height, width, pixels.shape[2]), pixels.dtype)
+    ground = np.empty((*place.size, pixels.shape[2]), pixels.dtype)
     ground[:] = np.rint(colour) if pixels.dtype == np.uint8 else colour
     # Resize first: the padding of a very long picture might not fit in memory.
-    scale = min(height / pixels.shape[0], width / pixels.shape[1])
-    rows, columns = (max(round(size * scale), 1) for size in pixels.shape[:2])
-    top, left = (height - rows) // 2, (width - columns) // 2
+    (top, left), (rows, columns) = place.top_left, place.resized
     # Not `ops.resize`, which compiles a program for every size of picture.
     ground[top : top + rows, left : left + columns] = _resized(pixels, (rows, columns))
     return ground

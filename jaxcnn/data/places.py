@@ -1,7 +1,6 @@
 """Where the examples of a training are while it runs: on the device, in host memory, or where they are stored."""
 
 import math
-import os
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -10,6 +9,8 @@ import jax
 from jaxcnn.data.sources.on_device import OnDevice
 from jaxcnn.data.sources.source import Source
 from jaxcnn.data.splits import in_memory
+from jaxcnn.environment import memory_bytes
+from jaxcnn.text import readable_bytes
 
 Where: TypeAlias = Literal["device", "memory", "stream"]
 """In the memory of the device; in host memory; or read from the source whenever they are used."""
@@ -47,12 +48,12 @@ def choose_place(sources: Sequence[Source], *, prepared: bool = False) -> Place:
         return Place("stream", "the host prepares each example")
     if any(None in entry.shape for source in sources for entry in source.spec.values()):
         return Place("stream", "the examples differ in size")
-    size, host, device = sum(map(_bytes, sources)), _host_bytes(), _device_bytes()
+    size, host, device = sum(map(_bytes, sources)), memory_bytes(), _device_bytes()
     if size * _SHARE <= min(host, device):
-        return Place("device", f"they take {_readable(size)} of its {_readable(device)}")
+        return Place("device", f"they take {readable_bytes(size)} of its {readable_bytes(device)}")
     if size * _SHARE <= host:
-        return Place("memory", f"they take {_readable(size)} of {_readable(host)}")
-    return Place("stream", f"in memory they would take {_readable(size)} of {_readable(host)}")
+        return Place("memory", f"they take {readable_bytes(size)} of {readable_bytes(host)}")
+    return Place("stream", f"in memory they would take {readable_bytes(size)} of {readable_bytes(host)}")
 
 
 def put(source: Source, where: Where, *, workers: int | None = None) -> Source:
@@ -84,20 +85,7 @@ def _bytes(source: Source) -> int:
     )
 
 
-def _host_bytes() -> int:
-    """Returns the memory of the host; 8 GB where the system does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 8 * 10**9
-
-
 def _device_bytes() -> int:
     """Returns the memory of the default device, which is that of the host where the device does not tell."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    return stats.get("bytes_limit", _host_bytes())
-
-
-def _readable(size: int) -> str:
-    unit, name = (10**9, "GB") if size >= 10**9 else (10**6, "MB") if size >= 10**6 else (10**3, "kB")
-    return f"{size / unit:,.1f} {name}"
+    return stats.get("bytes_limit", memory_bytes())

@@ -157,7 +157,7 @@ def _check(name: str, shape: tuple[int, ...], dtype: np.dtype, spec: ArraySpec) 
 
 
 def _checked(source: Source, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    for name in ("label", "mask"):
+    for name in ("label", "mask", "classes"):
         # What is on the device was checked on the way there: a look at it would wait for the device.
         if isinstance(batch.get(name), np.ndarray):
             check_classes(name, batch[name], source.class_names)

@@ -3,23 +3,25 @@
 import dataclasses
 import functools
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxcnn.data.objects import OBJECTS
 from jaxcnn.data.pictures import FitMode, FitPicture
 from jaxcnn.data.sources.source import ArraySpec, Source, Splits, checksum, fitted, gather
+from jaxcnn.environment import memory_bytes
 from jaxcnn.ops.check import Size, as_pair
+from jaxcnn.text import readable_bytes
 
 _LOG = logging.getLogger("jaxcnn")
 
+_MOVED = frozenset({"image", "valid", *OBJECTS})
+"""Entries that change as an image is fitted."""
+
 _SHARE = 8
 """Images are kept if they take at most this part of the computer's memory."""
-
-_UNKNOWN_MEMORY = 8 * 2**30
-"""Memory in bytes of a computer that does not tell it."""
 
 
 class Choice(NamedTuple):
@@ -36,7 +38,7 @@ class Choice(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Resized:
-    """A source whose images are fitted into one shape; build one with `resized`, which checks the source.
+    """A source whose images are fitted into one shape, with their objects; `resized` builds and checks it.
 
     Args:
       source: examples with images.
@@ -52,7 +54,10 @@ class Resized:
     def spec(self) -> Mapping[str, ArraySpec]:
         """That of the source, with the shape of the fitted images."""
         spec = self.source.spec
-        return {**spec, "image": ArraySpec(self.preprocessing.image_shape, spec["image"].dtype)}
+        fitted = {"image": ArraySpec(self.preprocessing.image_shape, spec["image"].dtype)}
+        if "masks" in spec:
+            fitted["masks"] = ArraySpec((spec["masks"].shape[0], *self.preprocessing.image_shape[:2]), np.dtype(bool))
+        return {**spec, **fitted}
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -68,16 +73,19 @@ class Resized:
         return len(self.source)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        others = [name for name in self.spec if name != "image"]
         kept = self._kept if self.keep else None
         if kept is None or not kept.there[index]:
             example = fitted(self.source, index, self.preprocessing)
             if kept is not None:
-                kept.images[index] = example["image"]
-                kept.there[index] = True  # after the image, for other threads
+                for name, array in kept.entries.items():
+                    array[index] = example[name]
+                kept.there[index] = True  # after the entries, for other threads
             return example
-        rest = gather(self.source, np.array([index]), others)
-        return {"image": kept.images[index].copy(), **{name: rest[name][0] for name in others}}
+        others = [name for name in self.spec if name not in kept.entries]
+        rest = gather(self.source, np.array([index]), others) if others else {}
+        return {name: array[index].copy() for name, array in kept.entries.items()} | {
+            name: rest[name][0] for name in others
+        }
 
     def __repr__(self) -> str:
         return f"<{len(self):,} examples of {self.source!r}, fitted by {self.preprocessing!r}>"
@@ -87,29 +95,36 @@ class Resized:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def gather(self, indices: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """Reads entries of several examples; without "image", none is read."""
-        others = [name for name in names if name != "image"]
+        """Reads entries of several examples; without "image" and entries of objects, no image is read."""
+        moved = [name for name in names if name in _MOVED]
+        others = [name for name in names if name not in _MOVED]
         found = gather(self.source, indices, others) if others else {}
-        if "image" not in names:
+        if not moved:
             return found
         if not self.keep:
-            return {**found, "image": np.stack([self[int(index)]["image"] for index in indices])}
+            examples = [self[int(index)] for index in indices]
+            return {**found, **{name: np.stack([example[name] for example in examples]) for name in moved}}
         for index in np.unique(indices[~self._kept.there[indices]]):
             self[int(index)]
-        return {**found, "image": self._kept.images[indices]}
+        return {**found, **{name: self._kept.entries[name][indices] for name in moved}}
 
     @functools.cached_property
     def _kept(self) -> "_Kept":
-        image = self.spec["image"]
         # The system gives memory page by page, as images are written.
-        return _Kept(np.empty((len(self), *self.preprocessing.image_shape), image.dtype), np.zeros(len(self), bool))
+        entries = {name: _empty(len(self), spec) for name, spec in self.spec.items() if name in _MOVED}
+        return _Kept(entries, np.zeros(len(self), bool))
 
 
 class _Kept(NamedTuple):
-    """Images, and which of them are there."""
+    """What is kept of examples, by name, and which of them are there."""
 
-    images: np.ndarray
+    entries: dict[str, np.ndarray]
     there: np.ndarray
+
+
+def _empty(count: int, spec: ArraySpec) -> np.ndarray:
+    shape: Any = (count, *spec.shape)
+    return np.empty(shape, spec.dtype)
 
 
 def resized(
@@ -124,8 +139,9 @@ def resized(
 
         photographs = resized(image_folder("flowers"), 224)  # and train with them
 
-    Images are resized when they are read, and stay uint8 if they are. A run that is trained with them records how they
-    were fitted, so that `predict` prepares a photograph in the same way.
+    Images are resized when they are read, and stay uint8 if they are. Boxes and masks of objects move along; mode
+    "fit", a letterbox, keeps whole objects. A run that is trained with them records how they were fitted, so that
+    `predict` prepares a photograph in the same way.
 
     Args:
       source: examples with "image" and without "mask", or parts of them by name.
@@ -156,7 +172,10 @@ def resized(
         )
     fit = size if isinstance(size, FitPicture) else FitPicture((*as_pair("size", size), channels), mode, crop_fraction)
     if keep is None:
-        keep, reason = choose_to_keep(sum(map(len, parts.values())), fit.image_shape, image.dtype)
+        # A mask of an object takes as much as a channel of 8 bits.
+        slots = [part.spec["masks"].shape[0] or 0 for part in parts.values() if "masks" in part.spec]
+        planes = *fit.image_shape[:2], fit.channels + max(slots, default=0)
+        keep, reason = choose_to_keep(sum(map(len, parts.values())), planes, image.dtype)
         _LOG.log(
             logging.DEBUG if keep else logging.INFO,
             "images are %s: %s",
@@ -179,17 +198,8 @@ def choose_to_keep(count: int, image_shape: Sequence[int], dtype: np.dtype) -> C
       The choice, with the reason.
     """
     needed = count * int(np.prod(image_shape)) * dtype.itemsize
-    keep = needed * _SHARE <= (memory := _memory())
+    keep = needed * _SHARE <= (memory := memory_bytes())
     compared = "at most" if keep else "more than"
-    return Choice(keep, f"{count:,} take {_size(needed)}, {compared} an eighth of the memory of {_size(memory)}")
-
-
-def _memory() -> int:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return _UNKNOWN_MEMORY
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+    return Choice(
+        keep, f"{count:,} take {readable_bytes(needed)}, {compared} an eighth of the memory of {readable_bytes(memory)}"
+    )

@@ -11,6 +11,7 @@ from jaxcnn.data.pictures import FitPicture
 from jaxcnn.data.reading import Request, default_workers, read
 from jaxcnn.data.resizing import Resized
 from jaxcnn.data.sources.arrays import Arrays
+from jaxcnn.data.sources.object_files import ObjectFiles
 from jaxcnn.data.sources.picture_files import PictureFiles
 from jaxcnn.data.sources.source import (
     ArraySpec,
@@ -25,8 +26,12 @@ from jaxcnn.data.sources.source import (
     preprocessing_of,
     read_part,
 )
+from jaxcnn.data.sources.tfds import Tfds
 
 _PARTS = ("train", "validation", "test")
+
+_CLASSES = ("label", "mask", "classes")
+"""Entries that hold numbers of classes."""
 
 
 def split(
@@ -111,10 +116,11 @@ def _stratified(source: Source, fractions: np.ndarray, seed: int) -> list[Source
 
 
 def shared_files(splits: Splits) -> dict[str, int]:
-    """Counts the pictures in each other part that are in "train" too, as files of the same content.
+    """Counts the pictures in each other part that are in "train" too: files of the same content, or the same records.
 
     Args:
-      splits: parts by name, with "train". Only pictures in files are compared, by checksums that are known already.
+      splits: parts by name, with "train". Compared are pictures in files, by checksums that are known already, and
+        examples of TensorFlow Datasets by their places.
 
     Returns:
       The numbers by part, without parts that have none.
@@ -128,8 +134,10 @@ def shared_files(splits: Splits) -> dict[str, int]:
 
 
 def _file_checksums(source: Source) -> np.ndarray | None:
-    """Returns a checksum of the file of each example; None if there are no files, or their checksums are not known."""
-    if isinstance(source, PictureFiles):
+    """Returns a checksum of each example, by which it is known again; None if there is none that is known already."""
+    if isinstance(source, ObjectFiles):
+        source = source.pictures
+    if isinstance(source, PictureFiles | Tfds):
         return source.digests
     if isinstance(source, Subset):
         found = _file_checksums(source.source)
@@ -222,7 +230,7 @@ class Renumbered:
     """A source whose classes have other numbers; see `match_classes`.
 
     Args:
-      source: examples with "label" or "mask".
+      source: examples with "label", "mask" or "classes".
       class_names: the names of the classes that it has examples of, in their new order.
     """
 
@@ -252,7 +260,9 @@ class Renumbered:
 
     def gather(self, indices: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Reads entries of several examples, as the source does."""
-        return self._renumbered(gather(self.source, indices, names))
+        more = ("valid",) if "classes" in names and "valid" not in names else ()
+        found = self._renumbered(gather(self.source, indices, (*names, *more)))
+        return {name: found[name] for name in names}
 
     def fitted(self, index: int, fit: FitPicture) -> dict[str, np.ndarray]:
         """Reads one example with its image fitted, as the source does."""
@@ -269,7 +279,11 @@ class Renumbered:
             old_numbers = [old_names.index(name) for name in self.class_names]
             return entries | {"label": entries["label"][..., old_numbers]}
         new_numbers = np.array([self.class_names.index(name) if name in self.class_names else -1 for name in old_names])
-        return entries | {name: _looked_up(entries[name], new_numbers) for name in ("label", "mask") if name in entries}
+        found = {name: _looked_up(entries[name], new_numbers) for name in _CLASSES if name in entries}
+        if "classes" in found:
+            # Empty slots hold zeros.
+            found["classes"] = np.where(entries["valid"], found["classes"], 0).astype(found["classes"].dtype)
+        return entries | found
 
 
 def _looked_up(numbers: np.ndarray, table: np.ndarray) -> np.ndarray:

@@ -1,4 +1,8 @@
-"""Inspects networks: receptive fields and multiply-adds by tracing, receptive fields by gradients."""
+"""Inspects networks: receptive fields and multiply-adds by tracing, receptive fields by gradients.
+
+These take any function and its arguments, and so are independent of layers. `jaxcnn.layers.receptive_field` and
+`multiply_adds` take a layer and the shape of an image, and call the same code.
+"""
 
 from jaxcnn.inspection.gradients import gradient_support
 from jaxcnn.tracing import ReceptiveField, Span, count_multiply_adds, receptive_fields

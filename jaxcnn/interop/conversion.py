@@ -227,7 +227,7 @@ def written(record: Record, model: Any, params: Params, state: State) -> dict[st
       state: its state.
 
     Returns:
-      The arrays by name, including torch's batch counters (zero).
+      The arrays by name, including torch's batch counters and arrays that the source does not use (zero).
 
     Raises:
       ValueError: parameters or state do not match the model.
@@ -241,6 +241,8 @@ def written(record: Record, model: Any, params: Params, state: State) -> dict[st
             leaf = leaf[key]
         stored = record.to_source(target.path, target.layer, target.keys[-1], np.asarray(leaf))
         arrays[name] = record.with_background(name, np.asarray(stored, order="C"))
-        if name.endswith(".running_var"):
-            arrays[f"{name.removesuffix('running_var')}num_batches_tracked"] = np.zeros((), np.int64)
+    if record.unused is not None:
+        arrays |= {name: np.zeros(shape, np.float32) for name, shape in record.unused().items()}
+    variances = [name for name in arrays if name.endswith(".running_var")]
+    arrays |= {f"{name.removesuffix('running_var')}num_batches_tracked": np.zeros((), np.int64) for name in variances}
     return arrays

@@ -24,14 +24,16 @@ from jaxcnn.interop.files import paths
 from jaxcnn.interop.files.config import TimmConfig, read_timm_config
 from jaxcnn.interop.files.hub import download, verify_torchvision_name
 from jaxcnn.interop.files.keras_file import read_keras
-from jaxcnn.interop.files.opened import few, reading, shown, unquoted
+from jaxcnn.interop.files.opened import few, read_json, reading, shown, unquoted
 from jaxcnn.interop.files.paths import FileError
 from jaxcnn.interop.files.safetensors_file import read_metadata, read_safetensors, write_safetensors
+from jaxcnn.interop.files.smp_config import SmpConfig, is_smp_config, read_smp_config
 from jaxcnn.interop.files.tensor import Tensor
 from jaxcnn.interop.files.torch_file import read_torch, write_torch
 from jaxcnn.interop.preprocessing import Preprocessing, timm_preprocessing
 from jaxcnn.interop.records import RECORDS, torchvision_files
 from jaxcnn.interop.records.record import Origin, Record
+from jaxcnn.interop.records.smp import smp_record
 from jaxcnn.layers import Conv, Dense, identity
 from jaxcnn.layers.composite import layer_paths
 from jaxcnn.layers.parameters import check_positive
@@ -73,8 +75,8 @@ class Published(NamedTuple):
     Attributes:
       weights: the model, its parameters and state, and the preprocessing.
       class_names: the `label_names` of timm's config.json; empty if it has none, or not one for each class.
-      task: the meaning of the outputs; None if the head is the identity, and for detectors, which make their task for a
-        size of images.
+      task: the meaning of the outputs; None if the head is the identity, or the outputs are no logits of classes. A
+        detector makes its task for a size of images.
     """
 
     weights: Weights
@@ -88,7 +90,7 @@ class _Source(NamedTuple):
     path: Path
     tensors: Mapping[str, Tensor]
     origins: Sequence[Origin]
-    config: TimmConfig | None = None
+    config: TimmConfig | SmpConfig | None = None
 
 
 def load_weights(
@@ -194,22 +196,26 @@ def load_published(
         if opened.path.name in torchvision_files.PREPROCESSING:
             names = record.class_names
         weights = Weights(model, params, state, _preprocessing(record, model, opened))
-    task = _task(model_name, model[record.head])
+    task = _task(record, model)
     return Published(weights if in_channels is None else with_channels(weights, model_name, in_channels), names, task)
 
 
-def _task(model_name: str, head: Any) -> Task | None:
-    if head == identity:
+def _task(record: Record, model: Any) -> Task | None:
+    head = model[record.head]
+    # A single logit for each pixel, or what an activation makes of logits, is that of no task here.
+    if head == identity or (record.origin == "smp" and (head.out_channels == 1 or "activation" in model.names)):
         return None
-    if catalog.CATALOG[model_name].task == "detection":
+    if record.origin != "smp" and catalog.CATALOG[record.model].task == "detection":
         return None
-    is_segmenter = catalog.CATALOG[model_name].task == "segmentation"
+    is_segmenter = record.origin == "smp" or catalog.CATALOG[record.model].task == "segmentation"
     return Segmentation(head.out_channels) if is_segmenter else Classification()
 
 
 def _model_name(source: _Source, architecture: str | None) -> str:
     """Returns the name in the catalog of the model that the source, or the architecture, names."""
     told, where = architecture, ""
+    if told is None and isinstance(source.config, SmpConfig):
+        return _records(source)[0].model
     if told is None and source.config is not None:
         told, where = f"timm/{source.config.architecture}", f" in {printable(source.path)}"
     known = [record.architecture for record in RECORDS if record.origin == "torchvision"]
@@ -228,14 +234,14 @@ def _model_name(source: _Source, architecture: str | None) -> str:
 
 
 def save_torch(path: str | Path, model: Any, params: Params, state: State, *, architecture: str) -> None:
-    """Writes weights atomically, under the names of torchvision or timm.
+    """Writes weights atomically, under the names of torchvision, timm or segmentation_models_pytorch.
 
     Args:
       path: file to write: `.pth` or `.pt`, which `torch.load(path, weights_only=True)` reads, or `.safetensors`.
       model: the model.
       params: its parameters.
       state: its state.
-      architecture: library and architecture of the names, such as "torchvision/resnet50".
+      architecture: library and architecture of the names, such as "torchvision/resnet50" or "smp/Unet-resnet34".
 
     Raises:
       ValueError: the architecture is unknown or not of torch, the leaves of the model do not match it, or the extension
@@ -245,7 +251,7 @@ def save_torch(path: str | Path, model: Any, params: Params, state: State, *, ar
     known = {record.name: record for record in RECORDS if record.origin != "keras"}
     if architecture not in known:
         raise ValueError(
-            f"expected an architecture of torchvision or timm, got {architecture!r}\nknown: {_listed(known)}"
+            f"expected an architecture of torchvision, timm or smp, got {architecture!r}\nknown: {_listed(known)}"
         )
     if path.suffix not in (".pth", ".pt", ".bin", ".safetensors"):
         raise ValueError(f"expected the extension .pth, .pt or .safetensors, got {path.name!r}")
@@ -334,10 +340,29 @@ def _open(source: str | Path, entry: str | None) -> _Source:
     return _open_folder(download(hub_id, revision=revision or None), entry)
 
 
-def _open_folder(folder: Path, entry: str | None) -> _Source:
+def _records(source: _Source) -> Sequence[Record]:
+    """Returns the records that may describe a source."""
+    if not isinstance(source.config, SmpConfig):
+        return RECORDS
+    try:
+        return (smp_record(source.config),)
+    except ValueError as error:
+        raise FileError(f"{printable(source.path)}: {error}") from error
+
+
+def _read_config(folder: Path) -> TimmConfig | SmpConfig | None:
+    path = folder / "config.json"
     # A broken link counts as the file: it must not be skipped in favour of another file.
-    known = read_timm_config(folder) if os.path.lexists(folder / "config.json") else None
-    origins: tuple[Origin, ...] = ("torchvision", "timm") if known is None else ("timm",)
+    if not os.path.lexists(path):
+        return None
+    with reading(path):
+        is_smp = is_smp_config(read_json(path))
+    return read_smp_config(path) if is_smp else read_timm_config(path)
+
+
+def _open_folder(folder: Path, entry: str | None) -> _Source:
+    known = _read_config(folder)
+    origins: tuple[Origin, ...] = ("torchvision", "timm", "smp") if known is None else (_origin(known),)
     if any(os.path.lexists(folder / name) for name in ("model.safetensors", "model.safetensors.index.json")):
         _refuse_entry(entry, folder)
         return _Source(folder, _unwrapped(read_safetensors(folder)), origins, known)
@@ -350,6 +375,10 @@ def _open_folder(folder: Path, entry: str | None) -> _Source:
     )
 
 
+def _origin(config: TimmConfig | SmpConfig) -> Origin:
+    return "timm" if isinstance(config, TimmConfig) else "smp"
+
+
 def _open_file(path: Path, entry: str | None) -> _Source:
     what, ending = paths.describe_file(paths.existing_file(path)), path.suffix.lower()
     if what == paths.HDF5 or ending in _KERAS_FILES:
@@ -359,9 +388,9 @@ def _open_file(path: Path, entry: str | None) -> _Source:
         _refuse_entry(entry, path)
         if read_metadata(path).get("format") == own_file.FORMAT:
             return _Source(path, read_safetensors(path), ("jaxcnn",))
-        return _Source(path, _unwrapped(read_safetensors(path)), ("torchvision", "timm"))
+        return _Source(path, _unwrapped(read_safetensors(path)), ("torchvision", "timm", "smp"))
     verify_torchvision_name(path)
-    return _Source(path, _unwrapped(read_torch(path, entry=entry)), ("torchvision", "timm"))
+    return _Source(path, _unwrapped(read_torch(path, entry=entry)), ("torchvision", "timm", "smp"))
 
 
 def _refuse_entry(entry: str | None, path: Path) -> None:
@@ -388,7 +417,9 @@ def _unwrapped(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 def _choose(model_name: str, source: _Source, architecture: str | None) -> tuple[Record, Any]:
     """Finds the record whose names and shapes match the file, and builds its variant of the model."""
-    candidates = [record for record in RECORDS if record.model == model_name and record.origin in source.origins]
+    candidates = [
+        record for record in _records(source) if record.model == model_name and record.origin in source.origins
+    ]
     if "jaxcnn" in source.origins:
         candidates = [_own_record(model_name)]
     if architecture is not None:
@@ -451,7 +482,9 @@ def _first_few(lines: Sequence[str]) -> list[str]:
 
 def _no_record(model_name: str, source: _Source, architecture: str | None) -> str:
     known = [record.name for record in RECORDS if record.model == model_name]
-    told = unquoted(f"timm/{source.config.architecture}") if source.config else printable(source.path)
+    told = printable(source.path)
+    if source.config is not None:
+        told = unquoted(f"{_origin(source.config)}/{source.config.architecture}")
     got = told if architecture is None else unquoted(architecture)
     elsewhere = [record.model for record in RECORDS if record.name == got]
     hint = f"; {got} is the model {elsewhere[0]!r} here" if elsewhere else ""
@@ -466,21 +499,24 @@ def _listed(names: Any) -> str:
 
 def _build(record: Record, given: Mapping[str, Tensor]) -> Any:
     """Builds a record's model with the arrays' numbers of classes and input channels; without a head for no classes."""
-    entry = catalog.CATALOG[record.model]
-    model = record.build(entry.num_classes)
+    # A model of segmentation_models_pytorch need not be in the catalog: its options are in its config.
+    num_classes, channels = 2, 3
+    if record.model in catalog.CATALOG:
+        entry = catalog.CATALOG[record.model]
+        num_classes, channels = entry.num_classes, entry.image_shape[2]
+    model = record.build(num_classes)
     head = given.get(record.names(record.head, model[record.head], "kernel"))
     first, layer = _first(model)
     stem = given.get(record.names(first, layer, "kernel"))
-    outputs, inputs = (0, 1) if record.origin in ("torchvision", "timm") else (-1, -2)
-    num_classes = entry.num_classes
+    outputs, inputs = (0, 1) if record.origin in ("torchvision", "timm", "smp") else (-1, -2)
     if head is not None and len(head.shape) > 1:
         num_classes = head.shape[outputs] // record.anchors - record.softmax
-    in_channels = entry.image_shape[2]
+    in_channels = channels
     if stem is not None and isinstance(layer, Conv) and len(stem.shape) == 4:
         in_channels = stem.shape[inputs]
     built = record.build(num_classes, in_channels=in_channels)
     headless = all(record.names(record.head, built[record.head], leaf) not in given for leaf in ("kernel", "bias"))
-    return built.replace(head=identity) if headless and record.head == "head" else built
+    return built.replace(head=identity) if headless and record.head == "head" and record.origin != "smp" else built
 
 
 def _first(model: Any) -> tuple[str, Any]:
@@ -540,13 +576,15 @@ def _preprocessing(record: Record, model: Any, source: _Source) -> Preprocessing
     in_channels = getattr(layer, "in_channels", 3)
     if (config := source.config) is not None:
         head = model[record.head]
-        got = (in_channels, 0 if head == identity else head.out_features)
-        told = (config.input_size[0], config.num_classes)
+        outputs = head.out_channels if isinstance(head, Conv) else getattr(head, "out_features", 0)
+        got, told = (in_channels, outputs), (config.in_channels, config.num_classes)
         if got != told:
             raise FileError(
                 f"{printable(source.path)} has a config.json for {told[0]} channels and {told[1]} classes, and weights "
                 f"for {got[0]} channels and {got[1]} classes"
             )
+        if isinstance(config, SmpConfig):
+            return record.preprocessing if in_channels == 3 else None
         return timm_preprocessing(config) if in_channels in (1, 3) else None
     if in_channels != 3:
         return None

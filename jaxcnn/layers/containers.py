@@ -14,8 +14,8 @@ from jaxcnn.types import Layer, Shape
 
 
 @dataclass(frozen=True, init=False, repr=False)
-class _NamedLayers(Composite):
-    """Base of layers that hold other layers by name."""
+class NamedLayers(Composite):
+    """Base of layers that hold other layers by name, in a declared order; a subclass writes `forward`."""
 
     layers: tuple[tuple[str, Layer], ...]
 
@@ -50,7 +50,7 @@ class _NamedLayers(Composite):
         return self.with_children(dict(self.layers[: names.index(name) + 1]))
 
 
-class Sequential(_NamedLayers):
+class Sequential(NamedLayers):
     """Layers in a row, each with its name: `Sequential(conv=Conv(3, 64), relu=Function(jax.nn.relu))`.
 
     Parameters and state are dicts of the layers' names. Keys are split in the declared order, so that a layer added at
@@ -71,7 +71,7 @@ class Sequential(_NamedLayers):
         return x
 
 
-class Concat(_NamedLayers):
+class Concat(NamedLayers):
     """Branches side by side, each with its name: `Concat(narrow=Conv(64, 32, 1), wide=Conv(64, 32, 5))`.
 
     Every branch gets the same image. Their outputs are concatenated along the last axis, the channels, in the declared
@@ -96,7 +96,7 @@ class Concat(_NamedLayers):
         return jnp.concatenate(list(results.values()), axis=-1)
 
 
-class Zip(_NamedLayers):
+class Zip(NamedLayers):
     """One layer for each of several maps, each with its name: `Zip(p3=Conv(512, 256, 1), p4=Conv(1024, 256, 1))`.
 
     It takes a tuple and returns a tuple, in the declared order. Parameters, state and keys are as in `Sequential`.
@@ -123,7 +123,7 @@ class Zip(_NamedLayers):
 
 
 @dataclass(frozen=True, init=False, repr=False)
-class AuxiliaryHeads(_NamedLayers):
+class AuxiliaryHeads(NamedLayers):
     """Layers in a row, some of which are auxiliary heads: they classify an intermediate result, only in training.
 
     `AuxiliaryHeads("aux", stem=Conv(3, 64), aux=classifier, stage=Conv(64, 128), pool=GlobalAvgPool(), head=...)`.

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.layers.stateless import Stateless
-from jaxcnn.types import Params, State
+from jaxcnn.layers.stateless import Pure
 from jaxcnn.values import Partial, Value
 
 
-class Function(Stateless, Partial):
+class Function(Partial, Pure):
     """A function of one array as a layer: `Function(jax.nn.relu)`, `Function(jax.nn.gelu, approximate=False)`.
 
     Two are equal if their functions and options are equal. So use a function with a name in a module: a lambda equals
@@ -24,13 +23,6 @@ class Function(Stateless, Partial):
       TypeError: the function is not callable, or an option is not hashable.
     """
 
-    def apply(
-        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
-    ) -> tuple[jax.Array, State]:
-        """Calls the function on `x`."""
-        del params, train, key
-        return self(x), state
-
 
 def _identity(x: jax.Array) -> jax.Array:
     return x
@@ -41,15 +33,12 @@ identity = Function(_identity)
 
 
 @dataclass(frozen=True, repr=False)
-class Flatten(Stateless, Value):
+class Flatten(Pure, Value):
     """Flattens one image to a vector, row by row, channels last: (height, width, channels) to (h * w * c,).
 
     torch flattens channels first: to exchange weights, permute the rows of the dense layer after it.
     """
 
-    def apply(
-        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
-    ) -> tuple[jax.Array, State]:
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Flattens `x`, any shape."""
-        del params, train, key
-        return jnp.ravel(x), state
+        return jnp.ravel(x)

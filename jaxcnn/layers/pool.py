@@ -5,14 +5,13 @@ from dataclasses import dataclass
 import jax
 
 from jaxcnn import ops
-from jaxcnn.layers.stateless import Stateless
+from jaxcnn.layers.stateless import Pure
 from jaxcnn.ops.check import Padding, Size, as_adaptive_size, as_padding, as_pair
-from jaxcnn.types import Params, State
 from jaxcnn.values import Value
 
 
 @dataclass(frozen=True, repr=False)
-class MaxPool(Stateless, Value):
+class MaxPool(Pure, Value):
     """Maximum of each window: `jaxcnn.ops.max_pool`.
 
     Attributes:
@@ -33,12 +32,9 @@ class MaxPool(Stateless, Value):
         _normalize_window(self)
         object.__setattr__(self, "dilation", as_pair("dilation", self.dilation))
 
-    def apply(
-        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
-    ) -> tuple[jax.Array, State]:
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Pools one image (height, width, channels)."""
-        del params, train, key
-        y = ops.max_pool(
+        return ops.max_pool(
             x,
             self.window_shape,
             strides=self.strides,
@@ -46,11 +42,10 @@ class MaxPool(Stateless, Value):
             ceil_mode=self.ceil_mode,
             dilation=self.dilation,
         )
-        return y, state
 
 
 @dataclass(frozen=True, repr=False)
-class AvgPool(Stateless, Value):
+class AvgPool(Pure, Value):
     """Mean of each window: `jaxcnn.ops.avg_pool`.
 
     Attributes:
@@ -70,12 +65,9 @@ class AvgPool(Stateless, Value):
     def __post_init__(self) -> None:
         _normalize_window(self)
 
-    def apply(
-        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
-    ) -> tuple[jax.Array, State]:
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Pools one image (height, width, channels)."""
-        del params, train, key
-        y = ops.avg_pool(
+        return ops.avg_pool(
             x,
             self.window_shape,
             strides=self.strides,
@@ -83,35 +75,28 @@ class AvgPool(Stateless, Value):
             ceil_mode=self.ceil_mode,
             count_include_pad=self.count_include_pad,
         )
-        return y, state
 
 
 @dataclass(frozen=True, repr=False)
-class GlobalAvgPool(Stateless, Value):
+class GlobalAvgPool(Pure, Value):
     """Mean of each channel over the image: (height, width, channels) to (channels,)."""
 
-    def apply(
-        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
-    ) -> tuple[jax.Array, State]:
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Pools one image (height, width, channels)."""
-        del params, train, key
-        return ops.global_avg_pool(x), state
+        return ops.global_avg_pool(x)
 
 
 @dataclass(frozen=True, repr=False)
-class GlobalMaxPool(Stateless, Value):
+class GlobalMaxPool(Pure, Value):
     """Maximum of each channel over the image: (height, width, channels) to (channels,)."""
 
-    def apply(
-        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
-    ) -> tuple[jax.Array, State]:
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Pools one image (height, width, channels)."""
-        del params, train, key
-        return ops.global_max_pool(x), state
+        return ops.global_max_pool(x)
 
 
 @dataclass(frozen=True, repr=False)
-class _Adaptive(Stateless, Value):
+class _Adaptive(Pure, Value):
     """What both adaptive poolings share: their option."""
 
     output_shape: Size | tuple[int | None, int | None]
@@ -131,12 +116,9 @@ class AdaptiveAvgPool(_Adaptive):
       output_shape: (height, width) of the output; None keeps the size of an axis.
     """
 
-    def apply(
-        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
-    ) -> tuple[jax.Array, State]:
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Pools one image (height, width, channels)."""
-        del params, train, key
-        return ops.adaptive_avg_pool(x, self.output_shape), state
+        return ops.adaptive_avg_pool(x, self.output_shape)
 
 
 @dataclass(frozen=True, repr=False)
@@ -147,12 +129,9 @@ class AdaptiveMaxPool(_Adaptive):
       output_shape: (height, width) of the output; None keeps the size of an axis.
     """
 
-    def apply(
-        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
-    ) -> tuple[jax.Array, State]:
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Pools one image (height, width, channels)."""
-        del params, train, key
-        return ops.adaptive_max_pool(x, self.output_shape), state
+        return ops.adaptive_max_pool(x, self.output_shape)
 
 
 def _normalize_window(layer: MaxPool | AvgPool) -> None:

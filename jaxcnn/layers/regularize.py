@@ -13,13 +13,16 @@ from jaxcnn.values import Value
 
 @dataclass(frozen=True, repr=False)
 class Dropout(Stateless, Value):
-    """Drops single values in training: `jaxcnn.ops.dropout`.
+    """Drops single values in training, or whole channels: `jaxcnn.ops.dropout`.
 
     Attributes:
       rate: probability of dropping, in [0, 1).
+      whole_channels: whether all pixels of a channel are dropped together (Tompson et al. 2015, section 3.2), as by
+        torch's `Dropout2d`.
     """
 
     rate: float
+    whole_channels: bool = False
 
     def __post_init__(self) -> None:
         check_rate("Dropout", self.rate)
@@ -31,7 +34,7 @@ class Dropout(Stateless, Value):
         del params
         if not train or self.rate == 0:
             return x, state
-        return ops.dropout(_needed("Dropout", key), x, self.rate), state
+        return ops.dropout(_needed("Dropout", key), x, self.rate, whole_channels=self.whole_channels), state
 
 
 @dataclass(frozen=True, repr=False)

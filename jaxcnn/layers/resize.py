@@ -6,15 +6,14 @@ from typing import get_args
 import jax
 
 from jaxcnn import ops
-from jaxcnn.layers.stateless import Stateless
+from jaxcnn.layers.stateless import Pure
 from jaxcnn.ops.check import Size, as_pair, as_scale
 from jaxcnn.ops.resizing import Method
-from jaxcnn.types import Params, State
 from jaxcnn.values import Value
 
 
 @dataclass(frozen=True, repr=False)
-class Resize(Stateless, Value):
+class Resize(Pure, Value):
     """Resizes an image: `jaxcnn.ops.resize`.
 
     Attributes:
@@ -41,12 +40,9 @@ class Resize(Stateless, Value):
         if self.method not in get_args(Method):
             raise ValueError(f"Resize expects a method among {', '.join(map(repr, get_args(Method)))}, got {self!r}")
 
-    def apply(
-        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
-    ) -> tuple[jax.Array, State]:
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Resizes one image (height, width, channels)."""
-        del params, train, key
-        y = ops.resize(
+        return ops.resize(
             x,
             self.output_shape,
             scale_factor=self.scale_factor,
@@ -54,11 +50,10 @@ class Resize(Stateless, Value):
             align_corners=self.align_corners,
             antialias=self.antialias,
         )
-        return y, state
 
 
 @dataclass(frozen=True, repr=False)
-class PixelShuffle(Stateless, Value):
+class PixelShuffle(Pure, Value):
     """Moves groups of channels into squares of pixels: `jaxcnn.ops.pixel_shuffle`.
 
     Attributes:
@@ -70,16 +65,13 @@ class PixelShuffle(Stateless, Value):
     def __post_init__(self) -> None:
         object.__setattr__(self, "factor", as_pair("factor", (self.factor, self.factor))[0])
 
-    def apply(
-        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
-    ) -> tuple[jax.Array, State]:
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the shuffle to one image (height, width, channels)."""
-        del params, train, key
-        return ops.pixel_shuffle(x, self.factor), state
+        return ops.pixel_shuffle(x, self.factor)
 
 
 @dataclass(frozen=True, repr=False)
-class PixelUnshuffle(Stateless, Value):
+class PixelUnshuffle(Pure, Value):
     """Moves squares of pixels into channels: `jaxcnn.ops.pixel_unshuffle`.
 
     Attributes:
@@ -91,9 +83,6 @@ class PixelUnshuffle(Stateless, Value):
     def __post_init__(self) -> None:
         object.__setattr__(self, "factor", as_pair("factor", (self.factor, self.factor))[0])
 
-    def apply(
-        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
-    ) -> tuple[jax.Array, State]:
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the inverse shuffle to one image (height, width, channels)."""
-        del params, train, key
-        return ops.pixel_unshuffle(x, self.factor), state
+        return ops.pixel_unshuffle(x, self.factor)

@@ -1,4 +1,7 @@
-"""The base of layers without parameters and state."""
+"""The bases of layers without parameters and state."""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -12,3 +15,16 @@ class Stateless:
         """Returns no parameters and no state; the key is not used."""
         del key
         return {}, {}
+
+
+class Pure(Stateless):
+    """A layer that is a function of one image, `layer(image)`, in training and in evaluation."""
+
+    __call__: Callable[[Any], Any]
+
+    def apply(
+        self, params: Params, state: State, x: Any, *, train: bool, key: jax.Array | None = None
+    ) -> tuple[Any, State]:
+        """Calls the layer."""
+        del params, train, key
+        return self(x), state

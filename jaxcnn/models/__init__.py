@@ -68,9 +68,15 @@ from jaxcnn.models.resnet import (
 )
 from jaxcnn.models.resnet_v2 import resnet50_v2, resnet101_v2, resnet152_v2, wide_resnet, wrn_28_10
 from jaxcnn.models.segmentation.deeplab import deeplabv3_mobilenet_v3_large, deeplabv3_resnet50, deeplabv3_resnet101
+from jaxcnn.models.segmentation.deeplabv3_plus import deeplabv3_plus
+from jaxcnn.models.segmentation.encoder_unet import encoder_unet, unet_plus_plus
 from jaxcnn.models.segmentation.fcn import fcn_resnet50, fcn_resnet101
+from jaxcnn.models.segmentation.fpn import fpn
+from jaxcnn.models.segmentation.linknet import linknet
 from jaxcnn.models.segmentation.lraspp import lraspp_mobilenet_v3_large
-from jaxcnn.models.segmentation.u_net import small_unet, unet
+from jaxcnn.models.segmentation.pspnet import pspnet
+from jaxcnn.models.segmentation.u_net import small_unet, unet, unet_2015
+from jaxcnn.models.segmentation.upernet import upernet
 from jaxcnn.models.shufflenet import (
     shufflenet_v2_x0_5,
     shufflenet_v2_x1_0,
@@ -89,6 +95,7 @@ __all__ = [
     "convnext_small",
     "convnext_tiny",
     "deeplabv3_mobilenet_v3_large",
+    "deeplabv3_plus",
     "deeplabv3_resnet50",
     "deeplabv3_resnet101",
     "densenet121",
@@ -106,19 +113,23 @@ __all__ = [
     "efficientnet_v2_l",
     "efficientnet_v2_m",
     "efficientnet_v2_s",
+    "encoder_unet",
     "fcn_resnet50",
     "fcn_resnet101",
     "fcos_resnet50_fpn",
+    "fpn",
     "googlenet",
     "inception_v3",
     "lenet5",
     "lenet5_1998",
+    "linknet",
     "lraspp_mobilenet_v3_large",
     "mlp",
     "mobilenet_v1",
     "mobilenet_v2",
     "mobilenet_v3_large",
     "mobilenet_v3_small",
+    "pspnet",
     "regnet_x_1_6gf",
     "regnet_x_3_2gf",
     "regnet_x_8gf",
@@ -166,6 +177,9 @@ __all__ = [
     "ssd300_vgg16",
     "ssdlite320_mobilenet_v3_large",
     "unet",
+    "unet_2015",
+    "unet_plus_plus",
+    "upernet",
     "vgg11",
     "vgg11_bn",
     "vgg13",

@@ -200,7 +200,7 @@ def inverted_residual(
     activation: Function,
     kernel_size: int = 3,
     gate: Gate | None = None,
-    drop_path: float | None = None,
+    drop_path: float = 0.0,
     norm: Norm = BatchNorm,
     padding: PaddingRule = "symmetric",
     dilation: int = 1,
@@ -215,7 +215,7 @@ def inverted_residual(
       activation: the nonlinearity.
       kernel_size: height and width of the depthwise kernel, in taps; odd.
       gate: weighs the channels after the depthwise convolution: a `squeeze_excite`; None for no gate.
-      drop_path: probability of skipping a residual block in training, in [0, 1); None for no such layer.
+      drop_path: probability of skipping a residual block in training, in [0, 1); see `drop_path_layer`.
       norm: makes the normalisation after each convolution.
       padding: how images are padded; see `PaddingRule`.
       dilation: distance between neighbouring taps of the depthwise kernel, in pixels.
@@ -245,7 +245,7 @@ def inverted_residual(
 
 
 def residual_where_the_shape_stays(
-    layers: Mapping[str, Layer], in_channels: int, out_channels: int, strides: int, drop_path: float | None
+    layers: Mapping[str, Layer], in_channels: int, out_channels: int, strides: int, drop_path: float
 ) -> Residual | Sequential:
     """Puts a shortcut around layers in a row if it can be the identity.
 
@@ -254,15 +254,26 @@ def residual_where_the_shape_stays(
       in_channels: channels of the input.
       out_channels: channels of the output.
       strides: strides of all layers together.
-      drop_path: probability of skipping a residual block in training, in [0, 1); None for no such layer.
+      drop_path: probability of skipping a residual block in training, in [0, 1); see `drop_path_layer`.
 
     Returns:
       The block; a residual one if neither size nor channels change.
     """
     if strides != 1 or in_channels != out_channels:
         return Sequential(**layers)
-    drop = {} if drop_path is None else {"drop_path": DropPath(drop_path)}
-    return Residual(Sequential(**layers, **drop))
+    return Residual(Sequential(**layers, **drop_path_layer(drop_path)))
+
+
+def drop_path_layer(rate: float) -> dict[str, DropPath]:
+    """Builds the last layer of a residual branch, which skips the branch at random; none at a rate of 0.
+
+    Args:
+      rate: probability of skipping the branch in training, in [0, 1).
+
+    Returns:
+      The layer by its name, drop_path, or an empty dict.
+    """
+    return {"drop_path": DropPath(rate)} if rate else {}
 
 
 def build_stages(

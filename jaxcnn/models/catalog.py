@@ -25,6 +25,12 @@ from jaxcnn.models.detection import fcos, retinanet, ssd
 from jaxcnn.models.extreme_inception import xception
 from jaxcnn.models.google_net import googlenet
 from jaxcnn.models.segmentation import deeplab, fcn, lraspp, u_net
+from jaxcnn.models.segmentation.deeplabv3_plus import deeplabv3_plus
+from jaxcnn.models.segmentation.encoder_unet import encoder_unet, unet_plus_plus
+from jaxcnn.models.segmentation.fpn import fpn
+from jaxcnn.models.segmentation.linknet import linknet
+from jaxcnn.models.segmentation.pspnet import pspnet
+from jaxcnn.models.segmentation.upernet import upernet
 from jaxcnn.types import Shape
 from jaxcnn.values import Partial
 
@@ -49,6 +55,7 @@ class Entry(NamedTuple):
       multiply_adds: its multiply-adds for that image in evaluation.
       min_size: smallest height and width of an image that the model takes, in pixels.
       task: what the model is for. A classifier serves regression and several labels too.
+      backbone: name of the classifier within a segmentation model, whose weights it can start from; None for none.
     """
 
     build: Callable[..., Model]
@@ -59,13 +66,27 @@ class Entry(NamedTuple):
     multiply_adds: int
     min_size: int = 1
     task: Kind = "classification"
+    backbone: str | None = None
 
 
 _FLAT = ("in_channels", "image_size")
 _ANY_SIZE = ("in_channels",)
-_SCENE = (520, 520, 3)
 _IMAGENET, _CIFAR, _DIGITS = (224, 224, 3), (32, 32, 3), (32, 32, 1)
 _COCO = (800, 800, 3)
+
+
+def _with_encoder(
+    build: Callable[..., Model], encoder: str, parameters: int, multiply_adds: int, min_size: int = 32
+) -> Entry:
+    """Describes a segmentation model with a classifier as its encoder."""
+    model = Partial(build, encoder=encoder)
+    return Entry(model, (256, 256, 3), 2, _ANY_SIZE, parameters, multiply_adds, min_size, "segmentation", encoder)
+
+
+def _scene(build: Callable[..., Model], parameters: int, multiply_adds: int, backbone: str) -> Entry:
+    """Lists a model for the 21 classes of Pascal VOC, in the size of torchvision's weights."""
+    return Entry(build, (520, 520, 3), 21, _ANY_SIZE, parameters, multiply_adds, 1, "segmentation", backbone)
+
 
 CATALOG: dict[str, Entry] = {
     "mlp": Entry(perceptron.mlp, _DIGITS, 10, _FLAT, 296_586, 296_192),
@@ -163,19 +184,29 @@ CATALOG: dict[str, Entry] = {
     "wrn_28_10": Entry(resnet_v2.wrn_28_10, _CIFAR, 10, _ANY_SIZE, 36_479_194, 5_243_328_768),
     "small_unet": Entry(u_net.small_unet, (64, 64, 3), 2, _ANY_SIZE, 482_754, 145_031_168, 8, "segmentation"),
     "unet": Entry(u_net.unet, (128, 128, 3), 2, _ANY_SIZE, 31_037_698, 12_042_895_360, 16, "segmentation"),
-    "fcn_resnet50": Entry(fcn.fcn_resnet50, _SCENE, 21, _ANY_SIZE, 32_957_013, 142_725_772_800, 1, "segmentation"),
-    "fcn_resnet101": Entry(fcn.fcn_resnet101, _SCENE, 21, _ANY_SIZE, 51_949_141, 222_746_867_200, 1, "segmentation"),
-    "deeplabv3_resnet50": Entry(
-        deeplab.deeplabv3_resnet50, _SCENE, 21, _ANY_SIZE, 39_638_869, 168_731_205_888, 1, "segmentation"
+    "unet_2015": Entry(u_net.unet_2015, (572, 572, 1), 2, _ANY_SIZE, 31_030_658, 150_428_424_448, 188, "segmentation"),
+    "unet_resnet18": _with_encoder(encoder_unet, "resnet18", 14_328_354, 5_407_506_432),
+    "unet_resnet34": _with_encoder(encoder_unet, "resnet34", 24_436_514, 7_823_425_536),
+    "unet_resnet50": _with_encoder(encoder_unet, "resnet50", 32_521_250, 10_641_997_824),
+    "unet_mobilenet_v2": _with_encoder(encoder_unet, "mobilenet_v2", 6_629_090, 3_354_451_968),
+    "unet_efficientnet_b0": _with_encoder(encoder_unet, "efficientnet_b0", 5_839_454, 2_967_259_648),
+    "unet_vgg16_bn": _with_encoder(encoder_unet, "vgg16_bn", 23_756_834, 24_744_296_448),
+    "unet_densenet121": _with_encoder(encoder_unet, "densenet121", 13_607_778, 8_400_142_336),
+    "unet_plus_plus_resnet34": _with_encoder(unet_plus_plus, "resnet34", 26_078_754, 18_393_071_616),
+    "fpn_resnet34": _with_encoder(fpn, "resnet34", 23_155_522, 6_855_589_888),
+    "pspnet_resnet34": _with_encoder(pspnet, "resnet34", 1_505_826, 2_344_820_736, 8),
+    "deeplabv3_plus_resnet50": _with_encoder(deeplabv3_plus, "resnet50", 26_677_842, 9_141_747_712, 16),
+    "upernet_convnext_tiny": _with_encoder(upernet, "convnext_tiny", 37_044_130, 19_105_366_016),
+    "linknet_resnet34": _with_encoder(linknet, "resnet34", 21_771_970, 5_032_116_224),
+    "fcn_resnet50": _scene(fcn.fcn_resnet50, 32_957_013, 142_725_772_800, "resnet50"),
+    "fcn_resnet101": _scene(fcn.fcn_resnet101, 51_949_141, 222_746_867_200, "resnet101"),
+    "deeplabv3_resnet50": _scene(deeplab.deeplabv3_resnet50, 39_638_869, 168_731_205_888, "resnet50"),
+    "deeplabv3_resnet101": _scene(deeplab.deeplabv3_resnet101, 58_630_997, 248_752_300_288, "resnet101"),
+    "deeplabv3_mobilenet_v3_large": _scene(
+        deeplab.deeplabv3_mobilenet_v3_large, 11_025_477, 10_436_350_688, "mobilenet_v3_large"
     ),
-    "deeplabv3_resnet101": Entry(
-        deeplab.deeplabv3_resnet101, _SCENE, 21, _ANY_SIZE, 58_630_997, 248_752_300_288, 1, "segmentation"
-    ),
-    "deeplabv3_mobilenet_v3_large": Entry(
-        deeplab.deeplabv3_mobilenet_v3_large, _SCENE, 21, _ANY_SIZE, 11_025_477, 10_436_350_688, 1, "segmentation"
-    ),
-    "lraspp_mobilenet_v3_large": Entry(
-        lraspp.lraspp_mobilenet_v3_large, _SCENE, 21, _ANY_SIZE, 3_221_538, 2_077_790_120, 1, "segmentation"
+    "lraspp_mobilenet_v3_large": _scene(
+        lraspp.lraspp_mobilenet_v3_large, 3_221_538, 2_077_790_120, "mobilenet_v3_large"
     ),
     "small_retinanet": Entry(
         retinanet.small_retinanet, (128, 128, 3), 10, _ANY_SIZE, 1_527_444, 309_084_160, task="detection"

@@ -11,7 +11,6 @@ from jaxcnn import ops
 from jaxcnn.layers import (
     Conv,
     Dense,
-    DropPath,
     Function,
     GlobalAvgPool,
     Initializer,
@@ -20,7 +19,7 @@ from jaxcnn.layers import (
     Residual,
     Sequential,
 )
-from jaxcnn.models.blocks import Norm, NormOptions, drop_path_rates
+from jaxcnn.models.blocks import Norm, NormOptions, drop_path_layer, drop_path_rates
 
 # The paper's code cuts this normal distribution off at -2 and 2. That is a hundred standard deviations: no effect.
 _init = Initializer(jax.nn.initializers.normal, stddev=0.02)
@@ -107,7 +106,7 @@ def convnext_block(
 
     Args:
       channels: channels of the input and of the output; there are four times as many between.
-      drop_path: probability of skipping the block in training, in [0, 1).
+      drop_path: probability of skipping the block in training, in [0, 1); see `drop_path_layer`.
       norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
 
@@ -121,7 +120,7 @@ def convnext_block(
         gelu=activation,
         project=Dense(4 * channels, channels, kernel_init=_init),
         layer_scale=LayerScale(channels),
-        drop_path=DropPath(drop_path),
+        **drop_path_layer(drop_path),
     )
     return Residual(body)
 

@@ -315,7 +315,7 @@ def mbconv_block(
       kernel_size: height and width of the depthwise kernel, in taps; odd.
       norm: makes the normalisation after each convolution.
       activation: the nonlinearity.
-      drop_path: probability of skipping a residual block in training, in [0, 1).
+      drop_path: probability of skipping a residual block in training, in [0, 1); see `drop_path_layer`.
       padding: how images are padded; see `PaddingRule`.
 
     Returns:
@@ -360,7 +360,7 @@ def fused_block(
       kernel_size: height and width of its kernel, in taps; odd.
       norm: makes the normalisation after each convolution.
       activation: the nonlinearity.
-      drop_path: probability of skipping a residual block in training, in [0, 1).
+      drop_path: probability of skipping a residual block in training, in [0, 1); see `drop_path_layer`.
       padding: how images are padded; see `PaddingRule`.
 
     Returns:

@@ -24,10 +24,10 @@ from jaxcnn.layers import (
     MaxPool,
     Sequential,
 )
-from jaxcnn.layers.stateless import Stateless
+from jaxcnn.layers.stateless import Pure
 from jaxcnn.models.blocks import Norm, PaddingRule, check_padding, conv_norm, relu
 from jaxcnn.ops.check import Size
-from jaxcnn.types import Layer, Params, Shape, State
+from jaxcnn.types import Layer, Shape
 from jaxcnn.values import Partial, Value
 
 _batch_norm = Partial(BatchNorm, epsilon=1e-3)
@@ -213,7 +213,7 @@ class _Maker:
 
 
 @dataclass(frozen=True, repr=False)
-class AuxiliaryPool(Stateless, Value):
+class AuxiliaryPool(Pure, Value):
     """Average pooling to at least 5x5 pixels, for the auxiliary head of Inception v3.
 
     Windows of 5x5 pixels at strides of 3, which make 5x5 of the 17x17 pixels of a 299x299 image (Szegedy et al. 2016,
@@ -232,8 +232,6 @@ class AuxiliaryPool(Stateless, Value):
         """
         return AvgPool(5, strides=3) if min(shape[:2]) >= 17 else AdaptiveAvgPool(5)
 
-    def apply(
-        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
-    ) -> tuple[jax.Array, State]:
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Pools one image (height, width, channels)."""
-        return self.on(x.shape).apply(params, state, x, train=train, key=key)
+        return self.on(x.shape)(x)

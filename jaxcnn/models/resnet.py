@@ -18,7 +18,6 @@ from jax import lax
 from jaxcnn.layers import (
     BatchNorm,
     Dense,
-    DropPath,
     Function,
     GlobalAvgPool,
     MaxPool,
@@ -27,7 +26,7 @@ from jaxcnn.layers import (
     identity,
 )
 from jaxcnn.layers.parameters import check_positive
-from jaxcnn.layers.stateless import Stateless
+from jaxcnn.layers.stateless import Pure
 from jaxcnn.models.blocks import (
     DropPathOptions,
     Norm,
@@ -35,11 +34,12 @@ from jaxcnn.models.blocks import (
     conv,
     conv_norm,
     dilated,
+    drop_path_layer,
     drop_path_rates,
     relu,
     zero_scaled,
 )
-from jaxcnn.types import Layer, Params, State
+from jaxcnn.types import Layer
 from jaxcnn.values import Partial, Value
 
 Stem = Literal["imagenet", "cifar"]
@@ -321,7 +321,7 @@ def basic_block(
       zero_init_residual: whether the last normalisation starts with a zero scale.
       norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
-      drop_path: probability of skipping the block in training, in [0, 1); at 0 there is no such layer.
+      drop_path: probability of skipping the block in training, in [0, 1); see `drop_path_layer`.
       dilation: of the first and of the second convolution.
 
     Returns:
@@ -333,7 +333,7 @@ def basic_block(
         relu=activation,
         conv2=conv(out_channels, out_channels, 3, dilation=dilation[1]),
         norm2=_last_norm(norm, out_channels, zero_init_residual),
-        **_drop_path(drop_path),
+        **drop_path_layer(drop_path),
     )
     return Residual(body, shortcut or _projection(in_channels, out_channels, strides, norm), activation)
 
@@ -369,7 +369,7 @@ def bottleneck_block(
       width_per_group: channels of each group where the output has 256.
       norm: makes the normalisation for a number of channels.
       activation: the nonlinearity.
-      drop_path: probability of skipping the block in training, in [0, 1); at 0 there is no such layer.
+      drop_path: probability of skipping the block in training, in [0, 1); see `drop_path_layer`.
       dilation: of the 3x3 convolution, which is the first one that can have any; the second number has no effect.
       strided: the convolution that has the strides: "conv2", the 3x3 one, or "conv1", as in the paper.
       use_bias: whether the convolutions have biases.
@@ -399,13 +399,13 @@ def bottleneck_block(
         relu2=activation,
         conv3=conv(width, out_channels, 1, use_bias=use_bias),
         norm3=_last_norm(norm, out_channels, zero_init_residual),
-        **_drop_path(drop_path),
+        **drop_path_layer(drop_path),
     )
     return Residual(body, shortcut or _projection(in_channels, out_channels, strides, norm, use_bias), activation)
 
 
 @dataclass(frozen=True, repr=False)
-class ZeroPadShortcut(Stateless, Value):
+class ZeroPadShortcut(Pure, Value):
     """Takes every n-th pixel and adds channels of zeros: a shortcut without parameters (option A).
 
     Attributes:
@@ -427,25 +427,18 @@ class ZeroPadShortcut(Stateless, Value):
                 f"got {self.out_channels}"
             )
 
-    def apply(
-        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
-    ) -> tuple[jax.Array, State]:
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Shrinks and pads one image (height, width, in_channels)."""
-        del params, train, key
         if x.ndim != 3 or x.shape[2] != self.in_channels:
             raise ValueError(
                 f"ZeroPadShortcut expects one image of shape (height, width, {self.in_channels}), got {x.shape}"
             )
         taken = lax.slice(x, (0, 0, 0), x.shape, (self.strides, self.strides, 1))
-        return jnp.pad(taken, ((0, 0), (0, 0), (0, self.out_channels - self.in_channels))), state
+        return jnp.pad(taken, ((0, 0), (0, 0), (0, self.out_channels - self.in_channels)))
 
 
 def _last_norm(norm: Norm, channels: int, zero_init: bool) -> Layer:
     return zero_scaled(norm(channels)) if zero_init else norm(channels)
-
-
-def _drop_path(rate: float) -> dict[str, Layer]:
-    return {"drop_path": DropPath(rate)} if rate else {}
 
 
 def _projection(in_channels: int, out_channels: int, strides: int, norm: Norm, use_bias: bool = False) -> Layer:

@@ -1,12 +1,14 @@
 """Dropout and stochastic depth, for training."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
 from jaxcnn.ops.check import check_floating, check_rate
 
 
-def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
+def dropout(key: jax.Array, x: jax.Array, rate: float, *, whole_channels: bool = False) -> jax.Array:
     """Sets each value to zero with probability `rate`, and scales the others by 1 / (1 - rate).
 
     This keeps the expectation of every value (Srivastava et al. 2014; scaled at training time).
@@ -15,6 +17,7 @@ def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
       key: typed random key, consumed.
       x: any shape, floating point.
       rate: probability of dropping, in [0, 1).
+      whole_channels: whether all values of a channel, the last axis, are dropped together.
 
     Returns:
       Same shape and dtype as `x`: zero, or x / (1 - rate).
@@ -27,7 +30,8 @@ def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
     check_rate("dropout", rate)
     rate = float(rate)
     # Drawn along one axis: under vmap, XLA takes much longer to compile draws of several axes for CPU.
-    keep = jax.random.bernoulli(key, 1.0 - rate, (x.size,)).reshape(x.shape)
+    shape = x.shape[-1:] if whole_channels else x.shape
+    keep = jax.random.bernoulli(key, 1.0 - rate, (math.prod(shape),)).reshape(shape)
     return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
 
 

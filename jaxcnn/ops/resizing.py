@@ -103,9 +103,12 @@ def _sizes(
         )
     if scale_factor is None:
         return as_image_size("output_shape", output_shape), (None, None)
-    if not is_known(x.shape):
-        raise ValueError(f"resize expects a known size with scale_factor, got {x.shape}; give output_shape")
     factors = as_scale("scale_factor", scale_factor)
+    if not is_known(x.shape):
+        if all(factor.is_integer() for factor in factors):
+            # The scale is the quotient of the sizes.
+            return (x.shape[0] * int(factors[0]), x.shape[1] * int(factors[1])), (None, None)
+        raise ValueError(f"resize expects a known size with a scale_factor of {scale_factor}, got {x.shape}")
     height, width = (math.floor(size * factor) for size, factor in zip(x.shape, factors, strict=False))
     if height < 1 or width < 1:
         raise ValueError(

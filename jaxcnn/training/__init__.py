@@ -6,13 +6,13 @@ Checkpoints are in `training.checkpoint`.
 from jaxcnn.training.loop import Fitted, NonFiniteLossError, Progress, evaluate, fit, image_batches, predict
 from jaxcnn.training.metrics import Metrics
 from jaxcnn.training.mixing import CutMix, Mixup, RandomMix
+from jaxcnn.training.mosaic import Mosaic, ObjectMixup
 from jaxcnn.training.observers import Observer
 from jaxcnn.training.optimizers import make_optimizer, make_schedule
 from jaxcnn.training.precision import Precision
 from jaxcnn.training.range_test import RangeTest, find_learning_rate
 from jaxcnn.training.rates import decay_by_name, scale_by_name
 from jaxcnn.training.recipe import Recipe
-from jaxcnn.training.run_folder import load_model
 from jaxcnn.training.runs import Result, run
 from jaxcnn.training.step import make_eval_step, make_predict_step, make_train_step
 from jaxcnn.training.trackers import TensorBoard, WeightsAndBiases
@@ -23,6 +23,7 @@ from jaxcnn.training.train_state import (
     init_train_state,
     make_train_state,
 )
+from jaxcnn.training.trained_model import load_model
 from jaxcnn.training.whitening import whitened
 
 __all__ = [
@@ -31,7 +32,9 @@ __all__ = [
     "Fitted",
     "Metrics",
     "Mixup",
+    "Mosaic",
     "NonFiniteLossError",
+    "ObjectMixup",
     "Observer",
     "Precision",
     "Progress",

@@ -229,6 +229,11 @@ class Experiment:
 
     def _check_classes(self, outputs: Shape) -> None:
         count = len(self.splits["train"].class_names)
+        if count == 1 and isinstance(self.task, Classification):
+            raise ValueError(
+                f"expected at least two classes, got only {self.splits['train'].class_names[0]!r}; a classifier needs "
+                "something to tell apart"
+            )
         whole_image = isinstance(self.task, Classification | MultiLabel)
         if count and (outputs if whole_image else outputs[-1:]) != (count,):
             each = "" if whole_image else " and pixel"

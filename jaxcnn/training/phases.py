@@ -158,9 +158,8 @@ def cut_in_two(model: Layer) -> tuple[Layer, Layer]:
         first_trained = list(children)[len(frozen)]
         raise RecipeError(
             "cache_features",
-            f"expects a model that begins with frozen layers, but {first_trained} is trained; use ",
+            f"expects a model that begins with frozen layers, but {first_trained} is trained; use freeze backbone",
             "freeze",
-            " backbone",
         )
     first = {name: layer if name in frozen else _Skipped(layer) for name, layer in children.items()}
     second = {name: _Skipped(layer) if name in frozen else layer for name, layer in children.items()}

@@ -19,15 +19,12 @@ class RecipeError(ValueError):
     """A field of a recipe has an invalid value.
 
     Attributes:
-      field: name of the field.
-      expected: the message after that name.
-      other: name of another field, which follows in the message, or "".
-      rest: the message after that other name.
+      fields: the names of fields in the message: it begins with the first, and has the others in this order.
     """
 
-    def __init__(self, field: str, expected: str, other: str = "", rest: str = "") -> None:
-        super().__init__(f"{field} {expected}{other}{rest}")
-        self.field, self.expected, self.other, self.rest = field, expected, other, rest
+    def __init__(self, field: str, message: str, *others: str) -> None:
+        super().__init__(f"{field} {message}")
+        self.fields = (field, *others)
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,7 +55,8 @@ class Recipe(Value):
     augment: str = "affine"
     """Augmentation of the training images: a name or a list, such as 'random_crop(padding=4), flip(), cutout(8)'.
     Names: affine (rotate, scale, shear, shift); crop-flip and crop-flip-cutout, for small photographs; standard (random
-    resized crop and flip), and color-jitter, randaugment, trivial and augmix, which add to it; none."""
+    resized crop and flip), and color-jitter, randaugment, trivial and augmix, which add to it; ssd and
+    large-scale-jitter, for images with objects; none."""
     mixup: float = 0.0
     """Mix pairs of images and their labels: parameter alpha of the shares, 0 for none. For classification. With cutmix,
     one of the two is drawn for each batch, both equally likely."""
@@ -72,7 +70,8 @@ class Recipe(Value):
     """Decay of an exponential moving average of the parameters, such as 0.999; the average is evaluated, saved and
     exported. Default: none."""
     auxiliary_weight: float = 0.3
-    """Weight of the loss of each auxiliary head: 0.3 for googlenet, 0.4 for inception_v3; other models have none."""
+    """Weight of the loss of each auxiliary head: 0.3 for googlenet, 0.4 for inception_v3, 0.5 for fcn and deeplabv3;
+    other models have none."""
     drop_path_warmup_epochs: float = 0.0
     """Epochs in which the rates of stochastic depth (drop path) rise linearly from zero to those of the model; 0 for
     the full rates from the start. For models with drop path, such as convnext_tiny."""
@@ -233,7 +232,7 @@ def _check_numbers(recipe: Recipe) -> None:
             f"expects three numbers above 0 that sum to 1, for training, validation and test, got {fractions!r}",
         )
     if recipe.unfreeze_epoch is not None and recipe.unfreeze_epoch >= recipe.epochs:
-        raise RecipeError("unfreeze_epoch", "expects a number below ", "epochs", f", got {recipe.unfreeze_epoch!r}")
+        raise RecipeError("unfreeze_epoch", f"expects a number below epochs, got {recipe.unfreeze_epoch!r}", "epochs")
     shortest = min(last - first for first, last in recipe.phase_epochs())
     if recipe.warmup_epochs is not None and recipe.warmup_epochs > shortest:
         raise RecipeError(
@@ -244,9 +243,9 @@ def _check_numbers(recipe: Recipe) -> None:
     if recipe.drop_path_warmup_epochs > recipe.epochs:
         raise RecipeError(
             "drop_path_warmup_epochs",
-            "expects at most the ",
+            f"expects at most the epochs {recipe.epochs}, got {recipe.drop_path_warmup_epochs:g}: the rates would "
+            "never reach those of the model",
             "epochs",
-            f" {recipe.epochs}, got {recipe.drop_path_warmup_epochs:g}: the rates would never reach those of the model",
         )
 
 
@@ -262,17 +261,19 @@ def _check_dependencies(recipe: Recipe) -> None:
         ("cache_features", recipe.cache_features, "freeze", recipe.freeze is not None),
     ):
         if given and not there:
-            raise RecipeError(name, "has an effect only with ", needs, "; give both, or omit it")
+            raise RecipeError(name, f"has an effect only with {needs}; give both, or omit it", needs)
     if recipe.batch_size % recipe.micro_batches:
         raise RecipeError(
-            "micro_batches", "expects a divisor of ", "batch_size", f" {recipe.batch_size}, got {recipe.micro_batches}"
+            "micro_batches",
+            f"expects a divisor of batch_size {recipe.batch_size}, got {recipe.micro_batches}",
+            "batch_size",
         )
     if recipe.cache_features and recipe.augmentation is not None:
         raise RecipeError(
             "cache_features",
-            "expects ",
+            f"expects augment none, got {recipe.augment}: augmentation changes the images, and so their features, in "
+            "every epoch",
             "augment",
-            f" none, got {recipe.augment}: augmentation changes the images, and so their features, in every epoch",
         )
 
 

@@ -18,7 +18,7 @@ import secrets
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -27,22 +27,28 @@ import numpy as np
 from jaxcnn import trees
 from jaxcnn.data import FitPicture
 from jaxcnn.files import LockedError, check_target, locked, written_whole
-from jaxcnn.layers.flow import structure
 from jaxcnn.models.text import difference, parse_value
 from jaxcnn.text import printable
 from jaxcnn.training import first_schema
 from jaxcnn.training.checkpoint import Checkpoints
 from jaxcnn.training.recipe import Recipe
+from jaxcnn.training.run_files import (
+    RESTORE,
+    RunFolderError,
+    parse_json,
+    read_json,
+    reading_errors,
+    sealed,
+    verified,
+    write_json,
+    writing_errors,
+)
 from jaxcnn.types import Layer, Params, Shape, State, Task
 
 SCHEMA = 1
 """Version of the layout. For folders without one, see `jaxcnn.training.first_schema`."""
 
 _REQUIRED = ("recipe", "model", "task", "image_shape", "class_names", "data_fingerprint", "versions")
-
-
-class RunFolderError(ValueError):
-    """A path is not a run folder, or its files are damaged, were edited, belong to another run or cannot be written."""
 
 
 class RunFolder:
@@ -68,7 +74,7 @@ class RunFolder:
                 f"expected the folder of a run, with a config.json, got {printable(path)}; create one with "
                 "`jaxcnn train`"
             )
-        config = _read_json(file)
+        config = read_json(file)
         if "schema" not in config:
             self.config = _upgraded(config, file)
             return
@@ -77,7 +83,7 @@ class RunFolder:
                 f"expected a run folder of schema {SCHEMA} in {printable(file)}, got {config['schema']!r}; it was "
                 "written by a later version of jaxcnn, which can read it"
             )
-        self.config = _verified(config, file)
+        self.config = verified(config, file)
         if missing := [name for name in ("run", *_REQUIRED) if name not in self.config]:
             raise RunFolderError(
                 f"expected {', '.join(missing)} in {printable(file)}; was it written by another program?"
@@ -105,10 +111,10 @@ class RunFolder:
         folder = Path(path)
         _check_path(folder)
         # Before the folder is made: a value that JSON does not know leaves none.
-        content = _sealed({"schema": SCHEMA, "run": secrets.token_hex(8), **config})
+        content = sealed({"schema": SCHEMA, "run": secrets.token_hex(8), **config})
         if not numbered:
             _check_empty(folder)
-        with _written(folder):
+        with writing_errors(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             if numbered:
                 folder = _numbered(folder)
@@ -116,9 +122,9 @@ class RunFolder:
                 folder.mkdir(exist_ok=True)
         with _locked(folder):
             _check_empty(folder)
-            with _written(folder):
+            with writing_errors(folder):
                 _remove_unfinished(folder)
-                _write_json(folder / "config.json", content)
+                write_json(folder / "config.json", content)
             run = cls(folder)
             with run._guarded():
                 yield run
@@ -134,13 +140,13 @@ class RunFolder:
           RunFolderError: another process trains in it, or it cannot be written.
         """
         with _locked(self.path), self._guarded():
-            with _written(self.path):
+            with writing_errors(self.path):
                 _remove_unfinished(self.path)
             yield self
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
-        with _written(self.path):
+        with writing_errors(self.path):
             self._lock = os.stat(self.path / "lock").st_ino
         try:
             yield
@@ -261,22 +267,22 @@ class RunFolder:
         """
         file, lines = self.path / "metrics.jsonl", []
         if file.exists():
-            with _read(file):
+            with reading_errors(file):
                 *lines, _unfinished = file.read_bytes().split(b"\n")
         rows = [self._row(line, number, file) for number, line in enumerate(lines, start=1)]
         result = self.result()
         if result is not None and len(rows) < (least := result["best_epoch"]):
             raise RunFolderError(
                 f"expected the metrics of at least {least} epochs in {printable(file)}, as result.json says, got "
-                f"{len(rows)}; {_RESTORE}"
+                f"{len(rows)}; {RESTORE}"
             )
         return rows
 
     def _row(self, line: bytes, number: int, file: Path) -> dict[str, Any]:
         where = f"{printable(file)}, line {number}"
-        row = self._unsigned(_parse_json(line, where), where)
+        row = self._unsigned(parse_json(line, where), where)
         if row.get("epoch") != number:
-            raise RunFolderError(f"expected epoch {number} in {where}, got {row.get('epoch')!r}; {_RESTORE}")
+            raise RunFolderError(f"expected epoch {number} in {where}, got {row.get('epoch')!r}; {RESTORE}")
         return row
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
@@ -289,7 +295,7 @@ class RunFolder:
           RunFolderError: the folder was deleted, or the line cannot be written.
         """
         self.check_writable()
-        with _written(self.path), check_target(self.path / "metrics.jsonl").open("a") as file:
+        with writing_errors(self.path), check_target(self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(self._signed(row)) + "\n")
 
     def keep_metrics(self, epochs: int) -> list[dict[str, Any]]:
@@ -308,21 +314,21 @@ class RunFolder:
         if len(rows) < epochs:
             raise RunFolderError(
                 f"expected the metrics of {epochs} epochs in {printable(self.path / 'metrics.jsonl')}, "
-                f"got {len(rows)}; {_RESTORE}"
+                f"got {len(rows)}; {RESTORE}"
             )
         self.check_writable()
-        with _written(self.path), written_whole(self.path / "metrics.jsonl") as file:
+        with writing_errors(self.path), written_whole(self.path / "metrics.jsonl") as file:
             file.write("".join(json.dumps(self._signed(row)) + "\n" for row in rows).encode())
         return rows
 
     def _signed(self, content: Mapping[str, Any]) -> Mapping[str, Any]:
-        return content if self.id is None else _sealed({**content, "run": self.id})
+        return content if self.id is None else sealed({**content, "run": self.id})
 
     def _unsigned(self, content: dict[str, Any], where: Path | str) -> dict[str, Any]:
         """Checks and removes what `_signed` added."""
         if self.id is None:
             return content
-        rest = _verified(content, where)
+        rest = verified(content, where)
         if rest.pop("run", None) != self.id:
             raise RunFolderError(
                 f"expected the content of run {self.id} in {printable(where)}, got that of another run"
@@ -336,7 +342,7 @@ class RunFolder:
           RunFolderError: the file is damaged, was edited, or belongs to another run.
         """
         file = self.path / "result.json"
-        return self._unsigned(_read_json(file), file) if file.exists() else None
+        return self._unsigned(read_json(file), file) if file.exists() else None
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Writes result.json.
@@ -345,8 +351,8 @@ class RunFolder:
           RunFolderError: the folder was deleted, or the file cannot be written.
         """
         self.check_writable()
-        with _written(self.path):
-            _write_json(self.path / "result.json", self._signed(result))
+        with writing_errors(self.path):
+            write_json(self.path / "result.json", self._signed(result))
 
     def save_best(self, params: Params, state: State, epoch: int) -> None:
         """Writes best.npz.
@@ -362,19 +368,19 @@ class RunFolder:
         self.check_writable()
         leaves = trees.named_leaves({"params": params, "state": state})
         arrays = {name: np.asarray(leaf) for name, leaf in leaves.items()}
-        about = _sealed(
+        about = sealed(
             {
                 "run": self.id,
                 "epoch": epoch,
                 "leaves": {
-                    name: {"dtype": str(array.dtype), "shape": list(array.shape), "crc32": _crc32(array)}
+                    name: {"dtype": str(array.dtype), "shape": list(array.shape), "crc32": zlib.crc32(array.tobytes())}
                     for name, array in arrays.items()
                 },
             }
         )
         # NumPy's format does not support bfloat16: all arrays are written as bytes.
         content: Any = {name: np.frombuffer(array.tobytes(), np.uint8) for name, array in arrays.items()}
-        with _written(self.path), written_whole(self.path / "best.npz") as file:
+        with writing_errors(self.path), written_whole(self.path / "best.npz") as file:
             np.savez(file, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **content)
 
     def read_best(self) -> tuple[dict[str, dict[str, jax.Array]], int, tuple[str, ...]]:
@@ -405,7 +411,7 @@ class RunFolder:
         try:
             with file.open("rb") as opened, np.load(opened, allow_pickle=False) as content:
                 arrays = {name: content[name] for name in content.files}
-            about = _verified(_parse_json(arrays.pop("about").tobytes(), file), file)
+            about = verified(parse_json(arrays.pop("about").tobytes(), file), file)
             if about["run"] != self.id:
                 raise RunFolderError(
                     f"expected the weights of run {self.id} in {printable(file)}, got those of another"
@@ -413,7 +419,7 @@ class RunFolder:
             leaves = {}
             for name, leaf in about["leaves"].items():
                 array = np.frombuffer(arrays[name].tobytes(), jnp.dtype(leaf["dtype"])).reshape(leaf["shape"])
-                if _crc32(array) != leaf["crc32"]:
+                if zlib.crc32(array.tobytes()) != leaf["crc32"]:
                     raise RunFolderError(f"leaf {name!r} does not match its checksum")
                 leaves[name] = jnp.array(array)
             return leaves, about["epoch"]
@@ -441,83 +447,7 @@ def is_run_folder(path: str | os.PathLike[str]) -> bool:
     return (folder / "config.json").is_file() and ((folder / "best.npz").exists() or (folder / "checkpoints").is_dir())
 
 
-class ModelInfo(NamedTuple):
-    """Facts about the trained model of a run.
-
-    Attributes:
-      image_shape: (height, width, channels) of the images; their pixels are in [0, 1].
-      class_names: names of the classes; empty without classes.
-      task: the task, which decodes the outputs.
-      precision: dtype of the computation.
-      epoch: the best epoch.
-      skipped: one line for each damaged checkpoint that was newer; empty if best.npz is there.
-      fitted: what fitted the images of the data; None if they had one size already.
-    """
-
-    image_shape: Shape
-    class_names: tuple[str, ...]
-    task: Task
-    precision: str
-    epoch: int
-    skipped: tuple[str, ...]
-    fitted: FitPicture | None = None
-
-    @property
-    def preprocessing(self) -> FitPicture | None:
-        """Prepares pictures: as the images of the data, or by `FitPicture`; None if the images have no one size."""
-        whole = len(self.image_shape) == 3 and all(self.image_shape)
-        return self.fitted or (FitPicture(self.image_shape) if whole else None)
-
-
-class TrainedModel(NamedTuple):
-    """The trained model of a run.
-
-    Attributes:
-      layer: the model.
-      params: parameters of the best epoch.
-      state: its state.
-      info: its images, classes and task.
-    """
-
-    layer: Layer
-    params: Params
-    state: State
-    info: ModelInfo
-
-
-def load_model(path: str | os.PathLike[str], *, layer: Layer | None = None) -> TrainedModel:
-    """Reads the trained model of a run folder; neither the data nor the optimizer is needed.
-
-    The folder of a run of version 0.1 lacks the class names; they are read from the data.
-
-    Args:
-      path: the run folder.
-      layer: the model, if it has classes that are not imported or functions of your own; None reads it from the folder.
-
-    Returns:
-      The model with the weights of its best epoch.
-
-    Raises:
-      RunFolderError: the path is not a run folder, the folder is damaged, its model is unknown or differs from `layer`,
-        or no epoch is finished.
-      CheckpointError: there is no best.npz, and all checkpoints are damaged.
-    """
-    folder = RunFolder(path)
-    where = printable(folder.path / "config.json")
-    found, image_shape, class_names = folder.described(layer)
-    leaves, epoch, skipped = folder.read_best()
-    like = structure(found)
-    try:
-        params, state = map(trees.unflatten, leaves.values(), like)
-    except ValueError as error:
-        raise RunFolderError(f"expected the weights of the model in {where}, got others: {error}") from error
-    precision, fit = folder.config["recipe"]["precision"], folder.preprocessing
-    info = ModelInfo(image_shape, class_names, folder.task, precision, epoch, skipped, fit)
-    return TrainedModel(found, params, state, info)
-
-
 _FILES = ("config.json", "metrics.jsonl", "result.json", "best.npz")
-_RESTORE = "restore the file from a copy, or start a new run"
 
 
 def _no_epoch(path: Path) -> str:
@@ -528,7 +458,7 @@ def _no_epoch(path: Path) -> str:
 
 def _upgraded(config: dict[str, Any], file: Path) -> dict[str, Any]:
     if not isinstance(config.get("options"), dict) or not isinstance(config.get("versions"), dict):
-        raise RunFolderError(f"expected the options of a run in {printable(file)}, got another file; {_RESTORE}")
+        raise RunFolderError(f"expected the options of a run in {printable(file)}, got another file; {RESTORE}")
     return first_schema.upgraded(config)
 
 
@@ -585,7 +515,7 @@ def _locked(folder: Path) -> Iterator[None]:
     """Holds the lock of a folder."""
     with contextlib.ExitStack() as held:
         try:
-            with _written(folder):
+            with writing_errors(folder):
                 held.enter_context(locked(folder / "lock"))
         except LockedError as error:
             raise RunFolderError(
@@ -593,69 +523,3 @@ def _locked(folder: Path) -> Iterator[None]:
                 f"{printable(error.holder)} trains; wait for it, or stop it"
             ) from None
         yield
-
-
-@contextlib.contextmanager
-def _written(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns the system's errors of writing into `RunFolderError`."""
-    try:
-        yield
-    except OSError as error:
-        raise RunFolderError(
-            f"cannot write to the run folder {printable(path)}: {error.strerror or error}; check the free space and "
-            "the permissions"
-        ) from error
-
-
-@contextlib.contextmanager
-def _read(file: Path) -> Iterator[None]:
-    """Turns the system's errors of reading into `RunFolderError`."""
-    try:
-        yield
-    except OSError as error:
-        raise RunFolderError(f"cannot read {printable(file)}: {error.strerror or error}") from error
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    with _read(file):
-        content = file.read_bytes()
-    return _parse_json(content, file)
-
-
-def _parse_json(content: bytes, where: Path | str) -> dict[str, Any]:
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise RunFolderError(f"expected JSON in {printable(where)}, got: {error}; {_RESTORE}") from error
-    if not isinstance(value, dict):
-        raise RunFolderError(f"expected a JSON object in {printable(where)}, got {value!r:.40}; {_RESTORE}")
-    return value
-
-
-def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    with written_whole(file) as opened:
-        opened.write((json.dumps(content, indent=2) + "\n").encode())
-
-
-def _sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Adds a checksum of the content."""
-    return {**content, "checksum": _checksum(content)}
-
-
-def _verified(content: dict[str, Any], where: Path | str) -> dict[str, Any]:
-    """Checks and removes the checksum."""
-    rest = {name: value for name, value in content.items() if name != "checksum"}
-    if content.get("checksum") != _checksum(rest):
-        raise RunFolderError(
-            f"expected the content that jaxcnn wrote to {printable(where)}, got an edited or damaged one: its checksum "
-            f"does not match; {_RESTORE}"
-        )
-    return rest
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
-
-
-def _crc32(array: np.ndarray) -> int:
-    return zlib.crc32(array.tobytes())

@@ -84,8 +84,9 @@ def make_train_step(
       ema: decay of moving averages of parameters and state, in [0, 1), or None; it needs a train state made with
         `ema=True`. The first steps decay by (1 + step) / (10 + step), if that is less, so that the averages forget the
         start.
-      auxiliary_weight: weight of each auxiliary head's loss, at least 0, for models with `AuxiliaryHeads`: 0.3 for
-        GoogLeNet (Szegedy et al. 2015, section 5), 0.4 for Inception v3 (torchvision's and the authors' code).
+      auxiliary_weight: weight of each auxiliary head's loss, at least 0, for models with such heads: 0.3 for GoogLeNet
+        (Szegedy et al. 2015, section 5), 0.4 for Inception v3 (torchvision's and the authors' code), 0.5 for FCN and
+        DeepLabV3 (torchvision's code).
       drop_path_schedule: from the step to a factor in [0, 1] of the rates of all `DropPath` layers, such as
         `optax.linear_schedule(0.0, 1.0, steps)` (ScheduledDropPath, Zoph et al. 2018); None for the rates as
         they are.

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from object_folders import coco_content, write_coco
 from PIL import Image
 
 from jaxcnn.cli import info
@@ -117,3 +118,17 @@ def test_objects_are_counted(jaxcnn, tmp_path):
     lines = [line.split() for line in done.out.splitlines()]
     assert ["9", "576", "89", "157"] in lines
     assert ["test", "1,170", "62", "2.9", "6", "16x5", "30x21", "48x42", "0", "0"] in lines
+
+
+def test_annotated_objects_are_counted_and_clipped_on_request(jaxcnn, tmp_path):
+    made = coco_content()
+    made["annotations"][0]["bbox"] = [-9, 3, 20, 10]
+    write_coco(tmp_path, "train", made)
+    options = ["data", "info", f"coco:{tmp_path}", "--output", tmp_path / "sheet.png"]
+    done = jaxcnn(*options)
+    assert done.status == 2
+    assert "annotation id 11: the box (-9, 3, 11, 13)" in done.err
+    assert "--clip-boxes" in done.err
+    done = jaxcnn(*options, "--clip-boxes", "--json")
+    assert done.status == 0, done.err
+    assert json.loads(done.out)["parts"]["train"]["objects"][0] == [1, 1, 0, 1, 0, 1]

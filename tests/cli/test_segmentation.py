@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxcnn import load
+from jaxcnn.interop.preprocessing import Preprocessing
+from jaxcnn.interop.weights import save_torch
 from jaxcnn.layers import Conv, Function, Sequential
 from jaxcnn.models.catalog import CATALOG, Entry
+from jaxcnn.tasks import Segmentation
 from jaxcnn.training.run_folder import RunFolder
 
 
@@ -55,6 +59,12 @@ def test_the_task_is_that_of_the_data(segmented):
             assert np.asarray(image.convert("L"), float).std() > 5
 
 
+def test_evaluate_measures_outlines_where_it_is_asked_to(jaxcnn, segmented):
+    done = jaxcnn("evaluate", segmented, "--boundary-iou")
+    assert re.search(r"mean boundary IoU \d+\.\d\d%", done.out)
+    assert re.search(r"class +IoU +dice +boundary IoU\n", done.out)
+
+
 def test_evaluate_shows_every_class(jaxcnn, segmented):
     done = jaxcnn("evaluate", segmented)
     result = RunFolder(segmented).result()
@@ -97,3 +107,29 @@ def test_a_classifier_is_refused_for_masks(jaxcnn, pictures, tmp_path):
         "error: expected a model for data with masks, such as small_unet, got small_cnn, which is for classification\n"
     )
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_pictures")
+def test_published_weights_are_trained_for_other_classes(jaxcnn, pictures, tmp_path):
+    name = "lraspp_mobilenet_v3_large"
+    model = CATALOG[name].build(21)
+    params, state = model.init(jax.random.key(0))
+    save_torch(tmp_path / "weights.pth", model, params, state, architecture=f"torchvision/{name}")
+    network = load(tmp_path / "weights.pth", model=name)
+    assert (network.task, network.preprocessing) == (Segmentation(21), Preprocessing(520, None))
+    words = ["--init-from", tmp_path / "weights.pth", "--batch-size", 6, "--epochs", 1, "--augment", "none"]
+    done = jaxcnn("train", "--model", name, "--data", pictures, *words, "--run-dir", tmp_path / "run")
+    assert (done.status, done.err) == (0, "")
+    run = RunFolder(tmp_path / "run")
+    assert run.config["task"] == "Segmentation(2)"
+    assert run.config["model"].startswith("Normalized(")
+    trained = load(tmp_path / "run")
+    assert trained.params["head"]["fine"]["kernel"].shape == (1, 1, 40, 2)
+    image = np.zeros((9, 7, 3), np.float32)
+    assert trained(image[None]).shape == (1, 9, 7, 2)
+    # A run goes on from another one, and from its normalization.
+    words[1] = tmp_path / "run"
+    done = jaxcnn("train", "--model", name, "--data", pictures, *words, "--run-dir", tmp_path / "next")
+    assert (done.status, done.err) == (0, "")
+    assert RunFolder(tmp_path / "next").config["model"] == run.config["model"]

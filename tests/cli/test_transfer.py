@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -13,12 +14,15 @@ from jaxcnn.cli.train import stored_options
 from jaxcnn.interop import weights as published_weights
 from jaxcnn.interop.preprocessing import Preprocessing
 from jaxcnn.interop.weights import Weights, save_safetensors
-from jaxcnn.layers import AuxiliaryHeads, Conv, Dense, Function, GlobalAvgPool, Sequential
-from jaxcnn.models import mlp, resnet20, small_cnn
-from jaxcnn.models.normalized import normalized
+from jaxcnn.layers import AuxiliaryHeads, Backbone, Conv, Dense, Function, GlobalAvgPool, Sequential
+from jaxcnn.models import mlp, resnet18, resnet20, resnet50, small_cnn
+from jaxcnn.models.catalog import CATALOG
+from jaxcnn.models.normalized import Normalization, normalized
+from jaxcnn.models.segmentation.fcn import fcn, fcn_resnet
 from jaxcnn.training.phases import cut_in_two, make_phases
 from jaxcnn.training.recipe import Recipe
-from jaxcnn.training.run_folder import RunFolder, load_model
+from jaxcnn.training.run_folder import RunFolder
+from jaxcnn.training.trained_model import load_model
 
 FIRST, SECOND = ["0", "1", "2", "3", "4"], ["5", "6", "7", "8", "9"]
 # 18 training images of each class: 3 steps of 30 in an epoch. Frozen until step 6, a checkpoint every 4 epochs.
@@ -378,6 +382,76 @@ def test_published_weights_without_a_first_convolution_are_not_converted(publish
     with pytest.raises(CommandError, match=r"do not fit mlp for these images:\n  'dense1/kernel' is \(192, 256\)"):
         transfer.first_parameters(options, model, jax.random.key(0), source)
     assert notes == []
+
+
+def small_fcn(**options):
+    body = Sequential(stem=Conv(3, 8), stage=Conv(8, 12, strides=2))
+    return fcn(Backbone(body, ["stem", "stage"]), 5, **options)
+
+
+def test_an_auxiliary_head_that_the_weights_do_not_have_is_new():
+    model, plain = small_fcn(), small_fcn(aux_heads=False)
+    params, state = plain.init(jax.random.key(1))
+    source = transfer.Source("x.pth", trees.named_leaves(params), trees.named_leaves(state), plain, None)
+    filled, filled_state = transfer.first_parameters(
+        Train(model="fcn_resnet50", init_from="x.pth"), model, jax.random.key(0), source
+    )
+    drawn, drawn_state = model.init(jax.random.key(0))
+    for tree, was, new in ((filled, params, drawn), (filled_state, state, drawn_state)):
+        assert jax.tree.structure(tree) == jax.tree.structure(new)
+        leaves = trees.named_leaves(was) | trees.named_leaves({"aux": new["aux"]})
+        assert all(np.array_equal(leaf, leaves[name]) for name, leaf in trees.named_leaves(tree).items())
+    # Where the weights have a part of it, they are damaged.
+    source.params["aux/conv/kernel"] = drawn["aux"]["conv"]["kernel"]
+    with pytest.raises(CommandError, match="missing 'aux/norm/scale'"):
+        transfer.first_parameters(Train(model="fcn_resnet50", init_from="x.pth"), model, jax.random.key(0), source)
+
+
+def test_a_segmentation_model_starts_from_the_weights_of_its_classifier(monkeypatch, tmp_path):
+    classifier = resnet18(7)
+    entry = CATALOG["fcn_resnet50"]._replace(backbone="resnet18")
+    monkeypatch.setitem(CATALOG, "fcn_resnet50", entry)
+    params, state = classifier.init(jax.random.key(1))
+    save_safetensors(tmp_path / "resnet18.safetensors", classifier, params, state)
+    options, notes = Train(model="fcn_resnet50", init_from=str(tmp_path / "resnet18.safetensors")), []
+    source = transfer.read_source(options, 3, notes.append)
+    assert notes == ["weights of resnet18 for the backbone; the other layers are new"]
+    model = fcn_resnet(resnet18, 5)
+    filled = transfer.first_parameters(options, model, jax.random.key(0), source)
+    drawn = model.init(jax.random.key(0))
+    for tree, was, new in zip(filled, (params, state), drawn, strict=True):
+        assert jax.tree.structure(tree) == jax.tree.structure(new)
+        was, new = trees.named_leaves(was), trees.named_leaves(new)
+        for name, leaf in trees.named_leaves(tree).items():
+            is_backbone = name.startswith(("stem", "stage"))
+            assert np.array_equal(leaf, (was if is_backbone else new)[name]), name
+    with pytest.raises(CommandError, match="--head keep expects weights of fcn_resnet50, got those of its backbone"):
+        transfer.first_parameters(dataclasses.replace(options, head="keep"), model, jax.random.key(0), source)
+    with pytest.raises(
+        CommandError, match=r"do not fit fcn_resnet50 for these images:\n  missing 'stage1/block0/conv3"
+    ):
+        transfer.first_parameters(options, fcn_resnet(resnet50, 5), jax.random.key(0), source)
+    # Of two misfits, that of the model itself is told.
+    save_safetensors(tmp_path / "other.safetensors", *(other := small_cnn(10), *other.init(jax.random.key(0))))
+    with pytest.raises(CommandError, match="fcn_resnet50"):
+        transfer.read_source(
+            dataclasses.replace(options, init_from=str(tmp_path / "other.safetensors")), 3, notes.append
+        )
+
+
+def test_a_model_that_is_no_row_of_layers_is_normalized_as_others_are():
+    model, normalization = small_fcn(), Normalization((0.5, 0.4, 0.3), (0.2, 0.25, 0.5))
+    params, state = model.init(jax.random.key(0))
+    image = jax.random.uniform(jax.random.key(1), (6, 5, 3))
+    trees_of = {"normalize": {}, **params}, {"normalize": {}, **state}
+    y, _ = normalized(model, normalization).apply(*trees_of, image, train=False)
+    expected, _ = model.apply(
+        params, state, (image - np.array([0.5, 0.4, 0.3])) / np.array([0.2, 0.25, 0.5]), train=False
+    )
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    assert normalized(model, None) is model
+    with pytest.raises(TypeError, match="normalized expects a model made of layers, got Conv"):
+        normalized(Conv(3, 4), normalization)
 
 
 @pytest.mark.slow

@@ -6,7 +6,8 @@ import pytest
 
 import jaxcnn as library
 from jaxcnn.layers import MeanOverViews
-from jaxcnn.training.run_folder import RunFolder, load_model
+from jaxcnn.training.run_folder import RunFolder
+from jaxcnn.training.trained_model import load_model
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -72,10 +73,6 @@ def test_a_run_with_views_and_whitening_is_evaluated_and_resumed_as_it_was_train
         (["--whiten", "whiten", "--random-resized-crop"], "--whiten expects images of one size, got --random-resized"),
         (["--freeze", "whiten"], "--freeze has an effect only with --init-from or --whiten; give both, or omit it"),
         (
-            ["--views", "mirror", "--task", "regression"],
-            "--views expects classes of whole images, got --task",
-        ),
-        (
             ["--training-size", 8],
             "--training-size has an effect only with --random-resized-crop; give both",
         ),
@@ -94,6 +91,14 @@ def test_options_without_a_meaning_are_refused(jaxcnn, colours, tmp_path, option
     done = jaxcnn(*words(colours, tmp_path / "run", *options))
     assert done.status == 2
     assert message in done.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_views_of_masks_are_refused(jaxcnn, masked, tmp_path):
+    words = ("train", "--model", "small_unet", "--data", masked, "--views", "mirror", "--run-dir", tmp_path / "run")
+    done = jaxcnn(*words)
+    assert done.status == 2
+    assert "--views expects a task of whole images, whose answer does not move with the pixels, got Segm" in done.err
     assert not (tmp_path / "run").exists()
 
 

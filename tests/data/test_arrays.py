@@ -250,7 +250,9 @@ def test_other_entries_are_finite_numbers_one_for_each_example(target, error, me
 
 def test_entries_without_classes_have_no_class_names():
     assert arrays(image=grey(2), target=[0.5, 1]).class_names == ()
-    with pytest.raises(ValueError, match="class names need an entry 'label' or 'mask', got only 'image', 'target'"):
+    with pytest.raises(
+        ValueError, match="class names need an entry 'label', 'mask' or 'classes', got only 'image', 'target'"
+    ):
         arrays(image=grey(2), target=[0.5, 1], num_classes=2)
     with pytest.raises(ValueError, match="at least one array by name"):
         arrays()

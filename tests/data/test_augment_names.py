@@ -35,15 +35,20 @@ def test_every_function_is_read_and_fits_an_image(name):
     parsed = parse_augment(f"{name}({OPTIONS.get(name, '')})")
     assert [step.function for step in parsed.steps] == [getattr(data, name)]
     example = {"image": jax.ShapeDtypeStruct((20, 24, 3), jnp.float32), "index": jnp.int32(1), "epoch": jnp.int32(1)}
+    example |= OBJECTS if name == "random_iou_crop" else {}
     result = jax.eval_shape(parsed, jax.random.key(0), example)["image"]
     assert (result.shape, result.dtype) == ((20, 24, 3), jnp.float32)
+
+
+OBJECTS = {"boxes": jax.ShapeDtypeStruct((3, 4), jnp.float32), "valid": jax.ShapeDtypeStruct((3,), jnp.bool_)}
 
 
 @pytest.mark.parametrize("name", [name for name in AUGMENTATIONS if name != "none"])
 def test_every_name_is_read_and_fits_an_image(name):
     parsed = parse_augment(f" {name} ")
     assert parsed is AUGMENTATIONS[name]
-    result = jax.eval_shape(parsed, jax.random.key(0), {"image": jax.ShapeDtypeStruct((32, 32, 3), jnp.float32)})
+    example = {"image": jax.ShapeDtypeStruct((32, 32, 3), jnp.float32)} | (OBJECTS if name == "ssd" else {})
+    result = jax.eval_shape(parsed, jax.random.key(0), example)
     assert (result["image"].shape, result["image"].dtype) == ((32, 32, 3), jnp.float32)
 
 

@@ -165,3 +165,12 @@ def test_a_mask_keeps_its_image_company_where_parts_are_read():
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value)
+
+
+def test_pictures_smaller_than_the_crop_and_of_one_pixel_are_enlarged(tmp_path):
+    for name, size in (("a/0.png", (1, 1)), ("a/1.jpg", (3, 2)), ("b/0.png", (1, 30)), ("b/1.png", (40, 40))):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        image_module.new("RGB", size, (10, 200, 30)).save(tmp_path / name)
+    batches = Batches(image_folder(tmp_path), 4, seed=0, prepare=RandomResizedCrop((8, 6)))
+    for step in range(3):
+        np.testing.assert_allclose(batches[step]["image"], np.broadcast_to((10, 200, 30), (4, 8, 6, 3)), atol=3)

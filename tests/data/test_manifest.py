@@ -86,6 +86,17 @@ def test_names_with_spaces_unicode_and_line_breaks_are_read(write, tmp_path):
         manifest(write('path,label\nwith space.png,a\ngröße.png,b\n"new\nline.png",a\np/4.png,\n'))
 
 
+def test_blanks_around_a_value_do_not_matter(write):
+    parts = manifest(write("path,label,split\np/0.png, a ,train \np/1.png,b\t, train\np/2.png,a, val\n"))
+    assert parts["train"].class_names == ("a", "b")
+    assert [labels(part).tolist() for part in parts.values()] == [[0, 1], [0]]
+
+
+def test_a_picture_is_the_same_by_any_path(write, tmp_path):
+    with pytest.raises(ValueError, match=r"line 4 lists '.*/p/0\.png' again, after line 2"):
+        manifest(write(rows("label", "a", "b") + f"{tmp_path}/p/0.png,b\n"))
+
+
 def test_several_classes_are_zeros_and_ones(write):
     source = manifest(write(rows("tags", "cat|dog", "", "dog", "cat | ape")), separator="|")
     assert source.class_names == ("ape", "cat", "dog")
@@ -181,6 +192,8 @@ def test_columns_of_other_names_are_named(write):
         (rows("label,split", "a,train", "b,test"), {}, "training pictures of every class in .*, got none of 'b'"),
         ("path,label\n,a\n", {"class_names": "ab"}, r"a picture in every row(.|\n)*line 2 has the path ''"),
         ("path,label\np/0.png,a\np/1.png,b\n./p/0.png,b\n", {}, r"line 4 lists './p/0.png' again, after line 2"),
+        (rows("label", "1.5", "nan", "2"), {}, r"finite numbers in the column label(.|\n)*line 3 has 'nan'"),
+        (rows("label", "1.5", "", "2"), {}, r"finite numbers in the column label(.|\n)*line 3 has ''"),
         ("path,label\np/0.png,a\np/9.png,b\n", {}, r"line 3: '.*p/9.png', which cannot be read: No such file"),
         ("path,label\np/0.png,a\ntable.csv,b\n", {}, r"line 3: expected a picture in '.*table.csv' .*another format"),
         ("path,label\np/0.png,a\np,b\n", {}, r"line 3: '.*p', which is not a regular file"),
@@ -243,6 +256,8 @@ def test_parquet_is_read_as_csv(write, tmp_path):
     several = manifest(table(labels=[["a", "b"], [], ["b"], ["c"]]))
     np.testing.assert_array_equal(labels(several), [[1, 1, 0], [0, 0, 0], [0, 1, 0], [0, 0, 1]])
     assert manifest(table(a=[True, False, True, True], b=[0, 0, 1, 1]), label=("a", "b")).class_names == ("a", "b")
+    with pytest.raises(ValueError, match=r"a list of classes in every row of the column 'labels'(.|\n)*row 2"):
+        manifest(table(labels=[["a"], None, [], ["b"]]))
     with pytest.raises(ValueError, match=r"a class for every picture(.|\n)*row 2 has none"):
         manifest(table(label=["a", None, "b", "b"]))
     (tmp_path / "table.parquet").write_bytes(b"PAR1")

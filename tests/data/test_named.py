@@ -97,7 +97,13 @@ def test_paths_become_absolute_and_names_stay(here):
             r"expected a data set, digits, digit_scenes, .*, got 'digit'; there is no such name, file or f",
         ),
         ("", {}, "expected a data set"),
-        ("digits", {"skip_bad": True}, "skip_bad only for image folders and tables, got it for 'digits'"),
+        (
+            "digits",
+            {"skip_bad": True},
+            "skip_bad only for image folders and tables and coco:PATH and voc:PATH and yolo:PATH, got it for 'digits'",
+        ),
+        ("photos", {"one_based": False}, "one_based only for voc:PATH, got it for 'photos', which is none"),
+        ("voc:photos", {"instances": True}, "instances only for coco:PATH and yolo:PATH, got it for 'voc:photos'"),
         ("photos", {"separator": "|"}, "separator only for tables, got it for 'photos', which is none"),
         (
             "images.npz",
@@ -115,3 +121,22 @@ def test_paths_become_absolute_and_names_stay(here):
 def test_names_and_options_that_fit_nothing_are_refused(here, name, options, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         data.load(name, **options)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "folder:", "npz:", "wds:", "a\0b"])
+def test_names_of_nothing_are_refused(here, name):
+    with pytest.raises(ValueError, match=r"expected a data set, digits, .*; there is no such name, file or folder"):
+        data.load(name)
+
+
+def test_a_link_to_the_folder_itself_is_no_part(here):
+    (here / "photos" / "train").symlink_to(".")
+    with pytest.raises(ValueError, match="beside a folder of training pictures; move or rename them"):
+        data.load("photos")
+
+
+def test_parts_of_arrays_are_found(here):
+    (here / "arrays" / "train").mkdir(parents=True)
+    for name, array in (("images", np.zeros((2, 4, 4))), ("labels", [0, 1])):
+        np.save(here / "arrays" / "train" / f"{name}.npy", array)
+    assert list(data.load("arrays")) == ["train"]

@@ -1,11 +1,31 @@
 """Objects of an image: padding, and what becomes of them in a step."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn.data import Step, affine, compose, elastic, flip, random_crop, random_resized_crop, rotate, shift
+from jaxcnn.data import (
+    Arrays,
+    Batches,
+    Step,
+    affine,
+    arrays,
+    compose,
+    elastic,
+    flip,
+    random_crop,
+    random_iou_crop,
+    random_resized_crop,
+    resized,
+    rotate,
+    scale_jitter,
+    shift,
+    survey,
+    zoom_out,
+)
 from jaxcnn.data.objects import moved_objects, pad_objects
 
 HEIGHT, WIDTH = 40, 52
@@ -20,6 +40,9 @@ STEPS = [
     Step(rotate, max_degrees=20),
     Step(elastic, alpha=20, sigma=4),
     Step(random_resized_crop, size=(30, 64)),
+    Step(random_iou_crop),
+    Step(zoom_out, probability=1, max_scale=2),
+    Step(scale_jitter, scale=(0.5, 2.0), size=(48, 40)),
     compose(Step(flip), Step(rotate, max_degrees=10), Step(shift, max_shift=9)),
 ]
 
@@ -41,9 +64,14 @@ def example_of(slots):
     return {"image": noise} | pad_objects(found, slots)
 
 
+@functools.cache
+def compiled(step):
+    return jax.jit(jax.vmap(step, in_axes=(0, None)))
+
+
 def draw(step, example, count=24):
     keys = jax.random.split(jax.random.key(5), count)
-    return jax.tree.map(np.asarray, jax.jit(jax.vmap(step, in_axes=(0, None)))(keys, example))
+    return jax.tree.map(np.asarray, compiled(step)(keys, example))
 
 
 @pytest.mark.parametrize("step", STEPS, ids=repr)
@@ -65,7 +93,15 @@ def test_boxes_masks_and_classes_move_together(step):
     assert not drawn["valid"].all(0)[3]
 
 
-@pytest.mark.parametrize("step", STEPS, ids=repr)
+# One whose draw reads the boxes, and one that moves all four corners; the others share their code.
+QUICK = (random_iou_crop, rotate)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [pytest.param(step, marks=[] if getattr(step, "function", None) in QUICK else pytest.mark.slow) for step in STEPS],
+    ids=repr,
+)
 def test_empty_slots_hold_zeros_and_change_nothing(step):
     few, many = draw(step, example_of(4)), draw(step, example_of(9))
     np.testing.assert_array_equal(few["image"], many["image"])
@@ -138,3 +174,58 @@ def test_padding_keeps_the_objects_and_marks_their_slots():
 def test_more_objects_than_slots_are_refused():
     with pytest.raises(ValueError, match=r"expected at most 2 objects in 'a.jpg', .*got 3; read it with max_objects=3"):
         pad_objects({"boxes": BOXES}, 2, "'a.jpg'")
+
+
+def in_arrays(**changes):
+    """Makes arrays of two examples with two slots, of which the last one of the second example is empty."""
+    made = {
+        "image": np.zeros((2, 8, 9, 3), np.uint8),
+        "boxes": np.tile(np.array([1, 2, 5, 6]), (2, 2, 1)).astype(np.float64),
+        "classes": np.array([[0, 1], [2, 7]]),
+        "valid": np.array([[True, True], [True, False]]),
+        "masks": np.ones((2, 2, 8, 9), bool),
+    }
+    return {name: value for name, value in (made | changes).items() if value is not None}
+
+
+def test_objects_may_be_arrays():
+    source = arrays(**in_arrays())
+    assert source.class_names == ("0", "1", "2")
+    assert (source.spec["boxes"].dtype, source.spec["classes"].dtype) == (np.float32, np.int32)
+    assert source[1]["classes"].tolist() == [2, 0]
+    assert not source[1]["boxes"][1].any()
+    assert not source[1]["masks"][1].any()
+    assert source[1]["masks"][0].all()
+    assert Batches(source, 2, seed=0)[0]["masks"].shape == (2, 2, 8, 9)
+    assert resized(source, (4, 9), mode="stretch")[0]["boxes"][0].tolist() == [1, 1, 5, 3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"valid": None}, ValueError, "objects need the entries 'boxes' and 'valid', got .* without 'valid'"),
+        ({"boxes": np.zeros((2, 2, 5))}, ValueError, r"expected 'boxes' of shape \(2, 2, 4\), got \(2, 2, 5\)"),
+        ({"boxes": np.zeros((2, 2, 4), int)}, TypeError, "expected 'boxes' of floating point, got int64"),
+        ({"classes": np.zeros((2, 3), int)}, ValueError, r"expected 'classes' of shape \(2, 2\), got \(2, 3\)"),
+        ({"classes": np.zeros((2, 2))}, TypeError, "expected 'classes' of integers, got float"),
+        ({"valid": np.ones((2, 2))}, TypeError, "expected 'valid' of bool, got float"),
+        ({"masks": np.ones((2, 2, 9, 8), bool)}, ValueError, r"expected 'masks' of shape \(2, 2, 8, 9\), got"),
+        ({"class_names": ["a", "b"]}, ValueError, r"classes must be in \[0, 2\), got 2 at index 1"),
+        ({"boxes": np.full((2, 2, 4), np.nan)}, ValueError, "'boxes' must be finite, but example 0 holds nan"),
+    ],
+)
+def test_arrays_of_objects_that_do_not_fit_are_refused(changes, error, message):
+    with pytest.raises(error, match=message):
+        arrays(**in_arrays(**changes))
+
+
+def test_classes_out_of_range_are_refused_in_batches():
+    source = Arrays(arrays(**in_arrays()).entries, ("a", "b"))
+    with pytest.raises(ValueError, match=r"classes must be in \[0, 2\), got 2 at index"):
+        Batches(source, 2, seed=0)[0]
+
+
+def test_sets_without_objects_are_noticed():
+    found = survey(arrays(**in_arrays(valid=np.zeros((2, 2), bool), class_names=["a"])))
+    assert "no image of train has an object" in found.warnings
+    assert found.parts["train"].objects == ((2,), (), 0, 0)

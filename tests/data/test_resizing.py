@@ -26,7 +26,8 @@ from jaxcnn.data.sources import picture_index
 from jaxcnn.data.sources.source import ArraySpec, preprocessing_of
 from jaxcnn.models import mlp
 from jaxcnn.training import Recipe
-from jaxcnn.training.run_folder import RunFolder, load_model
+from jaxcnn.training.run_folder import RunFolder
+from jaxcnn.training.trained_model import load_model
 
 
 @pytest.fixture(autouse=True)
@@ -165,21 +166,21 @@ def test_parts_are_fitted_alike_and_decided_together(photographs, caplog):
     assert list(found) == ["train", "validation", "test"]
     assert len({part.preprocessing for part in found.values()}) == 1
     assert [record.getMessage()[:55] for record in caplog.records] == [
-        "images are kept in memory: 18 take 0.0 MB, at most an e"
+        "images are kept in memory: 18 take 3.5 kB, at most an e"
     ]
 
 
 def test_only_images_that_fit_into_memory_are_kept(monkeypatch):
-    monkeypatch.setattr("jaxcnn.data.resizing._memory", lambda: 8 * 5 * 192)
+    monkeypatch.setattr("jaxcnn.data.resizing.memory_bytes", lambda: 8 * 5 * 192)
     assert choose_to_keep(5, (8, 8, 3), np.dtype(np.uint8)) == (
         True,
-        "5 take 0.0 MB, at most an eighth of the memory of 0.0 MB",
+        "5 take 1.0 kB, at most an eighth of the memory of 7.7 kB",
     )
     assert resized(Counted(SIZES), 8).keep
     assert not choose_to_keep(6, (8, 8, 3), np.dtype(np.uint8)).keep
     assert not choose_to_keep(5, (8, 8, 3), np.dtype(np.float32)).keep
     assert not resized({"train": Counted(SIZES), "test": Counted(SIZES)}, 8)["train"].keep
-    monkeypatch.setattr("jaxcnn.data.resizing._memory", lambda: 2 * 10**12)
+    monkeypatch.setattr("jaxcnn.data.resizing.memory_bytes", lambda: 2 * 10**12)
     reason = choose_to_keep(10**7, (224, 224, 3), np.dtype(np.uint8)).reason
     assert reason == "10,000,000 take 1,505.3 GB, more than an eighth of the memory of 2,000.0 GB"
 

@@ -13,6 +13,7 @@ from jaxcnn import data
 from jaxcnn.data.pictures import PictureError
 from jaxcnn.data.sources import tfds
 from jaxcnn.data.sources.tfrecord import RecordError
+from jaxcnn.data.splits import shared_files
 
 tensorflow_datasets = pytest.importorskip("tensorflow_datasets")
 features = tensorflow_datasets.features
@@ -383,7 +384,6 @@ def detection(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, r"expected one image and one class label, mask or target .* got depth \(Image\), image .*Sequence"),
         (
             {"entries": {"target": "objects"}},
             "expected numbers of a fixed shape for 'target', got the feature 'objects'",
@@ -403,7 +403,7 @@ def detection(tmp_path):
         ({"entries": {"label": "number"}}, "expected class_names for 'label': the feature 'number' has no names"),
         (
             {"entries": {"image": "image"}, "class_names": ["a"]},
-            "class names need an entry 'label' or 'mask', got only",
+            "class names need an entry 'label', 'mask' or 'objects', got only",
         ),
         ({"entries": {"label": "number"}, "class_names": ["a", "a"]}, r"expected different names of classes, got \['a"),
         ({"entries": {"label": "number"}, "class_names": "ab"}, "expected different names of classes, got 'ab'"),
@@ -515,3 +515,132 @@ def test_many_files_are_read_with_few_open(tmp_path, monkeypatch):
     prepare(tmp_path / "toys/1.0.0", {"train": shards(*[1] * 12)}, KINDS, "array_record")
     check(data.tfds("toys:train", tmp_path), range(12))
     assert few.cache_info().currsize == 3
+
+
+def test_sub_splits_that_overlap_are_counted(root):
+    whole, test, part = (data.tfds(f"toys:{split}", root) for split in ("train[:60%]", "train[40%:]", "train[-3:]"))
+    assert shared_files({"train": whole, "test": test, "validation": part}) == {"test": 5}
+    assert shared_files({"train": data.tfds("toys:train", root), "test": data.tfds("toys:test", root)}) == {}
+    half = data.Subset(test, np.arange(2))
+    assert shared_files({"train": whole, "test": half}) == {"test": 2}
+    assert shared_files({"train": data.tfds("toys:train+test", root), "test": data.tfds("toys:test", root)}) == {
+        "test": 4
+    }
+
+
+def test_labels_are_read_again_where_they_cannot_be_kept(root, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("JAXCNN_CACHE_DIR", str(tmp_path / "file"))
+    source = data.tfds("toys:test", root)
+    assert data.gather(source, np.arange(4), ["label"])["label"].tolist() == [i % 3 for i in range(100, 104)]
+    assert "cannot be kept, and they are examined again the next time" in caplog.text
+
+
+def test_sets_without_labels_are_named(tmp_path):
+    kinds = {name: kind for name, kind in DETECTION.items() if name != "objects"} | {
+        "words": features.Sequence(features.Text())
+    }
+    made = {"image": encoded(picture(0)), "depth": encoded(picture(1)), "number": 3, "moving": b"", "words": ["a"]}
+    prepare(tmp_path / "toys/1.0.0", {"train": [[made]]}, kinds, supervised=None)
+    message = r"one class label, mask, target or sequence of objects .* got depth \(Image\), image .*words \(Sequence\)"
+    with pytest.raises(ValueError, match=message):
+        data.tfds("toys", tmp_path)
+
+
+SCENES = {
+    "image": features.Image(shape=(None, None, 3)),
+    "objects": features.Sequence(
+        {
+            "area": features.Scalar(np.int64),
+            "bbox": features.BBoxFeature(),
+            "is_crowd": features.Scalar(np.bool_),
+            "label": features.ClassLabel(names=["cat", "dog", "emu"]),
+        }
+    ),
+}
+
+
+def scene(index, count):
+    rng = np.random.default_rng(index)
+    height, width = 10 + index, 20
+    corners = rng.uniform(0, 0.5, (count, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(0.1, 0.5, (count, 2))], axis=1)
+    return {
+        "image": encoded(picture(index, (height, width, 3))),
+        "objects": [
+            {"area": 3, "bbox": features.BBox(*box), "is_crowd": place == 1, "label": (index + place) % 3}
+            for place, box in enumerate(boxes.tolist())
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("scenes")
+    prepare(root / "toys/1.0.0", {"train": [[scene(i, i) for i in range(4)]]}, SCENES, supervised=None)
+    return root
+
+
+def test_boxes_become_edges_in_pixels(scenes):
+    source = data.tfds("toys:train", scenes, max_objects=3)
+    assert source.class_names == ("cat", "dog", "emu")
+    assert source.entries == {"image": "image", "objects": "objects"}
+    assert {name: spec.shape for name, spec in source.spec.items()} == {
+        "image": (None, None, 3),
+        "boxes": (3, 4),
+        "classes": (3,),
+        "crowd": (3,),
+        "valid": (3,),
+    }
+    for index in range(4):
+        found = source[index]
+        assert {name: (array.shape, array.dtype) for name, array in found.items() if name != "image"} == {
+            name: spec for name, spec in source.spec.items() if name != "image"
+        }
+        assert found["image"].shape == (10 + index, 20, 3)
+        assert found["valid"].tolist() == [place < index for place in range(3)]
+        for place, one in enumerate(scene(index, index)["objects"]):
+            top, left, bottom, right = (getattr(one["bbox"], edge) for edge in ("ymin", "xmin", "ymax", "xmax"))
+            expected = [left * 20, top * (10 + index), right * 20, bottom * (10 + index)]
+            np.testing.assert_allclose(found["boxes"][place], expected, rtol=1e-5)
+            assert (found["classes"][place], found["crowd"][place]) == (one["label"], place == 1)
+    # Without the image, its size is read from the beginning of its file.
+    together = source.gather(np.arange(4), ["boxes", "valid"])
+    np.testing.assert_array_equal(together["boxes"], [source[index]["boxes"] for index in range(4)])
+    assert pickle.loads(pickle.dumps(source)).fingerprint == source.fingerprint
+    assert data.tfds("toys:train", scenes, max_objects=4).fingerprint != source.fingerprint
+    fitted = data.resized(source, (16, 16), mode="fit", keep=False)
+    np.testing.assert_allclose(fitted[1]["boxes"][0, ::2], source[1]["boxes"][0, ::2] * 0.8, rtol=1e-5)
+
+
+def test_more_objects_than_slots_are_named(scenes):
+    source = data.tfds("toys:train", scenes, max_objects=2)
+    with pytest.raises(ValueError, match=r"at most 2 objects in example 3 of .*toys.* read it with max_objects=3"):
+        source[3]
+    with pytest.raises(ValueError, match="max_objects must be at least 1, got 0"):
+        data.tfds("toys:train", scenes, max_objects=0)
+
+
+def test_empty_boxes_are_refused_or_left_out(tmp_path, monkeypatch):
+    made = scene(2, 2)
+    made["objects"][0]["bbox"] = features.BBox(0.25, 0.5, 0.25, 0.75)
+    prepare(tmp_path / "toys/1.0.0", {"train": [[made]]}, SCENES, supervised=None)
+    with pytest.raises(ValueError, match=r"a width and a height in .* got \(10, 3, 15, 3\), .* clip_boxes"):
+        data.tfds("toys:train", tmp_path)[0]
+    found = data.tfds("toys:train", tmp_path, clip_boxes=True)[0]
+    assert found["classes"][found["valid"]].tolist() == [0]
+
+
+def test_objects_of_one_kind_have_the_name_of_their_feature(tmp_path):
+    kinds = {"image": features.Image(shape=(8, 6, 3)), "faces": features.Sequence({"bbox": features.BBoxFeature()})}
+    made = {"image": encoded(picture(0)), "faces": [{"bbox": features.BBox(0.0, 0.0, 0.5, 0.5)}]}
+    prepare(tmp_path / "toys/1.0.0", {"train": [[made]]}, kinds, supervised=None)
+    source = data.tfds("toys:train", tmp_path)
+    assert source.class_names == ("faces",)
+    np.testing.assert_array_equal(source[0]["boxes"][0], [0, 0, 3, 4])
+    assert data.tfds("toys:train", tmp_path, class_names=["face"]).class_names == ("face",)
+
+
+def test_a_feature_without_boxes_is_no_sequence_of_objects(root):
+    with pytest.raises(ValueError, match=r"a sequence with one box for 'objects', beside an .* got 'label'"):
+        data.tfds("toys", root, entries={"image": "image", "objects": "label"})

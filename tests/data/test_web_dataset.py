@@ -122,8 +122,10 @@ def test_the_index_is_kept_until_a_file_changes(folder, tmp_path, monkeypatch):
         ),
         ({"b.cls": b"1"}, r"got only one of both for 1 names, the first '/b'"),
         ({"a.png": b"", "a.jpg": b"", "a.cls": b"1"}, "expected one picture of the name '/a' in .*x.tar', got several"),
-        ({"a.png": b"", "a.cls": b"cat"}, r"expected the number of a class, at least 0, in a.cls of .*, got b'cat'"),
-        ({"a.png": b"", "a.cls": b"-1"}, r"expected the number of a class, at least 0, in a.cls of .*, got b'-1'"),
+        ({"a.png": b"", "a.cls": b"cat"}, r"the number of a class, from 0 to 999,999, in a.cls of .*, got b'cat'"),
+        ({"a.png": b"", "a.cls": b"-1"}, r"the number of a class, from 0 to 999,999, in a.cls of .*, got b'-1'"),
+        ({"a.png": b"", "a.cls": b"999999999"}, r"from 0 to 999,999, in a.cls of .*, got b'999999999'"),
+        ({"a.png": b"", "a.cls": b"1", "a.CLS": b"0"}, "expected one label of the name '/a' in .*x.tar', got several"),
         ({"a.txt": b"text"}, r"expected pictures with .cls files in .*x.tar', got none"),
     ],
 )
@@ -131,6 +133,18 @@ def test_other_content_is_refused(folder, files, message):
     write(folder / "x.tar", files)
     with pytest.raises(WebDatasetError, match=message):
         data.web_dataset(f"{folder}/x.tar")
+
+
+def test_a_name_may_have_brackets_and_an_extension_any_case(folder):
+    write(folder / "x [1].tar", {"é.JPG": encoded(0), "é.CLS": b"0"})
+    assert len(data.web_dataset(f"{folder}/x [1].tar")) == 1
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(folder, monkeypatch, caplog):
+    (folder / "file").touch()
+    monkeypatch.setenv("JAXCNN_CACHE_DIR", str(folder / "file"))
+    assert len(data.web_dataset(f"{folder}/train-*.tar")) == 12
+    assert f"what was found in the files of {folder}/train-00.tar cannot be kept" in caplog.text
 
 
 def test_other_files_are_refused(folder):
@@ -155,6 +169,8 @@ def test_other_files_are_refused(folder):
 
 
 def test_patterns_and_options_that_mean_nothing_are_refused(folder):
+    with pytest.raises(FileNotFoundError, match=r"a range from the smaller to the larger number, got '\{02\.\.00\}'"):
+        data.web_dataset(f"{folder}/train-{{02..00}}.tar")
     with pytest.raises(FileNotFoundError, match=r"expected tar files, got '.*test-\*.tar', which matches no file"):
         data.web_dataset(f"{folder}/test-*.tar")
     with pytest.raises(FileNotFoundError, match=r"expected tar files, got '.*train-03.tar', which matches no file"):

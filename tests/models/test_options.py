@@ -61,8 +61,9 @@ FAMILIES = {
     "shufflenet": (functools.partial(shufflenet_v2, (4, 6, 8), 16), 32, RELU),
     "regnet": (functools.partial(regnet, LinearRule(3, 8, 8.0, 2.0, 4), squeeze=True), 16, RELU),
     "unet": (Partial(models.unet, width=4, depth=2), 8, RELU),
+    "unet_2015": (Partial(models.unet_2015, width=4, depth=2), 44, RELU),
 }
-WITHOUT_NORM = {"mlp", "lenet5", "small_cnn", "alexnet", "squeezenet"}
+WITHOUT_NORM = {"unet_2015", "mlp", "lenet5", "small_cnn", "alexnet", "squeezenet"}
 DEEP = {"googlenet", "inception", "mobilenet_v2", "shufflenet", "xception"}
 WITH_DROP_PATH = {"resnet", "resnet, small images", "resnet_v1", "cifar_resnet", "efficientnet", "convnext"}
 
@@ -160,7 +161,7 @@ def test_every_model_offers_the_options_of_its_family(name):
     function = getattr(models, name)
     common = {"num_classes", "in_channels"} | ({"activation"} if "mobilenet_v3" not in name else set())
     assert common <= offered(function)
-    without_norm = ("mlp", "lenet", "small_cnn", "alexnet", "squeezenet")
+    without_norm = ("mlp", "lenet", "small_cnn", "alexnet", "squeezenet", "unet_2015")
     assert ("norm" in offered(function)) == (not name.startswith(without_norm))
     # What the signature names, the model takes.
     values = {"activation": RELU, "norm": BatchNorm, "drop_path": 0.1, "dropout_rate": 0.1, "in_channels": 2}
@@ -245,4 +246,5 @@ def test_a_model_of_the_catalog_has_no_weight_of_a_loss():
         "multiply_adds",
         "min_size",
         "task",
+        "backbone",
     )

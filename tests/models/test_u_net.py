@@ -7,8 +7,17 @@ import pytest
 
 from jaxcnn import batched, trees
 from jaxcnn.inspection import count_multiply_adds, gradient_support
-from jaxcnn.layers import arithmetic, count_parameters, multiply_adds, output_shape, receptive_field
-from jaxcnn.models import small_unet, unet
+from jaxcnn.layers import (
+    Conv,
+    GlobalAvgPool,
+    arithmetic,
+    count_parameters,
+    multiply_adds,
+    output_shape,
+    receptive_field,
+)
+from jaxcnn.models import small_unet, unet, unet_2015
+from jaxcnn.models.segmentation.u_net import CroppedConcat
 
 
 def test_parameters_are_as_many_as_known():
@@ -106,3 +115,74 @@ def test_a_batch_is_refused_with_what_to_do(key):
 def test_a_width_or_depth_that_is_none_is_refused(option, value):
     with pytest.raises(ValueError, match=f"unet expects {option} to be an int of at least 1, got {value}"):
         unet(**{option: value})
+
+
+def test_the_u_net_of_2015_has_the_sizes_of_figure_1():
+    model = unet_2015()
+    rows = {row.path: row.output_shape for row in arithmetic(model, (572, 572, 1))}
+    path, down, up = "level0", [568, 280, 136, 64], [388, 196, 100, 52]
+    for i, (before, after) in enumerate(zip(down, up, strict=True)):
+        channels = 64 * 2**i
+        assert rows[f"{path}/encode/relu2"] == (before, before, channels)
+        assert rows[f"{path}/join"] == (after + 4, after + 4, 2 * channels)
+        assert rows[f"{path}/decode/relu2"] == (after, after, channels)
+        path = f"{path}/join/deeper/level{i + 1}"
+    assert rows[f"{path}/relu2"] == (28, 28, 1024)
+    assert rows["head"] == (388, 388, 2)
+    # Kernels and biases, counted by level: two convolutions down, one up and two convolutions after it.
+    widths = [64, 128, 256, 512, 1024]
+    down = sum(9 * (a + b) * b + 2 * b for a, b in zip([1, *widths], widths, strict=False))
+    up = sum(4 * 2 * a * a + a + 9 * 3 * a * a + 2 * a for a in widths[:-1])
+    assert count_parameters(model) == down + up + 64 * 2 + 2 == 31_030_658
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_the_u_net_of_2015_takes_the_images_that_it_can_halve_and_names_the_next_size(depth):
+    model = unet_2015(width=1, depth=depth)
+
+    def size_after(size):
+        """Follows one side of the image through the levels; None if a map cannot be halved or nothing is left."""
+        for _ in range(depth):
+            size -= 4
+            if size % 2 or size <= 0:
+                return None
+            size //= 2
+        size -= 4
+        for _ in range(depth):
+            size = 2 * size - 4
+        return size if size > 0 else None
+
+    sizes = [size for size in range(1, 60) if size_after(size)]
+    for size in range(14, 56):
+        if size in sizes:
+            assert output_shape(model, (size, sizes[0], 1)) == (size_after(size), size_after(sizes[0]), 2)
+        else:
+            larger = next(other for other in sizes if other > size)
+            with pytest.raises(ValueError, match=rf"got {size}x{sizes[0]}; pad it to {larger}x{sizes[0]}, as by"):
+                output_shape(model, (size, sizes[0], 1))
+
+
+@pytest.mark.parametrize("option", ["width", "depth"])
+def test_the_u_net_of_2015_refuses_no_width_or_depth(option):
+    with pytest.raises(ValueError, match=f"unet_2015 expects {option} to be an int of at least 1, got 0"):
+        unet_2015(**{option: 0})
+
+
+def test_dropout_is_at_the_end_of_the_contracting_path():
+    rows = [row.path for row in arithmetic(unet_2015(width=1), (188, 188, 1)) if row.path.endswith("dropout")]
+    deepest = "level0/join/deeper/level1/join/deeper/level2/join/deeper/level3"
+    assert rows == [f"{deepest}/encode/dropout", f"{deepest}/join/deeper/level4/dropout"]
+
+
+def test_a_skip_is_cropped_to_its_centre(key):
+    layer, x = CroppedConcat(Conv(1, 1, (3, 5), padding="VALID")), jnp.arange(42.0).reshape(6, 7, 1)
+    y, _ = layer.apply(*layer.init(key), x, train=False)
+    assert y.shape == (4, 3, 2)
+    np.testing.assert_array_equal(y[..., 0], np.arange(42).reshape(6, 7)[1:5, 2:5])
+
+
+@pytest.mark.parametrize("deeper", [Conv(1, 1, 2, padding="VALID"), Conv(1, 1, 3, padding=2), GlobalAvgPool()])
+def test_a_skip_that_has_no_such_centre_is_refused(key, deeper):
+    layer = CroppedConcat(deeper)
+    with pytest.raises(ValueError, match=r"smaller than those of the input by even numbers, got \(.*1,?\) of"):
+        layer.apply(*layer.init(key), jnp.ones((6, 6, 1)), train=False)

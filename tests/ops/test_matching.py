@@ -236,6 +236,12 @@ def test_an_empty_slot_is_no_low_quality_match():
     np.testing.assert_array_equal(ops.match_by_iou(overlaps, valid, **options), [ops.IGNORED, ops.BACKGROUND, 0])
 
 
+def test_an_object_that_overlaps_no_anchor_never_gives_it_to_an_empty_slot():
+    overlaps, valid = jnp.zeros((2, 3)), jnp.array([False, True])
+    options = {"foreground_iou": 0.5, "background_iou": 0.3, "allow_low_quality": True}
+    np.testing.assert_array_equal(ops.match_by_iou(overlaps, valid, **options), [1, 1, 1])
+
+
 def test_matching_is_in_float32_under_bfloat16():
     some = scene(1)
     half = {name: jnp.asarray(some[name], jnp.bfloat16) for name in ("class_logits", "objectness")}

@@ -87,8 +87,9 @@ def test_nothing_comes_of_nothing():
 
 def test_infinite_scores_are_scores():
     boxes = np.float32([[0, 0, 4, 4], [9, 9, 12, 12], [20, 20, 24, 24]])
-    assert kept_by(boxes, np.float32([-np.inf, 3, np.inf]), 0.5, 3) == [2, 1, 0]
-    assert kept_by(boxes, np.float32([-np.inf, 3, np.inf]), 0.5, 3, valid=np.array([True, False, True])) == [2, 0]
+    assert kept_by(boxes, np.float32([3, -np.inf, np.inf]), 0.5, 3) == [2, 0, 1]
+    # A box that does not exist comes after one of the smallest score.
+    assert kept_by(boxes, np.float32([3, -np.inf, np.inf]), 0.5, 3, valid=np.array([False, True, True])) == [2, 1]
 
 
 def test_padding_and_order_change_nothing():

@@ -11,6 +11,7 @@ import pytest
 from sklearn import metrics as sklearn
 
 from jaxcnn.tasks import Classification, MultiLabel, Regression, Segmentation, figures
+from jaxcnn.training.metrics import add_sums
 from jaxcnn.types import Mean
 
 WEIGHTS = (1.0, 0.25, 2.0, 0.5, 3.0, 1.5, 0.75)
@@ -355,6 +356,56 @@ def test_segmentation_metrics_against_scikit_learn():
     )
 
 
+def test_segmentation_metrics_of_several_batches_are_those_of_one_confusion_matrix():
+    task, matrix, sums = Segmentation(CLASSES), np.zeros((CLASSES, CLASSES)), {}
+    for seed in range(3):
+        random = np.random.default_rng(seed)
+        outputs = random.normal(size=(2, 5, 6, CLASSES)).astype(np.float32)
+        mask = random.choice([0, 1, 2, 3, 255], size=(2, 5, 6))
+        for row, column in zip(mask.ravel(), outputs.argmax(-1).ravel(), strict=True):
+            if row != 255:
+                matrix[row, column] += 1
+        sums = add_sums(sums, task.metrics(jnp.asarray(outputs), {"mask": mask}))
+    shared, areas = np.diag(matrix), matrix.sum(0) + matrix.sum(1)
+    np.testing.assert_array_equal(sums["iou"].total, shared)
+    np.testing.assert_array_equal(sums["iou"].weight, areas - shared)
+    np.testing.assert_array_equal(sums["dice"].value, 2 * shared / areas)
+    assert sums["pixel_accuracy"].value == shared.sum() / matrix.sum()
+
+
+def eroded(region, times):
+    """Removes, several times, the pixels of a region that have a neighbour outside of it or of the image."""
+    for _ in range(times):
+        around = np.pad(region, 1)
+        rows, columns = region.shape
+        region = np.all([around[i : i + rows, j : j + columns] for i in range(3) for j in range(3)], axis=0)
+    return region
+
+
+@pytest.mark.parametrize(("width", "times"), [(0.02, 1), (0.05, 2), (0.08, 3)])
+def test_the_boundary_iou_is_that_of_bands_along_the_outlines(width, times):
+    # A diagonal of 37 pixels: 0.02, 0.05 and 0.08 of it are 0.7, 1.9 and 3.0 pixels.
+    random = np.random.default_rng(0)
+    blobs = random.normal(size=(3, 6, 4, 3)).repeat(5, 1).repeat(6, 2)
+    outputs = blobs + random.normal(size=blobs.shape) * 0.3
+    mask = blobs.argmax(-1)
+    mask[1, 4:9, 3:20] = 255
+    weight = np.array([1.0, 2.0, 0.0], np.float32)
+    shared, union = np.zeros(3), np.zeros(3)
+    for truth, predicted, w in zip(mask, outputs.argmax(-1), weight, strict=True):
+        for k in range(3):
+            one, other = truth == k, (predicted == k) & (truth != 255)
+            bands = [region & ~eroded(region, times) for region in (one, other)]
+            shared[k] += w * np.sum(bands[0] & bands[1])
+            union[k] += w * np.sum(bands[0] | bands[1])
+    task = Segmentation(3, boundary_width=width)
+    sums = task.metrics(jnp.asarray(outputs), {"mask": mask, "weight": weight})
+    np.testing.assert_array_equal(sums["boundary_iou"].total, shared)
+    np.testing.assert_array_equal(sums["boundary_iou"].weight, union)
+    assert task.report(sums)["mean_boundary_iou"] == pytest.approx(np.mean(shared / union))
+    assert "boundary_iou" not in Segmentation(3).metrics(jnp.asarray(outputs), {"mask": mask})
+
+
 def test_decoding():
     logits = np.array([[0.0, np.log(3)]], np.float32)
     np.testing.assert_allclose(Classification().decode(jnp.asarray(logits)), [[0.25, 0.75]], rtol=1e-6)
@@ -382,6 +433,7 @@ def test_figures_of_no_weight_are_nan():
         (ValueError, lambda: Regression("huber", huber_delta=0.0), "huber_delta above 0, got 0.0"),
         (ValueError, lambda: Segmentation(1), "at least 2 classes, the background included, got 1"),
         (ValueError, lambda: Segmentation(2, dice_weight=-1.0), "dice_weight of at least 0, got -1.0"),
+        (ValueError, lambda: Segmentation(2, boundary_width=1.0), r"a boundary_width in \(0, 1\), got 1.0"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(error, make, message):

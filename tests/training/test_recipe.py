@@ -89,7 +89,7 @@ def test_numbers_out_of_range_are_refused(field, values, expected):
     for value in values:
         with pytest.raises(RecipeError, match=rf"^{field} expects a number {expected}, got ") as error:
             Recipe(**{field: value})
-        assert error.value.field == field
+        assert error.value.fields == (field,)
 
 
 @pytest.mark.parametrize(

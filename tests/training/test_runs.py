@@ -382,6 +382,10 @@ def test_a_detector_makes_its_task_for_examples_with_boxes():
             {"recipe": Recipe(batch_size=6, augment="cutout(7)")},
             "cutout expects size a whole number of .* from 0 to 6",
         ),
+        (
+            {"source": data.arrays(image=np.zeros((30, 6, 6)), label=np.zeros(30, int)), "layer": mlp(1, image_size=6)},
+            "expected at least two classes, got only '0'; a classifier needs something to tell apart",
+        ),
         ({"place": "disk"}, "place to be one of device, memory, stream, or None, got 'disk'"),
         ({"place": "device", "prepare": data.RandomResizedCrop((6, 6))}, "place='memory' or 'stream' with prepare="),
         (
@@ -421,7 +425,7 @@ def test_a_detector_makes_its_task_for_examples_with_boxes():
 def test_what_does_not_fit_is_refused_before_anything_is_written(stripes, tmp_path, change, message):
     words = {"layer": classifier(), "recipe": Recipe(batch_size=6, augment="none")} | change
     with pytest.raises((ValueError, TypeError), match=message):
-        run(words.pop("layer"), stripes, words.pop("recipe"), folder=tmp_path / "run", **words)
+        run(words.pop("layer"), words.pop("source", stripes), words.pop("recipe"), folder=tmp_path / "run", **words)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -34,7 +34,7 @@ from jaxcnn.benchmark.spec import Spec
 from jaxcnn.layers import Function
 from jaxcnn.models.inception import AuxiliaryPool
 from jaxcnn.models.resnet import ZeroPadShortcut
-from jaxcnn.models.segmentation.u_net import check_size
+from jaxcnn.models.segmentation.u_net import check_size, check_valid_size
 from jaxcnn.ops.arithmetic import transpose_padding_sides
 from jaxcnn.types import Layer, Shape
 
@@ -55,7 +55,8 @@ _POINTWISE = (
 )
 _FUNCTIONS: dict[Any, Callable[..., eqx.Module]] = {
     IDENTITY: eqx.nn.Identity,
-    check_size: lambda depth: eqx.nn.Identity(),
+    check_size: lambda **options: eqx.nn.Identity(),
+    check_valid_size: lambda **options: eqx.nn.Identity(),
     ops.gelu: lambda: eqx.nn.Lambda(partial(jax.nn.gelu, approximate=False)),
     ops.channel_slice: lambda start, stop: eqx.nn.Lambda(lambda x: x[start:stop]),
     ops.channel_shuffle: lambda groups: eqx.nn.Lambda(partial(_shuffle, groups=groups)),

@@ -30,7 +30,7 @@ from jaxcnn.benchmark.program import Program, Unavailable, Untranslatable
 from jaxcnn.benchmark.spec import Spec
 from jaxcnn.models.inception import AuxiliaryPool
 from jaxcnn.models.resnet import ZeroPadShortcut
-from jaxcnn.models.segmentation.u_net import check_size
+from jaxcnn.models.segmentation.u_net import check_size, check_valid_size
 from jaxcnn.ops.arithmetic import transpose_padding_sides
 from jaxcnn.ops.check import Sides
 from jaxcnn.types import Layer, Shape
@@ -40,7 +40,8 @@ _NO_SIDES = ((0, 0), (0, 0))
 
 _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     IDENTITY: lambda: _same,
-    check_size: lambda depth: _same,
+    check_size: lambda **options: _same,
+    check_valid_size: lambda **options: _same,
     ops.gelu: lambda: partial(keras.ops.gelu, approximate=False),
     ops.channel_slice: lambda start, stop: lambda x: x[..., start:stop],
     ops.channel_shuffle: lambda groups: partial(_shuffle, groups=groups),

@@ -44,7 +44,7 @@ from jaxcnn.benchmark.program import (
 from jaxcnn.benchmark.spec import Spec
 from jaxcnn.models.inception import AuxiliaryPool
 from jaxcnn.models.resnet import ZeroPadShortcut
-from jaxcnn.models.segmentation.u_net import check_size
+from jaxcnn.models.segmentation.u_net import check_size, check_valid_size
 from jaxcnn.ops.arithmetic import pad_sides, transpose_padding_sides
 from jaxcnn.ops.check import Sides
 from jaxcnn.types import Layer, Shape
@@ -70,7 +70,8 @@ _FUNCTIONS: dict[Any, Callable[..., nn.Module]] = {
     jax.nn.elu: lambda alpha=1.0: nn.ELU(alpha),
     jax.nn.leaky_relu: lambda negative_slope=1e-2: nn.LeakyReLU(negative_slope),
     jax.nn.softplus: nn.Softplus,
-    check_size: lambda depth: nn.Identity(),
+    check_size: lambda **options: nn.Identity(),
+    check_valid_size: lambda **options: nn.Identity(),
     ops.gelu: nn.GELU,
     ops.channel_slice: lambda start, stop: ChannelSlice(start, stop),
     ops.channel_shuffle: nn.ChannelShuffle,

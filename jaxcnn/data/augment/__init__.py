@@ -5,8 +5,8 @@ Each function changes one image. A `Step` applies it to an example, and `compose
     augment = compose(Step(shift, max_shift=2), Step(cutout, size=8))
     batch = jax.vmap(augment)(jax.random.split(key, batch_size), batch)
 
-Geometric functions move pixels: their steps move "mask" and "boxes" along. The others change only "image". All other
-entries stay as they are. Images are in [0, 1].
+Geometric functions move pixels: their steps move "mask", "boxes" and "masks" along. The others change only "image". All
+other entries stay as they are. Images are in [0, 1].
 
 At zero strength, each of them is the identity.
 """
@@ -32,6 +32,7 @@ from jaxcnn.data.augment.colour import (
 from jaxcnn.data.augment.erasing import cutout, random_erasing
 from jaxcnn.data.augment.names import AUGMENTATIONS, parse_augment
 from jaxcnn.data.augment.policies import aug_mix, rand_augment, trivial_augment
+from jaxcnn.data.augment.scenes import random_iou_crop, scale_jitter, zoom_out
 from jaxcnn.data.augment.spatial import (
     affine,
     alternating_flip,
@@ -79,12 +80,15 @@ __all__ = [
     "rand_augment",
     "random_crop",
     "random_erasing",
+    "random_iou_crop",
     "random_resized_crop",
     "rotate",
     "saturation",
+    "scale_jitter",
     "sharpness",
     "shift",
     "shift_views",
     "solarize",
     "trivial_augment",
+    "zoom_out",
 ]

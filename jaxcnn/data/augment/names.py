@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jaxcnn.data.augment import colour, erasing, policies, spatial
+from jaxcnn.data.augment import colour, erasing, policies, scenes, spatial
 from jaxcnn.data.augment.steps import Composition, Step, compose, option_names
 from jaxcnn.text import nearest
 
@@ -36,13 +36,16 @@ FUNCTIONS: dict[str, Callable[..., jax.Array]] = {
         policies.rand_augment,
         spatial.random_crop,
         erasing.random_erasing,
+        scenes.random_iou_crop,
         spatial.random_resized_crop,
         spatial.rotate,
         colour.saturation,
+        scenes.scale_jitter,
         colour.sharpness,
         spatial.shift,
         colour.solarize,
         policies.trivial_augment,
+        scenes.zoom_out,
     )
 }
 """The augmentations that a text may call, by name."""
@@ -60,9 +63,17 @@ AUGMENTATIONS: dict[str, Composition | None] = {
     "randaugment": compose(Step(spatial.random_resized_crop), Step(spatial.flip), Step(policies.rand_augment)),
     "trivial": compose(Step(spatial.random_resized_crop), Step(spatial.flip), Step(policies.trivial_augment)),
     "augmix": compose(Step(spatial.random_resized_crop), Step(spatial.flip), Step(policies.aug_mix)),
+    "ssd": compose(
+        Step(colour.color_jitter, brightness=0.125, contrast=0.5, saturation=0.5, hue=0.05),
+        Step(scenes.zoom_out, fill=0.5),
+        Step(scenes.random_iou_crop),
+        Step(spatial.flip),
+    ),
+    "large-scale-jitter": compose(Step(scenes.scale_jitter, fill=0.5), Step(spatial.flip)),
     "none": None,
 }
-"""Augmentations by name. crop-flip and crop-flip-cutout are those of CIFAR, standard and those after it of ImageNet."""
+"""Augmentations by name. crop-flip and crop-flip-cutout are those of CIFAR, standard to augmix of ImageNet, ssd and
+large-scale-jitter of images with objects; ssd needs boxes."""
 
 
 def parse_augment(text: str) -> Composition | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxcnn.data.objects import OBJECTS
 from jaxcnn.data.pictures import FitPicture
 from jaxcnn.data.sources.source import IGNORED, ArraySpec, check_classes, checksum
 
@@ -92,7 +93,11 @@ def arrays(
       **entries: at least one array, each with the examples as its first axis. "image": uint8, or floating point in
         [0, 1]; shape (examples, height, width, channels), or (examples, height, width) for one channel. "label":
         integers in [0, number of classes), shape (examples,). "mask": integers in [0, number of classes) or `IGNORED`,
-        shape (examples, height, width), as large as the images. Others, such as "target": any finite numbers.
+        shape (examples, height, width), as large as the images. Objects, padded to the same number of slots: "boxes",
+        shape (examples, slots, 4), edges (left, top, right, bottom) in pixels; "valid", bool, shape (examples, slots);
+        "classes", integers; optionally "crowd" and "difficult", bool, of this shape, and "masks", bool, shape
+        (examples, slots, height, width). Slots that are not valid become zeros. Others, such as "target": any finite
+        numbers.
 
     Returns:
       The source.
@@ -108,10 +113,13 @@ def arrays(
     for name, array in found.items():
         found[name] = _CHECKS.get(name, functools.partial(_checked_numbers, name))(array)
     _check_sizes(found)
-    classes = {name: found[name] for name in ("label", "mask") if name in found}
+    found |= _checked_objects(found)
+    classes = {name: found[name] for name in ("label", "mask", "classes") if name in found}
     if not classes:
         if class_names is not None or num_classes is not None:
-            raise ValueError(f"class names need an entry 'label' or 'mask', got only {', '.join(map(repr, found))}")
+            raise ValueError(
+                f"class names need an entry 'label', 'mask' or 'classes', got only {', '.join(map(repr, found))}"
+            )
         return Arrays(found)
     names = _checked_class_names(classes, class_names, num_classes)
     for name, values in classes.items():
@@ -192,6 +200,34 @@ def _checked_masks(masks: np.ndarray) -> np.ndarray:
     if not np.issubdtype(masks.dtype, np.integer):
         raise TypeError(f"masks must be integers, the class of each pixel, got {masks.dtype}; cast them to uint8")
     return masks
+
+
+def _checked_objects(entries: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Checks the entries of objects, and returns them with zeros in the slots that are not valid."""
+    names = [name for name in (*OBJECTS, "valid") if name in entries]
+    if not names:
+        return {}
+    if missing := {"boxes", "valid"} - set(names):
+        raise ValueError(
+            f"objects need the entries 'boxes' and 'valid', got {', '.join(map(repr, names))} without "
+            f"{', '.join(map(repr, sorted(missing)))}"
+        )
+    slots = entries["boxes"].shape[:2]
+    size = entries["image"].shape[1:3] if "image" in entries else ()
+    shapes = {"boxes": (*slots, 4), "masks": (*slots, *size)}
+    for name in names:
+        kind, expected = {"boxes": ("f", "floating point"), "classes": ("iu", "integers")}.get(name, ("b", "bool"))
+        if entries[name].shape != shapes.get(name, slots):
+            raise ValueError(f"expected {name!r} of shape {shapes.get(name, slots)}, got {entries[name].shape}")
+        if entries[name].dtype.kind not in kind:
+            raise TypeError(f"expected {name!r} of {expected}, got {entries[name].dtype}")
+    valid = entries["valid"]
+    return {
+        name: np.where(
+            valid.reshape(*slots, *[1] * (entries[name].ndim - 2)), entries[name], entries[name].dtype.type(0)
+        )
+        for name in names
+    }
 
 
 def _checked_numbers(name: str, numbers: np.ndarray) -> np.ndarray:

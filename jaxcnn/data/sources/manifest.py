@@ -110,6 +110,7 @@ def manifest(
     images = _column(table, image, _IMAGE_COLUMNS, "paths of pictures", "image")
     splits = split or next((name for name in table.columns if name.lower() == _SPLIT_COLUMN), None)
     names = _label_columns(table, label, {images, splits})
+    table = _stripped(table, keep=images)
     labels = _labels(table, names, kind, separator, class_names)
     parts = ["train"] * len(table.lines) if splits is None else _parts(table, splits)
     paths = table.columns[images]
@@ -207,6 +208,16 @@ def _text(value: str | float | None) -> str:
     return str(int(value) if isinstance(value, bool) else value)
 
 
+def _stripped(table: _Table, keep: str) -> _Table:
+    """Removes blanks around values, which would make other classes; not around paths, where they may be meant."""
+
+    def strip(value: Any) -> Any:
+        return tuple(map(str.strip, value)) if isinstance(value, tuple) else value.strip()
+
+    columns = {name: values if name == keep else [*map(strip, values)] for name, values in table.columns.items()}
+    return table._replace(columns=columns)
+
+
 def _column(table: _Table, given: str | None, known: Sequence[str], what: str, argument: str) -> str:
     """Finds a column by the name that was given, or by the usual names."""
     if given is not None:
@@ -268,6 +279,9 @@ def _labels(
         value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(separator) if part.strip())
         for value in columns[0]
     ]
+    if lists:
+        missing = [line for line, value in zip(table.lines, columns[0], strict=True) if not isinstance(value, tuple)]
+        refuse_faults(table.path, missing, f"a list of classes in every row of the column {names[0]!r}")
     known = _known(table, [name for one in sets for name in one], class_names)
     numbers = {name: number for number, name in enumerate(known)}
     faults = [
@@ -289,15 +303,21 @@ def _guessed(columns: list[list[Any]], several: bool) -> Kind:
     values = [value for column in columns for value in column]
     if len(columns) > 1:
         return "multi-label" if set(values) <= {"0", "1", "0.0", "1.0"} else "numbers"
-    fractions = any(not value.lstrip("+-").isdecimal() for value in values)
-    return "numbers" if fractions and all(_is_number(value) for value in values) else "classes"
+    # Missing, infinite and undefined numbers are refused later: beside fractions they are no names of classes.
+    fractions = [value for value in values if _is_number(value) and not value.lstrip("+-").isdecimal()]
+    return "numbers" if fractions and all(not value or _number(value) is not None for value in values) else "classes"
+
+
+def _number(text: Any) -> float | None:
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return None
 
 
 def _is_number(text: Any) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except (TypeError, ValueError):
-        return False
+    number = _number(text)
+    return number is not None and math.isfinite(number)
 
 
 def _numbers(table: _Table, names: list[str]) -> np.ndarray:
@@ -353,7 +373,7 @@ def _check_paths(table: _Table, paths: list[Any]) -> None:
         if not isinstance(path, str) or not path or "\0" in path:
             faults.append(f"{line} has the path {path!r}")
             continue
-        first = seen.setdefault(os.path.normpath(path), line)
+        first = seen.setdefault(os.path.abspath(os.path.join(table.path.parent, path)), line)
         if first != line:
             faults.append(f"{line} lists {path!r} again, after {first}")
     refuse_faults(table.path, faults, "a picture in every row, and each picture once")

@@ -6,8 +6,8 @@ It can be deleted at any time.
 """
 
 import hashlib
+import io
 import json
-import logging
 import os
 import stat
 import time
@@ -19,9 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxcnn.data.pictures import PictureError, picture_size, read_picture
-from jaxcnn.files import cache_folder, written_whole
-
-_LOG = logging.getLogger("jaxcnn")
+from jaxcnn.data.sources.kept import keep_file
+from jaxcnn.files import cache_folder
 
 _VERSION = 2
 """Of the layout of an index, and of what is examined."""
@@ -230,14 +229,6 @@ def _write(file: Path, place: Path, index: _Index) -> None:
         "digests": index.found.digests,
         "faults": np.frombuffer(json.dumps(faults).encode(), np.uint8),
     }
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(file) as opened:
-            np.savez(opened, **arrays)
-    except OSError as error:
-        _LOG.warning(
-            "what was found in the files of %s cannot be kept, and they are examined again the next time: %s; set "
-            "JAXCNN_CACHE_DIR to a folder that can be written",
-            place,
-            error,
-        )
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    keep_file(file, content.getvalue(), str(place))

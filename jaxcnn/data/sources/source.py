@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol, TypeAlias, TypeGuard, runtime_checkable
 import numpy as np
 
 from jaxcnn.data.cutting import Choose, cut
+from jaxcnn.data.objects import moved_objects
 from jaxcnn.data.pictures import FitPicture
 
 IGNORED = 255
@@ -40,6 +41,14 @@ class Source(Protocol):
     - "label": a class index, int32, shape (); or for several classes 0 or 1 for each class, shape (num_classes,);
     - "mask": the class of each pixel, shape (height, width), integers; `IGNORED` for none;
     - "target": numbers to predict, such as probabilities of classes, float32.
+
+    Objects have slots, of which "valid", bool, shape (slots,), tells those in use; the others hold zeros:
+
+    - "boxes": edges (left, top, right, bottom) in pixels, float32, shape (slots, 4); 0 is the outer edge of the first
+      pixel, so that a box around it alone is (0, 0, 1, 1);
+    - "classes": class indices, int32, shape (slots,); the background is no class;
+    - "crowd": whether it is a group of objects, "difficult": whether it is hard to see; bool, shape (slots,);
+    - "masks": the pixels of each object, bool, shape (slots, height, width).
     """
 
     @property
@@ -49,7 +58,7 @@ class Source(Protocol):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The names of the classes of labels and masks, in the order of their indices; empty without classes."""
+        """The names of the classes of labels, masks or objects, in the order of their indices; () without classes."""
         ...
 
     @property
@@ -131,7 +140,25 @@ def fitted(source: Source, index: int, fit: FitPicture) -> dict[str, np.ndarray]
     if isinstance(source, Fits):
         return source.fitted(index, fit)
     example = source[index]
-    return {**example, "image": fit.fitted(example["image"])}
+    return fitted_objects(example, fit, example["image"].shape[:2]) | {"image": fit.fitted(example["image"])}
+
+
+def fitted_objects(example: Mapping[str, np.ndarray], fit: FitPicture, size: Sequence[int]) -> dict[str, np.ndarray]:
+    """Moves the objects of an example with its image.
+
+    Args:
+      example: with or without objects.
+      fit: fits the image.
+      size: (height, width) of the image before.
+
+    Returns:
+      The example with moved objects, if it has any; see `jaxcnn.data.objects.moved_objects`.
+    """
+    if "boxes" not in example:
+        return dict(example)
+    place = fit.placement(size[0], size[1])
+    masks = {"masks": place.masks(example["masks"])} if "masks" in example else {}
+    return {**example, **moved_objects({**example, **masks}, place.boxes(example["boxes"]), place.size)}
 
 
 @runtime_checkable
@@ -322,7 +349,7 @@ def check_classes(name: str, values: np.ndarray, class_names: Sequence[str]) -> 
     """Refuses class indices out of range.
 
     Args:
-      name: "label", or "mask", in which `IGNORED` is no class.
+      name: "label"; "mask", in which `IGNORED` is no class; or "classes" of objects.
       values: integers, with the examples as the first axis.
       class_names: one name for each class.
 
@@ -336,7 +363,8 @@ def check_classes(name: str, values: np.ndarray, class_names: Sequence[str]) -> 
         ignored = f", or {IGNORED} for pixels of no class"
     if outside.any():
         first = tuple(np.argwhere(outside)[0])
+        names = name if name == "classes" else f"{name}s"
         raise ValueError(
-            f"{name}s must be in [0, {len(class_names)}){ignored}, got {values[first]} at index {first[0]}; "
+            f"{names} must be in [0, {len(class_names)}){ignored}, got {values[first]} at index {first[0]}; "
             "number the classes from 0, or give a name for each"
         )

@@ -1,6 +1,5 @@
 """Data sets that TensorFlow Datasets has prepared, at random and without TensorFlow."""
 
-import contextlib
 import dataclasses
 import functools
 import json
@@ -12,10 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.data.pictures import PictureError, read_mask, read_picture
+from jaxcnn.data.objects import pad_objects
+from jaxcnn.data.pictures import PictureError, picture_size, read_mask, read_picture
+from jaxcnn.data.sources.kept import kept_array
 from jaxcnn.data.sources.source import ArraySpec, checksum, file_sample
 from jaxcnn.data.sources.tfrecord import RecordError, index_records, read_record
-from jaxcnn.files import cache_folder, written_whole
 
 _PARTS = {
     "train": "train",
@@ -35,6 +35,12 @@ _FORMATS = ("tfrecord", "array_record")
 
 _OPEN_FILES = 256
 """Number of files of array_record that are kept open."""
+
+_SLOTS = 100
+"""Number of slots for objects, as many as COCO's AP counts in an image."""
+
+_FLAGS = {"crowd": "is_crowd", "difficult": "is_difficult"}
+"""Entries of objects, and their names in TensorFlow Datasets."""
 
 _LISTED = 10
 """Number of names that an error lists."""
@@ -73,19 +79,36 @@ class Tfds:
     Args:
       folder: folder of the version, with `dataset_info.json`.
       split: split or sub-splits, as TensorFlow Datasets writes them.
-      entries: name of the feature for each entry.
+      entries: name of the feature for each entry; "objects" stands for those of the objects.
       class_names: one name for each class.
+      max_objects: number of slots for the objects of an image.
+      clip_boxes: whether empty boxes are left out.
     """
 
     folder: Path
     split: str
     entries: Mapping[str, str]
     class_names: tuple[str, ...]
+    max_objects: int = _SLOTS
+    clip_boxes: bool = False
 
     @property
     def spec(self) -> Mapping[str, ArraySpec]:
         """Shape and dtype of each entry; None for a height or width that differs from example to example."""
-        return {name: entry.spec for name, entry in self._entries.items()}
+        return {name: entry.spec for name, entry in self._entries.items()} | self._object_spec
+
+    @functools.cached_property
+    def _object_spec(self) -> dict[str, ArraySpec]:
+        if "objects" not in self.entries:
+            return {}
+        found = _object_features(self._builder.info.features[self.entries["objects"]]) or {}
+        flags = {name: ArraySpec((self.max_objects,), np.dtype(bool)) for name in _FLAGS if name in found}
+        return {
+            "boxes": ArraySpec((self.max_objects, 4), np.dtype(np.float32)),
+            "classes": ArraySpec((self.max_objects,), np.dtype(np.int32)),
+            **flags,
+            "valid": ArraySpec((self.max_objects,), np.dtype(bool)),
+        }
 
     @property
     def fingerprint(self) -> str:
@@ -94,6 +117,13 @@ class Tfds:
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    @functools.cached_property
+    def digests(self) -> np.ndarray:
+        """A number for the place of each example, its file and its position in it: uint64, shape (examples,)."""
+        starts = [int(checksum(str(Path(piece.file).resolve()))[:16], 16) for piece in self._pieces]
+        places = (np.arange(piece.skip, piece.skip + piece.take, dtype=np.uint64) for piece in self._pieces)
+        return np.concatenate([np.uint64(start) + place for start, place in zip(starts, places, strict=True)])
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         """Reads one example.
@@ -110,7 +140,7 @@ class Tfds:
           PictureError: a picture cannot be decoded.
           ValueError: a value has another shape than the data set says.
         """
-        return self._read(index, tuple(self.entries))
+        return self._read(index, tuple(self.spec))
 
     def gather(self, indices: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Reads entries of several examples. Without "image" or "mask", no picture is decoded.
@@ -128,7 +158,8 @@ class Tfds:
         return f"<{len(self)} examples of {self._builder.info.full_name} {self.split}: {', '.join(entries)}>"
 
     def __reduce__(self) -> tuple[type["Tfds"], tuple[Any, ...]]:
-        return type(self), (self.folder, self.split, dict(self.entries), self.class_names)
+        options = (dict(self.entries), self.class_names, self.max_objects, self.clip_boxes)
+        return type(self), (self.folder, self.split, *options)
 
     def _read(self, index: int, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         if not 0 <= index < len(self):
@@ -138,8 +169,18 @@ class Tfds:
         position = piece.skip + piece.take - (int(self._ends[number]) - index)
         record = self._shards[piece.file].read(position)
         where = f"example {position} of {piece.file!r}"
-        found = _parsed(self._subset(names), record, self._files(names), where)
-        return {name: _value(name, self._entries[name], found[self.entries[name]], where) for name in names}
+        plain = tuple(name for name in names if name in self._entries)
+        # Boxes are parts of the image, whose size they need.
+        read = tuple(dict.fromkeys((*plain, "image", "objects"))) if len(plain) < len(names) else plain
+        found = _parsed(self._subset(read), record, self._files(read), where)
+        values = {name: _value(name, self._entries[name], found[self.entries[name]], where) for name in plain}
+        if len(plain) < len(names):
+            picture = values["image"] if "image" in values else found[self.entries["image"]]
+            size = picture_size(picture) if isinstance(picture, bytes) else np.shape(picture)[:2]
+            features = _object_features(self._builder.info.features[self.entries["objects"]]) or {}
+            objects = _objects(found[self.entries["objects"]], features, size, where, clip=self.clip_boxes)
+            values |= pad_objects(objects, self.max_objects, where)
+        return {name: values[name] for name in names}
 
     @functools.cached_property
     def _builder(self) -> Any:
@@ -148,7 +189,8 @@ class Tfds:
     @functools.cached_property
     def _entries(self) -> Mapping[str, Entry]:
         features = self._builder.info.features
-        return {name: _entry(name, feature, features) for name, feature in self.entries.items()}
+        plain = {name: feature for name, feature in self.entries.items() if name != "objects"}
+        return {name: _entry(name, feature, features) for name, feature in plain.items()}
 
     @functools.cached_property
     def _pieces(self) -> tuple[Piece, ...]:
@@ -169,22 +211,18 @@ class Tfds:
         pieces = (part for piece in self._pieces for part in (Path(piece.file).name, repr(piece[1:])))
         samples = (file_sample(file) for file in dict.fromkeys(piece.file for piece in self._pieces))
         entries = repr(sorted(self.entries.items()))
+        if "objects" in self.entries:
+            entries += repr((self.max_objects, self.clip_boxes))
         return checksum(*(path.read_bytes() for path in described), *pieces, *samples, entries, *self.class_names)
 
     @functools.cached_property
     def _labels(self) -> np.ndarray:
-        kept = cache_folder() / "tfds" / f"{self.fingerprint}.npy"
-        if kept.is_file():
-            # A damaged file is made again.
-            with contextlib.suppress(ValueError, EOFError):
-                labels = np.load(kept, allow_pickle=False)
-                if labels.shape == (len(self),) and labels.dtype == np.int32:
-                    return labels
-        labels = np.array([self._read(index, ("label",))["label"] for index in range(len(self))])
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(kept) as file:
-            np.save(file, labels, allow_pickle=False)
-        return labels
+        return kept_array(
+            f"tfds/{self.fingerprint}.npy",
+            str(self.folder),
+            lambda labels: labels.shape == (len(self),) and labels.dtype == np.int32,
+            lambda: np.array([self._read(index, ("label",))["label"] for index in range(len(self))]),
+        )
 
     @functools.cached_property
     def _subsets(self) -> dict[tuple[str, ...], Any]:
@@ -201,7 +239,8 @@ class Tfds:
     def _files(self, names: tuple[str, ...]) -> dict[str, Any]:
         """Returns the decoders that leave picture files encoded."""
         decode = _package().decode
-        return {self.entries[name]: decode.SkipDecoding() for name in names if self._entries[name].is_file}
+        files = (name for name in names if name in self._entries and self._entries[name].is_file)
+        return {self.entries[name]: decode.SkipDecoding() for name in files}
 
 
 def tfds(
@@ -210,6 +249,8 @@ def tfds(
     *,
     entries: Mapping[str, str] | None = None,
     class_names: Sequence[str] | None = None,
+    max_objects: int = _SLOTS,
+    clip_boxes: bool = False,
 ) -> Tfds | dict[str, Tfds]:
     """Opens a data set that TensorFlow Datasets has prepared, as TFRecord or array_record files.
 
@@ -227,8 +268,12 @@ def tfds(
       entries: for each entry, such as "image" and "label", the name of its feature. "image" is an image or tensor of
         uint8; an image of four channels loses its transparency (see `jaxcnn.data.pictures.read_picture`). "label" is a
         class label, or an integer with `class_names`; "mask" an image of one channel; "target" and others any numbers
-        of a fixed shape. None finds the image and its class label, mask or target, in this order.
-      class_names: the names of the classes. None takes those of the label or of a labelled image.
+        of a fixed shape. "objects" is a sequence with boxes, which has the entries "boxes", "classes" and "valid", and
+        "crowd" and "difficult" if it tells them. Boxes become edges in pixels; numbers that count pixels from 1, as in
+        "voc", are not shifted. None finds the image and its class label, mask, target or objects, in this order.
+      class_names: the names of the classes. None takes those of the label, of a labelled image, or of the objects.
+      max_objects: number of slots for the objects of an image.
+      clip_boxes: leave out boxes that are empty, rather than refuse them when they are read.
 
     Returns:
       The source if `name` has a split. Otherwise the parts "train", "validation" and "test", as far as they are there;
@@ -255,11 +300,19 @@ def tfds(
         )
     chosen = _find_entries(info) if entries is None else dict(entries)
     for entry, feature in chosen.items():
-        _entry(entry, feature, info.features)
+        if entry == "objects":
+            _check_objects(chosen, feature, info.features)
+        else:
+            _entry(entry, feature, info.features)
     names = _class_names(info.features, chosen, class_names)
+    if max_objects < 1:
+        raise ValueError(f"max_objects must be at least 1, got {max_objects}")
+    opened = functools.partial(
+        Tfds, folder, entries=chosen, class_names=names, max_objects=max_objects, clip_boxes=clip_boxes
+    )
     if asked["split"] is not None:
         _pieces(info, asked["split"])
-        return Tfds(folder, asked["split"], chosen, names)
+        return opened(split=asked["split"])
     splits = [split for split in info.splits if split in _PARTS and info.splits[split].num_examples]
     parts = {_PARTS[split]: split for split in splits}
     if not parts or len(parts) < len(splits):
@@ -269,7 +322,7 @@ def tfds(
         )
     for split in parts.values():
         _pieces(info, split)
-    return {part: Tfds(folder, parts[part], chosen, names) for part in dict.fromkeys(_PARTS.values()) if part in parts}
+    return {part: opened(split=parts[part]) for part in dict.fromkeys(_PARTS.values()) if part in parts}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -448,9 +501,12 @@ def _find_entries(info: Any) -> dict[str, str]:
     for entry, feature in (("label", label), ("mask", mask), ("target", numbers[0] if numbers else None)):
         if image is not None and feature is not None:
             return {"image": image, entry: feature}
+    objects = choose([key for key, feature in features.items() if _object_features(feature)], "objects")
+    if image is not None and objects is not None:
+        return {"image": image, "objects": objects}
     raise ValueError(
-        f"expected one image and one class label, mask or target among the features of {info.full_name}, got "
-        f"{_described(features)}; name them, as entries={{'image': ..., 'label': ...}}"
+        "expected one image and one class label, mask, target or sequence of objects among the features of "
+        f"{info.full_name}, got {_described(features)}; name them, as entries={{'image': ..., 'label': ...}}"
     )
 
 
@@ -464,6 +520,33 @@ def _is_image(feature: Any) -> bool:
 def _is_numbers(feature: Any) -> bool:
     kinds = _package().features
     return isinstance(feature, kinds.Tensor) and np.dtype(feature.np_dtype).kind in "biuf" and None not in feature.shape
+
+
+def _object_features(feature: Any) -> dict[str, str] | None:
+    """Returns the names of the features of objects: boxes, classes and flags; None if there are no boxes."""
+    kinds = _package().features
+    inner: Any = getattr(feature, "feature", None)
+    if not isinstance(feature, kinds.Sequence) or not isinstance(inner, kinds.FeaturesDict):
+        return None
+    named: dict[str, list[str]] = {"boxes": [], "classes": []}
+    for key, one in inner.items():
+        if isinstance(one, kinds.BBoxFeature):
+            named["boxes"].append(key)
+        if isinstance(one, kinds.ClassLabel):
+            named["classes"].append(key)
+    if len(named["boxes"]) != 1:
+        return None
+    classes = "label" if "label" in named["classes"] else (named["classes"] or [""])[0]
+    flags = {name: key for name, key in _FLAGS.items() if key in inner}
+    return {"boxes": named["boxes"][0], **({"classes": classes} if classes else {}), **flags}
+
+
+def _check_objects(chosen: Mapping[str, str], key: str, features: Any) -> None:
+    if key not in features or not _object_features(features[key]) or "image" not in chosen:
+        raise ValueError(
+            f"expected a sequence with one box for 'objects', beside an 'image', among {_described(features)}, got "
+            f"{key!r}"
+        )
 
 
 def _described(features: Any) -> str:
@@ -499,16 +582,25 @@ def _entry(name: str, key: str, features: Any) -> Entry:
 
 def _class_names(features: Any, entries: Mapping[str, str], given: Sequence[str] | None) -> tuple[str, ...]:
     """Returns the names of the classes of labels and masks."""
-    classified = [name for name in ("label", "mask") if name in entries]
+    classified = [name for name in ("label", "mask", "objects") if name in entries]
     if given is not None:
         if isinstance(given, str) or not all(isinstance(name, str) for name in given) or len(set(given)) < len(given):
             raise ValueError(f"expected different names of classes, got {given!r}")
         if not classified:
-            raise ValueError(f"class names need an entry 'label' or 'mask', got only {', '.join(map(repr, entries))}")
+            raise ValueError(
+                f"class names need an entry 'label', 'mask' or 'objects', got only {', '.join(map(repr, entries))}"
+            )
         return tuple(given)
     if not classified:
         return ()
-    names = getattr(features[entries[classified[0]]], "names", None)
+    feature = features[entries[classified[0]]]
+    if classified[0] == "objects":
+        found = _object_features(feature) or {}
+        if "classes" not in found:
+            # Objects of one kind, as the faces of "wider_face".
+            return (entries["objects"],)
+        feature = feature.feature[found["classes"]]
+    names = getattr(feature, "names", None)
     if not names:
         raise ValueError(
             f"expected class_names for {classified[0]!r}: the feature {entries[classified[0]]!r} has no names"
@@ -524,6 +616,25 @@ def _parsed(features: Any, record: bytes, decoders: dict[str, Any], where: str) 
         raise RecordError(
             f"expected {where} to have the features {', '.join(features)}, got: {str(error)[:200]}; prepare it again"
         ) from error
+
+
+def _objects(
+    found: Mapping[str, Any], features: Mapping[str, str], size: Sequence[int], where: str, *, clip: bool
+) -> dict[str, np.ndarray]:
+    """Returns the objects of an image; boxes are (top, left, bottom, right) in [0, 1] before."""
+    height, width = size
+    boxes = np.asarray(found[features["boxes"]], np.float32).reshape(-1, 4)[:, [1, 0, 3, 2]]
+    boxes = np.clip(boxes, 0, 1) * np.array([width, height, width, height], np.float32)
+    classes = found[features["classes"]] if "classes" in features else np.zeros(len(boxes))
+    whole = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    if not whole.all() and not clip:
+        edges = ", ".join(f"{edge:g}" for edge in boxes[np.argmin(whole)])
+        raise ValueError(
+            f"expected boxes with a width and a height in {where}, got ({edges}), left, top, right, bottom; "
+            "clip_boxes=True leaves such boxes out"
+        )
+    flags = {name: np.asarray(found[features[name]], bool)[whole] for name in _FLAGS if name in features}
+    return {"boxes": boxes[whole], "classes": np.asarray(classes, np.int32)[whole], **flags}
 
 
 def _value(name: str, entry: Entry, value: Any, where: str) -> np.ndarray:

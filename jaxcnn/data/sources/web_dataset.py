@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import glob
-import io
 import os
 import re
 import tarfile
@@ -13,10 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from jaxcnn.data.pictures import EXTENSIONS, PictureError, read_picture
+from jaxcnn.data.sources.kept import kept_array
 from jaxcnn.data.sources.source import ArraySpec, checksum, file_sample
-from jaxcnn.files import cache_folder, written_whole
 
 _LABEL = ".cls"
+_MAX_LABEL = 999_999
+"""Largest number of a class: a name is made for each up to the largest one."""
+
 _COLUMNS = ("shard", "offset", "size", "label")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
@@ -131,6 +133,8 @@ def web_dataset(pattern: str, *, class_names: Sequence[str] | None = None, chann
 
 def _expanded(pattern: str) -> list[str]:
     """Returns the sorted paths of a pattern."""
+    if os.path.isfile(pattern):  # a name may have brackets
+        return [pattern]
     span = _RANGE.search(pattern)
     if span is None:
         found = sorted(path for path in glob.glob(pattern) if os.path.isfile(path))
@@ -138,30 +142,24 @@ def _expanded(pattern: str) -> list[str]:
             raise FileNotFoundError(f"expected tar files, got {pattern!r}, which matches no file")
         return found
     first, last = span.groups()
+    if int(first) > int(last):
+        raise FileNotFoundError(f"expected a range from the smaller to the larger number, got {span[0]!r}")
     numbers = [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
     return [path for number in numbers for path in _expanded(pattern[: span.start()] + number + pattern[span.end() :])]
 
 
 def _cached_index(files: tuple[Path, ...]) -> np.ndarray:
     """Reads the index from the folder of caches, or makes it."""
+
+    def make() -> np.ndarray:
+        index = np.array([row for shard, file in enumerate(files) for row in _index(shard, file)], np.int64)
+        if not len(index):
+            raise WebDatasetError(f"expected pictures with {_LABEL} files in {str(files[0])!r}, got none")
+        return index
+
     statuses = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    cached = cache_folder() / "web_dataset" / f"{checksum(repr(statuses))}.npy"
-    if cached.is_file():
-        try:
-            index = np.load(cached, allow_pickle=False)
-        except (ValueError, EOFError):  # damaged: it is made again
-            index = np.zeros((0, 0), np.int64)
-        if index.ndim == 2 and index.shape[1] == len(_COLUMNS):
-            return index
-    index = np.array([row for shard, file in enumerate(files) for row in _index(shard, file)], np.int64)
-    if not len(index):
-        raise WebDatasetError(f"expected pictures with {_LABEL} files in {str(files[0])!r}, got none")
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    content = io.BytesIO()
-    np.save(content, index, allow_pickle=False)
-    with written_whole(cached) as file:
-        file.write(content.getvalue())
-    return index
+    name = f"web_dataset/{checksum(repr(statuses))}.npy"
+    return kept_array(name, str(files[0]), lambda index: index.ndim == 2 and index.shape[1] == len(_COLUMNS), make)
 
 
 def _index(shard: int, path: Path) -> list[tuple[int, int, int, int]]:
@@ -183,7 +181,9 @@ def _index(shard: int, path: Path) -> list[tuple[int, int, int, int]]:
                     if key in pictures:
                         raise WebDatasetError(f"expected one picture of the name {key!r} in {str(path)!r}, got several")
                     pictures[key] = member.offset_data, member.size
-                elif f".{extension}" == _LABEL:
+                elif f".{extension.lower()}" == _LABEL:
+                    if key in labels:
+                        raise WebDatasetError(f"expected one label of the name {key!r} in {str(path)!r}, got several")
                     labels[key] = _label(archive, member, path)
             # tarfile takes a damaged or truncated header for the end, which is a block of zeros.
             with open(path, "rb") as file:
@@ -206,8 +206,8 @@ def _index(shard: int, path: Path) -> list[tuple[int, int, int, int]]:
 def _label(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> int:
     file = archive.extractfile(member)
     text = file.read(32).strip() if file is not None else b""
-    if not text.isdigit():
+    if not text.isdigit() or int(text) > _MAX_LABEL:
         raise WebDatasetError(
-            f"expected the number of a class, at least 0, in {member.name} of {str(path)!r}, got {text!r}"
+            f"expected the number of a class, from 0 to {_MAX_LABEL:,}, in {member.name} of {str(path)!r}, got {text!r}"
         )
     return int(text)

@@ -64,6 +64,11 @@ class TimmConfig(Value):
     test_crop_pct: float | None = None
     label_names: tuple[str, ...] = ()
 
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images."""
+        return self.input_size[0]
+
 
 def read_timm_config(folder: str | os.PathLike[str]) -> TimmConfig:
     """Reads the `config.json` of a model that timm saved.
@@ -96,7 +101,7 @@ def _read(path: Path) -> TimmConfig:
     config = read_json(path)
     if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
         raise FileError(f"{str(path)!r} is not a config of timm: expected a dict with an architecture")
-    top = _Parts(path, config)
+    top = Parts(path, config)
     if "pretrained_cfg" in config:
         top.know(_IN_CONFIG | _LABELS)
         parts = top.inner("pretrained_cfg")
@@ -153,16 +158,18 @@ def _averaged(numbers: tuple[float, ...], channels: int) -> tuple[float, ...]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Parts:
+class Parts:
     """A dict of a config, whose values are checked when they are read; None or a default for a missing key."""
 
     path: Path
     data: Mapping[str, Any]
 
     def refuse(self, name: str, expected: str, got: Any) -> NoReturn:
+        """Raises `FileError` with what was expected of a value."""
         raise FileError(f"{str(self.path)!r} expects {name} to be {expected}, got {shown(got)}")
 
     def know(self, names: set[str], why: str = "it may change what the model computes") -> None:
+        """Refuses keys of other names whose value is not null."""
         unknown = [name for name, value in self.data.items() if name not in names and value is not None]
         if unknown:
             raise FileError(
@@ -171,32 +178,43 @@ class _Parts:
             )
 
     def get(self, name: str, default: Any = None) -> Any:
+        """Returns a value of any type."""
         value = self.data.get(name)
         return default if value is None else value
 
-    def inner(self, name: str) -> "_Parts":
+    def inner(self, name: str) -> "Parts":
+        """Returns a dict within the config."""
         value = self.get(name, {})
-        return _Parts(self.path, value) if isinstance(value, dict) else self.refuse(name, "a dict", value)
+        return Parts(self.path, value) if isinstance(value, dict) else self.refuse(name, "a dict", value)
 
     def choice(self, name: str, default: str, choices: tuple[str, ...]) -> str:
+        """Returns one of several strings."""
         value = self.get(name, default)
         if not isinstance(value, str) or value not in choices:
             self.refuse(name, f"one of {', '.join(choices)}", value)
         return value
 
+    def text(self, name: str) -> str | None:
+        """Returns a string."""
+        value = self.get(name)
+        return value if value is None or isinstance(value, str) else self.refuse(name, "a string", value)
+
     def whole(self, name: str, least: int) -> int | None:
+        """Returns an integer of at least `least`."""
         value = self.get(name)
         if value is not None and (type(value) is not int or not least <= value < 2**20):
             self.refuse(name, f"an integer{f' of at least {least}' if least else ''}", value)
         return value
 
     def number(self, name: str, low: float, high: float) -> float | None:
+        """Returns a number from `low` to `high`."""
         value = self.get(name)
         if value is not None and (type(value) not in (int, float) or not low <= value <= high):
             self.refuse(name, f"a number from {low:g} to {high:g}", value)
         return None if value is None else float(value)
 
     def size(self, name: str) -> tuple[int, int, int] | None:
+        """Returns a list of three positive integers: channels, height and width."""
         value = self.get(name)
         if value is None:
             return None

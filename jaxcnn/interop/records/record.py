@@ -13,7 +13,7 @@ from jaxcnn.layers import Conv, ConvTranspose, Dense, LayerScale
 from jaxcnn.types import Layer, Shape
 from jaxcnn.values import Value
 
-Origin = Literal["torchvision", "timm", "keras", "jaxcnn"]
+Origin = Literal["torchvision", "timm", "smp", "keras", "jaxcnn"]
 
 _NEVER = -100.0
 """A logit whose sigmoid is 0, but for 4e-44."""
@@ -116,6 +116,8 @@ class Record(Value):
       auto_numbered: names of layers that Keras numbers consecutively within a session, such as "conv2d": only the order
         of their numbers matters. In the names above they are counted from 0: "conv2d_0/kernel".
       ignored: regular expressions for arrays that the model does not use, with their meaning.
+      unused: returns the shapes of further ignored arrays by name, which the source builds and does not use; None for
+        none. Files written for the source have zeros in their place.
       read_preprocessing: reads the preprocessing from ignored arrays of the file.
       head: path of the layer that computes the logits.
       anchors: number of anchors at a place of a detector, each of which has its own logits in `head`; 1 for others.
@@ -137,6 +139,7 @@ class Record(Value):
     rewrites: tuple[tuple[str, str], ...] = ()
     auto_numbered: tuple[str, ...] = ()
     ignored: tuple[tuple[str, str], ...] = ()
+    unused: Callable[[], Mapping[str, Shape]] | None = None
     read_preprocessing: Callable[[Mapping[str, Tensor]], Preprocessing] | None = None
     head: str = "head"
     anchors: int = 1
@@ -178,8 +181,10 @@ class Record(Value):
     def ignores(self, name: str) -> bool:
         """Returns whether the model ignores an array of this name."""
         # torch's batch counters matter only for batch norms with cumulative moments, which none of these models has.
-        counter = self.origin in ("torchvision", "timm") and name.endswith(".num_batches_tracked")
-        return counter or any(re.fullmatch(pattern, name) for pattern, _ in self.ignored)
+        counter = self.origin in ("torchvision", "timm", "smp") and name.endswith(".num_batches_tracked")
+        if counter or any(re.fullmatch(pattern, name) for pattern, _ in self.ignored):
+            return True
+        return self.unused is not None and name in self.unused()
 
     def without_background(self, name: str, tensor: Tensor) -> Tensor:
         """Drops the rows of the background from an array of a file.
