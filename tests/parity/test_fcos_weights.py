@@ -96,11 +96,11 @@ def test_losses_and_gradients_are_those_of_torchvision(counts):
 
 
 def test_detections_are_those_of_torchvision():
-    module, anchors = peer(3, topk_candidates=60, detections_per_img=40)
+    module, anchors = peer(3, topk_candidates=60, detections_per_img=200)
     outputs, sizes = drawn(2, 3), list(TASK.level_sizes)
     theirs = {name: list(tensor.detach().split(sizes, 1)) for name, tensor in with_background(outputs).items()}
     expected = module.postprocess_detections(theirs, [list(anchors.split(sizes))] * 2, [SIZE] * 2)
-    task = PointDetection(SIZE, MAPS, strides=STRIDES, candidates=60, max_detections=40)
+    task = PointDetection(SIZE, MAPS, strides=STRIDES, candidates=60, max_detections=200)
     assert (task.score_threshold, task.iou_threshold) == (module.score_thresh, module.nms_thresh)
     ours = jax.jit(task.decode)(outputs)
     for i, found in enumerate(expected):
