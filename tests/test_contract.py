@@ -49,10 +49,16 @@ from jaxcnn.layers import (
     Residual,
     Resize,
     Sequential,
+    Zip,
     identity,
 )
 from jaxcnn.layers.flow import structure
 from jaxcnn.models import catalog
+from jaxcnn.models.detection.detector import Detector
+from jaxcnn.models.detection.fcos import FCOS, FCOSHead, fcos_head
+from jaxcnn.models.detection.feature_pyramid import CoarserLevels, FeaturePyramid, feature_pyramid
+from jaxcnn.models.detection.retinanet import RetinaNet, RetinaNetHead, retinanet_head
+from jaxcnn.models.detection.ssd import SSD, SSDHead, SSDNeck, ssd_head, unit_length
 from jaxcnn.models.efficientnet import fused_block
 from jaxcnn.models.inception import AuxiliaryPool
 from jaxcnn.models.lenet import C3_TABLE, Gaussian, Subsampling, TableConv
@@ -256,7 +262,68 @@ LAYERS = {
         ((6, 5, 4), lambda: Sequential(conv=Conv(4, 6, use_bias=False), norm=BatchNorm(6), drop=Dropout(0.5))),
         ((6, 5, 4), lambda: Sequential(a=Sequential(a=Conv(4, 6), b=RELU), b=Sequential(), pool=GlobalAvgPool())),
     ],
+    SSD: [
+        (
+            (9, 8, 4),
+            lambda: SSD(
+                two_maps(),
+                SSDNeck(Function(unit_length), Backbone(Sequential(a=Conv(12, 5), b=Conv(5, 6, 3, 2, 1)), ["a", "b"])),
+                ssd_head(3, (8, 5, 6), (4, 6, 4)),
+                ((2.0,), (2.0, 3.0), (2.0,)),
+                (0.1, 0.2, 0.4, 0.8),
+            ),
+        ),
+    ],
+    SSDHead: [(((6, 5, 4), (3, 2, 5)), lambda: ssd_head(3, (4, 5), (4, 6)))],
+    SSDNeck: [
+        (
+            ((6, 5, 4), (3, 2, 5)),
+            lambda: SSDNeck(LayerScale(4), Backbone(Sequential(a=Conv(5, 4), b=Conv(4, 6)), ["a", "b"])),
+        ),
+    ],
+    Zip: [
+        (((6, 5, 4), (3, 2, 4)), lambda: Zip(a=Conv(4, 6), b=Conv(4, 3, use_bias=False))),
+        (((6, 5, 4), (7,)), lambda: Zip(a=Sequential(norm=BatchNorm(4), drop=Dropout(0.5)), b=Dense(7, 3))),
+    ],
     AuxiliaryPool: [((18, 17, 4), lambda: AuxiliaryPool())],
+    CoarserLevels: [((6, 5, 4), lambda: CoarserLevels(Conv(4, 6, 3, 2, 1), Conv(6, 6, 3, 2, 1)))],
+    Detector: [
+        (
+            (9, 8, 4),
+            lambda: Detector(two_maps(), feature_pyramid((8, 12), 4), retinanet_head(3, 4, anchors=1, depth=1)),
+        ),
+    ],
+    FCOS: [
+        (
+            (9, 8, 4),
+            lambda: FCOS(
+                two_maps(),
+                feature_pyramid((8, 12), 4),
+                fcos_head(3, 4, depth=1, norm=Partial(GroupNorm, num_groups=2)),
+                (1, 2),
+            ),
+        ),
+    ],
+    FCOSHead: [
+        (((6, 5, 4), (3, 2, 4)), lambda: fcos_head(3, 4, depth=1, norm=Partial(GroupNorm, num_groups=2))),
+    ],
+    FeaturePyramid: [
+        (((9, 8, 4), (5, 4, 6)), lambda: feature_pyramid((4, 6), 5, norm=BatchNorm)),
+        (((17, 15, 4), (9, 8, 6)), lambda: feature_pyramid((4, 6), 5, extra_input="backbone")),
+    ],
+    RetinaNet: [
+        (
+            (9, 8, 4),
+            lambda: RetinaNet(
+                two_maps(),
+                feature_pyramid((8, 12), 4),
+                retinanet_head(3, 4, anchors=2, depth=1, norm=Partial(GroupNorm, num_groups=2)),
+                ((4.0,), (8.0,)),
+                (0.5, 2.0),
+            ),
+        ),
+    ],
+    RetinaNetHead: [(((6, 5, 4), (3, 2, 4)), lambda: retinanet_head(3, 4, anchors=2, depth=1))],
     CroppedConcat: [((6, 5, 4), lambda: CroppedConcat(Conv(4, 3, (3, 1), padding="VALID")))],
     EveryPixel: [
         ((6, 5, 4), lambda: EveryPixel(Sequential(pool=GlobalAvgPool(), dense=Dense(4, 3, use_bias=False)))),

@@ -3,6 +3,8 @@
 Import it before `torchvision` or `timm`; where one of them is missing, the test module that does so is skipped.
 """
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ def _import_torchvision():
     """Imports torchvision, with declarations of what the wheel of PyPI lacks beside a CPU build of torch.
 
     That wheel's compiled operators want CUDA. torchvision does without them, but for the abstract implementations that
-    it registers, at its import, for two operators that then do not exist.
+    it registers, at its import, for two operators that then do not exist. Its detectors call one of them, `nms`.
     """
     try:
         return pytest.importorskip("torchvision"), None
@@ -24,7 +26,23 @@ def _import_torchvision():
     library = torch.library.Library("torchvision", "FRAGMENT")
     for operator in ("nms", "qnms"):
         library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return pytest.importorskip("torchvision"), library
+    module = pytest.importorskip("torchvision")
+    library.impl("nms", _nms, "CPU")
+    sys.modules["torchvision.ops.boxes"]._assert_has_ops = lambda: None
+    # The version in plain torch, without compiling it.
+    pooling = sys.modules["torchvision.ops.roi_align"]
+    pooling._roi_align = getattr(pooling._roi_align, "__wrapped__", pooling._roi_align)
+    return module, library
+
+
+def _nms(boxes, scores, iou_threshold):
+    """Greedy suppression, box by box."""
+    order, kept = torch.argsort(scores, descending=True, stable=True).tolist(), []
+    overlaps = sys.modules["torchvision.ops.boxes"].box_iou(boxes, boxes)
+    for i in order:
+        if all(overlaps[i, j] <= iou_threshold for j in kept):
+            kept.append(i)
+    return torch.tensor(kept, dtype=torch.int64)
 
 
 # The declarations live as long as the library object.

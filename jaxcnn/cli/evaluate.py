@@ -22,7 +22,7 @@ from jaxcnn.training.run_folder import RunFolder
 from jaxcnn.training.trained_model import ModelInfo
 from jaxcnn.types import Mean, Task
 
-_WORDS = {"iou": "IoU", "f1": "F1", "top5": "top-5"}
+_WORDS = {"ap50": "AP50", "iou": "IoU", "f1": "F1", "top5": "top-5"}
 """Parts of the names of figures, and how text shows them."""
 
 _KINDS = {Classification: "classes", MultiLabel: "multi-label", Regression: "numbers"}
@@ -127,7 +127,8 @@ def _figures(task: Task, sums: Mapping[str, Mean]) -> str:
     for name, value in task.report(dict(sums)).items():
         if name.startswith("mean_") and isinstance(task, Classification):
             continue
-        text = f"{_worded(name)} {value:.2%}" if shares else f"{name} {value:.4f}"
+        is_share = shares and not name.endswith("_loss")
+        text = f"{_worded(name)} {value:.2%}" if is_share else f"{_worded(name)} {value:.4f}"
         if name == "accuracy":
             text += f" ({int(sums[name].total)} of {int(sums[name].weight)})"
         parts.append(text)

@@ -13,7 +13,7 @@ from jaxcnn.cli.prepare import progress_bar
 from jaxcnn.cli.terminal import shown
 from jaxcnn.data import FitPicture, Prepare, RandomResizedCrop, Source, Splits, named
 from jaxcnn.models import catalog
-from jaxcnn.tasks import Classification, MultiLabel, Regression, Segmentation
+from jaxcnn.tasks import Classification, Detection, MultiLabel, Regression, Segmentation
 from jaxcnn.text import nearest
 from jaxcnn.training.experiment import choose_task
 from jaxcnn.types import Layer, Shape, Task
@@ -167,6 +167,9 @@ def image_shape(splits: Splits) -> Shape:
     return shape
 
 
+_LABELS = {"classification": "labels of whole images", "detection": "boxes", "segmentation": "masks"}
+"""What data are labelled with, by the kind of the models for them."""
+
 _KINDS = {"classification": "classes", "multi-label": "multi-label", "regression": "numbers"}
 """What the labels of a table are, by the option --task."""
 
@@ -253,8 +256,14 @@ def make_task(options: Train, source: Source) -> Task:
         "regression": Regression,
         "segmentation": lambda: Segmentation(len(source.class_names)),
     }
+    if "boxes" in source.spec and options.task == "auto":
+        _check_kind(options.model, "detection")
+        shape: Any = source.spec["image"].shape
+        model = build_model(options.model, len(source.class_names), shape)
+    else:
+        model = None
     with reported(ValueError):
-        task: Any = choose_task(source) if options.task == "auto" else kinds[options.task]()
+        task: Any = choose_task(source, model) if options.task == "auto" else kinds[options.task]()
     if not options.label_smoothing:
         return task
     if not 0 <= options.label_smoothing < 1:
@@ -272,16 +281,21 @@ def check_model(name: str, task: Task) -> None:
       task: the task of the training.
 
     Raises:
-      CommandError: the model gives a logit for each pixel and the task takes one for each image, or the reverse.
+      CommandError: the model gives what the task does not take.
     """
+    if isinstance(task, Detection):
+        _check_kind(name, "detection")
+    else:
+        _check_kind(name, "segmentation" if isinstance(task, Segmentation) else "classification")
+
+
+def _check_kind(name: str, wanted: catalog.Kind) -> None:
     given = catalog.CATALOG[name].task if name in catalog.CATALOG else None
-    wanted = "segmentation" if isinstance(task, Segmentation) else "classification"
     if given in (None, wanted):
         return
     fitting = [other for other, entry in catalog.CATALOG.items() if entry.task == wanted]
-    labels = "masks" if wanted == "segmentation" else "labels of whole images"
     raise CommandError(
-        f"expected a model for data with {labels}, such as {fitting[0]}, got {name}, which is for {given}"
+        f"expected a model for data with {_LABELS[wanted]}, such as {fitting[0]}, got {name}, which is for {given}"
     )
 
 

@@ -18,6 +18,7 @@ from jaxcnn.cli.predictions import Prediction, Unreadable, make_writer
 from jaxcnn.cli.terminal import complain, shown
 from jaxcnn.data.pictures import EXTENSIONS, FitPicture, PictureError
 from jaxcnn.data.prefetch import ahead
+from jaxcnn.tasks import Detection
 from jaxcnn.training.trained_model import TrainedModel
 
 T = TypeVar("T")
@@ -41,6 +42,11 @@ def predict(options: Predict) -> int:
     _check(options)
     with Activity("reading the run"):
         run = trained.load(options.run, options.layer)
+    if isinstance(run.info.task, Detection):
+        raise CommandError(
+            "predict expects a classifier, a regression or a segmentation, got a detector; in Python, "
+            "jaxcnn.load(run).predict(*pictures) returns boxes"
+        )
     shape = run.info.image_shape
     if shape[2] not in (1, 3):
         raise CommandError(f"predict reads images of 1 or 3 channels, but the model of the run takes {shape[2]}")

@@ -118,7 +118,7 @@ def usable(record: Record, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         rewritten = record.rewritten(numbered[name])
         if rewritten in found:
             raise ValueError(f"expected each array once, got {shown(rewritten)} twice, once of them as {shown(name)}")
-        found[rewritten] = tensor
+        found[rewritten] = record.without_background(rewritten, tensor)
     return found
 
 
@@ -240,7 +240,7 @@ def written(record: Record, model: Any, params: Params, state: State) -> dict[st
         for key in target.keys:
             leaf = leaf[key]
         stored = record.to_source(target.path, target.layer, target.keys[-1], np.asarray(leaf))
-        arrays[name] = np.asarray(stored, order="C")
+        arrays[name] = record.with_background(name, np.asarray(stored, order="C"))
     if record.unused is not None:
         arrays |= {name: np.zeros(shape, np.float32) for name, shape in record.unused().items()}
     variances = [name for name in arrays if name.endswith(".running_var")]

@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxcnn.interop.files.config import TimmConfig
 from jaxcnn.models.normalized import Normalization
-from jaxcnn.ops.check import Size, as_pair
+from jaxcnn.ops.check import Size, as_pair, is_int
 from jaxcnn.ops.resizing import resize
 from jaxcnn.values import Value
 
@@ -50,6 +50,12 @@ class Preprocessing(Value):
       scale: largest value of a pixel before normalisation, 1 or 255.
       mean: mean of each channel of the result, in units of `scale`: three numbers, or one for grey images.
       std: standard deviation of each channel.
+      max_size: with a single `resize_size`, the largest length of the longer side after resizing, in pixels: the image
+        becomes smaller, with its proportions, to stay within; both sides are rounded down. None for no limit.
+      rounded: whether resizing without antialias gives whole grey levels. torchvision's detectors resize after the
+        normalisation, which gives any number.
+      multiple: height and width are padded to multiples of this number, at the bottom and on the right, with zeros
+        after the normalisation.
     """
 
     resize_size: int | tuple[int, int] | None
@@ -62,6 +68,9 @@ class Preprocessing(Value):
     scale: float = 1.0
     mean: tuple[float, ...] = _MEAN
     std: tuple[float, ...] = _STD
+    max_size: int | None = None
+    rounded: bool = True
+    multiple: int = 1
 
     def __post_init__(self) -> None:
         if isinstance(self.resize_size, int):
@@ -84,6 +93,14 @@ class Preprocessing(Value):
         _check_choice("scale", self.scale, (1, 255))
         if not all(isinstance(level, int) and 0 <= level <= 255 for level in self.fill):
             raise ValueError(f"Preprocessing expects fill to be integers from 0 to 255, got {self.fill}")
+        if self.max_size is not None and not isinstance(self.resize_size, int):
+            raise ValueError(f"Preprocessing expects max_size only with one number as resize_size, got {self!r}")
+        for name in ("max_size", "multiple"):
+            value = getattr(self, name)
+            if value is not None and (not is_int(value) or value < 1):
+                raise ValueError(f"Preprocessing expects {name} of at least 1, got {value!r}")
+        if not self.rounded and self.antialias:
+            raise ValueError("Preprocessing expects antialias=False with rounded=False, got antialias=True")
         if not all(map(math.isfinite, self.mean)):
             raise ValueError(f"Preprocessing expects mean to be finite, got {self.mean}")
         if not all(0 < number < math.inf for number in self.std):
@@ -102,7 +119,7 @@ class Preprocessing(Value):
             image in mode "RGB". If `mean` is one number: shape (height, width, 1), or (height, width).
 
         Returns:
-          float32, shape (*crop_size, channels).
+          float32, shape (*crop_size, channels); without a crop, of the resized and padded image.
 
         Raises:
           ImportError: Pillow is not installed.
@@ -126,7 +143,8 @@ class Preprocessing(Value):
         values = pixels.astype(np.float32)
         if self.scale == 1:
             values /= np.float32(255)
-        return (values - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        values = (values - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        return np.pad(values, [(0, -size % self.multiple) for size in values.shape[:2]] + [(0, 0)])
 
     def normalization(self) -> Normalization:
         """Returns the normalization of pixels in [0, 1], for `jaxcnn.models.normalized`."""
@@ -159,7 +177,7 @@ class Preprocessing(Value):
         height, width = self._resized_shape(*pixels.shape[:2])
         if not self.antialias and self.interpolation != "nearest":
             grey_levels = _interpolate(pixels.astype(np.float32), (height, width), method=self.interpolation)
-            return np.asarray(grey_levels).round().clip(0, 255).astype(np.uint8)
+            return np.asarray(grey_levels).round().clip(0, 255).astype(np.uint8) if self.rounded else grey_levels
         try:
             from PIL import Image
         except ImportError as error:
@@ -171,6 +189,9 @@ class Preprocessing(Value):
         return resized.reshape(height, width, pixels.shape[2])
 
     def _resized_shape(self, height: int, width: int) -> tuple[int, int]:
+        if isinstance(self.resize_size, int) and self.max_size is not None:
+            scale = min(self.resize_size / min(height, width), self.max_size / max(height, width))
+            return math.floor(height * scale), math.floor(width * scale)
         if isinstance(self.resize_size, int):
             shorter, longer = sorted((height, width))
             longer = int(self.resize_size * longer / shorter)

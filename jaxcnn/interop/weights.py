@@ -75,7 +75,8 @@ class Published(NamedTuple):
     Attributes:
       weights: the model, its parameters and state, and the preprocessing.
       class_names: the `label_names` of timm's config.json; empty if it has none, or not one for each class.
-      task: the meaning of the outputs; None if the head is the identity, or the outputs are no logits of classes.
+      task: the meaning of the outputs; None if the head is the identity, or the outputs are no logits of classes. A
+        detector makes its task for a size of images.
     """
 
     weights: Weights
@@ -192,6 +193,8 @@ def load_published(
             )
         params, state = _read(record, model, conversion.usable(record, opened.tensors), opened.path)
         names = () if opened.config is None else opened.config.label_names
+        if opened.path.name in torchvision_files.PREPROCESSING:
+            names = record.class_names
         weights = Weights(model, params, state, _preprocessing(record, model, opened))
     task = _task(record, model)
     return Published(weights if in_channels is None else with_channels(weights, model_name, in_channels), names, task)
@@ -201,6 +204,8 @@ def _task(record: Record, model: Any) -> Task | None:
     head = model[record.head]
     # A single logit for each pixel, or what an activation makes of logits, is that of no task here.
     if head == identity or (record.origin == "smp" and (head.out_channels == 1 or "activation" in model.names)):
+        return None
+    if record.origin != "smp" and catalog.CATALOG[record.model].task == "detection":
         return None
     is_segmenter = record.origin == "smp" or catalog.CATALOG[record.model].task == "segmentation"
     return Segmentation(head.out_channels) if is_segmenter else Classification()
@@ -504,7 +509,8 @@ def _build(record: Record, given: Mapping[str, Tensor]) -> Any:
     first, layer = _first(model)
     stem = given.get(record.names(first, layer, "kernel"))
     outputs, inputs = (0, 1) if record.origin in ("torchvision", "timm", "smp") else (-1, -2)
-    num_classes = num_classes if head is None or len(head.shape) < 2 else head.shape[outputs]
+    if head is not None and len(head.shape) > 1:
+        num_classes = head.shape[outputs] // record.anchors - record.softmax
     in_channels = channels
     if stem is not None and isinstance(layer, Conv) and len(stem.shape) == 4:
         in_channels = stem.shape[inputs]

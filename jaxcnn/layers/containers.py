@@ -1,4 +1,4 @@
-"""Layers that contain layers: in a row, side by side, with a shortcut or as a gate."""
+"""Layers that contain layers: in a row, side by side, one for each map, with a shortcut or as a gate."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -94,6 +94,32 @@ class Concat(NamedLayers):
         results = {name: run[name](x) for name in self.children()}
         _check_joined({name: y.shape for name, y in results.items()})
         return jnp.concatenate(list(results.values()), axis=-1)
+
+
+class Zip(NamedLayers):
+    """One layer for each of several maps, each with its name: `Zip(p3=Conv(512, 256, 1), p4=Conv(1024, 256, 1))`.
+
+    It takes a tuple and returns a tuple, in the declared order. Parameters, state and keys are as in `Sequential`.
+
+    Args:
+      **layers: the layers by name, in the order of the maps. A name has no "/", which separates the names of a path.
+
+    Raises:
+      TypeError: a value is not a layer, or has no name.
+      ValueError: a name contains "/" or "#".
+    """
+
+    def forward(self, run: Run, x: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Applies each layer to its map of one image."""
+        if not isinstance(x, tuple) or len(x) != len(self.layers):
+            got = f"{len(x)} of them" if isinstance(x, tuple) else type(x).__name__
+            raise ValueError(f"Zip expects a tuple of maps, one for each of {self.names}, got {got}")
+        return tuple(run[name](part) for name, part in zip(self.children(), x, strict=True))
+
+    def up_to(self, name: str) -> Layer:
+        """Returns the layer itself: each map needs its layer."""
+        del name
+        return self
 
 
 @dataclass(frozen=True, init=False, repr=False)

@@ -7,6 +7,9 @@ norm=Partial(GroupNorm, num_groups=32), activation=Function(jax.nn.silu), drop_p
 from jaxcnn.models.alex_net import alexnet
 from jaxcnn.models.convnext import convnext_base, convnext_large, convnext_small, convnext_tiny
 from jaxcnn.models.densenet import densenet121, densenet161, densenet169, densenet201
+from jaxcnn.models.detection.fcos import fcos_resnet50_fpn
+from jaxcnn.models.detection.retinanet import retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2, small_retinanet
+from jaxcnn.models.detection.ssd import ssd300_vgg16, ssdlite320_mobilenet_v3_large
 from jaxcnn.models.efficientnet import (
     efficientnet_b0,
     efficientnet_b1,
@@ -113,6 +116,7 @@ __all__ = [
     "encoder_unet",
     "fcn_resnet50",
     "fcn_resnet101",
+    "fcos_resnet50_fpn",
     "fpn",
     "googlenet",
     "inception_v3",
@@ -159,14 +163,19 @@ __all__ = [
     "resnext50_32x4d",
     "resnext101_32x8d",
     "resnext101_64x4d",
+    "retinanet_resnet50_fpn",
+    "retinanet_resnet50_fpn_v2",
     "shufflenet_v2_x0_5",
     "shufflenet_v2_x1_0",
     "shufflenet_v2_x1_5",
     "shufflenet_v2_x2_0",
     "small_cnn",
+    "small_retinanet",
     "small_unet",
     "squeezenet1_0",
     "squeezenet1_1",
+    "ssd300_vgg16",
+    "ssdlite320_mobilenet_v3_large",
     "unet",
     "unet_2015",
     "unet_plus_plus",

@@ -21,6 +21,7 @@ from jaxcnn.models import (
     vgg,
 )
 from jaxcnn.models.alex_net import alexnet
+from jaxcnn.models.detection import fcos, retinanet, ssd
 from jaxcnn.models.extreme_inception import xception
 from jaxcnn.models.google_net import googlenet
 from jaxcnn.models.segmentation import deeplab, fcn, lraspp, u_net
@@ -37,8 +38,8 @@ Model: TypeAlias = Composite
 """What a model function returns."""
 
 
-Kind: TypeAlias = Literal["classification", "segmentation"]
-"""What a model gives: a logit for each class, or one for each class and pixel."""
+Kind: TypeAlias = Literal["classification", "detection", "segmentation"]
+"""What a model gives: a logit for each class, boxes with classes, or a logit for each class and pixel."""
 
 
 class Entry(NamedTuple):
@@ -71,6 +72,7 @@ class Entry(NamedTuple):
 _FLAT = ("in_channels", "image_size")
 _ANY_SIZE = ("in_channels",)
 _IMAGENET, _CIFAR, _DIGITS = (224, 224, 3), (32, 32, 3), (32, 32, 1)
+_COCO = (800, 800, 3)
 
 
 def _with_encoder(
@@ -205,6 +207,22 @@ CATALOG: dict[str, Entry] = {
     ),
     "lraspp_mobilenet_v3_large": _scene(
         lraspp.lraspp_mobilenet_v3_large, 3_221_538, 2_077_790_120, "mobilenet_v3_large"
+    ),
+    "small_retinanet": Entry(
+        retinanet.small_retinanet, (128, 128, 3), 10, _ANY_SIZE, 1_527_444, 309_084_160, task="detection"
+    ),
+    "retinanet_resnet50_fpn": Entry(
+        retinanet.retinanet_resnet50_fpn, _COCO, 90, _ANY_SIZE, 34_047_374, 151_263_756_800, task="detection"
+    ),
+    "fcos_resnet50_fpn": Entry(
+        fcos.fcos_resnet50_fpn, _COCO, 90, _ANY_SIZE, 32_320_415, 128_176_310_528, task="detection"
+    ),
+    "ssd300_vgg16": Entry(ssd.ssd300_vgg16, (300, 300, 3), 90, _ANY_SIZE, 35_641_826, 34_858_153_472, 268, "detection"),
+    "ssdlite320_mobilenet_v3_large": Entry(
+        ssd.ssdlite320_mobilenet_v3_large, (320, 320, 3), 90, _ANY_SIZE, 3_440_060, 583_171_904, task="detection"
+    ),
+    "retinanet_resnet50_fpn_v2": Entry(
+        retinanet.retinanet_resnet50_fpn_v2, _COCO, 90, _ANY_SIZE, 38_178_190, 151_961_518_592, task="detection"
     ),
 }
 

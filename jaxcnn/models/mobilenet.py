@@ -84,6 +84,16 @@ _V3_LARGE = (
 )
 """The stages, each of one number of output channels (Howard et al. 2019, table 1)."""
 
+V3_LARGE_DETECTION = (
+    *_V3_LARGE[:-1],
+    (
+        V3Block(5, 672, 80, True, _hard_swish, 2),
+        V3Block(5, 480, 80, True, _hard_swish, 1),
+        V3Block(5, 480, 80, True, _hard_swish, 1),
+    ),
+)
+"""The stages for detectors, the last one with half the channels (Howard et al. 2019, section 6.3)."""
+
 _V3_SMALL = (
     (V3Block(3, 16, 16, True, relu, 2),),
     (V3Block(3, 72, 24, False, relu, 2), V3Block(3, 88, 24, False, relu, 1)),

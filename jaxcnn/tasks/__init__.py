@@ -2,14 +2,19 @@
 
 from jaxcnn.tasks.box_losses import hard_negatives, iou_loss, smooth_l1_loss
 from jaxcnn.tasks.classification import Classification, MultiLabel
+from jaxcnn.tasks.detection import AnchorDetection, DefaultBoxDetection, Detection, PointDetection
 from jaxcnn.tasks.losses import cross_entropy, soft_targets
 from jaxcnn.tasks.means import figures
 from jaxcnn.tasks.regression import Regression
 from jaxcnn.tasks.segmentation import Segmentation
 
 __all__ = [
+    "AnchorDetection",
     "Classification",
+    "DefaultBoxDetection",
+    "Detection",
     "MultiLabel",
+    "PointDetection",
     "Regression",
     "Segmentation",
     "cross_entropy",

@@ -16,8 +16,9 @@ from jaxcnn.data import Batches, Prepare, Source, Splits
 from jaxcnn.data.sources.source import preprocessing_of
 from jaxcnn.layers import batched, unfreeze
 from jaxcnn.layers.flow import structure
+from jaxcnn.models.detection.detector import Detector
 from jaxcnn.models.text import difference
-from jaxcnn.tasks import Classification, MultiLabel, Regression, Segmentation
+from jaxcnn.tasks import Classification, Detection, MultiLabel, Regression, Segmentation
 from jaxcnn.text import printable
 from jaxcnn.training.observers import Observer
 from jaxcnn.training.phases import Phase, make_phases
@@ -28,36 +29,52 @@ from jaxcnn.types import Layer, Params, Shape, State, Task
 _PACKAGES = ("jaxcnn", "jax", "jaxlib", "optax", "numpy", "orbax-checkpoint", "scikit-learn", "pillow")
 
 
-def choose_task(source: Source) -> Task:
+def choose_task(source: Source, layer: Any = None) -> Task:
     """Chooses the task by the entries of the examples.
 
     Args:
       source: the examples.
+      layer: the model; only a detector makes its own task.
 
     Returns:
       `Segmentation` for "mask", `Regression` for "target", `MultiLabel` for a "label" of several numbers,
-      `Classification` for another "label".
+      `Classification` for another "label"; that of the detector for "boxes".
 
     Raises:
-      ValueError: there is no such entry.
+      ValueError: there is no such entry, or the model of examples with "boxes" is not a detector.
     """
     spec = source.spec
+    if "boxes" in spec:
+        detectors = [part for part in (layer, getattr(layer, "body", None)) if isinstance(part, Detector)]
+        if not detectors:
+            raise ValueError(
+                "expected a model that makes a task for examples with 'boxes', such as jaxcnn.models.small_retinanet, "
+                f"got {type(layer).__name__}"
+            )
+        size: Any = spec["image"].shape[:2]
+        if None in size:
+            raise ValueError("expected images of one size for a detector, got several; resize them, such as to 256x256")
+        return detectors[0].task(size)
     if "mask" in spec:
         return Segmentation(len(source.class_names))
     if "target" in spec:
         return Regression()
     if "label" in spec:
         return MultiLabel() if spec["label"].shape else Classification()
-    raise ValueError(f"expected examples with 'label', 'mask' or 'target', got {', '.join(map(repr, spec))}")
+    raise ValueError(f"expected examples with 'label', 'mask', 'target' or 'boxes', got {', '.join(map(repr, spec))}")
 
 
 def evaluation_task(task: Task) -> Any:
     """Returns the task of evaluation: without label smoothing, so that the losses of several trainings compare.
 
+    Detections are decoded only there, for the average precision.
+
     Args:
       task: the task of training.
     """
     options: Any = task
+    if isinstance(task, Detection):
+        return dataclasses.replace(task, measures_precision=True)
     is_smooth = dataclasses.is_dataclass(task) and getattr(task, "label_smoothing", 0.0)
     return dataclasses.replace(options, label_smoothing=0.0) if is_smooth else task
 
@@ -162,6 +179,8 @@ class Experiment:
                 f"{shapes}; return one of its arrays, or pass a task of your own"
             )
         jax.eval_shape(self.task.loss, outputs, example)
+        if isinstance(self.task, Detection):
+            self._check_detector(self.task, outputs)
         self._check_mixing(example)
         augment = self.recipe.augmentation
         if augment is not None:
@@ -184,6 +203,13 @@ class Experiment:
             if field == "augment":
                 raise RecipeError(field, reason) from error
             raise ValueError(f"{field} {reason}") from error
+
+    def _check_detector(self, task: Detection, outputs: Any) -> None:
+        given, count = task.num_classes(outputs), len(self.splits["train"].class_names)
+        if count not in (0, given):
+            raise ValueError(
+                f"expected a detector of {count} classes, got one of {given}; build it with num_classes={count}"
+            )
 
     def _check_mixing(self, example: Mapping[str, Any]) -> None:
         label = example.get("label")

@@ -94,7 +94,7 @@ def find_learning_rate(
     _check(lowest, highest, steps, divergence)
     recipe = Recipe() if recipe is None else recipe
     splits = data.split(source, fractions=recipe.split_fractions, seed=recipe.split_seed)
-    task = choose_task(splits["train"]) if task is None else task
+    task = choose_task(splits["train"], layer) if task is None else task
     experiment = Experiment(layer, splits, recipe, task, observers=(), prepare=prepare)
     experiment.check()
     params, state = experiment.first_weights(weights)

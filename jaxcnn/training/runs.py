@@ -129,7 +129,7 @@ def run(
     if place == "device" and prepare is not None:
         raise ValueError("run expects place='memory' or 'stream' with prepare=, which works on the host, got 'device'")
     splits = data.split(source, fractions=recipe.split_fractions, seed=recipe.split_seed)
-    task = choose_task(splits["train"]) if task is None else task
+    task = choose_task(splits["train"], layer) if task is None else task
     experiment = Experiment(layer, splits, recipe, task, tuple(observers), prepare, workers)
     experiment.check()
     if resume:

@@ -162,7 +162,12 @@ def test_the_catalog_says_what_each_model_was_made_for(name):
 
 
 def expected_shape(name, image_shape, num_classes):
-    """Returns the shape of a classifier's logits, or of a segmentation model's, which has them for each pixel."""
+    """Returns the shape of a classifier's logits, of a segmentation model's for each pixel, or a detector's outputs."""
+    if catalog.CATALOG[name].task == "detection":
+        num_outputs = num_classes + name.startswith("ssd")
+        rows = sum(catalog.build(name, num_classes, image_shape).task(image_shape[:2]).level_sizes)
+        centerness = {"centerness": (rows,)} if name.startswith("fcos") else {}
+        return {"boxes": (rows, 4), **centerness, "classes": (rows, num_outputs)}
     if name == "unet_2015":
         return (image_shape[0] - 184, image_shape[1] - 184, num_classes)
     return (*image_shape[:2], num_classes) if is_segmenter(name) else (num_classes,)

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from jaxcnn import batched, data, trees
+from jaxcnn.data.sources.digit_scenes import digit_scenes
 from jaxcnn.layers import Composite, Conv, Dense, DropPath, Flatten, Function, Residual, Sequential, freeze, identity
-from jaxcnn.models import mlp
+from jaxcnn.models import mlp, small_retinanet
 from jaxcnn.tasks import Classification, MultiLabel, Regression, Segmentation
 from jaxcnn.training import Observer, Recipe, load_model, run
 from jaxcnn.training.experiment import choose_task
@@ -346,8 +347,19 @@ def test_the_task_is_chosen_by_the_examples(stripes):
     assert choose_task(data.arrays(image=images, target=np.zeros((4, 2)))) == Regression()
     several = data.Arrays({"image": images, "label": np.zeros((4, 3), np.float32)}, ("a", "b", "c"))
     assert choose_task(several) == MultiLabel()
-    with pytest.raises(ValueError, match="expected examples with 'label', 'mask' or 'target', got 'image'"):
+    with pytest.raises(ValueError, match="expected examples with 'label', 'mask', 'target' or 'boxes', got 'image'"):
         choose_task(data.arrays(image=images))
+
+
+def test_a_detector_makes_its_task_for_examples_with_boxes():
+    scenes = digit_scenes(64)
+    assert choose_task(scenes["train"], small_retinanet(10)) == small_retinanet(10).task((64, 64))
+    with pytest.raises(ValueError, match=r"expected a model that makes a task for .* 'boxes', .* got Sequential"):
+        choose_task(scenes["train"], Sequential(flatten=Flatten()))
+    with pytest.raises(
+        ValueError, match="expected a detector of 10 classes, got one of 3; build it with num_classes=10"
+    ):
+        run(small_retinanet(3), scenes, RECIPE)
 
 
 @pytest.mark.parametrize(

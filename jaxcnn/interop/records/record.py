@@ -7,13 +7,16 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from jaxcnn.interop.files.tensor import Tensor
+from jaxcnn.interop.files.tensor import LazyTensor, Tensor
 from jaxcnn.interop.preprocessing import Preprocessing
 from jaxcnn.layers import Conv, ConvTranspose, Dense, LayerScale
 from jaxcnn.types import Layer, Shape
 from jaxcnn.values import Value
 
 Origin = Literal["torchvision", "timm", "smp", "keras", "jaxcnn"]
+
+_NEVER = -100.0
+"""A logit whose sigmoid is 0, but for 4e-44."""
 
 Replacement = str | Callable[[re.Match[str]], str]
 """A template as of `re.Match.expand`, or a function of the match."""
@@ -117,6 +120,12 @@ class Record(Value):
         none. Files written for the source have zeros in their place.
       read_preprocessing: reads the preprocessing from ignored arrays of the file.
       head: path of the layer that computes the logits.
+      anchors: number of anchors at a place of a detector, each of which has its own logits in `head`; 1 for others.
+      background: regular expression for arrays of the source with a row for the background before those of the classes
+        of each anchor. The model has no such class: the row is dropped. Files written for the source have one with a
+        probability of 0.
+      softmax: whether the logits of an anchor include one of the background in the model too.
+      class_names: names of the classes of the published weights; empty if unknown.
     """
 
     model: str
@@ -133,6 +142,10 @@ class Record(Value):
     unused: Callable[[], Mapping[str, Shape]] | None = None
     read_preprocessing: Callable[[Mapping[str, Tensor]], Preprocessing] | None = None
     head: str = "head"
+    anchors: int = 1
+    background: str = ""
+    softmax: bool = False
+    class_names: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -172,6 +185,45 @@ class Record(Value):
         if counter or any(re.fullmatch(pattern, name) for pattern, _ in self.ignored):
             return True
         return self.unused is not None and name in self.unused()
+
+    def without_background(self, name: str, tensor: Tensor) -> Tensor:
+        """Drops the rows of the background from an array of a file.
+
+        Args:
+          name: its name in this record.
+          tensor: the array.
+
+        Returns:
+          A tensor with fewer rows; the same one if it has none for the background.
+        """
+        if not self._has_background(name) or not tensor.shape or tensor.shape[0] % self.anchors:
+            return tensor
+        rows, rest = tensor.shape[0] // self.anchors, tuple(tensor.shape[1:])
+
+        def read() -> np.ndarray:
+            return np.asarray(tensor).reshape(self.anchors, rows, *rest)[:, 1:].reshape(-1, *rest)
+
+        shape = (self.anchors * (rows - 1), *rest)
+        return LazyTensor(shape, tensor.dtype, read, lambda start, stop: read()[start:stop])
+
+    def with_background(self, name: str, array: np.ndarray) -> np.ndarray:
+        """Adds the rows of the background that `without_background` drops, of a probability of 0.
+
+        Args:
+          name: name of the array in this record.
+          array: the array.
+
+        Returns:
+          A new array with more rows; the same one if it has none for the background.
+        """
+        if not self._has_background(name):
+            return array
+        each = array.reshape(self.anchors, -1, *array.shape[1:])
+        row = np.full_like(each[:, :1], _NEVER if name.endswith("bias") else 0)
+        return np.concatenate([row, each], axis=1).reshape(-1, *array.shape[1:])
+
+    def _has_background(self, name: str) -> bool:
+        return bool(self.background) and re.fullmatch(self.background, name) is not None
 
     def to_source(self, path: str, layer: Layer, leaf: str, array: np.ndarray) -> np.ndarray:
         """Converts an array to the layout of the source.

@@ -15,6 +15,15 @@ _HALF = (0.5, 0.5, 0.5)
 # Segmentation: nothing is cropped, so that every pixel has a class.
 _WHOLE = Preprocessing(520, None)
 
+DETECTION = Preprocessing(800, None, antialias=False, max_size=1333, rounded=False, multiple=32)
+"""For detectors: the whole image, padded to whole sizes of its maps."""
+
+SSD300 = Preprocessing(
+    (300, 300), None, antialias=False, mean=(0.48235, 0.45882, 0.40784), std=(1 / 255,) * 3, rounded=False
+)
+
+SSDLITE320 = Preprocessing((320, 320), None, antialias=False, mean=_HALF, std=_HALF, rounded=False)
+
 PREPROCESSING: dict[str, Preprocessing] = {
     "alexnet-owt-7be5be79.pth": _preset(256, 224),
     "convnext_base-6075fbad.pth": _preset(232, 224),
@@ -42,6 +51,7 @@ PREPROCESSING: dict[str, Preprocessing] = {
     "efficientnet_v2_s-dd5fe13b.pth": _preset(384, 384),
     "fcn_resnet101_coco-7ecb50ca.pth": _WHOLE,
     "fcn_resnet50_coco-1167a1af.pth": _WHOLE,
+    "fcos_resnet50_fpn_coco-99b0c9b7.pth": DETECTION,
     "googlenet-1378be20.pth": _preset(256, 224, "bilinear", _HALF, _HALF),
     "inception_v3_google-0cc3c7bd.pth": _preset(342, 299, "bilinear", _HALF, _HALF),
     "lraspp_mobilenet_v3_large-d234d4ea.pth": _WHOLE,
@@ -95,12 +105,16 @@ PREPROCESSING: dict[str, Preprocessing] = {
     "resnext101_64x4d-173b62eb.pth": _preset(232, 224),
     "resnext50_32x4d-7cdf4587.pth": _preset(256, 224),
     "resnext50_32x4d-1a0047aa.pth": _preset(232, 224),
+    "retinanet_resnet50_fpn_coco-eeacb38b.pth": DETECTION,
+    "retinanet_resnet50_fpn_v2_coco-5905b1c5.pth": DETECTION,
     "shufflenetv2_x0.5-f707e7126e.pth": _preset(256, 224),
     "shufflenetv2_x1-5666bf0f80.pth": _preset(256, 224),
     "shufflenetv2_x1_5-3c479a10.pth": _preset(232, 224),
     "shufflenetv2_x2_0-8be3c8ee.pth": _preset(232, 224),
     "squeezenet1_0-b66bff10.pth": _preset(256, 224),
     "squeezenet1_1-b8a52dc0.pth": _preset(256, 224),
+    "ssd300_vgg16_coco-b556d3b4.pth": SSD300,
+    "ssdlite320_mobilenet_v3_large_coco-a79551df.pth": SSDLITE320,
     "vgg11-8a719046.pth": _preset(256, 224),
     "vgg11_bn-6002323d.pth": _preset(256, 224),
     "vgg13-19584684.pth": _preset(256, 224),

@@ -1,0 +1,1 @@
+"""Models that find objects: the map of each level gives classes and boxes at every place."""
