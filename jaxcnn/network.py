@@ -13,13 +13,13 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
 
 from jaxcnn.data import Source, Splits
-from jaxcnn.data.pictures import FitPicture, read_picture
+from jaxcnn.data.pictures import FitPicture, Placement, picture_size, read_picture
 from jaxcnn.interop import conversion, own_file
 from jaxcnn.interop.files import paths
 from jaxcnn.interop.files.opened import parse_json, shown
@@ -40,7 +40,7 @@ from jaxcnn.layers.fold import usual_shapes
 from jaxcnn.models import catalog
 from jaxcnn.models.normalized import normalized
 from jaxcnn.models.text import difference, parse_value
-from jaxcnn.tasks import Classification, MultiLabel
+from jaxcnn.tasks import Classification, Detection, MultiLabel
 from jaxcnn.text import printable
 from jaxcnn.training import Precision, Recipe, Result, run
 from jaxcnn.training.run_folder import is_run_folder
@@ -173,8 +173,9 @@ class Network:
         Returns:
           For each picture, of a classifier: the probabilities of the likeliest classes by name, the likeliest first;
           the name is the index where `class_names` is empty, and ends in the index, as "crane (134)", where two classes
-          have one name. Of another task: the decoded output as NumPy arrays, such
-          as a mask.
+          have one name. Of a detector: "boxes", shape (slots, 4), edges (left, top, right, bottom) in pixels of the
+          picture that was given, clipped to it; "scores" and "classes", shape (slots,); and "valid", which tells the
+          slots that hold an object. Of another task: the decoded output as NumPy arrays, such as a mask.
 
         Raises:
           TypeError: a picture is None, a list or a tuple.
@@ -195,8 +196,15 @@ class Network:
         size = min(batch_size, len(pictures))
         results = []
         for start in range(0, len(pictures), max(size, 1)):
-            images = [self._prepared(picture) for picture in pictures[start : start + size]]
-            results += self._predicted(images, size, self.task, top)
+            prepared = [self._prepared(picture) for picture in pictures[start : start + size]]
+            found = self._predicted([one.image for one in prepared], size, self.task, top)
+            if isinstance(self.task, Detection):
+                places = [one.placement for one in prepared]
+                found = [
+                    row if place is None else place.original_detections(row)
+                    for row, place in zip(found, places, strict=True)
+                ]
+            results += found
         return results
 
     def replace(
@@ -297,7 +305,7 @@ class Network:
     def _with(self, layer: Layer, params: Params, state: State) -> Self:
         return dataclasses.replace(self, layer=layer, params=params, state=state)
 
-    def _prepared(self, picture: Any) -> np.ndarray:
+    def _prepared(self, picture: Any) -> "_Prepared":
         prepare = self.preprocessing
         if picture is None or isinstance(picture, list | tuple):
             raise TypeError(
@@ -308,15 +316,18 @@ class Network:
                 raise ValueError(
                     f"predict expects single pictures, got a batch of shape {shape}; write predict(*pictures)"
                 )
-            return np.asarray(picture) if prepare is None else prepare(picture)
+            if prepare is None:
+                return _Prepared(np.asarray(picture), None)
+            return _Prepared(prepare(picture), prepare.placement(*shape[:2]))
         if prepare is None:
             raise ValueError(
                 f"predict expects a network with a preprocessing for picture files, got none for {printable(picture)}; "
                 "give prepared images, or dataclasses.replace(network, preprocessing=...)"
             )
         if isinstance(prepare, FitPicture):
-            return prepare(prepare.read(picture))
-        return prepare(read_picture(picture, prepare.channels))
+            return _Prepared(prepare(prepare.read(picture)), prepare.placement(*picture_size(picture)))
+        pixels = read_picture(picture, prepare.channels)
+        return _Prepared(prepare(pixels), prepare.placement(*pixels.shape[:2]))
 
     def _predicted(self, images: list[np.ndarray], size: int, task: Task, top: int) -> list[Any]:
         if len(shapes := {image.shape for image in images}) > 1:
@@ -336,6 +347,13 @@ class Network:
         names = [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names)]
         likeliest = [np.argsort(-row, kind="stable")[:top] for row in rows]
         return [{names[i]: float(row[i]) for i in order} for row, order in zip(rows, likeliest, strict=True)]
+
+
+class _Prepared(NamedTuple):
+    """A prepared image, and where the picture lies in it; None if the picture was given prepared."""
+
+    image: np.ndarray
+    placement: Placement | None
 
 
 def train(network: Network | Layer, source: Source | Splits, recipe: Recipe | None = None, **options: Any) -> Result:

@@ -172,10 +172,11 @@ class Plot:
 @readable
 @dataclass(frozen=True)
 class Predict:
-    """Classifies or segments image files of any size with the model of a run: PNG, JPEG, GIF, BMP, TIFF, WebP or PPM.
+    """Predicts for image files of any size with the model of a run: PNG, JPEG, GIF, BMP, TIFF, WebP or PPM.
 
     For each image, a segmentation model writes a mask of class indices and an overlay, in the image size of the model.
-    Images that cannot be read are listed at the end; the exit status is then 1, or 2 if no image could be read.
+    A detector gives objects with boxes in pixels of the file. Images that cannot be read are listed at the end; the
+    exit status is then 1, or 2 if no image could be read.
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
@@ -186,18 +187,23 @@ class Predict:
     """MODULE:FUNCTION or FILE.py:FUNCTION of a run with a model of your own, as --model of `jaxcnn train`. The module
     is imported, which runs its code. Default: only layers of the library."""
     top: int | None = None
-    """Number of classes for each image. Default: 3; all with --json and --csv."""
+    """Number of classes or objects for each image. Default: 3; all with --json and --csv."""
+    min_score: float | None = None
+    """Of a detector: least score of an object, in [0, 1]. Default: 0.25."""
     json: bool = False
     """Write a JSON array with one object for each image: "file" and "classes", the likeliest first, each with "class"
     and "probability"; "file" and "error" if it cannot be read. A segmentation has "share" instead of "probability",
-    and "mask" and "overlay"; a regression has "values" instead of "classes"."""
+    and "mask" and "overlay"; a regression has "values" instead of "classes". A detector has "count", the number of
+    objects, and "objects", each with "class", "score", "x1", "y1", "x2" and "y2"; and "overlay" with --overlays."""
     csv: bool = False
     """Write a CSV table with one row for each image and class: file, rank, class, probability, error. A segmentation
-    has share, mask and overlay instead of probability; a regression has file, number, value, error."""
+    has share, mask and overlay instead of probability; a regression has file, number, value, error. A detector has
+    score, x1, y1, x2 and y2 instead of probability, and overlay with --overlays; an image without objects has a row."""
     output: Path | None = None
     """File for the predictions; an older file is replaced. Default: standard output."""
-    masks: Path | None = None
-    """Folder for masks and overlays. Default: masks in the folder of the run."""
+    overlays: Annotated[Path | None, tyro.conf.arg(aliases=["--masks"], metavar="PATH", help_behavior_hint="")] = None
+    """Folder for masks and overlays of a segmentation, or for pictures with the boxes of a detector. Default: masks in
+    the folder of the run; those of a detector are not drawn."""
     invert: bool = False
     """Invert light and dark: for dark ink on light paper, if the model was trained on light ink."""
     batch_size: int = 64

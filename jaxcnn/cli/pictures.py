@@ -9,7 +9,7 @@ from jaxcnn import data, plots
 from jaxcnn.cli.errors import reported
 from jaxcnn.cli.options import Train
 from jaxcnn.data import Source
-from jaxcnn.tasks import Classification, Segmentation
+from jaxcnn.tasks import Classification, Detection, Segmentation
 from jaxcnn.training import make_predict_step, predict
 from jaxcnn.training.run_folder import RunFolder
 from jaxcnn.training.runs import EVAL_BATCH_SIZE, Result
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _EXAMPLES = 12
-"""Number of examples in the picture of masks."""
+"""Number of examples in the picture of masks; half as many in that of boxes, which need more room."""
+
+_RESULTS = {Segmentation: "masks", Detection: "boxes"}
+"""The picture of the results of a task."""
 
 
 def missing(folder: RunFolder) -> bool:
@@ -87,12 +90,24 @@ def draw(folder: RunFolder, options: Train, test: Source, layer: Layer, result: 
             subtitle=subtitle,
         )
         _save(folder, "masks", masks)
+    if isinstance(task, Detection):
+        few = data.Subset(test, np.arange(min(_EXAMPLES // 2, len(test))))
+        found = _outputs(few, layer, task, options, result)
+        examples = [few[i] for i in range(len(few))]
+        boxes = plots.detections(
+            _drawable(_entry(few, "image")),
+            [{name: array[i] for name, array in found.items()} for i in range(len(few))],
+            test.class_names,
+            objects=examples,
+            subtitle=subtitle,
+        )
+        _save(folder, "boxes", boxes)
 
 
 def _names(task: Task) -> tuple[str, ...]:
     if isinstance(task, Classification):
         return "curves", "confusion", "mistakes"
-    return ("curves", "masks") if isinstance(task, Segmentation) else ("curves",)
+    return ("curves", *(name for kind, name in _RESULTS.items() if isinstance(task, kind)))
 
 
 def _subtitle(options: Train, part: str) -> str:

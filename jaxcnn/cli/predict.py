@@ -7,25 +7,27 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import jax
 import numpy as np
 
 from jaxcnn import training
 from jaxcnn.cli import names, trained
 from jaxcnn.cli.activity import Activity
-from jaxcnn.cli.errors import CommandError, reported
+from jaxcnn.cli.errors import CommandError, flag, reported
 from jaxcnn.cli.options import Predict
 from jaxcnn.cli.predictions import Prediction, Unreadable, make_writer
 from jaxcnn.cli.terminal import complain, shown
-from jaxcnn.data.pictures import EXTENSIONS, FitPicture, PictureError
+from jaxcnn.data.pictures import EXTENSIONS, FitPicture, PictureError, Placement, picture_size
 from jaxcnn.data.prefetch import ahead
-from jaxcnn.tasks import Detection
+from jaxcnn.tasks import Detection, Segmentation
 from jaxcnn.training.trained_model import TrainedModel
+from jaxcnn.types import Task
 
 T = TypeVar("T")
 
 
 def predict(options: Predict) -> int:
-    """Prints the likeliest classes of image files, or writes their masks.
+    """Prints the likeliest classes or the objects of image files, or writes their masks.
 
     The images are read and written batch by batch. Standard error shows the progress if it is a terminal, and names the
     unreadable images after the predictions.
@@ -37,19 +39,16 @@ def predict(options: Predict) -> int:
       The exit status: 0, or 1 if some images could not be read, or 2 if none could.
 
     Raises:
-      CommandError: the run cannot be read, its model does not take pictures, or an output cannot be written.
+      CommandError: the run cannot be read, its model does not take pictures, an option is not for its task, or an
+        output cannot be written.
     """
     _check(options)
     with Activity("reading the run"):
         run = trained.load(options.run, options.layer)
-    if isinstance(run.info.task, Detection):
-        raise CommandError(
-            "predict expects a classifier, a regression or a segmentation, got a detector; in Python, "
-            "jaxcnn.load(run).predict(*pictures) returns boxes"
-        )
     shape = run.info.image_shape
     if shape[2] not in (1, 3):
         raise CommandError(f"predict reads images of 1 or 3 channels, but the model of the run takes {shape[2]}")
+    _check_task(options, run.info.task)
     errors, count = [], 0
     with make_writer(options, run.info) as write, Activity("predicting") as activity:
         for results in _predicted(run, options):
@@ -73,6 +72,18 @@ def _check(options: Predict) -> None:
     names.check_count(options, "top", "batch_size")
     if options.json and options.csv:
         raise CommandError("--json and --csv exclude each other; give one of them")
+    if options.min_score is not None and not 0 <= options.min_score <= 1:
+        raise CommandError(f"--min-score expects a number in [0, 1], got {options.min_score:g}")
+
+
+def _check_task(options: Predict, task: Task) -> None:
+    """Refuses options for other tasks than that of the run."""
+    for name, kinds, words in (
+        ("min_score", Detection, "a detector"),
+        ("overlays", Detection | Segmentation, "a segmentation or a detector"),
+    ):
+        if getattr(options, name) is not None and not isinstance(task, kinds):
+            raise CommandError(f"{flag(name)} expects a run of {words}, got {type(task).__name__}; omit it")
 
 
 class _File(NamedTuple):
@@ -120,22 +131,24 @@ def _files_below(folder: Path) -> Iterator[_File]:
 
 
 class _Read(NamedTuple):
-    """A file with its image, or with the reason why it has none."""
+    """A file with its image, and where its picture lies in it; or with the reason why it has none."""
 
     file: _File
     image: np.ndarray | None
+    placement: Placement | None = None
     error: str = ""
 
 
-def _read(file: _File, fit: FitPicture) -> _Read:
+def _read(file: _File, fit: FitPicture, placed: bool) -> _Read:
     try:
         if file.fault:
             raise PictureError(file.fault)
         image = read_image(file.path, fit)
+        placement = fit.placement(*picture_size(file.path)) if placed else None
     except PictureError as error:
         # Name the file as the lines of predictions do, which escape bytes that are not UTF-8 in another way.
-        return _Read(file, None, str(error).replace(repr(str(file.path)), f"'{shown(file.path)}'"))
-    return _Read(file, image)
+        return _Read(file, None, error=str(error).replace(repr(str(file.path)), f"'{shown(file.path)}'"))
+    return _Read(file, image, placement)
 
 
 def _predicted(run: TrainedModel, options: Predict) -> Iterator[list[Prediction | Unreadable]]:
@@ -143,7 +156,8 @@ def _predicted(run: TrainedModel, options: Predict) -> Iterator[list[Prediction 
     step = training.make_predict_step(run.layer, run.info.task, precision=run.info.precision)
     fit, size = run.info.preprocessing, None
     assert fit is not None  # the number of channels has been checked
-    read = (_read(file, fit) for file in _files(options.images))
+    placed = isinstance(run.info.task, Detection)
+    read = (_read(file, fit, placed) for file in _files(options.images))
     with contextlib.closing(ahead(_chunks(read, options.batch_size), 1)) as chunks:
         for chunk in chunks:
             images = [one.image for one in chunk if one.image is not None]
@@ -153,13 +167,19 @@ def _predicted(run: TrainedModel, options: Predict) -> Iterator[list[Prediction 
                 size = size or len(chunk)
                 pixels = np.stack(images)
                 batches = training.image_batches(1 - pixels if options.invert else pixels, size)
-                outputs = iter(training.predict(step, run.params, run.state, batches, prefetch=0))
+                found = training.predict(step, run.params, run.state, batches, prefetch=0)
+                outputs = iter([jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in range(len(images))])
             yield [
                 Unreadable(one.file.path, one.error)
                 if one.image is None
-                else Prediction(one.file.path, one.file.folder, one.image, next(outputs))
+                else _prediction(one, one.image, next(outputs))
                 for one in chunk
             ]
+
+
+def _prediction(read: _Read, image: np.ndarray, output: Any) -> Prediction:
+    moved = output if read.placement is None else read.placement.original_detections(output)
+    return Prediction(read.file.path, read.file.folder, image, moved, read.placement)
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

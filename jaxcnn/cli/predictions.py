@@ -1,4 +1,4 @@
-"""Writes predictions as text, JSON or CSV, and masks as pictures."""
+"""Writes predictions as text, JSON or CSV, and masks and boxes as pictures."""
 
 import contextlib
 import csv
@@ -11,17 +11,28 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from jaxcnn import plots
 from jaxcnn.cli.errors import reported
 from jaxcnn.cli.masks import write_mask, write_overlay
 from jaxcnn.cli.options import Predict
-from jaxcnn.cli.terminal import say, shown
+from jaxcnn.cli.terminal import columns, say, shown
+from jaxcnn.data.pictures import FitPicture, PictureError, Placement
 from jaxcnn.files import written_whole
-from jaxcnn.tasks import Segmentation
+from jaxcnn.tasks import Detection, Segmentation
 from jaxcnn.text import printable
 from jaxcnn.training.trained_model import ModelInfo
 
 _TOP = 3
-"""Number of classes in a line of text."""
+"""Number of classes or objects in a line of text."""
+
+MIN_SCORE = 0.25
+"""Least score of the objects of a detector."""
+
+_EDGES = ("x1", "y1", "x2", "y2")
+"""Left, top, right and bottom edge of a box."""
+
+_LONGEST = 1000
+"""Longer side of a picture with boxes, in pixels; larger files are scaled down."""
 
 
 class Prediction(NamedTuple):
@@ -31,13 +42,16 @@ class Prediction(NamedTuple):
       path: of the file.
       folder: the folder that was given, in which it was found; None for a file that was given itself.
       image: its pixels in [0, 1], shape (height, width, channels).
-      output: what the task decodes: probabilities of classes, numbers, or a mask.
+      output: what the task decodes: probabilities of classes, numbers, a mask, or objects with boxes in pixels of the
+        file.
+      placement: of a detector: where the file's picture lies in the image.
     """
 
     path: Path
     folder: Path | None
     image: np.ndarray
     output: Any
+    placement: Placement | None = None
 
 
 class Unreadable(NamedTuple):
@@ -91,10 +105,15 @@ def make_writer(options: Predict, info: ModelInfo) -> Iterator[Callable[[Results
     top = options.top
     if top is None and not (options.json or options.csv):
         top = _TOP
-    masks = options.masks or options.run / "masks"
-    is_segmentation = isinstance(info.task, Segmentation)
-    describe = _Masks(info.class_names, top, masks) if is_segmentation else _Numbers(info.class_names, top)
-    form: Format = _Json() if options.json else _Csv(describe.columns) if options.csv else _Text()
+    overlays, what = options.overlays, "overlays"
+    if isinstance(info.task, Segmentation):
+        overlays, what = overlays or options.run / "masks", "masks and overlays"
+        describe = _Masks(info.class_names, top, _Names(overlays))
+    elif isinstance(info.task, Detection):
+        describe = _Boxes(info, options, None if overlays is None else _Names(overlays))
+    else:
+        describe = _Numbers(info.class_names, top)
+    form: Format = _Json() if options.json else _Csv(describe.columns) if options.csv else _Text(top)
     with reported(OSError), contextlib.ExitStack() as stack:
         file = None if options.output is None else stack.enter_context(written_whole(options.output))
 
@@ -111,8 +130,8 @@ def make_writer(options: Predict, info: ModelInfo) -> Iterator[Callable[[Results
         emit(form.begin())
         yield write
         emit(form.end())
-        if is_segmentation and not (options.json or options.csv):
-            say(f"masks and overlays: {shown(masks)}")
+        if overlays is not None and not (options.json or options.csv):
+            say(f"{what}: {shown(overlays)}")
 
 
 def _unreadable(file: Unreadable) -> Record:
@@ -134,19 +153,17 @@ class _Numbers:
 
 
 class _Masks:
-    """Writes masks and overlays, and describes them; files of a folder keep their places in it."""
+    """Writes masks and overlays, and describes them."""
 
     columns = ("file", "rank", "class", "share", "mask", "overlay")
 
-    def __init__(self, class_names: tuple[str, ...], top: int | None, folder: Path) -> None:
-        self._class_names, self._top, self._folder = class_names, top, folder
-        self._used: set[Path] = set()
+    def __init__(self, class_names: tuple[str, ...], top: int | None, new_name: "_Names") -> None:
+        self._class_names, self._top, self._new_name = class_names, top, new_name
 
     def __call__(self, prediction: Prediction) -> Record:
         mask, name = prediction.output, self._new_name(prediction)
         mask_file = name.with_name(f"{name.name}_mask.png")
         overlay_file = name.with_name(f"{name.name}_overlay.png")
-        name.parent.mkdir(parents=True, exist_ok=True)
         write_mask(mask_file, mask)
         write_overlay(overlay_file, prediction.image, mask, len(self._class_names))
         shares = np.bincount(mask.ravel(), minlength=len(self._class_names)) / mask.size
@@ -157,7 +174,63 @@ class _Masks:
             "classes": _ranked(self._class_names, shares, self._top, "share"),
         }
 
-    def _new_name(self, prediction: Prediction) -> Path:
+
+class _Boxes:
+    """Describes objects in pixels of the file, and draws them if there are names for the pictures."""
+
+    def __init__(self, info: ModelInfo, options: Predict, new_name: "_Names | None") -> None:
+        self._class_names, self._channels = info.class_names, info.image_shape[2]
+        self._top, self._new_name = options.top, new_name
+        self._min_score = MIN_SCORE if options.min_score is None else options.min_score
+        self.columns = ("file", "rank", "class", "score", *_EDGES, *(() if new_name is None else ("overlay",)))
+
+    def __call__(self, prediction: Prediction) -> Record:
+        found = prediction.output
+        # The best are the first.
+        there = np.flatnonzero(found["valid"] & (found["scores"] >= self._min_score))
+        chosen = {name: array[there[: self._top]] for name, array in found.items()}
+        objects = [
+            {
+                "class": self._class_names[place] if self._class_names else str(place),
+                "score": _number(score),
+                **dict(zip(_EDGES, map(_number, box), strict=True)),
+            }
+            for place, score, box in zip(chosen["classes"], chosen["scores"], chosen["boxes"], strict=True)
+        ]
+        record: Record = {"file": str(prediction.path)}
+        if self._new_name is not None:
+            name = self._new_name(prediction)
+            overlay_file = name.with_name(f"{name.name}_overlay.png")
+            self._draw(overlay_file, prediction, chosen)
+            record["overlay"] = str(overlay_file)
+        return record | {"count": len(there), "objects": objects}
+
+    def _draw(self, overlay_file: Path, prediction: Prediction, chosen: Record) -> None:
+        assert prediction.placement is not None  # a detector has boxes in pixels of the file
+        size = prediction.placement.picture
+        scale = min(_LONGEST / max(size), 1.0)
+        height, width = (max(round(scale * side), 1) for side in size)
+        view = FitPicture((height, width, self._channels), "stretch")
+        # The file again: the image of the model is smaller, and may have lost a part of it.
+        with reported(PictureError):
+            picture = view(view.read(prediction.path))
+        figure = plots.detections(
+            [picture],
+            [chosen | {"boxes": view.placement(*size).boxes(chosen["boxes"])}],
+            self._class_names,
+            score=self._min_score,
+            subtitle=prediction.path.name,
+        )
+        plots.save(figure, overlay_file)
+
+
+class _Names:
+    """Names new files in a folder; those for files of a folder keep their places in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._used = folder, set[Path]()
+
+    def __call__(self, prediction: Prediction) -> Path:
         path, folder = prediction.path, prediction.folder
         inside = Path() if folder is None else path.parent.relative_to(folder)
         number, name = 1, self._folder / inside / path.stem
@@ -165,6 +238,7 @@ class _Masks:
             number += 1
             name = self._folder / inside / f"{path.stem}-{number}"
         self._used.add(name)
+        name.parent.mkdir(parents=True, exist_ok=True)
         return name
 
 
@@ -179,7 +253,13 @@ def _number(number: Any) -> float | None:
 
 
 class _Text:
-    """One line for each image, aligned within a batch. Unreadable images have no line; they are reported at the end."""
+    """One line for each image, aligned within a batch. Unreadable images have no line; they are reported at the end.
+
+    The line of many objects is wrapped in a terminal.
+    """
+
+    def __init__(self, top: int | None) -> None:
+        self._top = top
 
     def begin(self) -> list[str]:
         return []
@@ -187,10 +267,28 @@ class _Text:
     def lines(self, records: Sequence[Record]) -> list[str]:
         rows = [(shown(record["file"]), record) for record in records if "error" not in record]
         width = max((len(file) for file, _ in rows), default=0)
-        return [f"{file:<{width}}  {'  '.join(self._parts(record))}" for file, record in rows]
+        return [
+            _wrapped(f"{file:<{width}}  ", self._objects(record))
+            if "objects" in record
+            else f"{file:<{width}}  {'  '.join(self._parts(record))}"
+            for file, record in rows
+        ]
 
     def end(self) -> list[str]:
         return []
+
+    def _objects(self, record: Record) -> list[str]:
+        count, objects = record["count"], record["objects"][: self._top]
+        parts = [
+            f"{shown(one['class'])} {one['score']:.2f} ({', '.join(f'{one[edge]:.0f}' for edge in _EDGES)})"
+            for one in objects
+        ]
+        if count > len(objects):
+            parts.append(f"{count - len(objects)} more")
+        if not parts:
+            return ["no objects"]
+        parts = [f"{part};" for part in parts[:-1]] + parts[-1:]
+        return [f"{count} object{'s' if count > 1 else ''}: {parts[0]}", *parts[1:]]
 
     @staticmethod
     def _parts(record: Record) -> list[str]:
@@ -203,6 +301,19 @@ class _Text:
             if number or "probability" in row:
                 parts.append(f"{shown(name)} {'-' if number is None else f'{number:.1%}'}")
         return parts
+
+
+def _wrapped(head: str, parts: Sequence[str]) -> str:
+    """Joins a head and parts, in several lines where the terminal is too narrow."""
+    limit = columns()
+    indent = " " * (len(head) if limit is None or 2 * len(head) <= limit else 4)
+    lines = [head + parts[0]]
+    for part in parts[1:]:
+        if limit is None or len(lines[-1]) + 1 + len(part) <= limit:
+            lines[-1] += f" {part}"
+        else:
+            lines.append(indent + part)
+    return "\n".join(lines)
 
 
 class _Json:
@@ -244,9 +355,8 @@ class _Csv:
         single = {name: value for name, value in record.items() if not isinstance(value, list)}
         if "values" in record:
             return [single | {"number": k, "value": value} for k, value in enumerate(record["values"], start=1)]
-        if "classes" in record:
-            return [single | {"rank": rank, **row} for rank, row in enumerate(record["classes"], start=1)]
-        return [single]
+        rows = record.get("classes") or record.get("objects")
+        return [single | {"rank": rank, **row} for rank, row in enumerate(rows, start=1)] if rows else [single]
 
     def _table(self, rows: Sequence[Record]) -> list[str]:
         text = io.StringIO()

@@ -6,7 +6,7 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +93,24 @@ class Placement(NamedTuple):
         """
         factor, start = self._map()
         return np.clip((boxes - start) / factor, 0, np.tile(self.picture[::-1], 2)).astype(boxes.dtype)
+
+    def original_detections(self, detections: Mapping[str, Any]) -> dict[str, Any]:
+        """Moves the detections of an image back to the picture; those beyond the picture are no longer valid.
+
+        Args:
+          detections: "boxes", shape (slots, 4), edges (left, top, right, bottom) in pixels of the image; "valid", bool,
+            shape (slots,); and others, with one row for each slot.
+
+        Returns:
+          The same arrays, with boxes in pixels of the picture, clipped to it; slots that are not valid hold zeros.
+        """
+        boxes = self.original_boxes(np.asarray(detections["boxes"]))
+        moved = {**detections, "boxes": boxes}
+        valid = np.asarray(detections["valid"]) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+        for name, array in moved.items():
+            used = valid.reshape(-1, *(1,) * (np.ndim(array) - 1))
+            moved[name] = np.where(used, array, np.zeros((), np.asarray(array).dtype))
+        return moved
 
     def masks(self, masks: np.ndarray) -> np.ndarray:
         """Resizes masks with the picture; each pixel is the nearest one, and False beyond the picture.

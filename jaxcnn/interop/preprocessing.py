@@ -19,6 +19,7 @@ from typing import Any, Literal, Self, TypeAlias, cast
 import jax
 import numpy as np
 
+from jaxcnn.data.pictures import Placement
 from jaxcnn.interop.files.config import TimmConfig
 from jaxcnn.models.normalized import Normalization
 from jaxcnn.ops.check import Size, as_pair, is_int
@@ -145,6 +146,21 @@ class Preprocessing(Value):
             values /= np.float32(255)
         values = (values - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         return np.pad(values, [(0, -size % self.multiple) for size in values.shape[:2]] + [(0, 0)])
+
+    def placement(self, height: int, width: int) -> Placement:
+        """Tells where a picture lies in its prepared image.
+
+        Args:
+          height: of the picture.
+          width: of the picture.
+        """
+        whole = (height, width) if self.resize_size is None else self._resized_shape(height, width)
+        starts, size = (0, 0), whole
+        if self.crop_size is not None:
+            size = as_pair("crop_size", self.crop_size)
+            starts = tuple(_start(have, want) for have, want in zip(whole, size, strict=True))
+        down, right = (length + -length % self.multiple for length in size)
+        return Placement((height, width), whole, (starts[0], starts[1]), (down, right))
 
     def normalization(self) -> Normalization:
         """Returns the normalization of pixels in [0, 1], for `jaxcnn.models.normalized`."""
@@ -308,6 +324,11 @@ def _padded(pixels: np.ndarray, height: int, width: int, fill: tuple[int, ...]) 
     padded[:] = fill
     padded[down // 2 : down // 2 + pixels.shape[0], right // 2 : right // 2 + pixels.shape[1]] = pixels
     return padded
+
+
+def _start(have: int, want: int) -> int:
+    """Returns where a side begins in a crop, as `_padded` and `_centre` place it."""
+    return (want - have) // 2 if have < want else -round((have - want) / 2)
 
 
 def _centre(pixels: np.ndarray, height: int, width: int) -> np.ndarray:

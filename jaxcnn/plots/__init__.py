@@ -9,6 +9,7 @@ matplotlib is imported when something is drawn; `pip install 'jaxcnn[cli]'` brin
 from jaxcnn.plots.augmentation import augmented
 from jaxcnn.plots.classification import confusion, mistakes
 from jaxcnn.plots.contact import contact_sheet
+from jaxcnn.plots.detection import detections
 from jaxcnn.plots.figures import save
 from jaxcnn.plots.races import ratios
 from jaxcnn.plots.rates import learning_rates
@@ -21,6 +22,7 @@ __all__ = [
     "confusion",
     "contact_sheet",
     "curves",
+    "detections",
     "learning_rates",
     "mistakes",
     "ratios",

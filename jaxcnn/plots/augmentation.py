@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxcnn.plots.detection import draw_boxes, valid_objects
 from jaxcnn.plots.figures import (
     INK,
     LABEL,
@@ -17,7 +18,6 @@ from jaxcnn.plots.figures import (
 )
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _OPACITY = 0.4
@@ -77,7 +77,8 @@ def augmented(
             axes = figure.add_axes((left / width, (bottom + row_height - tall) / total, _SIZE / width, tall / total))
             axes.imshow(picture, vmin=0, vmax=1, interpolation="nearest", aspect="auto")
             axes.set_axis_off()
-            _draw_boxes(axes, rows[place][column])
+            if "boxes" in rows[place][column]:
+                draw_boxes(axes, rows[place][column])
             if names and column == 0:
                 axes.set_title(names[place], loc="left", fontsize=LABEL, color=INK, pad=4, parse_math=False)
     return figure
@@ -97,25 +98,7 @@ def _drawn(example: Mapping[str, Any], ignore_index: int | None) -> np.ndarray:
         for value in np.unique(mask):
             if value != ignore_index:
                 colours[mask == value] = class_colour(int(value))
-    for place, mask in zip(*_objects(example, "masks"), strict=True):
-        colours[mask] = class_colour(int(place))
+    if "masks" in example:
+        for slot, place in valid_objects(example):
+            colours[np.asarray(example["masks"][slot])] = class_colour(place)
     return (1 - _OPACITY) * pixels + _OPACITY * colours
-
-
-def _objects(example: Mapping[str, Any], entry: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the classes of the objects that are there, and an entry of them; nothing if the example lacks it."""
-    if entry not in example:
-        return np.zeros(0, int), np.zeros(0)
-    values = np.asarray(example[entry])
-    valid = np.asarray(example.get("valid", np.ones(len(values), bool)))
-    return np.asarray(example.get("classes", np.zeros(len(values), int)))[valid], values[valid]
-
-
-def _draw_boxes(axes: "Axes", example: Mapping[str, Any]) -> None:
-    from matplotlib.patches import Rectangle
-
-    for place, (left, top, right, bottom) in zip(*_objects(example, "boxes"), strict=True):
-        # Pixel 0 of a picture is centred at 0, and begins at -1/2.
-        frame = Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, linewidth=1.5)
-        frame.set_edgecolor(class_colour(int(place)))
-        axes.add_patch(frame)

@@ -212,7 +212,7 @@ def segmenter(tmp_path_factory, masked):
 
 
 def leave_pictures_out(monkeypatch):
-    for name in ("curves", "confusion", "mistakes", "segmentations"):
+    for name in ("curves", "confusion", "detections", "mistakes", "segmentations"):
         monkeypatch.setattr(pictures.plots, name, lambda *arguments, **options: None)
     monkeypatch.setattr(pictures.plots, "save", lambda figure, path: path.touch())
 

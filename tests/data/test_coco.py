@@ -403,3 +403,26 @@ def test_masks_without_their_package_are_refused(tmp_path, content, monkeypatch)
 def test_impossible_options_are_refused(tmp_path, content, options, message):
     with pytest.raises(ValueError, match=message):
         coco(write_coco(tmp_path, "train", content), **options)
+
+
+def test_detections_go_back_to_their_picture():
+    from jaxcnn.data import FitPicture
+
+    # 200 x 100 pixels become 100 x 50, of which the columns 25 to 74 are kept.
+    place = FitPicture((50, 50, 3), "crop").placement(100, 200)
+    detections = {
+        "boxes": np.array([[0, 0, 10, 20], [40, 30, 60, 50], [0, 0, 0, 0]], np.float32),
+        "scores": np.array([0.9, 0.8, 0], np.float32),
+        "valid": np.array([True, True, False]),
+    }
+    found = place.original_detections(detections)
+    np.testing.assert_array_equal(found["boxes"], [[50, 0, 70, 40], [130, 60, 170, 100], [0, 0, 0, 0]])
+    np.testing.assert_array_equal(found["valid"], [True, True, False])
+    # Beyond a picture of 50 x 100 pixels, which fills the rows 12 to 36.
+    found = FitPicture((50, 50, 3), "fit").placement(50, 100).original_detections(detections)
+    np.testing.assert_array_equal(found["boxes"], [[0, 0, 20, 16], [80, 36, 100, 50], [0, 0, 0, 0]])
+    detections["boxes"][0, 3] = 11
+    found = FitPicture((50, 50, 3), "fit").placement(50, 100).original_detections(detections)
+    np.testing.assert_array_equal(found["boxes"][0], [0, 0, 0, 0])
+    np.testing.assert_array_equal(found["valid"], [False, True, False])
+    np.testing.assert_array_equal(found["scores"], np.float32([0, 0.8, 0]))

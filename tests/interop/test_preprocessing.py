@@ -225,3 +225,29 @@ def test_grey_images_have_the_average_moments_and_colours_those_of_grey():
     np.testing.assert_allclose(
         Preprocessing(None, None, mean=(0.1, 0.2, 0.6), std=(1, 2, 6)).with_channels(1)(pixels), expected, atol=1e-6
     )
+
+
+@pytest.mark.parametrize(
+    ("prepare", "shape"),
+    [
+        (Preprocessing(60, None, max_size=70, antialias=False, rounded=False, multiple=32), (100, 150)),
+        (Preprocessing(48, 40), (120, 90)),
+        (Preprocessing((40, 60), None), (100, 90)),
+        (Preprocessing((64, 64), (64, 64), fit="inside"), (120, 61)),
+        (Preprocessing(None, (71, 40)), (60, 90)),
+        (Preprocessing(None, None), (60, 90)),
+    ],
+)
+def test_the_placement_tells_where_the_picture_lies(prepare, shape):
+    picture = np.zeros((*shape, 3), np.uint8)
+    box = np.array([0.4 * shape[1], 0.3 * shape[0], 0.7 * shape[1], 0.6 * shape[0]]).round()
+    left, top, right, bottom = box.astype(int)
+    picture[top:bottom, left:right] = 255
+    image = prepare(picture)
+    place = prepare.placement(*shape)
+    assert place.size == image.shape[:2]
+    bright = image[..., 0] * prepare.std[0] + prepare.mean[0] > 0.6
+    rows, columns = np.flatnonzero(bright.any(1)), np.flatnonzero(bright.any(0))
+    found = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+    np.testing.assert_allclose(place.boxes(box), found, atol=0.75)
+    np.testing.assert_allclose(place.original_boxes(place.boxes(box)), box, atol=1e-9)

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from sklearn.metrics import confusion_matrix, recall_score
 
-from jaxcnn.plots import comparison, confusion, curves, learning_rates, mistakes, save, segmentations
+from jaxcnn.plots import comparison, confusion, curves, detections, learning_rates, mistakes, save, segmentations
 
 LONG_NAMES = [f"a class with the long name {k}" for k in range(10)]
 
@@ -90,6 +90,21 @@ def masks_of(count, classes=10, seed=0):
     return rng.random((count, 8, 12, 3)), masks, np.where(wrong, (masks + 1) % classes, masks)
 
 
+def boxes_of(count):
+    """Images of noise, wide and tall, with boxes at their corners."""
+    shapes = [(40, 60, 3), (60, 30, 1)][:count]
+    images = [np.random.default_rng(0).random(shape) for shape in shapes]
+    objects = [
+        {
+            "boxes": np.array([(0, 0, 9, 9), (wide - 9, 9, wide, 18), (0, 20, 9, 29), (wide - 9, 28, wide, 40)]),
+            "classes": np.array([0, 3, 4, 9]),
+            "scores": np.array([1.0, 0.9, 0.5, 0.3]),
+        }
+        for _, wide, _ in shapes
+    ]
+    return images, objects
+
+
 FIGURES = {
     "a long subtitle": lambda: curves(run_of(3), subtitle="lenet5 on /a/long/path" + 20 * "/to/the/data"),
     "the losses alone": lambda: curves(run_of(9), metric=None, best_epoch=9, subtitle="lenet5 on digits"),
@@ -112,6 +127,8 @@ FIGURES = {
         *noisy_search()[:2], smoothed=noisy_search()[2], suggestion=1e-2, subtitle="lenet5 on digits"
     ),
     "masks": lambda: segmentations(*masks_of(3), LONG_NAMES, subtitle="unet on shapes"),
+    "boxes": lambda: detections(*boxes_of(2), LONG_NAMES, objects=boxes_of(2)[1], subtitle="retinanet on scenes"),
+    "boxes alone": lambda: detections(*boxes_of(1), LONG_NAMES, subtitle="street.jpg"),
     "no mistake": lambda: mistakes(np.zeros((1, 2, 2, 1)), [0], [0], [[1.0]], ["a"]),
 }
 

@@ -1,0 +1,183 @@
+"""The figure of a detector's results: images with the boxes of objects."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxcnn.plots.figures import (
+    INK,
+    LABEL,
+    MARGIN_INCHES,
+    checked_images,
+    class_colour,
+    counted,
+    drawable,
+    new_figure,
+    shorten,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_FONT = 8.5
+_LABEL_INCHES = 1.6 * _FONT / 72
+_PAD = 1.0
+"""Points around the text of a label."""
+_ALONE, _BESIDE = 6.6, 4.0
+"""Longer side of an image in inches, alone and beside its annotation."""
+_GAP = 0.12
+
+
+def detections(
+    images: Sequence[ArrayLike],
+    predictions: Sequence[Mapping[str, Any]],
+    class_names: Sequence[str] = (),
+    *,
+    objects: Sequence[Mapping[str, Any]] | None = None,
+    score: float = 0.25,
+    limit: int = 6,
+    subtitle: str = "",
+) -> "Figure":
+    """Draws images with the detected objects, and the annotated ones beside them; one row for each image.
+
+    A box has the colour of its class, and a label with class and score.
+
+    Args:
+      images: of any sizes; each grey or RGB, floating point in [0, 1], shape (height, width, 1 or 3).
+      predictions: for each image "boxes", shape (slots, 4), edges (left, top, right, bottom) in pixels; "classes" and
+        "scores", shape (slots,); optionally "valid", bool, shape (slots,), which tells the slots that hold an object.
+      class_names: one name for each class; names longer than 18 characters are shortened. Without names, the numbers of
+        the classes are drawn.
+      objects: the annotated objects of each image, as `predictions`, without scores; None if there are none.
+      score: least score of the detections that are drawn, in [0, 1].
+      limit: largest number of images to draw, at least 1.
+      subtitle: names model, data and set, such as 'small_retinanet on digit_scenes, test set'.
+
+    Returns:
+      A figure with up to `limit` rows of one picture, or of two: truth and prediction.
+
+    Raises:
+      ImportError: matplotlib is not installed.
+      TypeError: images are not floating point.
+      ValueError: there are no images, the numbers of images and of predictions or objects differ, images have another
+        shape or values out of range, a class has no name, or `limit` is below 1.
+    """
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1, got {limit}")
+    for name, others in (("predictions", predictions), ("objects", predictions if objects is None else objects)):
+        if not len(images) or len(others) != len(images):
+            raise ValueError(
+                f"detections expects images, at least 1, and as many {name}, got {len(images)} and {len(others)}"
+            )
+    rows = min(limit, len(images))
+    pictures = [checked_images(np.asarray(image)[None])[0] for image in images[:rows]]
+    found = [
+        {**entries, "valid": np.asarray(entries.get("valid", True)) & (np.asarray(entries["scores"]) >= score)}
+        for entries in predictions[:rows]
+    ]
+    columns = {"prediction": found}
+    title = f"{counted(_count(found), 'object')} detected"
+    if objects is not None:
+        truth = list(objects[:rows])
+        columns = {"truth": truth, **columns}
+        title += f", {_count(truth):,} annotated"
+    longest, label_inches = (_ALONE, 0.0) if objects is None else (_BESIDE, 0.35)
+    sizes = [longest * np.array(picture.shape[:2]) / max(picture.shape[:2]) for picture in pictures]
+    wide = max(size[1] for size in sizes)
+    height = label_inches + sum(size[0] + _GAP for size in sizes) + MARGIN_INCHES
+    # As wide as a heading of one line needs.
+    whole = max(len(columns) * (wide + _GAP) + 2 * MARGIN_INCHES, 6.0)
+    shown = f"scores of at least {score:g}"
+    if len(images) > 1:
+        shown = f"{rows} of {counted(len(images), 'image')}, {shown}"
+    figure = new_figure(whole, height, title, subtitle, shown)
+    width, total = figure.get_size_inches()
+    names, bottom = drawable(class_names), height - label_inches
+    for row, (picture, (tall, broad)) in enumerate(zip(pictures, sizes, strict=True)):
+        bottom -= tall
+        for column, (name, entries) in enumerate(columns.items()):
+            left = MARGIN_INCHES + column * (wide + _GAP)
+            axes = figure.add_axes((left / width, bottom / total, broad / width, tall / total))
+            # Three channels, since one would be drawn with a colour map.
+            colours = np.broadcast_to(picture, (*picture.shape[:2], 3))
+            axes.imshow(colours, interpolation="antialiased", aspect="auto")
+            axes.set_axis_off()
+            draw_boxes(axes, entries[row])
+            _draw_labels(axes, entries[row], names, _LABEL_INCHES * picture.shape[0] / tall)
+            if row == 0 and objects is not None:
+                axes.set_title(name, loc="left", fontsize=LABEL, fontweight="bold", color=INK, pad=6)
+        bottom -= _GAP
+    return figure
+
+
+def valid_objects(objects: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Lists the slots that hold an object, all of them without "valid", and the classes, 0 without "classes".
+
+    Args:
+      objects: "boxes", and optionally "valid" and "classes", as in an example.
+
+    Returns:
+      Slot and class of each object.
+    """
+    slots = range(len(objects["boxes"]))
+    valid, classes = objects.get("valid"), objects.get("classes")
+    return [
+        (slot, 0 if classes is None else int(classes[slot])) for slot in slots if valid is None or bool(valid[slot])
+    ]
+
+
+def draw_boxes(axes: "Axes", objects: Mapping[str, Any]) -> None:
+    """Draws a frame around each object, in the colour of its class.
+
+    Args:
+      axes: of an image.
+      objects: "boxes", and optionally "valid" and "classes", as in an example.
+    """
+    from matplotlib.patches import Rectangle
+
+    boxes = np.asarray(objects["boxes"])
+    for slot, place in valid_objects(objects):
+        left, top, right, bottom = boxes[slot]
+        # Pixel 0 of a picture is centred at 0, and begins at -1/2.
+        frame = Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, linewidth=1.5)
+        frame.set_edgecolor(class_colour(place))
+        axes.add_patch(frame)
+
+
+def _count(objects: Sequence[Mapping[str, Any]]) -> int:
+    return sum(len(valid_objects(entries)) for entries in objects)
+
+
+def _draw_labels(axes: "Axes", objects: Mapping[str, Any], names: Sequence[str], tall: float) -> None:
+    """Writes class and score on each box; `tall` is the height of a label in pixels of the image."""
+    (first, last), (_, highest) = axes.get_xlim(), axes.get_ylim()
+    # The best on top of the others.
+    for slot, place in valid_objects(objects)[::-1]:
+        if names and not 0 <= place < len(names):
+            raise ValueError(f"detections expects classes in [0, {len(names)}), got {place}; name all classes")
+        text = shorten(names[place], 18) if names else str(place)
+        if "scores" in objects:
+            text += f" {objects['scores'][slot]:.2f}"
+        left, top, right, _ = np.asarray(objects["boxes"][slot]) - 0.5
+        # Into the image, from the nearer side.
+        at_left, above = left + right < first + last, top - tall > highest
+        colour = class_colour(place)
+        drawn = axes.annotate(
+            text,
+            (max(left, first) if at_left else min(right, last), max(top, highest)),
+            (_PAD if at_left else -_PAD, _PAD if above else -_PAD),
+            textcoords="offset points",
+            annotation_clip=False,
+            ha="left" if at_left else "right",
+            va="bottom" if above else "top",
+            fontsize=_FONT,
+            color="white" if np.dot(colour, (0.299, 0.587, 0.114)) < 0.6 else INK,
+            bbox={"facecolor": colour, "edgecolor": "none", "pad": _PAD},
+            parse_math=False,
+            clip_on=True,
+        )
+        # Without this, the patch behind the text leaves the image.
+        drawn.set_clip_path(axes.patch)
