@@ -177,6 +177,9 @@ def test_pictures_with_boxes_are_written_where_they_are_asked_for(jaxcnn, certai
     assert json.loads(done.out) == [
         {"file": str(wide), "overlay": str(tmp_path / "none" / "wide_overlay.png"), "count": 0, "objects": []}
     ]
+    done = jaxcnn("predict", certain, wide, "--csv", "--top", 1, "--overlays", tmp_path / "csv")
+    [row] = csv.DictReader(done.out.splitlines())
+    assert row["overlay"] == str(tmp_path / "csv" / "wide_overlay.png")
     colour = np.round(255 * np.array(class_colour(7)))
 
     def has_boxes(file):
@@ -220,6 +223,15 @@ def test_a_picture_that_vanishes_before_it_is_drawn_is_named(jaxcnn, certain, ph
     done = jaxcnn("predict", certain, file, "--overlays", tmp_path / "out")
     assert done.status == 2
     assert done.err == f"error: expected a picture, got {str(file)!r}: No such file or directory\n"
+
+
+def test_classes_without_names_are_numbers(jaxcnn, certain, photographs, edit_config, tmp_path):
+    shutil.copytree(certain, tmp_path / "run")
+    edit_config(tmp_path / "run", lambda config: config.update(class_names=[]))
+    wide, _ = photographs
+    done = jaxcnn("predict", tmp_path / "run", wide, "--top", 1, "--overlays", tmp_path / "out")
+    assert (done.status, done.err) == (0, "")
+    assert done.out.startswith(f"{wide}  12 objects: 7 0.95 (0, 0, 20, 4); 11 more\n")
 
 
 @pytest.mark.parametrize(
