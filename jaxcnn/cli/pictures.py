@@ -95,7 +95,7 @@ def draw(folder: RunFolder, options: Train, test: Source, layer: Layer, result: 
         found = _outputs(few, layer, task, options, result)
         examples = [few[i] for i in range(len(few))]
         boxes = plots.detections(
-            _drawable(_entry(few, "image")),
+            list(_drawable(_entry(few, "image"))),
             [{name: array[i] for name, array in found.items()} for i in range(len(few))],
             test.class_names,
             objects=examples,

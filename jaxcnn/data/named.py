@@ -282,7 +282,8 @@ def _takers(field: str) -> str:
         "voc": "voc:PATH",
         "yolo": "yolo:PATH",
     }
-    return " and ".join(words[scheme] for scheme, one in SCHEMES.items() if field in one.takes)
+    *first, last = [words[scheme] for scheme, one in SCHEMES.items() if field in one.takes]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def size_pair(size: Any, name: str = "image_size") -> tuple[int, int]:

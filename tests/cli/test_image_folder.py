@@ -215,7 +215,7 @@ def test_tables_train_every_task(jaxcnn, photographs, tmp_path, header, labels, 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--data", "digits", "--skip-bad"), "skip_bad only for image folders and tables, got it for 'digits'"),
+        (("--data", "digits", "--skip-bad"), "voc:PATH and yolo:PATH, got it for 'digits'"),
         (("--data", "digits", "--labels", "x"), "labels only for tables, got it for 'digits'"),
         (("--data", "digits", "--resize", "fit"), "--resize fit has an effect only with --image-size"),
         (("--data", "digits", "--image-size", "1", "2", "3"), "image_size expects one number, or height and width"),

@@ -104,7 +104,7 @@ def test_prepared_sets_of_tensorflow_datasets_have_names(jaxcnn, tmp_path, monke
     assert done.status == 2
     assert done.err.startswith("error: 'mnist' is not prepared in ")
     assert f"  tfds build mnist --data_dir={tmp_path}\n" in done.err
-    assert jaxcnn("train", "--data", "tfds:").err.startswith("error: expected a data set as NAME[/CONFIG]")
+    assert jaxcnn("train", "--data", "tfds:").err.startswith("error: expected a data set, ")
 
 
 def test_a_file_does_not_hide_a_name(tmp_path, monkeypatch):

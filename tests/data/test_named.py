@@ -100,7 +100,7 @@ def test_paths_become_absolute_and_names_stay(here):
         (
             "digits",
             {"skip_bad": True},
-            "skip_bad only for image folders and tables and coco:PATH and voc:PATH and yolo:PATH, got it for 'digits'",
+            "skip_bad only for image folders, tables, coco:PATH, voc:PATH and yolo:PATH, got it for 'digits'",
         ),
         ("photos", {"one_based": False}, "one_based only for voc:PATH, got it for 'photos', which is none"),
         ("voc:photos", {"instances": True}, "instances only for coco:PATH and yolo:PATH, got it for 'voc:photos'"),
@@ -108,7 +108,7 @@ def test_paths_become_absolute_and_names_stay(here):
         (
             "images.npz",
             {"channels": 3},
-            "channels only for image folders and folders of masks and tables and tar files",
+            "channels only for image folders, folders of masks, tables, tar files, ",
         ),
         ("photos", {"resize": "fit"}, "resize='fit' together with image_size, got it alone"),
         ("photos", {"image_size": (1, 2, 3)}, r"image_size expects one number, or height and width, got \(1, 2, 3\)"),
