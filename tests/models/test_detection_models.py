@@ -135,6 +135,7 @@ def test_a_small_detector_learns_eight_scenes():
     assert figures["ap50"] > 0.99
 
 
+@pytest.mark.slow
 def test_a_training_step_has_finite_gradients_whatever_the_objects():
     model = small_retinanet(3)
     params, state = model.init(jax.random.key(0))

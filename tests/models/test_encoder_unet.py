@@ -50,6 +50,7 @@ def evaluated(model, params, state, images):
     return batched(model)(params, state, images, train=False)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("build", "attention"), [(encoder_unet, True), (unet_plus_plus, False)])
 def test_every_tool_takes_a_model_with_an_encoder_of_ones_own(build, attention, key):
     model = build(5, tiny(), decoder_channels=(32, 16, 16), attention=attention)

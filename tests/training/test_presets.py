@@ -73,7 +73,7 @@ def test_the_rates_of_fine_tuning_are_those_it_says():
     [
         ("cifar10-cnn", 32),
         pytest.param("cifar10-resnet18", 32, marks=pytest.mark.slow),
-        ("cifar10-speed", 9),
+        pytest.param("cifar10-speed", 9, marks=pytest.mark.slow),
         pytest.param("imagenet-resnet50", 64, marks=pytest.mark.slow),
         pytest.param("imagenet-resnet50-600", 64, marks=pytest.mark.slow),
         pytest.param("fine-tune", 64, marks=pytest.mark.slow),
