@@ -456,7 +456,9 @@ def places(caught):
 
 def models():
     for name, entry in catalog.CATALOG.items():
-        if name in LARGER - DEEPEST:
+        # The norms of `whitened_cnn` have no scale, and half of them follow a pooling. A detector is folded in
+        # tests/models/test_detection_models.py.
+        if name in LARGER - DEEPEST or name == "whitened_cnn" or entry.task == "detection":
             continue
         yield pytest.param(name, entry, id=name, marks=[] if name in QUICK else [pytest.mark.slow, pytest.mark.heavy])
 
