@@ -326,7 +326,7 @@ class DataInfo:
     separator: str | None = None
     """What is between the names of several classes in one column of a table, as in `jaxcnn train`."""
     clip_boxes: bool = False
-    """Cut boxes at the border of their image, and leave out those that are empty, rather than refuse them."""
+    """Clip boxes to their image and drop empty ones. Without it, such boxes are an error."""
     one_based: bool = True
     """Whether the boxes of voc:PATH count pixels from 1, as in Pascal VOC, rather than from 0."""
     limit: int | None = None
@@ -347,7 +347,7 @@ class Preview:
     instances: bool = False
     """Draw the masks of the objects in coco:PATH or yolo:PATH too."""
     clip_boxes: bool = False
-    """Cut boxes at the border of their image, and leave out those that are empty, rather than refuse them."""
+    """Clip boxes to their image and drop empty ones. Without it, such boxes are an error."""
     one_based: bool = True
     """Whether the boxes of voc:PATH count pixels from 1, as in Pascal VOC, rather than from 0."""
     augment: str = "affine"

@@ -21,7 +21,7 @@ class CocoFigures(NamedTuple):
       figures: of all classes: "AP", the mean over ten overlaps from 0.5 to 0.95; "AP50" and "AP75", at one overlap;
         "AP_small", "AP_medium" and "AP_large", of objects of an area below 32², up to 96², and above; "AR1", "AR10",
         "AR100" or the like, the recall with so many detections in an image; and "AR_small", "AR_medium", "AR_large".
-      classes: of each class by name: "AP", "AP50", "AP75", "AR", and "objects", the number of those that are no crowd.
+      classes: "AP", "AP50", "AP75" and "AR" of each class, by its name, and "objects", their number without crowds.
       precisions: at an overlap of 0.5, for each class and the recalls 0, 0.01, ..., 1; shape (classes, 101).
     """
 

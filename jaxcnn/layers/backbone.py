@@ -92,7 +92,7 @@ class Backbone(Composite):
         """Returns channels and stride of each map, without computing anything.
 
         Args:
-          in_channels: channels of the image; None for those that the first convolution takes.
+          in_channels: channels of the image; None takes the number from the first convolution.
 
         Returns:
           The levels, in the order of `at`.
@@ -114,7 +114,7 @@ def pyramid_paths(model: Layer, in_channels: int | None = None) -> dict[int, str
 
     Args:
       model: a whole classifier, made of layers.
-      in_channels: channels of the image; None for those that the first convolution takes.
+      in_channels: channels of the image; None takes the number from the first convolution.
 
     Returns:
       Paths by the strides of their maps, in pixels, from the smallest stride to the largest.

@@ -46,7 +46,7 @@ def coco(
       path: a folder or a file.
       images: the folder of the pictures, for a `path` that is a file.
       instances: whether masks are read, from polygons or run lengths, into the entry "masks".
-      clip_boxes: cut boxes at the border of their image, and leave out those that are empty, rather than refuse them.
+      clip_boxes: clip boxes to their image and drop empty ones. Without it, such boxes are an error.
         COCO's own training set has two empty boxes.
       max_objects: number of slots for the objects of a picture; None for the largest number in any picture.
       channels: 1 reads the pictures as grey, 3 as red, green and blue.

@@ -271,7 +271,7 @@ def object_files(
       class_keys: what other files call the classes; their numbers from 0 if empty.
       flags: the flags of the objects, such as "crowd".
       relative: whether boxes and polygons are in parts of the width and height, rather than in pixels.
-      clip_boxes: cut boxes at the border of their image, and leave out those that are empty, rather than refuse them.
+      clip_boxes: clip boxes to their image and drop empty ones. Without it, such boxes are an error.
       max_objects: number of slots for the objects of a picture; None for the largest number of objects.
       instances: whether the outlines are read as masks.
       channels: 1 reads the pictures as grey, 3 as red, green and blue.

@@ -273,7 +273,7 @@ def tfds(
         "voc", are not shifted. None finds the image and its class label, mask, target or objects, in this order.
       class_names: the names of the classes. None takes those of the label, of a labelled image, or of the objects.
       max_objects: number of slots for the objects of an image.
-      clip_boxes: leave out boxes that are empty, rather than refuse them when they are read.
+      clip_boxes: drop empty boxes. Without it, reading one is an error.
 
     Returns:
       The source if `name` has a split. Otherwise the parts "train", "validation" and "test", as far as they are there;

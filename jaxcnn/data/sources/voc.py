@@ -43,7 +43,7 @@ def voc(
       path: the folder.
       one_based: whether pixels count from 1.
       class_names: the classes in another order; not every one must occur. None: the sorted names of the objects.
-      clip_boxes: cut boxes at the border of their image, and leave out those that are empty, rather than refuse them.
+      clip_boxes: clip boxes to their image and drop empty ones. Without it, such boxes are an error.
       max_objects: number of slots for the objects of a picture; None for the largest number in any picture.
       channels: 1 reads the pictures as grey, 3 as red, green and blue.
       skip_bad: leave out pictures that cannot be read, as `image_folder` does.

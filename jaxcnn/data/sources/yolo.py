@@ -39,7 +39,7 @@ def yolo(
     Args:
       path: data.yaml or another .yaml file, or its folder.
       instances: whether polygons are read as masks, into the entry "masks".
-      clip_boxes: cut boxes at the border of their image, and leave out those that are empty, rather than refuse them.
+      clip_boxes: clip boxes to their image and drop empty ones. Without it, such boxes are an error.
       max_objects: number of slots for the objects of a picture; None for the largest number in any picture.
       channels: 1 reads the pictures as grey, 3 as red, green and blue.
       skip_bad: leave out pictures that cannot be read, as `image_folder` does.

@@ -22,7 +22,7 @@ cup,fork,knife,spoon,bowl,banana,apple,sandwich,orange,broccoli,carrot,hot dog,p
 bed,N/A,dining table,N/A,N/A,toilet,N/A,tv,laptop,mouse,remote,keyboard,cell phone,microwave,oven,toaster,sink
 refrigerator,N/A,book,clock,vase,scissors,teddy bear,hair drier,toothbrush
 """
-"""The categories 1 to 90 of COCO. torchvision calls those that do not occur "N/A"."""
+"""COCO's category names, for ids 1 to 90. torchvision names the ten unused ids "N/A"."""
 
 _COCO = tuple(re.split("[,\n]", _COCO_NAMES.strip()))
 

@@ -1,6 +1,6 @@
 """Encoders: classifiers whose maps, from half the size of the image on, are the way down of a segmentation model.
 
-The maps are those that segmentation_models_pytorch takes (Iakubovskii 2019), so that its weights fit.
+The encoders return the same maps as in segmentation_models_pytorch (Iakubovskii 2019), so its weights fit.
 """
 
 import re

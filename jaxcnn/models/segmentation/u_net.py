@@ -234,7 +234,7 @@ def check_valid_size(x: jax.Array, *, depth: int) -> jax.Array:
       The image.
 
     Raises:
-      ValueError: `x` is not one image, or it has another size than those that `unet_2015` takes.
+      ValueError: `x` is not one image, or `unet_2015` does not take its size.
     """
     check_image("unet_2015", x)
     step = 2**depth
