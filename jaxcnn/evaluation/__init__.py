@@ -11,6 +11,7 @@ source and of predictions:
 from jaxcnn.evaluation.coco import CocoFigures, coco_figures
 from jaxcnn.evaluation.coco_format import coco_annotations, coco_predictions, coco_results
 from jaxcnn.evaluation.matching import detection_confusion
+from jaxcnn.evaluation.pasting import paste_masks
 from jaxcnn.evaluation.voc import VocFigures, voc_figures
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "coco_predictions",
     "coco_results",
     "detection_confusion",
+    "paste_masks",
     "voc_figures",
 ]

@@ -596,9 +596,11 @@ def _preprocessing(record: Record, model: Any, source: _Source) -> Preprocessing
 
 def _own_record(model_name: str) -> Record:
     """Returns the record of files of `save_safetensors`, which keep the names and the order of axes of the model."""
-    head = next((record.head for record in RECORDS if record.model == model_name), "head")
     build = Partial(_build_own, model_name=model_name)
-    return Record(model_name, "jaxcnn", model_name, build, _own_name, None, head=head)
+    own = Record(model_name, "jaxcnn", model_name, build, _own_name, None)
+    published = next((record for record in RECORDS if record.model == model_name), own)
+    # What the number of classes is read from.
+    return dataclasses.replace(own, head=published.head, anchors=published.anchors, softmax=published.softmax)
 
 
 def _own_name(path: str, layer: Layer, leaf: str) -> str:

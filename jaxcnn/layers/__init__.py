@@ -4,7 +4,7 @@ from jaxcnn.layers.backbone import Backbone, Level, pyramid_paths
 from jaxcnn.layers.batching import Batched, batched
 from jaxcnn.layers.composite import Composite, Run, apply_with_hook
 from jaxcnn.layers.containers import AuxiliaryHeads, Concat, Gate, Residual, Sequential, Zip
-from jaxcnn.layers.conv import Conv, ConvTranspose
+from jaxcnn.layers.conv import Conv, ConvTranspose, StackedConv
 from jaxcnn.layers.dense import Dense
 from jaxcnn.layers.feature_maps import batched_features, features
 from jaxcnn.layers.fold import fold_batch_norm
@@ -62,6 +62,7 @@ __all__ = [
     "Resize",
     "Run",
     "Sequential",
+    "StackedConv",
     "Zip",
     "apply_with_hook",
     "arithmetic",

@@ -10,7 +10,7 @@ from jaxcnn import ops
 from jaxcnn.layers.initializers import lecun_normal
 from jaxcnn.layers.parameters import affine_names, check_channels, check_names, init_kernel_and_bias
 from jaxcnn.ops.arithmetic import transpose_padding_sides
-from jaxcnn.ops.check import Padding, Size, as_padding, as_pair
+from jaxcnn.ops.check import Padding, Size, as_padding, as_pair, check_image
 from jaxcnn.ops.convolution import Border
 from jaxcnn.types import Params, Shape, State
 from jaxcnn.values import Value
@@ -92,6 +92,33 @@ class Conv(_WithKernel):
             border=self.border,
         )
         return y, state
+
+
+@dataclass(frozen=True, repr=False)
+class StackedConv(Conv):
+    """A convolution of many small maps, which are stacked into one tall image: rows of one do not reach into the next.
+
+    So the layers around it see one image (maps * height, width, channels); a batch norm has the moments of all maps.
+
+    Attributes:
+      height: of each map, in pixels; the result has the same.
+    """
+
+    height: int = 7
+
+    def apply(
+        self, params: Params, state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None
+    ) -> tuple[jax.Array, State]:
+        """Convolves each map of the tall image (maps * height, width, channels)."""
+        check_image("StackedConv", x)
+        if x.shape[0] % self.height:
+            raise ValueError(f"StackedConv expects maps of {self.height} rows each, got {x.shape[0]} rows")
+
+        def one(part: jax.Array) -> jax.Array:
+            return Conv.apply(self, params, state, part, train=train, key=key)[0]
+
+        maps = jax.vmap(one)(x.reshape(-1, self.height, *x.shape[1:]))
+        return maps.reshape(-1, *maps.shape[2:]), state
 
 
 @dataclass(frozen=True, repr=False)

@@ -14,7 +14,7 @@ from jax.extend import core
 from jaxcnn import ops
 from jaxcnn.layers.backbone import Backbone
 from jaxcnn.layers.composite import Composite, layer_paths, named, path_of_child
-from jaxcnn.layers.conv import Conv, ConvTranspose
+from jaxcnn.layers.conv import Conv, ConvTranspose, StackedConv
 from jaxcnn.layers.dense import Dense
 from jaxcnn.layers.flow import Dataflow, dataflow, structure
 from jaxcnn.layers.frozen import unfreeze
@@ -25,7 +25,7 @@ from jaxcnn.layers.parameters import check_names
 from jaxcnn.layers.regularize import Dropout, DropPath
 from jaxcnn.types import Layer, Params, Shape, State
 
-_CONVOLUTIONS = (Conv, ConvTranspose, Dense)
+_CONVOLUTIONS = (Conv, ConvTranspose, Dense, StackedConv)
 
 _TRANSPARENT = (Dropout, DropPath)
 """Layers that return their input in evaluation."""
@@ -45,9 +45,9 @@ def fold_batch_norm(
 
     With `train=False` the new model computes what the old one did, to rounding. The convolutions keep their names and
     have a bias. Containers lose the batch norms, names included; in a composite of your own, a field that held one
-    holds `identity`, and so does the name of one whose result a `Backbone` returns. `Conv`, `ConvTranspose` and `Dense`
-    count as convolutions; a `Dropout` or `DropPath` between the two does not matter, since it does nothing in
-    evaluation.
+    holds `identity`, and so does the name of one whose result a `Backbone` returns. `Conv`, `ConvTranspose`, `Dense`
+    and `StackedConv` count as convolutions; a `Dropout` or `DropPath` between the two does not matter, since it does
+    nothing in evaluation.
 
     Other batch norms stay: before a convolution, after a pooling, a sum or a concatenation, and where the result of
     the convolution is used elsewhere too or a layer is applied several times. `foldable` lists the folded ones.

@@ -7,7 +7,15 @@ norm=Partial(GroupNorm, num_groups=32), activation=Function(jax.nn.silu), drop_p
 from jaxcnn.models.alex_net import alexnet
 from jaxcnn.models.convnext import convnext_base, convnext_large, convnext_small, convnext_tiny
 from jaxcnn.models.densenet import densenet121, densenet161, densenet169, densenet201
+from jaxcnn.models.detection.faster_rcnn import (
+    fasterrcnn_mobilenet_v3_large_320_fpn,
+    fasterrcnn_mobilenet_v3_large_fpn,
+    fasterrcnn_resnet50_fpn,
+    fasterrcnn_resnet50_fpn_v2,
+    small_fasterrcnn,
+)
 from jaxcnn.models.detection.fcos import fcos_resnet50_fpn
+from jaxcnn.models.detection.mask_rcnn import maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2, small_maskrcnn
 from jaxcnn.models.detection.retinanet import retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2, small_retinanet
 from jaxcnn.models.detection.ssd import ssd300_vgg16, ssdlite320_mobilenet_v3_large
 from jaxcnn.models.efficientnet import (
@@ -114,6 +122,10 @@ __all__ = [
     "efficientnet_v2_m",
     "efficientnet_v2_s",
     "encoder_unet",
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+    "fasterrcnn_mobilenet_v3_large_fpn",
+    "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_resnet50_fpn_v2",
     "fcn_resnet50",
     "fcn_resnet101",
     "fcos_resnet50_fpn",
@@ -124,6 +136,8 @@ __all__ = [
     "lenet5_1998",
     "linknet",
     "lraspp_mobilenet_v3_large",
+    "maskrcnn_resnet50_fpn",
+    "maskrcnn_resnet50_fpn_v2",
     "mlp",
     "mobilenet_v1",
     "mobilenet_v2",
@@ -170,6 +184,8 @@ __all__ = [
     "shufflenet_v2_x1_5",
     "shufflenet_v2_x2_0",
     "small_cnn",
+    "small_fasterrcnn",
+    "small_maskrcnn",
     "small_retinanet",
     "small_unet",
     "squeezenet1_0",

@@ -21,7 +21,7 @@ from jaxcnn.models import (
     vgg,
 )
 from jaxcnn.models.alex_net import alexnet
-from jaxcnn.models.detection import fcos, retinanet, ssd
+from jaxcnn.models.detection import faster_rcnn, fcos, mask_rcnn, retinanet, ssd
 from jaxcnn.models.extreme_inception import xception
 from jaxcnn.models.google_net import googlenet
 from jaxcnn.models.segmentation import deeplab, fcn, lraspp, u_net
@@ -223,6 +223,42 @@ CATALOG: dict[str, Entry] = {
     ),
     "retinanet_resnet50_fpn_v2": Entry(
         retinanet.retinanet_resnet50_fpn_v2, _COCO, 90, _ANY_SIZE, 38_178_190, 151_961_518_592, task="detection"
+    ),
+    "small_fasterrcnn": Entry(
+        faster_rcnn.small_fasterrcnn, (128, 128, 3), 10, _ANY_SIZE, 2_253_141, 347_069_440, task="detection"
+    ),
+    "fasterrcnn_resnet50_fpn": Entry(
+        faster_rcnn.fasterrcnn_resnet50_fpn, _COCO, 90, _ANY_SIZE, 41_808_406, 134_379_721_216, task="detection"
+    ),
+    "fasterrcnn_resnet50_fpn_v2": Entry(
+        faster_rcnn.fasterrcnn_resnet50_fpn_v2, _COCO, 90, _ANY_SIZE, 43_712_278, 280_370_729_472, task="detection"
+    ),
+    "small_maskrcnn": Entry(
+        mask_rcnn.small_maskrcnn, (128, 128, 3), 10, _ANY_SIZE, 2_418_016, 1_327_006_720, task="detection"
+    ),
+    "maskrcnn_resnet50_fpn": Entry(
+        mask_rcnn.maskrcnn_resnet50_fpn, _COCO, 90, _ANY_SIZE, 44_454_513, 187_586_351_616, task="detection"
+    ),
+    "maskrcnn_resnet50_fpn_v2": Entry(
+        mask_rcnn.maskrcnn_resnet50_fpn_v2, _COCO, 90, _ANY_SIZE, 46_359_409, 333_577_359_872, task="detection"
+    ),
+    "fasterrcnn_mobilenet_v3_large_fpn": Entry(
+        faster_rcnn.fasterrcnn_mobilenet_v3_large_fpn,
+        _COCO,
+        90,
+        _ANY_SIZE,
+        19_410_754,
+        18_853_144_256,
+        task="detection",
+    ),
+    "fasterrcnn_mobilenet_v3_large_320_fpn": Entry(
+        faster_rcnn.fasterrcnn_mobilenet_v3_large_320_fpn,
+        (320, 320, 3),
+        90,
+        _ANY_SIZE,
+        19_410_754,
+        2_872_931_200,
+        task="detection",
     ),
 }
 

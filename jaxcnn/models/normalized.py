@@ -1,5 +1,6 @@
 """Models that normalise the pixels of their images first, as published weights expect."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -39,7 +40,9 @@ class Normalized(Composite):
     body: Layer
 
     def forward(self, run: Run, x: Any) -> Any:
-        """Normalises one image, and applies the model."""
+        """Normalises one image, or the image of an example, and applies the model."""
+        if isinstance(x, Mapping):
+            return run.body({**x, "image": run.normalize(x["image"])})
         return run.body(run.normalize(x))
 
 

@@ -5,6 +5,7 @@ from jaxcnn.tasks.classification import Classification, MultiLabel
 from jaxcnn.tasks.detection import AnchorDetection, DefaultBoxDetection, Detection, PointDetection
 from jaxcnn.tasks.losses import cross_entropy, soft_targets
 from jaxcnn.tasks.means import figures
+from jaxcnn.tasks.region_detection import MaskDetection, RegionDetection
 from jaxcnn.tasks.regression import Regression
 from jaxcnn.tasks.segmentation import Segmentation
 
@@ -13,8 +14,10 @@ __all__ = [
     "Classification",
     "DefaultBoxDetection",
     "Detection",
+    "MaskDetection",
     "MultiLabel",
     "PointDetection",
+    "RegionDetection",
     "Regression",
     "Segmentation",
     "cross_entropy",

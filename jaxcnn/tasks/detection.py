@@ -91,6 +91,11 @@ class Detection(Value):
         return 1
 
     @property
+    def min_size(self) -> float:
+        """Least width and height of a detection, in pixels."""
+        return 0.0
+
+    @property
     def level_sizes(self) -> tuple[int, ...]:
         """Number of anchors of each level."""
         return tuple(self.per_place * height * width for height, width in self.map_sizes)
@@ -138,6 +143,15 @@ class Detection(Value):
             parts.append(best._replace(indices=best.indices + start))
             start += size
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+    def pair_boxes(self, outputs: Mapping[str, Any], best: Pairs) -> jax.Array:
+        """Returns the box of each pair of one image, two corners in pixels, shape (pairs, 4).
+
+        Args:
+          outputs: of one image.
+          best: the pairs.
+        """
+        return self.decode_boxes(outputs)[best.indices]
 
     def loss(self, outputs: Mapping[str, Any], batch: Example) -> Mean:
         """Computes the loss: the sum of its parts. See `jaxcnn.types.Task.loss`."""
@@ -193,16 +207,16 @@ class Detection(Value):
         return {"ap50": _average_precision(right, found), "recall": float(recall), **result}
 
     def _decode_one(self, outputs: Mapping[str, Any]) -> dict[str, jax.Array]:
-        scores, boxes = self.scores(outputs), self.decode_boxes(outputs)
-        best = self.best_pairs(scores)
-        boxes = clip_boxes(boxes[best.indices], self.image_size)
+        best = self.best_pairs(self.scores(outputs))
+        boxes = clip_boxes(self.pair_boxes(outputs, best), self.image_size)
+        large = jnp.all(boxes[:, 2:] - boxes[:, :2] >= self.min_size, axis=1)
         kept = nms(
             boxes,
             best.scores,
             iou_threshold=self.iou_threshold,
             max_outputs=self.max_detections,
             classes=best.classes,
-            valid=best.scores > self.score_threshold,
+            valid=large & (best.scores > self.score_threshold),
         )
 
         def chosen(array: jax.Array) -> jax.Array:
@@ -231,10 +245,15 @@ class Detection(Value):
         return {name: weighted(nan_unless(labelled, part.total), part.weight, batch) for name, part in parts.items()}
 
     def _check(self, outputs: Any) -> None:
-        kind, rows = type(self).__name__, sum(self.level_sizes)
+        kind = type(self).__name__
         if not isinstance(outputs, Mapping) or not {"boxes", "classes"} <= set(outputs):
             got = sorted(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__
             raise ValueError(f"{kind} expects outputs with 'boxes' and 'classes', as a detector gives, got {got}")
+        self._check_rows(outputs)
+
+    def _check_rows(self, outputs: Mapping[str, Any]) -> None:
+        """Refuses outputs of other shapes than those of images of `image_size`."""
+        kind, rows = type(self).__name__, sum(self.level_sizes)
         boxes, classes = outputs["boxes"].shape, outputs["classes"].shape
         if len(classes) != 3 or boxes != (len(outputs["classes"]), rows, 4) or classes[:2] != boxes[:2]:
             height, width = self.image_size

@@ -197,7 +197,10 @@ class _Forward(NamedTuple):
     def sums(self, params: Params, state: State, batch: Example, key: jax.Array) -> tuple[dict[str, Mean], State]:
         """Computes the loss, with that of auxiliary heads, and the metrics of a batch, and the new state."""
         images = self.precision.cast_images(batch["image"])
-        outputs, state = batched(self.model)(params, state, images, train=True, key=key)
+        # A two-stage detector samples regions by the objects, within its forward pass.
+        make_input = getattr(self.task, "training_input", None)
+        x = images if make_input is None else make_input(images, batch)
+        outputs, state = batched(self.model)(params, state, x, train=True, key=key)
         outputs = self.precision.cast_outputs(outputs)
         main, others = outputs, []
         if isinstance(outputs, Mapping) and "main" in outputs:

@@ -14,7 +14,16 @@ from jaxcnn.interop.records.record import Record, Rules
 from jaxcnn.interop.weights import load_safetensors, load_weights, save_safetensors, save_torch
 from jaxcnn.layers import BatchNorm, Conv, ConvTranspose, Dense, Flatten, LayerScale, Sequential
 from jaxcnn.layers.flow import structure
-from jaxcnn.models import catalog, lenet5, mlp, resnet18, resnet50_v1, unet
+from jaxcnn.models import (
+    catalog,
+    fasterrcnn_mobilenet_v3_large_320_fpn,
+    lenet5,
+    mlp,
+    resnet18,
+    resnet50_v1,
+    ssdlite320_mobilenet_v3_large,
+    unet,
+)
 
 
 def draw(model, seed=0):
@@ -165,6 +174,15 @@ def test_own_files_come_back_for_models_of_the_catalog_and_others(tmp_path):
     assert_same(load_safetensors(tmp_path / "other.safetensors", other), draw(other))
     with pytest.raises(ValueError, match="does not match the leaves of the model:\n  missing: conv1/bias"):
         load_safetensors(tmp_path / "other.safetensors", model)
+
+
+@pytest.mark.parametrize("build", [ssdlite320_mobilenet_v3_large, fasterrcnn_mobilenet_v3_large_320_fpn])
+def test_a_written_detector_of_other_classes_is_read_back(build, tmp_path):
+    # An anchor or a region has a logit of the background too, and a map one for each of several anchors.
+    model = build(5)
+    params, state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), structure(model))
+    save_safetensors(tmp_path / "own.safetensors", model, params, state)
+    assert load_weights(build.__name__, tmp_path / "own.safetensors").model == model
 
 
 def test_own_files_of_a_model_with_other_options_are_refused(tmp_path):

@@ -10,7 +10,7 @@ from torchvision_peer import torchvision
 
 from jaxcnn.interop import weights
 from jaxcnn.interop.records import RECORDS
-from jaxcnn.interop.records.torchvision_files import DETECTION, PREPROCESSING, architecture_of
+from jaxcnn.interop.records.torchvision_files import DETECTION, DETECTION_320, PREPROCESSING, architecture_of
 from jaxcnn.layers import Conv, Sequential
 
 HALF = (0.5, 0.5, 0.5)
@@ -49,19 +49,22 @@ def test_all_98_published_weights_of_torchvision_are_preprocessed_as_there():
     assert len(files) == 98
 
 
-@pytest.mark.parametrize("turned", [False, True])
-def test_photographs_for_detectors_are_prepared_as_in_torchvision(turned):
+@pytest.mark.parametrize(
+    ("ours", "shorter", "longer", "turned"),
+    [(DETECTION, 800, 1333, False), (DETECTION, 800, 1333, True), (DETECTION_320, 320, 640, False)],
+)
+def test_photographs_for_detectors_are_prepared_as_in_torchvision(ours, shorter, longer, turned):
     theirs = torchvision.models.detection.transform.GeneralizedRCNNTransform(
-        800, 1333, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+        shorter, longer, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     )
     photograph = np.swapaxes(PHOTOGRAPH, 0, 1) if turned else PHOTOGRAPH
     for pixels in (photograph, photograph[:120, :300]):
         x = torchvision.transforms.functional.to_tensor(pixels.copy())
         expected = np.moveaxis(theirs([x])[0].tensors[0].numpy(), 0, -1)
-        actual = DETECTION(pixels)
+        actual = ours(pixels)
         assert actual.shape == expected.shape
         # In grey levels; rounding to whole ones would give up to 0.5.
-        assert 255 * np.abs((actual - expected) * DETECTION.std).max() < 0.05
+        assert 255 * np.abs((actual - expected) * ours.std).max() < 0.05
 
 
 @pytest.mark.parametrize("name", ["ssd300_vgg16", "ssdlite320_mobilenet_v3_large"])

@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxcnn.interop.records import mobilenet, resnet, torchvision_files
 from jaxcnn.interop.records.numbered import NumberedRules
-from jaxcnn.interop.records.record import Names, Record, Rules
+from jaxcnn.interop.records.record import Names, Record, Replacement, Rules
 from jaxcnn.layers import BatchNorm
 from jaxcnn.models import mobilenet_v3_large
 from jaxcnn.models.detection import fcos, retinanet, ssd
@@ -24,21 +24,34 @@ refrigerator,N/A,book,clock,vase,scissors,teddy bear,hair drier,toothbrush
 """
 """COCO's category names, for ids 1 to 90. torchvision names the ten unused ids "N/A"."""
 
-_COCO = tuple(re.split("[,\n]", _COCO_NAMES.strip()))
+COCO = tuple(re.split("[,\n]", _COCO_NAMES.strip()))
 
 _BODY = tuple((path, f"backbone.body.{name}") for path, name in resnet.TORCH_RULES if path != "head")
 
 
-def _level(number: str) -> int:
-    """Returns torchvision's number of a level of the pyramid, which is counted from that of stride 8."""
-    return int(number) - 3
+def pyramid_rules(first: int) -> tuple[tuple[str, Replacement], ...]:
+    """Returns the rules of a feature pyramid, whose levels torchvision counts from 0.
+
+    Args:
+      first: number of its finest level here.
+    """
+    parts = {"": "0", "/conv": "0", "/norm": "1"}
+    return (
+        *(
+            (
+                rf"neck/{ours}/p(\d){part}",
+                lambda match, theirs=theirs, number=number: (
+                    f"backbone.fpn.{theirs}_blocks.{int(match[1]) - first}.{number}"
+                ),
+            )
+            for ours, theirs in (("laterals", "inner"), ("outputs", "layer"))
+            for part, number in parts.items()
+        ),
+        (r"neck/extra/(p\d)", r"backbone.fpn.extra_blocks.\1"),
+    )
 
 
-_PYRAMID = (
-    (r"neck/laterals/p(\d)", lambda match: f"backbone.fpn.inner_blocks.{_level(match[1])}.0"),
-    (r"neck/outputs/p(\d)", lambda match: f"backbone.fpn.layer_blocks.{_level(match[1])}.0"),
-    (r"neck/extra/(p\d)", r"backbone.fpn.extra_blocks.\1"),
-)
+_PYRAMID = pyramid_rules(3)
 _RETINANET = (
     *_BODY,
     *_PYRAMID,
@@ -118,13 +131,13 @@ class _SSDLiteNames(Value):
 
 
 # Names of files from before torchvision 0.14.
-_OLD_PYRAMID = ((r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)", r"\1.0.\2"),)
+OLD_PYRAMID = ((r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)", r"\1.0.\2"),)
 _OLD_RETINANET = (
-    *_OLD_PYRAMID,
+    *OLD_PYRAMID,
     *((rf"(head\.\w+\.conv)\.{2 * i}\.(weight|bias)", rf"\g<1>.{i}.0.\2") for i in range(4)),
 )
 
-_frozen_norm = Partial(BatchNorm, epsilon=0.0)
+frozen_norm = Partial(BatchNorm, epsilon=0.0)
 """torchvision runs the first detectors' frozen batch norms without an epsilon."""
 
 
@@ -138,7 +151,7 @@ def _record(build: Callable[..., Any], rules: Any, *, norm: Any = None, **option
         torchvision_files.DETECTION,
         head="head/class_logits",
         background=r"head\.classification_head\.cls_logits\.\w+",
-        class_names=_COCO,
+        class_names=COCO,
         **options,
     )
 
@@ -147,7 +160,7 @@ RECORDS = (
     _record(
         retinanet.retinanet_resnet50_fpn,
         _RETINANET,
-        norm=_frozen_norm,
+        norm=frozen_norm,
         rewrites=_OLD_RETINANET,
         anchors=9,
     ),
@@ -156,7 +169,7 @@ RECORDS = (
         _RETINANET,
         anchors=9,
     ),
-    _record(fcos.fcos_resnet50_fpn, _FCOS, rewrites=_OLD_PYRAMID),
+    _record(fcos.fcos_resnet50_fpn, _FCOS, rewrites=OLD_PYRAMID),
     Record(
         "ssd300_vgg16",
         "torchvision",
@@ -167,7 +180,7 @@ RECORDS = (
         head="head/classes/level0",
         anchors=4,
         softmax=True,
-        class_names=_COCO,
+        class_names=COCO,
     ),
     Record(
         "ssdlite320_mobilenet_v3_large",
@@ -180,6 +193,6 @@ RECORDS = (
         head="head/classes/level0/project",
         anchors=6,
         softmax=True,
-        class_names=_COCO,
+        class_names=COCO,
     ),
 )

@@ -46,30 +46,32 @@ _LRASPP = (
     (r"head/coarse", "classifier.high_classifier"),
 )
 
-_RESNET = Rules("torchvision", resnet.TORCH_RULES)
-_MOBILENET = NumberedRules(Rules("torchvision", mobilenet.TORCHVISION_V3), mobilenet_v3_large)
+RESNET = Rules("torchvision", resnet.TORCH_RULES)
+MOBILENET_V3 = NumberedRules(Rules("torchvision", mobilenet.TORCHVISION_V3), mobilenet_v3_large)
 
 
 @dataclass(frozen=True, repr=False)
-class _WithBackbone(Value):
+class WithBackbone(Value):
     """Names layers of the classifier as its own record does, within "backbone", and the others by rules.
 
     Attributes:
       classifier: names the layers of the classifier.
       rules: pairs of a regular expression and its replacement for the other layers.
+      prefix: of the names of the classifier.
     """
 
     classifier: Names
     rules: tuple[tuple[str, Replacement], ...]
+    prefix: str = "backbone"
 
     def __call__(self, path: str, layer: Layer, leaf: str) -> str:
         """Names a leaf; see `Rules`."""
-        if path.partition("/")[0] in ("decoder", "conv", "gate", "head", "aux"):
+        if path.partition("/")[0] in ("decoder", "conv", "gate", "head", "aux", "neck", "rpn", "tower", "mask_tower"):
             return Rules("torchvision", self.rules)(path, layer, leaf)
-        return f"backbone.{self.classifier(path, layer, leaf).removeprefix('features.')}"
+        return f"{self.prefix}.{self.classifier(path, layer, leaf).removeprefix('features.')}"
 
 
-def _record(build: Callable[..., Any], names: _WithBackbone, *, gates: str = "", **options: Any) -> Record:
+def _record(build: Callable[..., Any], names: WithBackbone, *, gates: str = "", **options: Any) -> Record:
     return Record(
         build.__name__,
         "torchvision",
@@ -85,15 +87,15 @@ def _record(build: Callable[..., Any], names: _WithBackbone, *, gates: str = "",
 
 RECORDS = (
     *(
-        _record(build, _WithBackbone(classifier, rules), gates=gates, aux_heads=aux_heads)
+        _record(build, WithBackbone(classifier, rules), gates=gates, aux_heads=aux_heads)
         for build, classifier, rules, gates in (
-            (fcn.fcn_resnet50, _RESNET, _FCN, ""),
-            (fcn.fcn_resnet101, _RESNET, _FCN, ""),
-            (deeplab.deeplabv3_resnet50, _RESNET, _DEEPLAB, ""),
-            (deeplab.deeplabv3_resnet101, _RESNET, _DEEPLAB, ""),
-            (deeplab.deeplabv3_mobilenet_v3_large, _MOBILENET, _DEEPLAB, mobilenet.GATES),
+            (fcn.fcn_resnet50, RESNET, _FCN, ""),
+            (fcn.fcn_resnet101, RESNET, _FCN, ""),
+            (deeplab.deeplabv3_resnet50, RESNET, _DEEPLAB, ""),
+            (deeplab.deeplabv3_resnet101, RESNET, _DEEPLAB, ""),
+            (deeplab.deeplabv3_mobilenet_v3_large, MOBILENET_V3, _DEEPLAB, mobilenet.GATES),
         )
         for aux_heads in (True, False)
     ),
-    _record(lraspp.lraspp_mobilenet_v3_large, _WithBackbone(_MOBILENET, _LRASPP), gates=mobilenet.GATES),
+    _record(lraspp.lraspp_mobilenet_v3_large, WithBackbone(MOBILENET_V3, _LRASPP), gates=mobilenet.GATES),
 )

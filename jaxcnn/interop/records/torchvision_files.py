@@ -18,6 +18,8 @@ _WHOLE = Preprocessing(520, None)
 DETECTION = Preprocessing(800, None, antialias=False, max_size=1333, rounded=False, multiple=32)
 """For detectors: the whole image, padded to whole sizes of its maps."""
 
+DETECTION_320 = Preprocessing(320, None, antialias=False, max_size=640, rounded=False, multiple=32)
+
 SSD300 = Preprocessing(
     (300, 300), None, antialias=False, mean=(0.48235, 0.45882, 0.40784), std=(1 / 255,) * 3, rounded=False
 )
@@ -49,12 +51,18 @@ PREPROCESSING: dict[str, Preprocessing] = {
     "efficientnet_v2_l-59c71312.pth": _preset(480, 480, "bicubic", _HALF, _HALF),
     "efficientnet_v2_m-dc08266a.pth": _preset(480, 480),
     "efficientnet_v2_s-dd5fe13b.pth": _preset(384, 384),
+    "fasterrcnn_mobilenet_v3_large_320_fpn-907ea3f9.pth": DETECTION_320,
+    "fasterrcnn_mobilenet_v3_large_fpn-fb6a3cc7.pth": DETECTION,
+    "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth": DETECTION,
+    "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth": DETECTION,
     "fcn_resnet101_coco-7ecb50ca.pth": _WHOLE,
     "fcn_resnet50_coco-1167a1af.pth": _WHOLE,
     "fcos_resnet50_fpn_coco-99b0c9b7.pth": DETECTION,
     "googlenet-1378be20.pth": _preset(256, 224, "bilinear", _HALF, _HALF),
     "inception_v3_google-0cc3c7bd.pth": _preset(342, 299, "bilinear", _HALF, _HALF),
     "lraspp_mobilenet_v3_large-d234d4ea.pth": _WHOLE,
+    "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth": DETECTION,
+    "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth": DETECTION,
     "mobilenet_v2-b0353104.pth": _preset(256, 224),
     "mobilenet_v2-7ebf99e0.pth": _preset(232, 224),
     "mobilenet_v3_large-8738ca79.pth": _preset(256, 224),

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import jax
 
-from jaxcnn.layers import Composite, Conv, Initializer, Run, Zip
+from jaxcnn.layers import Composite, Conv, Function, Initializer, Run, Zip
 from jaxcnn.models.blocks import Norm, conv, conv_norm
 from jaxcnn.ops.resizing import resize
 from jaxcnn.types import Layer
@@ -79,7 +79,7 @@ def feature_pyramid(
     channels: int = 256,
     *,
     first: int = 3,
-    extra_input: ExtraInput | None = None,
+    extra_input: ExtraInput | Literal["pooled"] | None = None,
     norm: Norm | None = None,
 ) -> FeaturePyramid:
     """Builds a feature pyramid.
@@ -88,7 +88,8 @@ def feature_pyramid(
       in_channels: channels of the maps of the backbone, the finest first.
       channels: channels of each level.
       first: number of the finest level: 3 for "p3", of stride 8.
-      extra_input: what P6 and P7, or two other levels after the last map, are computed from; None for none.
+      extra_input: what P6 and P7, or two other levels after the last map, are computed from; None for none. "pooled"
+        is one level, every second pixel of the last one.
       norm: makes the normalisation after each convolution of the maps, which then has no bias; None for none.
 
     Returns:
@@ -105,9 +106,20 @@ def feature_pyramid(
     outputs = Zip(**{name: build(channels, 3) for name in names})
     if extra_input is None:
         return FeaturePyramid(laterals, outputs)
+    if extra_input == "pooled":
+        return FeaturePyramid(laterals, outputs, Function(every_second))
     before = in_channels[-1] if extra_input == "backbone" else channels
     extra = CoarserLevels(strided(before, channels), strided(channels, channels))
     return FeaturePyramid(laterals, outputs, extra, extra_input)
+
+
+def every_second(x: jax.Array) -> tuple[jax.Array]:
+    """Returns every second pixel of a map, as the only one of a tuple (Lin et al. 2017, section 4.1, footnote).
+
+    Args:
+      x: shape (height, width, channels).
+    """
+    return (x[::2, ::2],)
 
 
 def strided(in_channels: int, out_channels: int) -> Conv:
