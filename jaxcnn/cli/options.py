@@ -30,12 +30,12 @@ class Train:
     """Name of the model; `jaxcnn summary` lists them. For a model of your own give MODULE:FUNCTION or
     FILE.py:FUNCTION; see `jaxcnn bench`."""
     data: str = "digits"
-    """Data: digits; shapes (digits on photographs, with masks); cifar10, mnist and others of `jaxcnn data list`, which
-    are downloaded once; tfds:NAME[/CONFIG][:VERSION][:SPLIT], prepared by TensorFlow Datasets; wds:PATTERN, tar files
-    as WebDataset writes them; a folder with a folder of pictures for each class, or these in train, val and test; a
-    .csv, .tsv or .parquet file with columns `path`, `label` and perhaps `split`; a folder with the folders `images` and
-    `masks` of PNG files; an .npz file with arrays `images` (n, height, width[, channels]) and `labels` (n,); or a
-    folder with images.npy and labels.npy."""
+    """Data: digits; shapes (digits on photographs, with masks); cifar10, mnist and others of `jaxcnn data list`,
+    which are downloaded once; tfds:NAME[/CONFIG][:VERSION][:SPLIT], prepared by TensorFlow Datasets; wds:PATTERN, tar
+    files as WebDataset writes them; hf:NAME[:SPLIT], of the package datasets of Hugging Face; a folder with a folder
+    of pictures for each class, or these in train, val and test; a .csv, .tsv or .parquet file with columns `path`,
+    `label` and perhaps `split`; a folder with the folders `images` and `masks` of PNG files; an .npz file with arrays
+    `images` (n, height, width[, channels]) and `labels` (n,); or a folder with images.npy and labels.npy."""
     image_size: tuple[int, ...] = ()
     """Size of the images: one number, or height and width. Pictures are resized by --resize, and `predict` resizes in
     the same way. Default: as the data are, or that of the model if the pictures differ in size."""
