@@ -98,9 +98,13 @@ def test_torch_delivers_every_image_from_its_processes(files):
 
 
 def test_a_torchvision_that_fails_otherwise_is_not_mended(monkeypatch):
+    imported = []
+
     def broken(name):
+        imported.append(name)
         raise RuntimeError("another fault")
 
     monkeypatch.setattr(loading.importlib, "import_module", broken)
     with pytest.raises(RuntimeError, match="another fault"):
         loading.import_torchvision()
+    assert imported == ["torchvision"]
