@@ -284,10 +284,10 @@ class TorchExamples:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Any:
-        is_file = isinstance(self.source, data.PictureFiles)
+        if isinstance(self.source, data.PictureFiles):
+            return _torch_transform(is_file=True)(_opened(self.source.path(index))).permute(1, 2, 0)
         # A copy: torch warns of arrays that cannot be written.
-        image = _opened(self.source.path(index)) if is_file else self.source[index]["image"].copy()
-        return _torch_transform(is_file)(image).permute(1, 2, 0)
+        return _torch_transform(is_file=False)(self.source[index]["image"].copy()).permute(1, 2, 0)
 
 
 def _opened(path: str) -> Any:
@@ -325,7 +325,7 @@ def import_torchvision() -> Any:
 
 
 @functools.cache
-def _torch_transform(is_file: bool) -> Any:
+def _torch_transform(*, is_file: bool) -> Any:
     import torch  # pyright: ignore[reportMissingImports]
 
     import_torchvision()
