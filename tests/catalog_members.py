@@ -8,7 +8,7 @@ DEEP |= {"convnext_tiny", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_sm
 DEEP |= {"densenet121", "regnet_y_400mf", "shufflenet_v2_x0_5", "unet_2015", "unet_resnet18"}
 DEEP |= {"alexnet", "googlenet", "inception_v3", "squeezenet1_1"}
 DEEP |= {"deeplabv3_mobilenet_v3_large", "fcn_resnet50", "lraspp_mobilenet_v3_large"}
-DEEP |= {"retinanet_resnet50_fpn", "ssdlite320_mobilenet_v3_large"}
+DEEP |= {"retinanet_resnet50_fpn", "ssdlite320_mobilenet_v3_large", "yolox_nano", "yolov1_tiny", "yolov3_tiny"}
 """Models with many layers, one of each family."""
 
 LARGER = {"convnext_base", "convnext_large", "convnext_small"}
@@ -28,6 +28,7 @@ LARGER |= {"unet_plus_plus_resnet34", "fpn_resnet34", "pspnet_resnet34", "deepla
 LARGER |= {"upernet_convnext_tiny", "linknet_resnet34"}
 LARGER |= {"deeplabv3_resnet50", "deeplabv3_resnet101", "fcn_resnet101"}
 LARGER |= {"fcos_resnet50_fpn", "retinanet_resnet50_fpn_v2", "ssd300_vgg16"}
+LARGER |= {"yolov1", "yolov3"} | {f"yolox_{size}" for size in ("tiny", "s", "m", "l", "x")}
 """Models with the blocks of one above, only more or wider (VGG: with AlexNet's layers)."""
 
 

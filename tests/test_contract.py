@@ -59,6 +59,9 @@ from jaxcnn.models.detection.fcos import FCOS, FCOSHead, fcos_head
 from jaxcnn.models.detection.feature_pyramid import CoarserLevels, FeaturePyramid, feature_pyramid
 from jaxcnn.models.detection.retinanet import RetinaNet, RetinaNetHead, retinanet_head
 from jaxcnn.models.detection.ssd import SSD, SSDHead, SSDNeck, ssd_head, unit_length
+from jaxcnn.models.detection.yolov1 import YOLOv1, YOLOv1Head
+from jaxcnn.models.detection.yolov3 import YOLOv3, YOLOv3Head, YOLOv3Neck, yolov3_head
+from jaxcnn.models.detection.yolox import YOLOX, PathAggregation, YOLOXHead, yolox, yolox_head
 from jaxcnn.models.efficientnet import fused_block
 from jaxcnn.models.inception import AuxiliaryPool
 from jaxcnn.models.lenet import C3_TABLE, Gaussian, Subsampling, TableConv
@@ -324,6 +327,42 @@ LAYERS = {
         ),
     ],
     RetinaNetHead: [(((6, 5, 4), (3, 2, 4)), lambda: retinanet_head(3, 4, anchors=2, depth=1))],
+    PathAggregation: [
+        (((8, 7, 8), (4, 4, 16), (2, 2, 32)), lambda: yolox(3, depth=0.33, width=0.03125).neck),
+    ],
+    YOLOX: [((17, 15, 4), lambda: yolox(3, depth=0.33, width=0.03125, in_channels=4))],
+    YOLOv1: [
+        (
+            (9, 8, 4),
+            lambda: YOLOv1(
+                Backbone(Sequential(conv=Conv(4, 3, 3, 4, 1), norm=BatchNorm(3)), ["norm"]),
+                identity,
+                YOLOv1Head(Dense(18, 5), Dense(5, 6 * 13), 3),
+            ),
+        ),
+    ],
+    YOLOv1Head: [(((3, 2, 4),), lambda: YOLOv1Head(Dense(24, 7), Dense(7, 6 * 8), 3, boxes=1))],
+    YOLOv3: [
+        (
+            (9, 8, 4),
+            lambda: YOLOv3(
+                two_maps(),
+                YOLOv3Neck(Conv(12, 4, 1), Conv(4, 3, 1), identity),
+                yolov3_head(3, (11, 4), anchors=1),
+                (1, 2),
+                (((4.0, 4.0),), ((8.0, 9.0),)),
+            ),
+        ),
+    ],
+    YOLOv3Head: [(((6, 5, 4), (3, 3, 6)), lambda: yolov3_head(3, (4, 6), anchors=2))],
+    YOLOv3Neck: [
+        (((6, 5, 4), (3, 3, 6)), lambda: YOLOv3Neck(Conv(6, 4, 1), BatchNorm(4), Conv(8, 2, 1))),
+        (
+            ((9, 7, 3), (6, 5, 4), (3, 3, 6)),
+            lambda: YOLOv3Neck(Conv(6, 4, 1), identity, Conv(8, 2, 1), Conv(2, 2), BatchNorm(5)),
+        ),
+    ],
+    YOLOXHead: [(((6, 5, 4), (3, 3, 6), (2, 2, 8)), lambda: yolox_head(3, (4, 6, 8), 4, depthwise=True))],
     CroppedConcat: [((6, 5, 4), lambda: CroppedConcat(Conv(4, 3, (3, 1), padding="VALID")))],
     EveryPixel: [
         ((6, 5, 4), lambda: EveryPixel(Sequential(pool=GlobalAvgPool(), dense=Dense(4, 3, use_bias=False)))),

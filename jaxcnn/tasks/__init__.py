@@ -7,6 +7,7 @@ from jaxcnn.tasks.losses import cross_entropy, soft_targets
 from jaxcnn.tasks.means import figures
 from jaxcnn.tasks.regression import Regression
 from jaxcnn.tasks.segmentation import Segmentation
+from jaxcnn.tasks.yolo_detection import YOLOv1Detection, YOLOv3Detection, YOLOXDetection
 
 __all__ = [
     "AnchorDetection",
@@ -17,6 +18,9 @@ __all__ = [
     "PointDetection",
     "Regression",
     "Segmentation",
+    "YOLOXDetection",
+    "YOLOv1Detection",
+    "YOLOv3Detection",
     "cross_entropy",
     "figures",
     "hard_negatives",

@@ -5,7 +5,7 @@ Checkpoints are in `training.checkpoint`.
 
 from jaxcnn.training.loop import Fitted, NonFiniteLossError, Progress, evaluate, fit, image_batches, predict
 from jaxcnn.training.metrics import Metrics
-from jaxcnn.training.mixing import CutMix, Mixup, RandomMix
+from jaxcnn.training.mixing import CutMix, MixInTurn, Mixup, RandomMix
 from jaxcnn.training.mosaic import Mosaic, ObjectMixup
 from jaxcnn.training.observers import Observer
 from jaxcnn.training.optimizers import make_optimizer, make_schedule
@@ -31,6 +31,7 @@ __all__ = [
     "CutMix",
     "Fitted",
     "Metrics",
+    "MixInTurn",
     "Mixup",
     "Mosaic",
     "NonFiniteLossError",

@@ -212,17 +212,20 @@ class Experiment:
             )
 
     def _check_mixing(self, example: Mapping[str, Any]) -> None:
-        label = example.get("label")
+        label, kind = example.get("label"), type(self.task).__name__
         is_mixable = label is not None and jnp.issubdtype(label.dtype, jnp.integer if label.ndim == 1 else jnp.floating)
-        for name in ("mixup", "cutmix"):
+        is_mixable = is_mixable and not isinstance(self.task, Regression | Segmentation)
+        for name in ("mosaic", "mixup", "cutmix"):
             if not getattr(self.recipe, name):
                 continue
-            if not is_mixable or isinstance(self.task, Regression | Segmentation):
+            if name == "mosaic" and not isinstance(self.task, Detection):
+                raise RecipeError(name, f"expects a detector and examples with 'boxes', got a model for {kind}")
+            mixes_objects = name != "cutmix" and isinstance(self.task, Detection)
+            if not is_mixable and not mixes_objects:
                 raise RecipeError(
                     name,
                     "expects one label for each image, or the share of each class as floating-point numbers, got "
-                    f"{'no label' if label is None else f'labels of {label.dtype} {label.shape[1:]}'}"
-                    f" for {type(self.task).__name__}",
+                    f"{'no label' if label is None else f'labels of {label.dtype} {label.shape[1:]}'} for {kind}",
                 )
             if "weight" in example:
                 raise RecipeError(name, "expects examples without 'weight', which has no meaning for mixed examples")

@@ -198,6 +198,22 @@ class _Examples(NamedTuple):
     validation: Source
 
 
+class _Switch:
+    """A training step that becomes another one at some step."""
+
+    def __init__(
+        self, before: Callable[..., Any], after: Callable[..., Any], step: int, at: int, on_switch: Callable[[], None]
+    ) -> None:
+        self.before, self.after, self.step, self.at, self.on_switch = before, after, step, at, on_switch
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self.step == self.at:
+            self.on_switch()
+        chosen = self.before if self.step < self.at else self.after
+        self.step += 1
+        return chosen(*arguments)
+
+
 class _Job:
     """One training: the state that callbacks share."""
 
@@ -391,12 +407,24 @@ class _Job:
             examples = self._examples
         self.examples, self.batches = examples, dataclasses.replace(self.experiment.batches, source=examples.train)
         num_classes = len(self.experiment.splits["train"].class_names)
-        step = make_phase_step(phase, model, self.recipe, self.experiment.task, num_classes)
-        self.train_step = self._announced(step, "compiling the training step")
+
+        def announced_step(*, plain: bool = False) -> Any:
+            step = make_phase_step(phase, model, recipe, self.experiment.task, num_classes, plain=plain)
+            return self._announced(step, "compiling the training step")
+
+        self.train_step: Any = announced_step()
+        if recipe.plain_epochs:
+            first_plain = (recipe.epochs - recipe.plain_epochs) * self.steps_per_epoch
+            self.train_step = _Switch(
+                self.train_step, announced_step(plain=True), int(train_state.step), first_plain, self._note_plain
+            )
         self.eval_step = self._announced(
             make_eval_step(model, evaluation_task(self.experiment.task), precision=precision),
             "compiling the evaluation",
         )
+
+    def _note_plain(self) -> None:
+        self._note(f"epoch {self.recipe.epochs - self.recipe.plain_epochs + 1}: images are no longer mixed from now on")
 
     def _on_step(self, progress: Progress) -> bool:
         rate = self.stopwatch.step()

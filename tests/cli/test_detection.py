@@ -6,17 +6,20 @@ import shutil
 from itertools import product
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from jaxcnn import data, load, plots
+from jaxcnn import data, load, plots, trees
 from jaxcnn.cli import predict, predictions
 from jaxcnn.data import named
 from jaxcnn.data.sources.digit_scenes import digit_scenes
 from jaxcnn.interop.preprocessing import Preprocessing
+from jaxcnn.interop.weights import save_torch
 from jaxcnn.layers import Backbone, Conv, Sequential
+from jaxcnn.models import yolox_nano
 from jaxcnn.models.catalog import CATALOG, Entry
 from jaxcnn.models.detection.feature_pyramid import feature_pyramid
 from jaxcnn.models.detection.retinanet import RetinaNet, retinanet_head
@@ -53,6 +56,27 @@ def test_a_detector_is_trained_with_its_own_task(detected):
     assert rows[-1]["validation_class_loss"] < rows[0]["validation_class_loss"]
     assert 0 <= rows[-1]["validation_ap50"] <= 1
     assert re.search(r"best epoch \d: validation ap50 \d+\.\d\d%\ntest ap50 \d+\.\d\d%\npictures", output)
+
+
+@pytest.mark.slow
+def test_yolox_is_fine_tuned_from_weights_of_other_classes(jaxcnn, tmp_path, monkeypatch):
+    monkeypatch.setitem(named.NAMES, "digit_scenes", few_scenes)
+    model, path, run = yolox_nano(80), tmp_path / "yolox_nano.pth", tmp_path / "run"
+    params, state = model.init(jax.random.key(5))
+    save_torch(path, model, params, state, architecture="yolox/yolox_nano")
+    words = ["train", "--model", "yolox_nano", "--data", "digit_scenes", "--init-from", path, "--learning-rate", 1e-7]
+    options = ["--batch-size", 8, "--epochs", 2, "--mosaic", 0.5, "--plain-epochs", 1, "--ema", 0.9998]
+    done = jaxcnn(*words, *options, "--run-dir", run)
+    assert done.status == 0, done.err
+    assert "epoch 2: images are no longer mixed from now on" in done.out
+    network = load(run)
+    assert network.task == yolox_nano(10).task((64, 64))
+    # The pixels of the data are in [0, 1], red first; those of the weights in [0, 255], blue first.
+    assert dict(network.layer["normalize"].options) == {"mean": (0.0,) * 3, "std": (1 / 255,) * 3, "reverse": True}
+    kept, new = network.params["stage2"], network.params["head"]["class_logits"]["p3"]
+    for name, leaf in trees.named_leaves(params["stage2"]).items():
+        np.testing.assert_allclose(trees.named_leaves(kept)[name], leaf, atol=1e-4)
+    assert new["kernel"].shape == (1, 1, 64, 10)
 
 
 def test_evaluate_shows_the_average_precision_and_the_recall_of_each_class(jaxcnn, detected):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import jax
+import jax.numpy as jnp
 
 from jaxcnn.layers import Composite, Conv, Initializer, Run, Zip
 from jaxcnn.models.blocks import Norm, conv, conv_norm
@@ -108,6 +109,19 @@ def feature_pyramid(
     before = in_channels[-1] if extra_input == "backbone" else channels
     extra = CoarserLevels(strided(before, channels), strided(channels, channels))
     return FeaturePyramid(laterals, outputs, extra, extra_input)
+
+
+def join_finer(x: jax.Array, finer: Any) -> jax.Array:
+    """Enlarges a map to the size of a finer one, to the nearest place, and concatenates both.
+
+    Args:
+      x: shape (height, width, channels).
+      finer: shape of more places, (height, width, channels).
+
+    Returns:
+      The channels of `x`, and then those of the finer map.
+    """
+    return jnp.concatenate([resize(x, finer.shape[:2], method="nearest"), finer], axis=-1)
 
 
 def strided(in_channels: int, out_channels: int) -> Conv:
