@@ -324,15 +324,16 @@ def _resumed_options(folder: RunFolder, arguments: list[str]) -> Train:
 def _print_result(folder: RunFolder, figures: dict[str, Any]) -> None:
     task = folder.task
     name = task.objective.figure
-    words, images = name.replace("_", " ").replace("iou", "IoU"), figures["test_images"]
+    words, images = name.replace("_", " ").replace("iou", "IoU").replace("ap50", "AP50"), figures["test_images"]
 
     def shown_value(part: str) -> str:
         value = figures[f"{part}_{name}"]
         return "-" if value is None else f"{value:.2%}" if task.objective.larger_is_better else f"{value:.4f}"
 
+    test = pictures.coco_text(folder) or f"{words} {shown_value('test')}"
     wrong = f", {images - figures['test_correct']} of {images} wrong" if "test_correct" in figures else ""
     say(
         f"best epoch {figures['best_epoch']}: validation {words} {shown_value('validation')}\n"
-        f"test {words} {shown_value('test')}{wrong}\n"
+        f"test {test}{wrong}\n"
         f"pictures and checkpoints: {shown(folder.path)}"
     )
