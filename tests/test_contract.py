@@ -330,7 +330,7 @@ LAYERS = {
     PathAggregation: [
         (((8, 7, 8), (4, 4, 16), (2, 2, 32)), lambda: yolox(3, depth=0.33, width=0.03125).neck),
     ],
-    YOLOX: [((17, 15, 4), lambda: yolox(3, depth=0.33, width=0.03125, in_channels=4))],
+    YOLOX: [((34, 36, 4), lambda: yolox(3, depth=0.33, width=0.03125, in_channels=4))],
     YOLOv1: [
         (
             (9, 8, 4),
