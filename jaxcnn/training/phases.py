@@ -14,6 +14,7 @@ from jaxcnn.layers import AuxiliaryHeads, Flatten, Frozen, Function, Run, Sequen
 from jaxcnn.training.drop_path_schedule import has_drop_path
 from jaxcnn.training.mixing import CutMix, Mix, Mixup, RandomMix
 from jaxcnn.training.optimizers import make_optimizer, make_schedule
+from jaxcnn.training.placement import Placement
 from jaxcnn.training.recipe import Recipe, RecipeError
 from jaxcnn.training.step import TrainStep, make_train_step
 from jaxcnn.types import Layer, Params, Task
@@ -101,7 +102,9 @@ def make_phases(
     return tuple(phases)
 
 
-def make_phase_step(phase: Phase, model: Layer, recipe: Recipe, task: Task, num_classes: int) -> TrainStep:
+def make_phase_step(
+    phase: Phase, model: Layer, recipe: Recipe, task: Task, num_classes: int, placement: Placement | None = None
+) -> TrainStep:
     """Makes the compiled training step of a phase.
 
     Args:
@@ -110,6 +113,7 @@ def make_phase_step(phase: Phase, model: Layer, recipe: Recipe, task: Task, num_
       recipe: the recipe.
       task: loss and metrics.
       num_classes: number of classes, which mixup and cutmix need.
+      placement: the devices; None for one.
 
     Returns:
       The step, as `make_train_step` returns it.
@@ -126,6 +130,7 @@ def make_phase_step(phase: Phase, model: Layer, recipe: Recipe, task: Task, num_
         auxiliary_weight=recipe.auxiliary_weight,
         drop_path_schedule=phase.drop_path_schedule,
         trainable=phase.trainable,
+        placement=placement,
     )
 
 
