@@ -292,7 +292,8 @@ class Bench:
     repeats: int = 7
     """Number of measured rounds; each lasts about half a second, but at least one step."""
     devices: int = 1
-    """Number of devices that share the batch."""
+    """Number of devices that share the batch. With several, jaxcnn on one device with its part of the batch is measured
+    too, for the scaling efficiency."""
     output: Path | None = None
     """File of JSON lines to append the records to, one for each contestant and mode."""
     plot: Path | None = None
