@@ -116,6 +116,18 @@ class Train:
     place: Literal["auto", "device", "memory", "stream"] = "auto"
     """Where the training and the validation set are: on the device, in memory, or read whenever they are used
     (stream). auto: the fastest place of which they take at most a tenth. The results are the same."""
+    devices: int | None = None
+    """Number of devices that share each batch. Default: 1; with several processes or --shard, all."""
+    shard: Literal["nothing", "parameters"] = "nothing"
+    """What is split over the devices besides the batch. parameters: each device keeps only its part of the parameters,
+    of the optimizer's state and of the moving average. The results are the same up to rounding."""
+    coordinator: str | None = None
+    """To train on several hosts: start this command on each of them with HOST:PORT of process 0, --processes and
+    --process; or auto where SLURM, Open MPI, Kubernetes or a TPU runtime starts it. Default: one process."""
+    processes: int | None = None
+    """Number of processes, with --coordinator HOST:PORT."""
+    process: int | None = None
+    """Number of this process, from 0, with --coordinator HOST:PORT; process 0 writes the run folder."""
     resume: bool = False
     """Resume the run in --run-dir with its options; the results are those of an uninterrupted run."""
     tensorboard: bool = False
@@ -310,7 +322,8 @@ class Bench:
     repeats: int = 7
     """Number of measured rounds; each lasts about half a second, but at least one step."""
     devices: int = 1
-    """Number of devices that share the batch."""
+    """Number of devices that share the batch. With several, jaxcnn on one device with its part of the batch is measured
+    too, for the scaling efficiency."""
     output: Path | None = None
     """File of JSON lines to append the records to, one for each contestant and mode."""
     plot: Path | None = None

@@ -17,6 +17,7 @@ from jaxcnn.training.drop_path_schedule import has_drop_path
 from jaxcnn.training.mixing import CutMix, Mix, MixInTurn, Mixup, RandomMix
 from jaxcnn.training.mosaic import Mosaic, ObjectMixup
 from jaxcnn.training.optimizers import make_optimizer, make_schedule
+from jaxcnn.training.placement import Placement
 from jaxcnn.training.recipe import Recipe, RecipeError
 from jaxcnn.training.step import TrainStep, make_train_step
 from jaxcnn.types import Layer, Params, Task
@@ -105,7 +106,14 @@ def make_phases(
 
 
 def make_phase_step(
-    phase: Phase, model: Layer, recipe: Recipe, task: Task, num_classes: int, *, plain: bool = False
+    phase: Phase,
+    model: Layer,
+    recipe: Recipe,
+    task: Task,
+    num_classes: int,
+    *,
+    plain: bool = False,
+    placement: Placement | None = None,
 ) -> TrainStep:
     """Makes the compiled training step of a phase.
 
@@ -116,6 +124,7 @@ def make_phase_step(
       task: loss and metrics.
       num_classes: number of classes, which mixup and cutmix need.
       plain: whether it is that of the last epochs, without mosaic, mixup and cutmix; see `Recipe.plain_epochs`.
+      placement: the devices; None for one.
 
     Returns:
       The step, as `make_train_step` returns it.
@@ -134,6 +143,7 @@ def make_phase_step(
         auxiliary_weight=recipe.auxiliary_weight,
         drop_path_schedule=phase.drop_path_schedule,
         trainable=phase.trainable,
+        placement=placement,
     )
 
 

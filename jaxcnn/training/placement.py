@@ -178,6 +178,20 @@ class Placement:
         """
         return jax.tree.map(_put, train_state, self.shardings(train_state))
 
+    def put_whole(self, tree: T) -> T:
+        """Puts arrays, such as a key, on every device.
+
+        Args:
+          tree: arrays, the same in every process; those that are on the devices already are not copied.
+        """
+        sharding = NamedSharding(self.mesh, PartitionSpec())
+
+        def put(leaf: Any) -> jax.Array:
+            is_there = isinstance(leaf, jax.Array) and leaf.sharding == sharding
+            return leaf if is_there else _put(leaf, sharding)
+
+        return jax.tree.map(put, tree)
+
     def split(self, batch: T) -> T:
         """Splits a batch over the devices.
 
@@ -234,9 +248,13 @@ class Placement:
         Returns:
           Arrays of NumPy; typed keys are arrays of JAX.
         """
-        if self.spans_processes:
-            tree = jax.jit(lambda tree: tree, out_shardings=NamedSharding(self.mesh, PartitionSpec()))(tree)
-        return jax.tree.map(lambda leaf: leaf if _is_key(leaf) else np.asarray(leaf), tree)
+        leaves, structure = jax.tree.flatten(tree)
+        # Those that this process cannot read.
+        spread = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array) and not _is_readable(leaf)}
+        if spread:
+            spread = jax.jit(lambda tree: tree, out_shardings=NamedSharding(self.mesh, PartitionSpec()))(spread)
+        leaves = [spread.get(i, leaf) for i, leaf in enumerate(leaves)]
+        return jax.tree.unflatten(structure, [leaf if _is_key(leaf) else np.asarray(leaf) for leaf in leaves])
 
 
 def make_placement(devices: int | None = None, *, shard: Sharded = "nothing") -> Placement:
@@ -277,6 +295,10 @@ def make_placement(devices: int | None = None, *, shard: Sharded = "nothing") ->
 def _names(spec: Any) -> list[str]:
     """Lists the axes of the mesh in a `PartitionSpec`."""
     return [name for entry in spec if entry is not None for name in ((entry,) if isinstance(entry, str) else entry)]
+
+
+def _is_readable(leaf: jax.Array) -> bool:
+    return leaf.is_fully_addressable or leaf.is_fully_replicated
 
 
 def _is_key(leaf: Any) -> bool:

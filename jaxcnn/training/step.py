@@ -301,7 +301,9 @@ class _DonatingJit:
         self._jitted, self._placement, self.trace, self.lower = jitted, placement, jitted.trace, jitted.lower
 
     def __call__(self, train_state: TrainState, batch: Any, key: jax.Array) -> Any:
-        args = train_state, batch if self._placement is None else _split("train_step", batch, self._placement), key
+        args = train_state, batch, key
+        if self._placement is not None:
+            args = train_state, _split("train_step", batch, self._placement), self._placement.put_whole(key)
         try:
             return self._jitted(*args)
         except (RuntimeError, ValueError) as error:

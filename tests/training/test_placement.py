@@ -1,5 +1,6 @@
 """The same training on one device, on several, and with its parameters split over them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -143,6 +144,80 @@ def test_each_device_calls_the_native_kernels_for_its_images_and_no_image_is_gat
 def test_rules_choose_the_axis_that_is_split_and_an_uneven_batch_is_refused():
     message = "expected a batch size that divides over 4 devices, got 6; use 4 or 8, or fewer devices"
     assert run_python(SPECS).strip().endswith(message)
+
+
+RUNS = """
+import json, os, sys
+from pathlib import Path
+from jaxcnn import data
+from jaxcnn.training import Observer, Recipe, run
+
+folder, case = Path(sys.argv[1]), sys.argv[2]
+images = random.integers(0, 256, (120, 8, 8, 3), np.uint8)
+source = data.arrays(image=images, label=random.integers(0, 3, 120), num_classes=3)
+recipe = Recipe(
+    epochs=4, batch_size=8, optimizer="sgd", learning_rate=0.05, checkpoint_epochs=1, ema=0.9, warmup_epochs=1
+)
+
+
+class Stopping(Observer):
+    def on_step(self, progress, rate):
+        return progress.step == 13
+
+def train(placement, resume=False, observers=()):
+    return run(model, source, recipe, folder=folder, placement=placement, resume=resume, observers=observers)
+
+if case == "alone":
+    result = train(None)
+else:
+    before, after = (int(word) for word in case.split("-"))
+    shard = "parameters" if before == 8 else "nothing"
+    first = make_placement(before, shard=shard) if before > 1 else None
+    assert train(first, observers=[Stopping()]).stopped
+    result = train(make_placement(after, shard="parameters") if after > 1 else None, resume=True)
+assert not result.stopped
+for leaf in jax.tree.leaves((result.params, result.state)):
+    assert len(leaf.sharding.device_set) == 1
+np.savez(folder / "final.npz", *jax.tree.leaves((result.params, result.state)))
+"""
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_resumed_on_another_number_of_devices(tmp_path):
+    results = {}
+    for case in ("alone", "8-1", "1-2"):
+        run_python(RUNS, 8, tmp_path / case, case)
+        with np.load(tmp_path / case / "final.npz") as content:
+            results[case] = [content[name] for name in content.files]
+        rows = [json.loads(line) for line in (tmp_path / case / "metrics.jsonl").read_text().splitlines()]
+        assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    for case in ("8-1", "1-2"):
+        for one, other in zip(results[case], results["alone"], strict=True):
+            # Not to the bit: sums over 8 parts of a batch round otherwise than one sum.
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-6)
+
+
+BATCHES = """
+import sys
+from jaxcnn import data
+from jaxcnn.training import Recipe, run
+source = data.arrays(image=np.zeros((40, 8, 8, 3), np.uint8), label=np.arange(40) % 3, num_classes=3)
+for words, options in (
+    ({"batch_size": 6}, {}), ({"batch_size": 8}, {"place": "device"}), ({"batch_size": 8}, {"resume": True})
+):
+    try:
+        run(model, source, Recipe(epochs=1, augment="none", **words), placement=make_placement(4), **options)
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_a_run_refuses_what_does_not_fit_its_placement():
+    assert run_python(BATCHES).splitlines() == [
+        "batch_size expects a number that divides over 4 devices, got 6; use 4 or 8, or fewer devices",
+        "run expects place='memory' or 'stream' with placement=, which splits each batch, got 'device'",
+        "run expects a folder to resume, got resume=True without one",
+    ]
 
 
 MESH = Mesh(np.array(jax.devices()[:1]), ("data",))
