@@ -416,8 +416,9 @@ def load(
 
     Returns:
       The network. For a run, it has the class names and the task, and fits pictures as `jaxcnn predict` does. For
-      published weights, it has the task of the model, or none if its results are no logits of several classes; a
-      detector makes its task for a size of images: `network.layer.task((800, 1088))`.
+      published weights, it has the task of the model, or none if its results are no logits of several classes. A
+      detector makes its task for a size of images; where its preprocessing gives several sizes, it has none yet:
+      `dataclasses.replace(network, task=network.layer.task((800, 1088)))`.
 
     Raises:
       FileNotFoundError: the file, folder or repository does not exist.

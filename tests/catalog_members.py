@@ -8,7 +8,14 @@ DEEP |= {"convnext_tiny", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_sm
 DEEP |= {"densenet121", "regnet_y_400mf", "shufflenet_v2_x0_5", "unet_2015", "unet_resnet18"}
 DEEP |= {"alexnet", "googlenet", "inception_v3", "squeezenet1_1"}
 DEEP |= {"deeplabv3_mobilenet_v3_large", "fcn_resnet50", "lraspp_mobilenet_v3_large"}
-DEEP |= {"retinanet_resnet50_fpn", "ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn"}
+DEEP |= {
+    "retinanet_resnet50_fpn",
+    "ssdlite320_mobilenet_v3_large",
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+    "yolox_nano",
+    "yolov1_tiny",
+    "yolov3_tiny",
+}
 """Models with many layers, one of each family."""
 
 LARGER = {"convnext_base", "convnext_large", "convnext_small"}
@@ -30,6 +37,7 @@ LARGER |= {"deeplabv3_resnet50", "deeplabv3_resnet101", "fcn_resnet101"}
 LARGER |= {"fcos_resnet50_fpn", "retinanet_resnet50_fpn_v2", "ssd300_vgg16"}
 LARGER |= {"fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_fpn"}
 LARGER |= {"maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2"}
+LARGER |= {"yolov1", "yolov3"} | {f"yolox_{size}" for size in ("tiny", "s", "m", "l", "x")}
 """Models with the blocks of one above, only more or wider (VGG: with AlexNet's layers)."""
 
 

@@ -1,6 +1,8 @@
+import gc
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 # Set before jax is imported, and only where nothing is set, so that the suite can be sent to an accelerator.
@@ -17,16 +19,51 @@ if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1" and "XLA_FLAGS" not in os
 
 import jax
 import pytest
+from jax._src.interpreters import mlir
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+class SharedContext(threading.local):
+    """Gives all programs that a thread compiles one MLIR context.
+
+    jax makes a new one for each program, which takes a third of the time of compiling a small one. What is compiled is
+    the same. A context keeps the constants of its programs, so that a new one is made now and then.
+    """
+
+    def __init__(self, make):
+        self.make, self.context, self.uses = make, None, 0
+
+    def __call__(self):
+        if self.uses % 500 == 0:
+            self.context = self.make()
+        self.uses += 1
+        return self.context
+
+
+# The name is not public: where jax has another, every program has its own context.
+if hasattr(mlir, "make_ir_context"):
+    mlir.make_ir_context = SharedContext(mlir.make_ir_context)
 
 
 def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "error")
     if config.getoption("skipped"):
         config.pluginmanager.register(Skipped(config.getoption("skipped")))
-    if config.getoption("share"):
-        config.pluginmanager.register(Share(*map(int, config.getoption("share").split("/"))))
+    for option, group in (("share", heavy_group), ("modules", lambda item: item.path)):
+        if config.getoption(option):
+            config.pluginmanager.register(Share(*map(int, config.getoption(option).split("/")), group))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Collects without garbage collection: the tests live until the end, and to search them again and again is slow."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def pytest_collection_modifyitems(config, items):
@@ -59,6 +96,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--share", metavar="I/N", help="run every N-th group of heavy tests, from group I on; counts from 0"
     )
+    parser.addoption("--modules", metavar="I/N", help="run every N-th module, from module I on; counts from 0")
 
 
 class Skipped:
@@ -82,17 +120,22 @@ class Skipped:
     pytest_collectreport = pytest_runtest_logreport
 
 
-class Share:
-    """Runs one of several shares of the heavy tests, and all others; tests of one group are in one share."""
+def heavy_group(item):
+    """The group of a heavy test, which is the test itself where the marker names none; None for other tests."""
+    heavy = item.get_closest_marker("heavy")
+    return (heavy.args or (item.nodeid,))[0] if heavy else None
 
-    def __init__(self, which, count):
-        self.which, self.count = which, count
+
+class Share:
+    """Runs one of several shares of the tests that have a group, and all others; a group is in one share."""
+
+    def __init__(self, which, count, group):
+        self.which, self.count, self.group = which, count, group
 
     def pytest_collection_modifyitems(self, config, items):
-        groups, chosen, others = {}, [], []
+        numbers, chosen, others = {None: self.which}, [], []
         for item in items:
-            heavy = item.get_closest_marker("heavy")
-            number = groups.setdefault((heavy.args or (item.nodeid,))[0], len(groups)) if heavy else self.which
+            number = numbers.setdefault(self.group(item), len(numbers) - 1)
             (chosen if number % self.count == self.which else others).append(item)
         items[:] = chosen
         config.hook.pytest_deselected(items=others)

@@ -63,6 +63,9 @@ from jaxcnn.models.detection.mask_rcnn import MaskHead, MaskRCNN
 from jaxcnn.models.detection.region_proposals import RegionProposals, region_proposals
 from jaxcnn.models.detection.retinanet import RetinaNet, RetinaNetHead, retinanet_head
 from jaxcnn.models.detection.ssd import SSD, SSDHead, SSDNeck, ssd_head, unit_length
+from jaxcnn.models.detection.yolov1 import YOLOv1, YOLOv1Head
+from jaxcnn.models.detection.yolov3 import YOLOv3, YOLOv3Head, YOLOv3Neck, yolov3_head
+from jaxcnn.models.detection.yolox import YOLOX, PathAggregation, YOLOXHead, yolox, yolox_head
 from jaxcnn.models.efficientnet import fused_block
 from jaxcnn.models.inception import AuxiliaryPool
 from jaxcnn.models.lenet import C3_TABLE, Gaussian, Subsampling, TableConv
@@ -380,6 +383,42 @@ LAYERS = {
         ),
     ],
     RetinaNetHead: [(((6, 5, 4), (3, 2, 4)), lambda: retinanet_head(3, 4, anchors=2, depth=1))],
+    PathAggregation: [
+        (((8, 7, 8), (4, 4, 16), (2, 2, 32)), lambda: yolox(3, depth=0.33, width=0.03125).neck),
+    ],
+    YOLOX: [((34, 36, 4), lambda: yolox(3, depth=0.33, width=0.03125, in_channels=4))],
+    YOLOv1: [
+        (
+            (9, 8, 4),
+            lambda: YOLOv1(
+                Backbone(Sequential(conv=Conv(4, 3, 3, 4, 1), norm=BatchNorm(3)), ["norm"]),
+                identity,
+                YOLOv1Head(Dense(18, 5), Dense(5, 6 * 13), 3),
+            ),
+        ),
+    ],
+    YOLOv1Head: [(((3, 2, 4),), lambda: YOLOv1Head(Dense(24, 7), Dense(7, 6 * 8), 3, boxes=1))],
+    YOLOv3: [
+        (
+            (9, 8, 4),
+            lambda: YOLOv3(
+                two_maps(),
+                YOLOv3Neck(Conv(12, 4, 1), Conv(4, 3, 1), identity),
+                yolov3_head(3, (11, 4), anchors=1),
+                (1, 2),
+                (((4.0, 4.0),), ((8.0, 9.0),)),
+            ),
+        ),
+    ],
+    YOLOv3Head: [(((6, 5, 4), (3, 3, 6)), lambda: yolov3_head(3, (4, 6), anchors=2))],
+    YOLOv3Neck: [
+        (((6, 5, 4), (3, 3, 6)), lambda: YOLOv3Neck(Conv(6, 4, 1), BatchNorm(4), Conv(8, 2, 1))),
+        (
+            ((9, 7, 3), (6, 5, 4), (3, 3, 6)),
+            lambda: YOLOv3Neck(Conv(6, 4, 1), identity, Conv(8, 2, 1), Conv(2, 2), BatchNorm(5)),
+        ),
+    ],
+    YOLOXHead: [(((6, 5, 4), (3, 3, 6), (2, 2, 8)), lambda: yolox_head(3, (4, 6, 8), 4, depthwise=True))],
     CroppedConcat: [((6, 5, 4), lambda: CroppedConcat(Conv(4, 3, (3, 1), padding="VALID")))],
     EveryPixel: [
         ((6, 5, 4), lambda: EveryPixel(Sequential(pool=GlobalAvgPool(), dense=Dense(4, 3, use_bias=False)))),
@@ -507,6 +546,11 @@ class Subject:
         self.traces["train" if train else "eval"] += 1
         return batched(layer)(params, state, images, train=train, key=key)
 
+    @property
+    def holds_layers(self):
+        """Whether the layer applies other layers, as models do."""
+        return self.is_model or isinstance(self.layer, layers.Composite)
+
     @functools.cached_property
     def trained(self):
         """Outputs, new state and gradients of a training step."""
@@ -611,14 +655,14 @@ def test_a_compiled_batch_gives_what_a_plain_loop_over_its_images_gives(subject,
     state, keys = subject.used_state, jax.random.split(subject.key, BATCH)
     outputs, _ = subject.forward(subject.layer, subject.params, state, subject.images, subject.key, train=train)
     apply = functools.partial(subject.layer.apply, train=train)
-    # Op by op, a model of many layers takes minutes: every op is a program of its own. Its layers are in the table.
-    apply = jax.jit(apply) if subject.is_model else apply
+    # Op by op, every op is a program of its own. What holds layers compiles each image: these are in the table, too.
+    apply = jax.jit(apply) if subject.holds_layers else apply
     loop = [apply(subject.params, state, subject.image(i), key=key)[0] for i, key in enumerate(keys)]
     assert_close(outputs, jax.tree.map(lambda *leaves: np.stack(leaves), *loop))
 
 
 def test_jit_changes_nothing_where_images_depend_on_each_other(subject):
-    if subject.is_model or not subject.mixes_images:
+    if subject.holds_layers or not subject.mixes_images:
         pytest.skip("does not apply: compared image by image by the law above, in evaluation at least")
     call = functools.partial(batched(subject.layer), train=True)
     eager = call(subject.params, subject.used_state, subject.images, key=subject.key)
@@ -637,7 +681,7 @@ def test_apply_is_pure(subject, train):
     # Fresh ones, since the laws before this one may have left their traces in the others.
     arguments = (*copied(subject.fresh), x)
     before, values = copied(arguments), jax.tree.map(np.array, arguments)
-    if subject.is_model:
+    if subject.holds_layers:
         # Traced on the very trees, for the same reason as above, and run as compiled.
         jax.eval_shape(lambda: run(*arguments, key=subject.key))
         compiled = functools.partial(subject.forward, subject.layer, subject.params, subject.state, subject.images)
@@ -740,10 +784,10 @@ def test_a_second_call_does_not_retrace(subject):
 
 def test_no_layer_relies_on_promotion_of_ranks(subject):
     with jax.numpy_rank_promotion("raise"):
-        for dtype in (jnp.float32, jnp.bfloat16):
-            operands = (subject.params, subject.state, subject.images_of(dtype), subject.key)
-            jax.eval_shape(functools.partial(subject._step, subject.layer), *operands)
-            jax.eval_shape(functools.partial(subject._forward, subject.layer, train=False), *operands)
+        # In bfloat16, which is computed as float32 is, with casts of the parameters on top.
+        operands = (subject.params, subject.state, subject.images_of(jnp.bfloat16), subject.key)
+        jax.eval_shape(functools.partial(subject._step, subject.layer), *operands)
+        jax.eval_shape(functools.partial(subject._forward, subject.layer, train=False), *operands)
 
 
 def test_bfloat16_in_gives_bfloat16_out(subject):
@@ -779,6 +823,10 @@ def test_init_maps_over_keys(subject):
 def test_other_options_make_another_layer():
     built = [build() for cases in LAYERS.values() for _, build in cases]
     assert len(set(built)) == len(built)
+
+
+@pytest.mark.slow
+def test_no_two_models_of_the_catalog_are_equal():
     assert len({catalog.build(name, 10, small_shape(e)) for name, e in catalog.CATALOG.items()}) == len(catalog.CATALOG)
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxcnn.cli.options import Train
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOT_RUN = "<!-- not run:"
@@ -44,3 +46,41 @@ def test_links_lead_to_files(page):
     links = re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", text)
     missing = [link for link in links if not (page.parent / link).exists()]
     assert missing == []
+
+
+def scripts(language):
+    text = (ROOT / "docs" / "scale.md").read_text()
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_job_of_kubernetes_is_a_job_set_of_indexed_pods():
+    yaml = pytest.importorskip("yaml")
+    (text,) = scripts("yaml")
+    job = yaml.safe_load(text)
+    assert (job["apiVersion"], job["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    (workers,) = job["spec"]["replicatedJobs"]
+    spec = workers["template"]["spec"]
+    assert (spec["completionMode"], spec["parallelism"], spec["completions"]) == ("Indexed", 4, 4)
+    (container,) = spec["template"]["spec"]["containers"]
+    *shell, script = container["command"]
+    assert shell == ["bash", "-c"]
+    # The first pod's name in the network, as JobSet makes it.
+    name = f"{job['metadata']['name']}-{workers['name']}-0-0.{job['metadata']['name']}"
+    port = container["ports"][0]["containerPort"]
+    assert f"--coordinator {name}:{port} --processes {spec['completions']} " in script
+    check_shell(script)
+
+
+def test_the_shell_scripts_of_the_page_are_bash():
+    found = scripts("bash")
+    assert any("#SBATCH" in script for script in found)
+    for script in found:
+        check_shell(script)
+
+
+def check_shell(script):
+    done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    # The options of the command are those that it has.
+    for option in re.findall(r" --([a-z-]+)", " ".join(re.findall(r"jaxcnn train (?:.*\\\n)*.*", script))):
+        assert hasattr(Train, option.replace("-", "_")) or hasattr(Train().recipe, option.replace("-", "_")), option

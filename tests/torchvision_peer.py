@@ -3,36 +3,16 @@
 Import it before `torchvision` or `timm`; where one of them is missing, the test module that does so is skipped.
 """
 
+import importlib.util
 import sys
 
 import numpy as np
 import pytest
 
+from jaxcnn.benchmark.loading import import_torchvision
+
 torch = pytest.importorskip("torch")
 nn = torch.nn
-
-
-def _import_torchvision():
-    """Imports torchvision, with declarations of what the wheel of PyPI lacks beside a CPU build of torch.
-
-    That wheel's compiled operators want CUDA. torchvision does without them, but for the abstract implementations that
-    it registers, at its import, for two operators that then do not exist. Its detectors call one of them, `nms`.
-    """
-    try:
-        return pytest.importorskip("torchvision"), None
-    except RuntimeError as error:
-        if "torchvision::nms does not exist" not in str(error):
-            raise
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for operator in ("nms", "qnms"):
-        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    module = pytest.importorskip("torchvision")
-    library.impl("nms", _nms, "CPU")
-    sys.modules["torchvision.ops.boxes"]._assert_has_ops = lambda: None
-    # The version in plain torch, without compiling it.
-    pooling = sys.modules["torchvision.ops.roi_align"]
-    pooling._roi_align = getattr(pooling._roi_align, "__wrapped__", pooling._roi_align)
-    return module, library
 
 
 def _nms(boxes, scores, iou_threshold):
@@ -45,8 +25,16 @@ def _nms(boxes, scores, iou_threshold):
     return torch.tensor(kept, dtype=torch.int64)
 
 
-# The declarations live as long as the library object.
-torchvision, _library = _import_torchvision()
+if importlib.util.find_spec("torchvision") is None:
+    pytest.skip("torchvision is not installed", allow_module_level=True)
+torchvision = import_torchvision()
+if not torchvision.extension._has_ops():
+    # Its detectors call `nms` and a pooling of regions: here in plain torch, without compiling it.
+    torch.library.impl("torchvision::nms", "CPU", _nms)
+    torchvision.ops.boxes._assert_has_ops = lambda: None
+    # The function `roi_align` hides the module.
+    pooling = sys.modules["torchvision.ops.roi_align"]
+    pooling._roi_align = getattr(pooling._roi_align, "__wrapped__", pooling._roi_align)
 timm = pytest.importorskip("timm")
 
 SMALLEST_VARIANCE = 1e-3

@@ -9,6 +9,7 @@ Every loader crops at random in the way that is usual for it. jaxcnn crops small
 import dataclasses
 import datetime
 import functools
+import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,13 +24,13 @@ import numpy as np
 from jaxcnn import data
 from jaxcnn.benchmark.records import Record
 from jaxcnn.benchmark.spread import ratios, spread
-from jaxcnn.data import ArraySpec, Source
+from jaxcnn.data import Source
 from jaxcnn.data.prefetch import ahead
 from jaxcnn.environment import commit, processor, usable_cores
 
 PEERS = ("numpy", "torch", "grain")
-"""Loaders to compare with: plain NumPy and Pillow in one thread, torch's DataLoader with torchvision's transforms (v2)
-in a process for each core, and Grain with a thread for each core."""
+"""Loaders to compare with: plain NumPy in one thread and Grain with a thread for each core, which decode files as
+jaxcnn does; and torch's DataLoader with Pillow and torchvision's transforms (v2), in a process for each core."""
 
 _PADDING = 4
 _CROP = (224, 224)
@@ -91,44 +92,22 @@ def photographs(folder: Path, *, count: int = 512, batch_size: int = 32) -> Work
     from PIL import Image
     from sklearn.datasets import load_sample_images
 
-    rng, paths = np.random.default_rng(0), []
+    rng, names = np.random.default_rng(0), tuple(f"{number:05}.jpg" for number in range(count))
     whole, (height, width) = load_sample_images().images, _PHOTOGRAPH
-    for number in range(count):
+    for number, name in enumerate(names):
         picture = whole[number % len(whole)]
         top, left = rng.integers((picture.shape[0] - height + 1, picture.shape[1] - width + 1)).tolist()
-        paths.append(folder / f"{number:05}.jpg")
-        Image.fromarray(picture[top : top + height, left : left + width]).save(paths[-1], quality=90)
-    prepare = data.RandomResizedCrop(_CROP)
-    return Workload("JPEG files of 500x375 to 224x224", PictureFiles(tuple(paths)), batch_size, None, prepare)
-
-
-@dataclasses.dataclass(frozen=True)
-class PictureFiles:
-    """A source of picture files, each decoded by Pillow when it is used.
-
-    Args:
-      paths: the files; example i is of class i % 10.
-    """
-
-    paths: tuple[Path, ...]
-
-    class_names = tuple(map(str, range(10)))
-    fingerprint = ""
-    spec: Mapping[str, ArraySpec] = dataclasses.field(
-        default_factory=lambda: {
-            "image": ArraySpec((None, None, 3), np.dtype(np.uint8)),
-            "label": ArraySpec((), np.dtype(np.int32)),
-        }
+        Image.fromarray(picture[top : top + height, left : left + width]).save(folder / name, quality=90)
+    source = data.PictureFiles(
+        str(folder),
+        names,
+        {"label": np.arange(count, dtype=np.int32) % 10},
+        tuple(map(str, range(10))),
+        3,
+        np.tile(_PHOTOGRAPH, (count, 1)),
+        np.arange(count, dtype=np.uint64),
     )
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        from PIL import Image
-
-        with Image.open(self.paths[index]) as image:
-            return {"image": np.asarray(image.convert("RGB")), "label": np.asarray(index % 10, np.int32)}
+    return Workload("JPEG files of 500x375 to 224x224", source, batch_size, None, data.RandomResizedCrop(_CROP))
 
 
 def race_loaders(
@@ -161,7 +140,7 @@ def race_loaders(
     for name in ("jaxcnn", *(["decoder"] if workload.prepare else []), *peers):
         try:
             epochs[name] = _MAKERS[name](workload)
-        except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision for another build of torch
+        except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that does not fit torch
             reasons[name] = str(error)
     seconds: dict[str, list[list[float]]] = {name: [] for name in epochs}
     for turn in range(rounds + 1):
@@ -296,41 +275,75 @@ class TorchExamples:
     """What torch's DataLoader reads, in processes that import this module.
 
     Args:
-      source: the examples.
-      prepared: whether they are cropped at random to `_CROP`, otherwise padded and cropped.
+      source: the examples: picture files, which are cropped at random to `_CROP`, or images, padded and cropped.
     """
 
     source: Source
-    prepared: bool
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Any:
+        if isinstance(self.source, data.PictureFiles):
+            return _torch_transform(is_file=True)(_opened(self.source.path(index))).permute(1, 2, 0)
         # A copy: torch warns of arrays that cannot be written.
-        return _torch_transform(self.prepared)(self.source[index]["image"].copy()).permute(1, 2, 0)
+        return _torch_transform(is_file=False)(self.source[index]["image"].copy()).permute(1, 2, 0)
+
+
+def _opened(path: str) -> Any:
+    """Decodes a file as torchvision's `ImageFolder` does."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def import_torchvision() -> Any:
+    """Imports torchvision, also beside a build of torch that its compiled operators do not fit.
+
+    PyPI's wheel of torchvision does not fit a build of torch for CPU. torchvision does without its operators, but when
+    it is imported it registers the shapes of two, which then do not exist. They are declared here, without an
+    implementation; transforms do not call them.
+
+    Returns:
+      The module.
+
+    Raises:
+      ImportError: torch or torchvision is not installed.
+      RuntimeError: torchvision cannot be imported for another reason.
+    """
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::nms does not exist" not in str(error):
+            raise
+    import torch  # pyright: ignore[reportMissingImports]
+
+    for operator in ("nms", "qnms"):
+        torch.library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return importlib.import_module("torchvision")
 
 
 @functools.cache
-def _torch_transform(prepared: bool) -> Any:
+def _torch_transform(*, is_file: bool) -> Any:
     import torch  # pyright: ignore[reportMissingImports]
+
+    import_torchvision()
     from torchvision.transforms import v2  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(1)
-    if prepared:
-        # Pillow resizes its images faster than torch its tensors.
-        return v2.Compose([v2.ToPILImage(), v2.RandomResizedCrop(_CROP), v2.PILToTensor()])
+    if is_file:
+        return v2.Compose([v2.RandomResizedCrop(_CROP), v2.PILToTensor()])
     return v2.Compose([v2.ToImage(), v2.RandomCrop(32, padding=_PADDING), v2.RandomHorizontalFlip()])
 
 
 def _torch(workload: Workload) -> Epoch:
     from torch.utils.data import DataLoader  # pyright: ignore[reportMissingImports]
 
-    # Before the processes need it.
-    from torchvision.transforms import v2  # noqa: F401  # pyright: ignore[reportMissingImports]
+    import_torchvision()  # before the processes need it
 
     loader = DataLoader(
-        TorchExamples(workload.source, workload.prepare is not None),  # pyright: ignore[reportArgumentType]
+        TorchExamples(workload.source),  # pyright: ignore[reportArgumentType]
         workload.batch_size,
         shuffle=True,
         drop_last=True,

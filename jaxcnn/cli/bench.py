@@ -25,6 +25,10 @@ _MEANING = (
     "ours / theirs: the time of a jaxcnn step divided by the peer's in the same round, median and quartiles over "
     "rounds; below 1 jaxcnn is faster."
 )
+_SCALING = (
+    "efficiency: images/s on all devices, divided by their number times the images/s of one device with its part of "
+    "the batch."
+)
 _WARM = ("contestant", "ms (quartiles)", "n", "images/s", "GFLOP/s", "MFU", "peak MB", "ours / theirs (quartiles)")
 _DISTURBING = 0.2
 """Busy CPU cores above which other programs may distort the measurement."""
@@ -54,15 +58,22 @@ def bench(options: Bench) -> int:
     records = []
     for contest in contests:
         with progress.status("") as status:
-            found = benchmark.make_records(
-                benchmark.race(contest, report=lambda text: status.update(Text(shown(text))))
-            )
+
+            def measured(contest: benchmark.Contest) -> list[benchmark.Record]:
+                race = benchmark.race(contest, report=lambda text: status.update(Text(shown(text))))
+                return benchmark.make_records(race)
+
+            found = measured(contest)
+            if contest.devices > 1:
+                found = with_scaling(found, measured(alone(contest))[0])
         if options.output:
             benchmark.append_records(options.output, found)
         records += found
         print_records(found)
     if any(record["ratio"] is not None for record in records):
         say(_MEANING)
+    if any(record.get("scaling_efficiency") for record in records):
+        say(_SCALING)
     if options.plot:
         subtitle = f"{options.precision}, {records[0]['host']['cpu']}, {records[0]['host']['cores']} cores"
         plots.save(plots.ratios(records, subtitle=subtitle), options.plot)
@@ -108,6 +119,31 @@ def plan(options: Bench) -> list[benchmark.Contest]:
     return contests
 
 
+def alone(contest: benchmark.Contest) -> benchmark.Contest:
+    """Returns the contest of jaxcnn on one device, with the part of the batch that each of several devices has.
+
+    Args:
+      contest: on several devices.
+    """
+    return dataclasses.replace(contest, devices=1, batch_size=contest.batch_size // contest.devices, peers=())
+
+
+def with_scaling(records: list[benchmark.Record], one: benchmark.Record) -> list[benchmark.Record]:
+    """Adds "scaling_efficiency" to the record of jaxcnn.
+
+    Args:
+      records: records of a race on several devices, the first of them that of jaxcnn.
+      one: the record of jaxcnn on one device, with its part of the batch.
+
+    Returns:
+      The records. The efficiency is 1 if n devices are n times as fast as one; None if one of the two was not measured.
+    """
+    ours, *others = records
+    rates = ours["images_per_second"], one["images_per_second"]
+    efficiency = None if None in rates else rates[0] / (rates[1] * ours["devices"])
+    return [ours | {"scaling_efficiency": efficiency}, *others]
+
+
 def _image_shape(options: Bench, name: str) -> Shape:
     """Returns the shape of the images of a model: that of the options, then that of the catalog."""
     if own_models.is_own(name):
@@ -134,7 +170,11 @@ def print_records(records: list[benchmark.Record]) -> None:
     if first["devices"] > 1:
         title += f", {first['devices']} devices"
     measured = [record for record in records if record["step_seconds"]]
-    _print(f"{title}: warm step", _WARM, [_warm_cells(record) for record in measured], spare=(5, 2, 4, 6, 3))
+    warm, rows = _WARM, [_warm_cells(record) for record in measured]
+    if first["devices"] > 1:
+        warm = (*warm, "efficiency")
+        rows = [(*row, _efficiency_cell(record)) for row, record in zip(rows, measured, strict=True)]
+    _print(f"{title}: warm step", warm, rows, spare=(5, 2, 4, 6, 3))
     headings = ("contestant", *(part.replace("_", " ") for part in COLD_START), "sum")
     _print(f"{title}: cold start, seconds", headings, [_cold_cells(record) for record in measured], spare=(2, 3, 4))
     for record in records:
@@ -169,6 +209,11 @@ def _warm_cells(record: benchmark.Record) -> tuple[str, ...]:
         if ratio is None
         else f"{ratio['median']:.2f} ({ratio['lower_quartile']:.2f} to {ratio['upper_quartile']:.2f})",
     )
+
+
+def _efficiency_cell(record: benchmark.Record) -> str:
+    efficiency = record.get("scaling_efficiency")
+    return "" if efficiency is None else f"{efficiency:.0%}"
 
 
 def _cold_cells(record: benchmark.Record) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import tyro
 
 from jaxcnn.cli import recipes
 from jaxcnn.cli.errors import CommandError, reported
+from jaxcnn.cli.help import wrapped
 from jaxcnn.cli.options import (
     COMMANDS,
     Bench,
@@ -58,7 +59,7 @@ def _parsed(arguments: list[str]) -> Any:
         raise CommandError(names.unknown("command", arguments[0], COMMANDS))
     # The option parser repeats unknown words, and a shell pattern may expand to any file name.
     name = recipes.named_in(arguments[1:]) if arguments[:1] == ["train"] else None
-    with reported(), errors_escaped(), writing():
+    with reported(), errors_escaped(), writing(), wrapped():
         if name is not None:
             return _train_by_recipe(name, arguments[1:])
         return tyro.cli(

@@ -2,27 +2,28 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxcnn import data, training
-from jaxcnn.cli import names, trained
+from jaxcnn import data, evaluation, training
+from jaxcnn.cli import detected, names, pictures, trained
 from jaxcnn.cli.activity import Activity
-from jaxcnn.cli.errors import CommandError, reported
+from jaxcnn.cli.detected import finite
+from jaxcnn.cli.errors import CommandError, flag, reported
 from jaxcnn.cli.options import Evaluate
 from jaxcnn.cli.terminal import columns, say, shown
 from jaxcnn.data import Source, named
 from jaxcnn.tables import Table
-from jaxcnn.tasks import Classification, MultiLabel, Regression, Segmentation
+from jaxcnn.tasks import Classification, Detection, MultiLabel, Regression, Segmentation
 from jaxcnn.training.experiment import evaluation_task
 from jaxcnn.training.run_folder import RunFolder
-from jaxcnn.training.trained_model import ModelInfo
+from jaxcnn.training.trained_model import ModelInfo, TrainedModel
 from jaxcnn.types import Mean, Task
 
-_WORDS = {"ap50": "AP50", "iou": "IoU", "f1": "F1", "top5": "top-5"}
+_WORDS = {"iou": "IoU", "f1": "F1", "top5": "top-5"}
 """Parts of the names of figures, and how text shows them."""
 
 _KINDS = {Classification: "classes", MultiLabel: "multi-label", Regression: "numbers"}
@@ -52,11 +53,7 @@ def evaluate(options: Evaluate) -> int:
     with Activity("reading the run and the data"):
         run = trained.load(options.run, options.layer)
         source, part = _source(options, run.info)
-    task = _detailed(run.info.task)
-    if options.boundary_iou:
-        if not isinstance(task, Segmentation):
-            raise CommandError(f"--boundary-iou expects a run of segmentation, got {type(task).__name__}; omit it")
-        task = dataclasses.replace(task, boundary_width=_BOUNDARY_WIDTH)
+    task = _checked_task(options, run.info.task)
     with Activity(f"evaluating {len(source):,} examples"), reported(ValueError):
         sums = training.evaluate(
             training.make_eval_step(run.layer, task, precision=run.info.precision),
@@ -65,13 +62,65 @@ def evaluate(options: Evaluate) -> int:
             data.eval_batches(source, options.batch_size),
             count=len(source),
         )
+    subtitle = f"{Path(options.run).name}, epoch {run.info.epoch}, on {part}"
+    if isinstance(task, Detection):
+        return _evaluate_detector(options, run, source, part, sums, subtitle)
+    if options.pictures is not None:
+        with Activity("drawing the pictures"):
+            pictures.save(pictures.draw_results(run, source, subtitle), options.pictures)
     if options.json:
         say(json.dumps(_record(options, run.info, part, len(source), sums), indent=2))
         return 0
     loss = sums.pop("loss")
     say(f"epoch {run.info.epoch}, {shown(part)}: {_figures(task, sums)}, loss {float(loss.value):.4f}")
     _print_classes(sums, run.info.class_names)
+    _print_pictures(options)
     return 0
+
+
+def _evaluate_detector(
+    options: Evaluate, run: TrainedModel, source: Source, part: str, sums: dict[str, Mean], subtitle: str
+) -> int:
+    """Adds COCO's and VOC's figures to the sums of the losses, and prints them."""
+    with Activity(f"finding the objects of {len(source):,} examples"), reported(ValueError, ImportError):
+        found = detected.detect(run, source, options.batch_size)
+        coco = found.figures()
+        voc = options.voc and evaluation.voc_figures(found.annotations, found.results, rule=options.voc)
+        if options.pictures is not None:
+            pictures.save(detected.draw(found, coco, subtitle), options.pictures)
+    if options.json:
+        say(json.dumps(_described(options, run.info, part, len(source), sums) | detected.record(coco, voc), indent=2))
+        return 0
+    loss = sums.pop("loss")
+    losses = _figures(run.info.task, sums)
+    say(f"epoch {run.info.epoch}, {shown(part)}: {len(source):,} images, {losses}, loss {float(loss.value):.4f}\n")
+    say(detected.tables(coco, voc, options.voc))
+    _print_pictures(options)
+    return 0
+
+
+def _print_pictures(options: Evaluate) -> None:
+    if options.pictures is not None:
+        say(f"pictures: {shown(options.pictures)}")
+
+
+def _checked_task(options: Evaluate, task: Task) -> Any:
+    """Returns the task of evaluation, after refusing options for other tasks; makes the folder of pictures."""
+    for name, kinds, words in (
+        ("boundary_iou", Segmentation, "segmentation"),
+        ("voc", Detection, "a detector"),
+        ("pictures", Classification | Segmentation | Detection, "a classification, a segmentation or a detector"),
+    ):
+        if getattr(options, name) not in (None, False) and not isinstance(task, kinds):
+            raise CommandError(f"{flag(name)} expects a run of {words}, got {type(task).__name__}; omit it")
+    with reported(OSError, ImportError):
+        if isinstance(task, Detection):
+            evaluation.check_coco_tools()
+        if options.pictures is not None:
+            options.pictures.mkdir(parents=True, exist_ok=True)
+    if options.boundary_iou:
+        return dataclasses.replace(_detailed(task), boundary_width=_BOUNDARY_WIDTH)
+    return _detailed(task)
 
 
 def _source(options: Evaluate, info: ModelInfo) -> tuple[Source, str]:
@@ -106,6 +155,11 @@ def _reading(options: Evaluate, info: ModelInfo) -> dict[str, Any]:
         "separator": stored.get("separator"),
     }
     words = {name: value for name, value in words.items() if name in takes}
+    # What was given, and otherwise what the run was trained with.
+    for name, value in names.object_reading(options).items():
+        default = Evaluate.__dataclass_fields__[name].default
+        if value != default or name in takes:
+            words[name] = stored.get(name, default) if value == default and name != "max_objects" else value
     if options.skip_bad:
         words["skip_bad"] = True
     # Images that already are arrays must have the size of the run, unless the run resized such images too.
@@ -115,7 +169,9 @@ def _reading(options: Evaluate, info: ModelInfo) -> dict[str, Any]:
 
 
 def _detailed(task: Task) -> Any:
-    """Returns the task of evaluation, which measures each class."""
+    """Returns the task of evaluation, which measures each class; a detector's figures do not come from its task."""
+    if isinstance(task, Detection):
+        return task
     task = evaluation_task(task)
     return dataclasses.replace(task, per_class=True) if isinstance(task, Classification) else task
 
@@ -159,19 +215,23 @@ def _record(options: Evaluate, info: ModelInfo, part: str, count: int, sums: dic
     classes = [
         {
             "class": name,
-            **{figure: _number(values[k]) for figure, values in each.items()},
+            **{figure: finite(values[k]) for figure, values in each.items()},
             **{figure: int(column[k]) for figure, column in counts.items()},
         }
         for k, name in enumerate(info.class_names)
     ]
+    return _described(options, info, part, count, sums) | ({"classes": classes} if each else {})
+
+
+def _described(options: Evaluate, info: ModelInfo, part: str, count: int, sums: dict[str, Mean]) -> dict[str, Any]:
+    """Describes the evaluation as JSON values, without the figures of single classes."""
     return {
         "run": str(options.run),
         "epoch": info.epoch,
         "data": part,
         "examples": count,
-        "loss": _number(float(sums.pop("loss").value)),
-        **{name: _number(value) for name, value in _detailed(info.task).report(sums).items()},
-        **({"classes": classes} if each else {}),
+        "loss": finite(float(sums.pop("loss").value)),
+        **{name: finite(value) for name, value in _detailed(info.task).report(sums).items()},
     }
 
 
@@ -183,10 +243,6 @@ def _of_classes(sums: Mapping[str, Mean]) -> dict[str, np.ndarray]:
 def _counts(sums: Mapping[str, Mean]) -> dict[str, np.ndarray]:
     """Returns the number of examples of each class, which is the weight of its recall."""
     return {"count": np.rint(sums["recall"].weight).astype(int)} if "recall" in sums else {}
-
-
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def _worded(name: str) -> str:

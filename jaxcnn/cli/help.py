@@ -1,13 +1,18 @@
 """Makes the help of the options readable: whole paragraphs, plain names of types, defaults that add information."""
 
 import ast
+import contextlib
 import dataclasses
 import inspect
+import io
 import itertools
+import shutil
+import sys
 import textwrap
 import types
 import typing
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from collections.abc import Iterator
+from typing import Annotated, Any, TextIO, TypeVar, get_args, get_origin
 
 import tyro
 
@@ -45,6 +50,38 @@ def readable(kind: type[T]) -> type[T]:
     namespace = {"__doc__": kind.__doc__, "__annotations__": options, "__module__": kind.__module__}
     subclass: Any = type(kind.__name__, (kind,), namespace)
     return subclass
+
+
+@contextlib.contextmanager
+def wrapped() -> Iterator[None]:
+    """Breaks the long lines that the block prints at the width of the terminal.
+
+    tyro does so for options, but writes each paragraph of a description as one line.
+    """
+    printed = _LikeStandardOutput(sys.stdout)
+    try:
+        with contextlib.redirect_stdout(printed):
+            yield
+    finally:
+        width = shutil.get_terminal_size().columns
+        for line in printed.getvalue().splitlines():
+            # Only plain text: tyro fits boxes itself, and escape sequences, which it writes elsewhere, take no room.
+            print(line if set(line) & set("\x1b│|") else textwrap.fill(line, width))
+
+
+class _LikeStandardOutput(io.StringIO):
+    """A text that tyro writes as it would write to a stream: in colour for a terminal, and in its characters."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._stream.encoding
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
 
 
 def _descriptions(kind: type) -> dict[str, str]:

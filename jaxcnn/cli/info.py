@@ -42,8 +42,7 @@ def info(options: DataInfo) -> int:
     with reported(OSError):
         check_target(options.output)
     reading = {"labels": options.labels, "separator": options.separator, **_skipping(options.name)}
-    reading |= {"clip_boxes": options.clip_boxes, "one_based": options.one_based}
-    source = names.load_data(options.name, **reading)
+    source = names.load_data(options.name, **reading, **names.object_reading(options))
     parts = dict(source) if isinstance(source, Mapping) else {"train": source}
     with reported(ValueError, OSError, ImportError), _progress() as progress:
         found = data.survey(parts, limit=options.limit, progress=progress)

@@ -186,7 +186,18 @@ def _reading(options: Train) -> dict[str, Any]:
         "labels": options.labels,
         "separator": options.separator,
         "kind": _KINDS.get(options.task, "auto") if is_table else "auto",
+        **object_reading(options),
     }
+
+
+def object_reading(options: Any) -> dict[str, Any]:
+    """Returns the options of `jaxcnn.data.load` for pictures with objects.
+
+    Args:
+      options: those of a command, with fields of these names.
+    """
+    check_count(options, "max_objects")
+    return {name: getattr(options, name) for name in ("instances", "clip_boxes", "one_based", "max_objects")}
 
 
 def _of_one_size(parts: dict[str, Source], options: Train) -> dict[str, Source]:

@@ -30,12 +30,13 @@ class Train:
     """Name of the model; `jaxcnn summary` lists them. For a model of your own give MODULE:FUNCTION or
     FILE.py:FUNCTION; see `jaxcnn bench`."""
     data: str = "digits"
-    """Data: digits; shapes (digits on photographs, with masks); cifar10, mnist and others of `jaxcnn data list`, which
-    are downloaded once; tfds:NAME[/CONFIG][:VERSION][:SPLIT], prepared by TensorFlow Datasets; wds:PATTERN, tar files
-    as WebDataset writes them; a folder with a folder of pictures for each class, or these in train, val and test; a
-    .csv, .tsv or .parquet file with columns `path`, `label` and perhaps `split`; a folder with the folders `images` and
-    `masks` of PNG files; an .npz file with arrays `images` (n, height, width[, channels]) and `labels` (n,); or a
-    folder with images.npy and labels.npy."""
+    """Data: digits; shapes (digits on photographs, with masks); digit_scenes (the same with boxes); cifar10, mnist and
+    others of `jaxcnn data list`, which are downloaded once; coco:PATH, voc:PATH or yolo:PATH, pictures with objects;
+    tfds:NAME[/CONFIG][:VERSION][:SPLIT], prepared by TensorFlow Datasets; wds:PATTERN, tar files as WebDataset writes
+    them; hf:NAME[:SPLIT], of the package datasets of Hugging Face; a folder with a folder of pictures for each class,
+    or these in train, val and test; a .csv, .tsv or .parquet file with columns `path`, `label` and perhaps `split`; a
+    folder with the folders `images` and `masks` of PNG files; an .npz file with arrays `images` (n, height, width[,
+    channels]) and `labels` (n,); or a folder with images.npy and labels.npy."""
     image_size: tuple[int, ...] = ()
     """Size of the images: one number, or height and width. Pictures are resized by --resize, and `predict` resizes in
     the same way. Default: as the data are, or that of the model if the pictures differ in size."""
@@ -59,6 +60,14 @@ class Train:
     """Columns of the labels in a table. Default: `label`, `class`, `target` or the like."""
     separator: str | None = None
     """What is between the names of several classes in one column of a table, such as |. Default: one class each."""
+    instances: bool = False
+    """Read the masks of the objects in coco:PATH or yolo:PATH too."""
+    clip_boxes: bool = False
+    """Clip boxes to their image and drop empty ones. Without it, such boxes are an error."""
+    one_based: bool = True
+    """Whether the boxes of voc:PATH count pixels from 1, as in Pascal VOC, rather than from 0."""
+    max_objects: int | None = None
+    """Number of slots for the objects of an image. Default: the largest number in any image of the data."""
     validation_data: str | None = None
     """Validation set, named as --data, with the same classes in any order. Default: that of the data, or drawn from
     the training set."""
@@ -67,7 +76,8 @@ class Train:
     task: Literal["auto", "classification", "multi-label", "regression", "segmentation"] = "auto"
     """What the model is trained for. auto: chosen by the labels, targets or masks of the data."""
     classes: tuple[str, ...] = ()
-    """Names of the classes to keep; the first becomes label 0. Default: all."""
+    """Names of the classes to keep; the first becomes label 0. Objects of other classes are left out, and their images
+    stay. Default: all."""
     examples_per_class: int | None = None
     """Number of training images of each class, drawn by --split-seed. Default: all. Validation and test set are not
     reduced."""
@@ -106,6 +116,18 @@ class Train:
     place: Literal["auto", "device", "memory", "stream"] = "auto"
     """Where the training and the validation set are: on the device, in memory, or read whenever they are used
     (stream). auto: the fastest place of which they take at most a tenth. The results are the same."""
+    devices: int | None = None
+    """Number of devices that share each batch. Default: 1; with several processes or --shard, all."""
+    shard: Literal["nothing", "parameters"] = "nothing"
+    """What is split over the devices besides the batch. parameters: each device keeps only its part of the parameters,
+    of the optimizer's state and of the moving average. The results are the same up to rounding."""
+    coordinator: str | None = None
+    """To train on several hosts: start this command on each of them with HOST:PORT of process 0, --processes and
+    --process; or auto where SLURM, Open MPI, Kubernetes or a TPU runtime starts it. Default: one process."""
+    processes: int | None = None
+    """Number of processes, with --coordinator HOST:PORT."""
+    process: int | None = None
+    """Number of this process, from 0, with --coordinator HOST:PORT; process 0 writes the run folder."""
     resume: bool = False
     """Resume the run in --run-dir with its options; the results are those of an uninterrupted run."""
     tensorboard: bool = False
@@ -128,7 +150,7 @@ class Evaluate:
     """Evaluates the best epoch of a run on every example of a part of its data, or of other data.
 
     Prints the figures and a table of the classes: precision, recall, F1 and number of images of a classification,
-    intersection over union and dice of a segmentation.
+    intersection over union and dice of a segmentation, COCO's average precision (AP) and recall (AR) of a detector.
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
@@ -143,11 +165,25 @@ class Evaluate:
     run. Default: those of the run."""
     skip_bad: bool = False
     """Leave out files of --data that cannot be read as pictures."""
+    instances: bool = False
+    """Read the masks of the objects in coco:PATH or yolo:PATH of --data too. Default: as the run did."""
+    clip_boxes: bool = False
+    """Clip boxes of --data to their image and drop empty ones. Default: as the run did."""
+    one_based: bool = True
+    """Whether the boxes of voc:PATH count pixels from 1 rather than from 0. Default: as the run read them."""
+    max_objects: int | None = None
+    """Number of slots for the objects of an image of --data. Default: the largest number in any image."""
     batch_size: int = 256
     """Images in a batch."""
     boundary_iou: bool = False
     """Also measure how well the outlines of a segmentation agree: the intersection over union of bands of 2 % of the
     image's diagonal along them."""
+    voc: Literal["2007", "2010"] | None = None
+    """Also measure the average precision of a detector as Pascal VOC did: the mean of 11 precisions of 2007, or the
+    area under the curve, since 2010; at an overlap of 0.5, without difficult objects."""
+    pictures: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
+    """Folder for pictures: confusion matrix and worst mistakes of a classification or a detector, and of a detector
+    precision over recall and the boxes of some images; masks of a segmentation. Default: none are drawn."""
     json: bool = False
     """Print one JSON object instead of text; a figure that is undefined is null."""
 
@@ -199,6 +235,12 @@ class Predict:
     """Write a CSV table with one row for each image and class: file, rank, class, probability, error. A segmentation
     has share, mask and overlay instead of probability; a regression has file, number, value, error. A detector has
     score, x1, y1, x2 and y2 instead of probability, and overlay with --overlays; an image without objects has a row."""
+    coco: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """Of a detector: also write all detections to this file as results of COCO, whatever their score, unless
+    --min-score is given. Default: not written."""
+    coco_ids: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """With --coco: annotations of COCO whose image and category ids the results have, by the names of files and
+    classes. Default: images have the number that is the name of the file, or count from 1; categories count from 1."""
     output: Path | None = None
     """File for the predictions; an older file is replaced. Default: standard output."""
     overlays: Annotated[Path | None, tyro.conf.arg(aliases=["--masks"], metavar="PATH", help_behavior_hint="")] = None
@@ -280,7 +322,8 @@ class Bench:
     repeats: int = 7
     """Number of measured rounds; each lasts about half a second, but at least one step."""
     devices: int = 1
-    """Number of devices that share the batch."""
+    """Number of devices that share the batch. With several, jaxcnn on one device with its part of the batch is measured
+    too, for the scaling efficiency."""
     output: Path | None = None
     """File of JSON lines to append the records to, one for each contestant and mode."""
     plot: Path | None = None
@@ -325,10 +368,14 @@ class DataInfo:
     """Columns of the labels in a table, as in `jaxcnn train`."""
     separator: str | None = None
     """What is between the names of several classes in one column of a table, as in `jaxcnn train`."""
+    instances: bool = False
+    """Read the masks of the objects in coco:PATH or yolo:PATH too, which shows whether they can be read."""
     clip_boxes: bool = False
     """Clip boxes to their image and drop empty ones. Without it, such boxes are an error."""
     one_based: bool = True
     """Whether the boxes of voc:PATH count pixels from 1, as in Pascal VOC, rather than from 0."""
+    max_objects: int | None = None
+    """Number of slots for the objects of an image. Default: the largest number in any image of the data."""
     limit: int | None = None
     """Largest number of images that are read of each part, drawn at random. Default: all."""
     output: Path = Path("contact_sheet.png")
@@ -350,6 +397,8 @@ class Preview:
     """Clip boxes to their image and drop empty ones. Without it, such boxes are an error."""
     one_based: bool = True
     """Whether the boxes of voc:PATH count pixels from 1, as in Pascal VOC, rather than from 0."""
+    max_objects: int | None = None
+    """Number of slots for the objects of an image. Default: the largest number in any image of the data."""
     augment: str = "affine"
     """Augmentation, as in `jaxcnn train`: a name or a list."""
     examples: int = 5

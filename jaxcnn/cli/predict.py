@@ -72,6 +72,8 @@ def _check(options: Predict) -> None:
     names.check_count(options, "top", "batch_size")
     if options.json and options.csv:
         raise CommandError("--json and --csv exclude each other; give one of them")
+    if options.coco_ids is not None and options.coco is None:
+        raise CommandError("--coco-ids has an effect only with --coco; give both, or omit it")
     if options.min_score is not None and not 0 <= options.min_score <= 1:
         raise CommandError(f"--min-score expects a number in [0, 1], got {options.min_score:g}")
 
@@ -80,6 +82,7 @@ def _check_task(options: Predict, task: Task) -> None:
     """Refuses options for other tasks than that of the run."""
     for name, kinds, words in (
         ("min_score", Detection, "a detector"),
+        ("coco", Detection, "a detector"),
         ("overlays", Detection | Segmentation, "a segmentation or a detector"),
     ):
         if getattr(options, name) is not None and not isinstance(task, kinds):

@@ -12,11 +12,13 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from jaxcnn import plots
+from jaxcnn.cli.coco_file import CocoFile
+from jaxcnn.cli.detected import reduced
 from jaxcnn.cli.errors import reported
 from jaxcnn.cli.masks import write_mask, write_overlay
 from jaxcnn.cli.options import Predict
 from jaxcnn.cli.terminal import columns, say, shown
-from jaxcnn.data.pictures import FitPicture, PictureError, Placement
+from jaxcnn.data.pictures import PictureError, Placement
 from jaxcnn.files import written_whole
 from jaxcnn.tasks import Detection, Segmentation
 from jaxcnn.text import printable
@@ -30,9 +32,6 @@ MIN_SCORE = 0.25
 
 _EDGES = ("x1", "y1", "x2", "y2")
 """Left, top, right and bottom edge of a box."""
-
-_LONGEST = 1000
-"""Longer side of a picture with boxes, in pixels; larger files are scaled down."""
 
 
 class Prediction(NamedTuple):
@@ -113,6 +112,7 @@ def make_writer(options: Predict, info: ModelInfo) -> Iterator[Callable[[Results
         describe = _Boxes(info, options, None if overlays is None else _Names(overlays))
     else:
         describe = _Numbers(info.class_names, top)
+    coco = None if options.coco is None else CocoFile(options.coco, options.coco_ids, info.class_names)
     form: Format = _Json() if options.json else _Csv(describe.columns) if options.csv else _Text(top)
     with reported(OSError), contextlib.ExitStack() as stack:
         file = None if options.output is None else stack.enter_context(written_whole(options.output))
@@ -125,11 +125,18 @@ def make_writer(options: Predict, info: ModelInfo) -> Iterator[Callable[[Results
                 say(text.removesuffix("\n"), flush=True)
 
         def write(results: Results) -> None:
+            for one in results:
+                if coco is not None and isinstance(one, Prediction):
+                    coco.add(one.path, one.folder, _above(one.output, options.min_score or 0.0))
             emit(form.lines([_unreadable(one) if isinstance(one, Unreadable) else describe(one) for one in results]))
 
         emit(form.begin())
         yield write
         emit(form.end())
+        if coco is not None:
+            coco.write()
+            if not (options.json or options.csv):
+                say(f"results of COCO: {shown(coco.path)}")
         if overlays is not None and not (options.json or options.csv):
             say(f"{what}: {shown(overlays)}")
 
@@ -185,10 +192,9 @@ class _Boxes:
         self.columns = ("file", "rank", "class", "score", *_EDGES, *(() if new_name is None else ("overlay",)))
 
     def __call__(self, prediction: Prediction) -> Record:
-        found = prediction.output
         # The best are the first.
-        there = np.flatnonzero(found["valid"] & (found["scores"] >= self._min_score))
-        chosen = {name: array[there[: self._top]] for name, array in found.items()}
+        found = _above(prediction.output, self._min_score)
+        chosen = {name: array[: self._top] for name, array in found.items()}
         objects = [
             {
                 "class": self._class_names[place] if self._class_names else str(place),
@@ -203,14 +209,12 @@ class _Boxes:
             overlay_file = name.with_name(f"{name.name}_overlay.png")
             self._draw(overlay_file, prediction, chosen)
             record["overlay"] = str(overlay_file)
-        return record | {"count": len(there), "objects": objects}
+        return record | {"count": len(found["scores"]), "objects": objects}
 
     def _draw(self, overlay_file: Path, prediction: Prediction, chosen: Record) -> None:
         assert prediction.placement is not None  # a detector has boxes in pixels of the file
         size = prediction.placement.picture
-        scale = min(_LONGEST / max(size), 1.0)
-        height, width = (max(round(scale * side), 1) for side in size)
-        view = FitPicture((height, width, self._channels), "stretch")
+        view = reduced(size, self._channels)
         # The file again: the image of the model is smaller, and may have lost a part of it.
         with reported(PictureError):
             picture = view(view.read(prediction.path))
@@ -222,6 +226,12 @@ class _Boxes:
             subtitle=prediction.path.name,
         )
         plots.save(figure, overlay_file)
+
+
+def _above(found: Record, score: float) -> Record:
+    """Returns the objects of at least a score, without empty slots."""
+    there = np.flatnonzero(found["valid"] & (found["scores"] >= score))
+    return {name: array[there] for name, array in found.items()}
 
 
 class _Names:

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxcnn import plots
 from jaxcnn.cli.errors import CommandError, reported
-from jaxcnn.cli.names import load_data
+from jaxcnn.cli.names import load_data, object_reading
 from jaxcnn.cli.options import Preview
 from jaxcnn.cli.terminal import say, shown
 from jaxcnn.data import IGNORED, Source, parse_augment
@@ -41,8 +41,7 @@ def preview(options: Preview) -> int:
         raise CommandError(f"--augment {error}") from error
     with reported(OSError):
         check_target(options.output)
-    reading = {name: getattr(options, name) for name in ("instances", "clip_boxes", "one_based")}
-    found = load_data(options.data, **reading)
+    found = load_data(options.data, **object_reading(options))
     source: Source = found.get("train", next(iter(found.values()))) if isinstance(found, Mapping) else found
     count = min(options.examples, len(source))
     chosen = np.sort(np.random.default_rng(options.seed).permutation(len(source))[:count])

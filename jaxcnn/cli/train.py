@@ -1,9 +1,11 @@
 """`jaxcnn train`: turns options into a training of the library, and shows it."""
 
+import contextlib
 import dataclasses
 import os
 import shlex
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,12 @@ from jaxcnn.cli import names, own_models, pictures, rates, transfer
 from jaxcnn.cli.display import Display, make_display
 from jaxcnn.cli.errors import CommandError, flag, reported
 from jaxcnn.cli.options import RecipeOptions, Train
-from jaxcnn.cli.terminal import errors_escaped, say, shown
+from jaxcnn.cli.terminal import complain, errors_escaped, say, shown
 from jaxcnn.data import Source, named
 from jaxcnn.layers import MeanOverViews
 from jaxcnn.models.normalized import normalized
 from jaxcnn.tasks import Classification, MultiLabel, Regression
-from jaxcnn.training import NonFiniteLossError, first_schema, trackers, whitened
+from jaxcnn.training import NonFiniteLossError, Placement, first_schema, hosts, make_placement, trackers, whitened
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.experiment import init_key
 from jaxcnn.training.observers import Observer
@@ -26,9 +28,12 @@ from jaxcnn.training.run_folder import RunFolder, RunFolderError
 from jaxcnn.training.runs import Result, run
 from jaxcnn.types import Layer, Params, State, Task
 
-_UNSTORED = ("preset", "run_dir", "workers", "place", "resume", "tensorboard", "wandb", "find_learning_rate")
+_DEVICES = ("devices", "shard", "coordinator", "processes", "process")
+"""Options that say where a run is computed."""
+
+_UNSTORED = ("preset", "run_dir", "workers", "place", *_DEVICES, "resume", "tensorboard", "wandb", "find_learning_rate")
 """Options that do not define a run: the name for other options, the place of the run, how its data are read, its
-trackers, and other actions than to train."""
+devices, its trackers, and other actions than to train."""
 
 
 def train(options: Train, arguments: list[str]) -> int:
@@ -44,10 +49,25 @@ def train(options: Train, arguments: list[str]) -> int:
     Raises:
       CommandError: the options, the data or the folder are invalid, or the training diverged.
     """
-    with reported(RunFolderError):
-        if options.resume and not options.find_learning_rate:
-            return _resume(options, arguments)
-        return _start(options, arguments)
+    _join(options)
+    try:
+        with reported(RunFolderError):
+            if options.resume and not options.find_learning_rate:
+                return _resume(options, arguments)
+            return _start(options, arguments)
+    except hosts.LostProcessError as error:
+        complain(f"error: {error}")
+        os._exit(2)
+
+
+def _join(options: Train) -> None:
+    """Joins the other processes, before a device is used."""
+    if options.coordinator is None:
+        if options.processes is not None or options.process is not None:
+            raise CommandError("--processes and --process expect --coordinator HOST:PORT; give it, or omit them")
+        return
+    with reported(hosts.HostsError, ValueError):
+        hosts.join(options.coordinator, options.processes, options.process)
 
 
 def stored_options(folder: RunFolder) -> Train:
@@ -85,7 +105,7 @@ def _start(options: Train, arguments: list[str]) -> int:
     _check(options)
     options = _with_absolute_paths(options)
     watching = _trackers(options)
-    with make_display(options.model_name, options.data) as display:
+    with _display(options) as display:
         splits = names.load_splits(options)
         channels = _channels(options, splits["train"])
         source = None if options.init_from is None else transfer.read_source(options, channels, display.on_note)
@@ -109,6 +129,9 @@ def _start(options: Train, arguments: list[str]) -> int:
             observers=[display, *watching],
             about={"options": _option_values(options), "command": ["jaxcnn", "train", *arguments]},
         )
+        if result.folder is None:
+            # Another process has the folder, and tells the rest.
+            return 0
         _draw(options, splits, layer, result, display)
     return _end(options, result)
 
@@ -121,13 +144,13 @@ def _resume(options: Train, arguments: list[str]) -> int:
     folder = RunFolder(options.run_dir)
     options = _resumed_options(folder, arguments)
     figures, _ = folder.result(), folder.metrics()
-    if figures is not None and not pictures.missing(folder):
+    if options.coordinator is None and figures is not None and not pictures.missing(folder):
         say(f"the run in {shown(folder.path)} is already finished")
         _print_result(folder, figures)
         return 0
     if not os.access(folder.path, os.W_OK):
         raise CommandError(f"expected a run folder that can be written, got {shown(folder.path)}, which is read-only")
-    with make_display(options.model_name, options.data) as display:
+    with _display(options) as display:
         if folder.id is None:
             with reported(ValueError, OSError, ImportError):
                 first_schema.read_source(folder.config)
@@ -152,12 +175,23 @@ def _resume(options: Train, arguments: list[str]) -> int:
             resume=True,
             observers=[display, *_trackers(options)],
         )
+        if result.folder is None:
+            return 0
         _draw(options, splits, layer, result, display)
     return _end(options, result)
 
 
+def _display(options: Train) -> contextlib.AbstractContextManager[Any]:
+    """Makes what shows the training: of several processes, process 0 shows it."""
+    if options.coordinator is not None and not hosts.leads():
+        return contextlib.nullcontext(Observer())
+    return make_display(options.model_name, options.data)
+
+
 def _trackers(options: Train) -> list[Observer]:
     """Makes the observers that send the figures to experiment trackers."""
+    if options.coordinator is not None and not hosts.leads():
+        return []
     with reported(ImportError):
         return [
             *([trackers.TensorBoard()] if options.tensorboard else []),
@@ -166,9 +200,29 @@ def _trackers(options: Train) -> list[Observer]:
 
 
 def _run(options: Train, layer: Layer, splits: dict[str, Source], **words: Any) -> Result:
-    with reported(NonFiniteLossError, CheckpointError, ValueError):
-        place = None if options.place == "auto" else options.place
-        return run(layer, splits, options.recipe, place=place, workers=options.workers, **words)
+    with _reported_in_run():
+        place, placement = (None if options.place == "auto" else options.place), _placement(options)
+        with hosts.losses_reported("Start all processes again with --run-dir FOLDER --resume, or fewer of them."):
+            return run(
+                layer, splits, options.recipe, place=place, placement=placement, workers=options.workers, **words
+            )
+
+
+@contextlib.contextmanager
+def _reported_in_run() -> Iterator[None]:
+    try:
+        with reported(NonFiniteLossError, CheckpointError, ValueError):
+            yield
+    except hosts.LostProcessError:
+        raise
+    except hosts.HostsError as error:
+        raise CommandError(str(error)) from error
+
+
+def _placement(options: Train) -> Placement | None:
+    if options.devices is None and options.shard == "nothing" and options.coordinator is None:
+        return None
+    return make_placement(options.devices, shard=options.shard)
 
 
 def _draw(options: Train, splits: dict[str, Source], layer: Layer, result: Result, display: Display) -> None:
@@ -281,6 +335,13 @@ def _check(options: Train) -> None:
             "--find-learning-rate does not train: --run-dir, --resume, --tensorboard and --wandb have no effect with "
             "it; omit them"
         )
+    if options.find_learning_rate and any(getattr(options, name) != getattr(Train, name) for name in _DEVICES):
+        raise CommandError(
+            "--find-learning-rate uses one device: --devices, --shard and --coordinator have no effect with it; omit "
+            "them"
+        )
+    if options.devices is not None and options.place == "device":
+        raise CommandError("--devices splits each batch on the host, got --place device; give memory, stream or auto")
     if options.training_size and not options.random_resized_crop:
         raise CommandError("--training-size has an effect only with --random-resized-crop; give both, or omit it")
     if options.head != "auto" and options.init_from is None:
@@ -317,22 +378,24 @@ def _resumed_options(folder: RunFolder, arguments: list[str]) -> Train:
             "or start a new run"
             + (f" from its weights: jaxcnn train --init-from {shown(folder.path)} --epochs N" if longer else "")
         )
-    changes = {name: getattr(given, name) for name in ("model", "workers", "place", "tensorboard", "wandb")}
+    changeable = ("model", "workers", "place", *_DEVICES, "tensorboard", "wandb")
+    changes = {name: getattr(given, name) for name in changeable}
     return dataclasses.replace(stored, **changes)
 
 
 def _print_result(folder: RunFolder, figures: dict[str, Any]) -> None:
     task = folder.task
     name = task.objective.figure
-    words, images = name.replace("_", " ").replace("iou", "IoU"), figures["test_images"]
+    words, images = name.replace("_", " ").replace("iou", "IoU").replace("ap50", "AP50"), figures["test_images"]
 
     def shown_value(part: str) -> str:
         value = figures[f"{part}_{name}"]
         return "-" if value is None else f"{value:.2%}" if task.objective.larger_is_better else f"{value:.4f}"
 
+    test = pictures.coco_text(folder) or f"{words} {shown_value('test')}"
     wrong = f", {images - figures['test_correct']} of {images} wrong" if "test_correct" in figures else ""
     say(
         f"best epoch {figures['best_epoch']}: validation {words} {shown_value('validation')}\n"
-        f"test {words} {shown_value('test')}{wrong}\n"
+        f"test {test}{wrong}\n"
         f"pictures and checkpoints: {shown(folder.path)}"
     )

@@ -18,6 +18,7 @@ from jaxcnn.data.sources import manifest as manifests
 from jaxcnn.data.sources.coco import coco
 from jaxcnn.data.sources.digit_scenes import digit_scenes
 from jaxcnn.data.sources.digits import digits
+from jaxcnn.data.sources.hugging_face import load_hugging_face
 from jaxcnn.data.sources.image_folder import image_folder
 from jaxcnn.data.sources.manifest import Kind, manifest
 from jaxcnn.data.sources.mask_folder import mask_folder
@@ -53,6 +54,7 @@ DOWNLOADED: dict[str, Callable[..., Splits]] = {
 PATTERNS = (
     "tfds:NAME",
     "wds:PATTERN",
+    "hf:NAME",
     "coco:PATH",
     "voc:PATH",
     "yolo:PATH",
@@ -150,6 +152,7 @@ SCHEMES: dict[str, Scheme] = {
     "npy": Scheme(lambda path, _: npy_folder(path)),
     "tfds": Scheme(_tfds, frozenset({"clip_boxes", "max_objects"}), is_path=False),
     "wds": Scheme(_web_dataset, frozenset({"channels", "class_names"})),
+    "hf": Scheme(lambda name, how: load_hugging_face(name, channels=how.channels or 3), frozenset({"channels"})),
     "coco": _objects(coco, "instances"),
     "voc": _objects(voc, "class_names", "one_based"),
     "yolo": _objects(yolo, "instances"),
@@ -221,6 +224,7 @@ def load(name: str, *, progress: Progress | None = None, **options: Any) -> Any:
     - "digits", "shapes", "digit_scenes" and "digit_instances"; "cifar10", "mnist" and others, downloaded once;
     - "tfds:NAME", a data set that TensorFlow Datasets has prepared (`tfds`);
     - "wds:PATTERN", tar files of pictures and labels (`web_dataset`);
+    - "hf:NAME[:SPLIT]", a data set of Hugging Face (`load_hugging_face`);
     - "coco:PATH", "voc:PATH" and "yolo:PATH", pictures with objects (`coco`, `voc`, `yolo`);
     - a folder with a folder for each class (`image_folder`), with the folders `images` and `masks` (`mask_folder`), or
       with the files images.npy and labels.npy (`npy_folder`);
@@ -277,6 +281,7 @@ def _takers(field: str) -> str:
         "masks": "folders of masks",
         "manifest": "tables",
         "wds": "tar files",
+        "hf": "hf:NAME",
         "tfds": "tfds:NAME",
         "coco": "coco:PATH",
         "voc": "voc:PATH",

@@ -34,7 +34,7 @@ def pad_objects(objects: Mapping[str, np.ndarray], slots: int, name: str = "the 
     if count > slots:
         raise ValueError(
             f"expected at most {slots} objects in {name}, the slots of an example, got {count}; read it with "
-            f"max_objects={count} or more"
+            f"max_objects={count} or more, on the command line --max-objects {count}"
         )
 
     def padded(array: np.ndarray) -> np.ndarray:

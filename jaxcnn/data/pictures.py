@@ -1,5 +1,7 @@
 """Decodes picture files, and fits pictures into the images of a model. No other module decodes pictures."""
 
+import functools
+import importlib
 import io
 import math
 import os
@@ -40,6 +42,9 @@ _LIGHT_INK = 0.75
 
 _SPARE = 2
 """JPEG files are decoded at a smaller scale, but at least this many times larger than they are resized to."""
+
+_LEAST_SIDE = 8
+"""Least height and width, after scaling, at which every eighth of the scale has another size."""
 
 _MODES = {"RGB": "colours", "RGBA": "colours", "LA": "transparency", "I;16": "16 bits", "L": "fewer bits"}
 """Words for Pillow's modes."""
@@ -320,9 +325,12 @@ def read_picture(file: File, channels: int, *, at_least: tuple[int, int] | None 
         if at_least is not None:
             height, width = at_least
             image.draft(None, (height, width) if _rows_are_columns(_orientation(image)) else (width, height))
-        image.load()
+        pixels = _fast_jpeg(image) if channels == 3 and image.format == "JPEG" else None
+        if pixels is None:
+            image.load()
+            pixels = _pixels(image, "L" if channels == 1 else "RGB")
         # Read after the pixels: Pillow turns a TIFF itself.
-        pixels = _turned(_pixels(image, "L" if channels == 1 else "RGB"), _orientation(image))
+        pixels = _turned(pixels, _orientation(image))
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
@@ -514,6 +522,34 @@ def _check_size(name: str, size: tuple[int, int]) -> None:
 
 def _too_large(name: str, got: str) -> str:
     return f"expected a picture of at most {MAX_PIXELS:,} pixels in {name}, got {got}; scale it down first"
+
+
+def _fast_jpeg(image: "Image.Image") -> np.ndarray | None:
+    """Decodes a JPEG file in colour by simplejpeg, which is faster than Pillow and gives the same pixels.
+
+    Returns:
+      The pixels, uint8, shape (height, width, 3). None if Pillow has to decode: simplejpeg is not installed, the file
+      has other colours or is damaged, or it is so small that simplejpeg might choose another scale.
+    """
+    simplejpeg = _simplejpeg()
+    if simplejpeg is None or image.mode != "RGB" or min(image.size) < _LEAST_SIDE:
+        return None
+    stream: Any = image.fp  # pyright: ignore[reportAttributeAccessIssue]
+    stream.seek(0)
+    try:
+        pixels = simplejpeg.decode_jpeg(stream.read(), "RGB", min_height=image.height, min_width=image.width)
+    except ValueError:
+        return None
+    return pixels if pixels.shape[:2] == (image.height, image.width) else None
+
+
+@functools.cache
+def _simplejpeg() -> Any:
+    """Imports simplejpeg; None if it is not installed."""
+    try:
+        return importlib.import_module("simplejpeg")
+    except ImportError:
+        return None
 
 
 def _pixels(image: "Image.Image", mode: str) -> np.ndarray:

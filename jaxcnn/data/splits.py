@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxcnn.data.cutting import Choose
+from jaxcnn.data.objects import OBJECTS
 from jaxcnn.data.pictures import FitPicture
 from jaxcnn.data.reading import Request, default_workers, read
 from jaxcnn.data.resizing import Resized
@@ -149,22 +150,27 @@ def choose_classes(source: Source, classes: Sequence[str]) -> Source:
     """Selects the examples of some classes, and renumbers these classes.
 
     Args:
-      source: examples with labels.
+      source: examples with labels, or with objects.
       classes: distinct names of classes of the source; the first becomes label 0, and so on.
 
     Returns:
-      The examples of these classes, in the order of the source.
+      The examples of these classes, in the order of the source. Of examples with objects, all: those of other classes
+      are no longer valid, so that some images have no object.
 
     Raises:
-      ValueError: the examples have no labels of one class, a name is unknown or repeated, or there is no name.
+      ValueError: the examples have neither labels of one class nor objects, a name is unknown or
+        repeated, or there is no name.
       TypeError: `classes` is a single string.
     """
-    _check_labelled("choose_classes", source)
+    if "boxes" not in source.spec:
+        _check_labelled("choose_classes", source)
     if isinstance(classes, str):
         raise TypeError(f"classes must be a sequence of names, got the string {classes!r}")
     unknown = [name for name in classes if name not in source.class_names]
     if unknown or not classes or len(set(classes)) != len(classes):
         raise ValueError(f"classes must be different names among {source.class_names}, got {tuple(classes)}")
+    if "boxes" in source.spec:
+        return Renumbered(source, tuple(classes))
     chosen = np.isin(_classes(source)[0], [source.class_names.index(name) for name in classes])
     found = Renumbered(_take(source, np.flatnonzero(chosen)), tuple(classes))
     return in_memory(found) if isinstance(source, Arrays) and not source.is_mapped else found
@@ -231,7 +237,7 @@ class Renumbered:
 
     Args:
       source: examples with "label", "mask" or "classes".
-      class_names: the names of the classes that it has examples of, in their new order.
+      class_names: the names of the classes that it has examples of, in their new order; objects of others are left out.
     """
 
     source: Source
@@ -260,8 +266,8 @@ class Renumbered:
 
     def gather(self, indices: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Reads entries of several examples, as the source does."""
-        more = ("valid",) if "classes" in names and "valid" not in names else ()
-        found = self._renumbered(gather(self.source, indices, (*names, *more)))
+        more = [name for name in ("classes", "valid") if name in self.spec and {*OBJECTS, "valid"} & {*names}]
+        found = self._renumbered(gather(self.source, indices, list(dict.fromkeys([*names, *more]))))
         return {name: found[name] for name in names}
 
     def fitted(self, index: int, fit: FitPicture) -> dict[str, np.ndarray]:
@@ -282,7 +288,12 @@ class Renumbered:
         found = {name: _looked_up(entries[name], new_numbers) for name in _CLASSES if name in entries}
         if "classes" in found:
             # Empty slots hold zeros.
-            found["classes"] = np.where(entries["valid"], found["classes"], 0).astype(found["classes"].dtype)
+            found["valid"] = valid = entries["valid"] & (found["classes"] >= 0)
+            for name in OBJECTS:
+                if name in entries:
+                    array = found.get(name, entries[name])
+                    used = valid.reshape(*valid.shape, *[1] * (array.ndim - valid.ndim))
+                    found[name] = np.where(used, array, np.zeros((), array.dtype))
         return entries | found
 
 

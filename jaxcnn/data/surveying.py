@@ -317,7 +317,9 @@ def _warnings(
     names = next(iter(parts.values())).class_names
     spellings: dict[str, list[str]] = {}
     for name in names:
-        spellings.setdefault("".join(filter(str.isalnum, name.casefold())), []).append(name)
+        # "-1" and "1" are two classes.
+        key = name if name.lstrip("+-").replace(".", "", 1).isdigit() else "".join(filter(str.isalnum, name.casefold()))
+        spellings.setdefault(key, []).append(name)
     for key, group in spellings.items():
         if len(group) > 1 and key:
             yield f"the classes {' and '.join(map(repr, group))} seem to be one class in several spellings"

@@ -8,20 +8,24 @@ source and of predictions:
     found.figures["AP50"], found.classes["cat"]["AP"]
 """
 
-from jaxcnn.evaluation.coco import CocoFigures, coco_figures
-from jaxcnn.evaluation.coco_format import coco_annotations, coco_predictions, coco_results
-from jaxcnn.evaluation.matching import detection_confusion
+from jaxcnn.evaluation.coco import CocoFigures, check_coco_tools, coco_figures
+from jaxcnn.evaluation.coco_format import coco_annotations, coco_predictions, coco_results, original_image
+from jaxcnn.evaluation.matching import DetectionMistakes, detection_confusion, detection_mistakes
 from jaxcnn.evaluation.pasting import paste_masks
 from jaxcnn.evaluation.voc import VocFigures, voc_figures
 
 __all__ = [
     "CocoFigures",
+    "DetectionMistakes",
     "VocFigures",
+    "check_coco_tools",
     "coco_annotations",
     "coco_figures",
     "coco_predictions",
     "coco_results",
     "detection_confusion",
+    "detection_mistakes",
+    "original_image",
     "paste_masks",
     "voc_figures",
 ]

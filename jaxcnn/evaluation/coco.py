@@ -61,10 +61,9 @@ def coco_figures(
     most = list(max_detections)
     if not most or most != sorted(set(most)) or most[0] < 1:
         raise ValueError(f"coco_figures expects ascending numbers of detections, at least 1, got {max_detections}")
-    try:
-        from faster_coco_eval import COCO, COCOeval_faster  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ImportError("COCO's figures are computed by faster-coco-eval; pip install 'jaxcnn[detection]'") from error
+    check_coco_tools()
+    from faster_coco_eval import COCO, COCOeval_faster  # pyright: ignore[reportMissingImports]
+
     entry = "bbox" if kind == "box" else "segmentation"
     table = indexed(annotations, results, entry)
     truth = COCO(table.annotations)
@@ -96,6 +95,18 @@ def coco_figures(
     }
     curves = precision[0, :, :, 0, -1].T
     return CocoFigures(figures, classes, np.where(curves < 0, np.nan, curves))
+
+
+def check_coco_tools() -> None:
+    """Refuses to compute COCO's figures without faster-coco-eval. Call it before a long computation.
+
+    Raises:
+      ImportError: faster-coco-eval is not installed.
+    """
+    try:
+        import faster_coco_eval  # noqa: F401 # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError("COCO's figures are computed by faster-coco-eval; pip install 'jaxcnn[detection]'") from error
 
 
 def _mean(values: np.ndarray) -> float:

@@ -62,13 +62,16 @@ def coco_annotations(source: Source, *, masks: bool = False) -> dict[str, list[d
         key = _image_key(origin, place)
         content["images"].append({"id": key, "height": height, "width": width, "file_name": _file_name(origin, place)})
         for entry in _objects(origin, masks):
-            number = source.class_names.index(entry.pop("class"))
+            name = entry.pop("class")
+            if name not in source.class_names:
+                continue
+            number = source.class_names.index(name)
             own = {"id": len(content["annotations"]) + 1, "image_id": key, "category_id": keys[number]}
             content["annotations"].append(own | entry)
     return content
 
 
-def coco_results(source: Source, predictions: Mapping[str, Any]) -> list[dict[str, Any]]:
+def coco_results(source: Source, predictions: Mapping[str, Any], *, start: int | None = None) -> list[dict[str, Any]]:
     """Writes predictions as results of COCO.
 
     Args:
@@ -76,6 +79,7 @@ def coco_results(source: Source, predictions: Mapping[str, Any]) -> list[dict[st
       predictions: "boxes", shape (examples, slots, 4), edges (left, top, right, bottom) in pixels of the examples;
         "scores" and "classes", shape (examples, slots); optionally "valid", bool, of this shape, and "masks", bool,
         shape (examples, slots, height, width). Boxes and masks go back to the pictures as they were before `resized`.
+      start: the number of the first example, if the predictions are those of a batch; None for all examples.
 
     Returns:
       One entry for each valid slot: "image_id", "category_id", "bbox", "score" and, with masks, "segmentation".
@@ -84,30 +88,46 @@ def coco_results(source: Source, predictions: Mapping[str, Any]) -> list[dict[st
       ValueError: an array has another shape, a class is out of range, or a number is not finite.
       ImportError: there are masks, and faster-coco-eval is not installed.
     """
-    arrays = _checked_predictions(source, predictions)
+    count = len(source) if start is None else min(len(source) - start, len(np.asarray(predictions.get("scores", ()))))
+    arrays = _checked_predictions(source, predictions, count)
     keys, results = _class_keys(source), []
-    for place, origin in enumerate(_origins(source)):
-        there = arrays["valid"][place]
-        boxes, placement = arrays["boxes"][place][there], origin.placement
+    for row in range(count):
+        place = (start or 0) + row
+        origin, there = _origin(source, place), arrays["valid"][row]
+        boxes, placement = arrays["boxes"][row][there], origin.placement
         boxes = boxes if placement is None else placement.original_boxes(boxes)
         entries = [
             {
                 "image_id": _image_key(origin, place),
                 "category_id": keys[number],
-                "bbox": _corner_form(box),
+                "bbox": corner_form(box),
                 "score": float(score),
             }
             for box, score, number in zip(
-                boxes, arrays["scores"][place][there], arrays["classes"][place][there].tolist(), strict=True
+                boxes, arrays["scores"][row][there], arrays["classes"][row][there].tolist(), strict=True
             )
         ]
         if "masks" in arrays:
-            masks = arrays["masks"][place][there]
+            masks = arrays["masks"][row][there]
             masks = masks if placement is None else placement.original_masks(masks)
             for entry, mask in zip(entries, masks, strict=True):
-                entry["segmentation"] = _run_lengths(mask)
+                entry["segmentation"] = run_lengths(mask)
         results += entries
     return results
+
+
+def original_image(source: Source, index: int) -> np.ndarray:
+    """Reads the picture of an example as it was before `resized`: the boxes of `coco_annotations` are of its pixels.
+
+    Args:
+      source: examples with objects, as for `coco_annotations`.
+      index: of the example.
+
+    Returns:
+      The image, uint8 or floating point in [0, 1], shape (height, width, channels).
+    """
+    origin = _origin(source, index)
+    return origin.source[origin.number]["image"]
 
 
 def coco_predictions(source: Source, results: Sequence[Mapping[str, Any]], slots: int = 100) -> dict[str, np.ndarray]:
@@ -206,11 +226,11 @@ def _objects(origin: _Origin, masks: bool) -> Iterator[dict[str, Any]]:
         found = {name: np.asarray(example[name])[example["valid"]] for name in entries}
         sides = found["boxes"][:, 2:] - found["boxes"][:, :2]
         found["areas"] = found["masks"].sum((1, 2)) if "masks" in found else sides.prod(1)
-        outlines = [_run_lengths(mask) for mask in found["masks"]] if masks else []
+        outlines = [run_lengths(mask) for mask in found["masks"]] if masks else []
     for row, number in enumerate(found["classes"].tolist()):
         entry = {
             "class": source.class_names[number],
-            "bbox": _corner_form(found["boxes"][row]),
+            "bbox": corner_form(found["boxes"][row]),
             "area": float(found["areas"][row]),
             "iscrowd": int(found["crowd"][row]) if "crowd" in names else 0,
         }
@@ -221,13 +241,25 @@ def _objects(origin: _Origin, masks: bool) -> Iterator[dict[str, Any]]:
         yield entry
 
 
-def _corner_form(box: np.ndarray) -> list[float]:
-    """Returns (x, y, width, height) of edges."""
+def corner_form(box: np.ndarray) -> list[float]:
+    """Returns a box as COCO has it, (x, y, width, height).
+
+    Args:
+      box: edges (left, top, right, bottom).
+    """
     left, top, right, bottom = (float(edge) for edge in box)
     return [left, top, right - left, bottom - top]
 
 
-def _run_lengths(mask: np.ndarray) -> dict[str, Any]:
+def run_lengths(mask: np.ndarray) -> dict[str, Any]:
+    """Returns a mask as COCO's compressed run lengths, with text that JSON can hold.
+
+    Args:
+      mask: bool, shape (height, width).
+
+    Raises:
+      ImportError: faster-coco-eval is not installed.
+    """
     try:
         from faster_coco_eval.core.mask import encode  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -241,23 +273,21 @@ def _text(run_lengths: Mapping[str, Any]) -> dict[str, Any]:
     return {"size": list(run_lengths["size"]), "counts": counts.decode() if isinstance(counts, bytes) else counts}
 
 
-def _checked_predictions(source: Source, predictions: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _checked_predictions(source: Source, predictions: Mapping[str, Any], count: int) -> dict[str, np.ndarray]:
     missing = [name for name in ("boxes", "scores", "classes") if name not in predictions]
     if missing:
         raise ValueError(f"expected predictions with 'boxes', 'scores' and 'classes', got {list(predictions)}")
     arrays = {name: np.asarray(value) for name, value in predictions.items()}
     slots = arrays["scores"].shape[1:2]
-    arrays.setdefault("valid", np.ones((len(source), *slots), bool))
+    arrays.setdefault("valid", np.ones((count, *slots), bool))
     expected = {
-        "boxes": (len(source), *slots, 4),
-        "masks": (len(source), *slots, *arrays.get("masks", arrays["boxes"]).shape[2:]),
+        "boxes": (count, *slots, 4),
+        "masks": (count, *slots, *arrays.get("masks", arrays["boxes"]).shape[2:]),
     }
     for name in ("boxes", "scores", "classes", "valid", "masks"):
-        shape = expected.get(name, (len(source), *slots))
+        shape = expected.get(name, (count, *slots))
         if name in arrays and arrays[name].shape != shape:
-            raise ValueError(
-                f"expected {name!r} of shape {shape}, for the {len(source)} examples, got {arrays[name].shape}"
-            )
+            raise ValueError(f"expected {name!r} of shape {shape}, for the {count} examples, got {arrays[name].shape}")
     there = arrays["valid"]
     classes = arrays["classes"][there]
     if len(classes) and not (classes.min() >= 0 and classes.max() < len(source.class_names)):

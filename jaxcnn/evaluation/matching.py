@@ -162,24 +162,102 @@ def detection_confusion(
     Raises:
       ValueError: a result has an unknown image or category, or lacks an entry; or `overlap` is out of range.
     """
-    if not 0 < overlap <= 1:
-        raise ValueError(f"detection_confusion expects overlap in (0, 1], got {overlap}")
+    _check_overlap("detection_confusion", overlap)
     table = indexed(annotations, [one for one in results if one.get("score", score) >= score])
     none = len(table.class_names)
     counts = np.zeros((none + 1, none + 1), np.int64)
     for picture in pictures(table):
-        shares = overlaps(picture)
-        pairs = np.argwhere((shares >= overlap) & ~picture.ignored)
-        free = np.ones(len(picture.found), bool)
-        missed = ~picture.ignored
-        for detection, thing in pairs[np.argsort(-shares[tuple(pairs.T)], kind="stable")]:
-            if free[detection] and missed[thing]:
-                free[detection] = missed[thing] = False
-                counts[picture.classes[thing], picture.found_classes[detection]] += 1
-        free &= ~(shares[:, picture.ignored] >= overlap).any(1)
-        counts[:, none] += np.bincount(picture.classes[missed], minlength=none + 1)
-        counts[none] += np.bincount(picture.found_classes[free], minlength=none + 1)
+        found = _paired(picture, overlap)
+        detections, things = found.pairs.T
+        np.add.at(counts, (picture.classes[things], picture.found_classes[detections]), 1)
+        counts[:, none] += np.bincount(picture.classes[found.missed], minlength=none + 1)
+        counts[none] += np.bincount(picture.found_classes[found.spurious], minlength=none + 1)
     return counts
+
+
+class DetectionMistakes(NamedTuple):
+    """What is wrong with the detections of an image.
+
+    Attributes:
+      image: its number in the annotations, from 0.
+      picture: its objects and its detections.
+      missed: whether an object is not found, not even as another class; shape (objects,).
+      confused: whether a detection finds an object of another class, shape (detections,).
+      spurious: whether a detection finds no object, shape (detections,).
+      cost: 1 for each missed object, and the score of each other mistake.
+    """
+
+    image: int
+    picture: Picture
+    missed: np.ndarray
+    confused: np.ndarray
+    spurious: np.ndarray
+    cost: float
+
+
+def detection_mistakes(
+    annotations: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    *,
+    overlap: float = 0.5,
+    score: float = 0.25,
+) -> list[DetectionMistakes]:
+    """Finds the images with mistakes, the worst first: that of the largest cost.
+
+    Objects and detections are matched as in `detection_confusion`.
+
+    Args:
+      annotations: in COCO's format, such as those of `coco_annotations`.
+      results: in COCO's format, such as those of `coco_results`.
+      overlap: least intersection over union of a pair, in (0, 1].
+      score: least score of a detection.
+
+    Returns:
+      One entry for each image with a mistake.
+
+    Raises:
+      ValueError: a result has an unknown image or category, or lacks an entry; or `overlap` is out of range.
+    """
+    _check_overlap("detection_mistakes", overlap)
+    table = indexed(annotations, [one for one in results if one.get("score", score) >= score])
+    mistakes = []
+    for image, picture in enumerate(pictures(table)):
+        found = _paired(picture, overlap)
+        detections, things = found.pairs.T
+        confused = np.zeros(len(picture.found), bool)
+        confused[detections] = picture.found_classes[detections] != picture.classes[things]
+        cost = found.missed.sum() + picture.scores[confused | found.spurious].sum()
+        if found.missed.any() or confused.any() or found.spurious.any():
+            mistakes.append(DetectionMistakes(image, picture, found.missed, confused, found.spurious, float(cost)))
+    return sorted(mistakes, key=lambda one: -one.cost)
+
+
+class _Paired(NamedTuple):
+    """Pairs (detection, object) of any class, and what is left."""
+
+    pairs: np.ndarray
+    missed: np.ndarray
+    spurious: np.ndarray
+
+
+def _paired(picture: Picture, overlap: float) -> _Paired:
+    """Matches detections and objects by falling overlap, each once."""
+    shares = overlaps(picture)
+    candidates = np.argwhere((shares >= overlap) & ~picture.ignored)
+    spurious = np.ones(len(picture.found), bool)
+    missed = ~picture.ignored
+    pairs = []
+    for detection, thing in candidates[np.argsort(-shares[tuple(candidates.T)], kind="stable")]:
+        if spurious[detection] and missed[thing]:
+            spurious[detection] = missed[thing] = False
+            pairs.append((detection, thing))
+    spurious &= ~(shares[:, picture.ignored] >= overlap).any(1)
+    return _Paired(np.array(pairs, np.int64).reshape(-1, 2), missed, spurious)
+
+
+def _check_overlap(function: str, overlap: float) -> None:
+    if not 0 < overlap <= 1:
+        raise ValueError(f"{function} expects overlap in (0, 1], got {overlap}")
 
 
 def _edges(entries: Sequence[Mapping[str, Any]]) -> np.ndarray:

@@ -14,7 +14,7 @@ Resizing without antialias, which Pillow does not have, uses `jaxcnn.ops.resize`
 import dataclasses
 import functools
 import math
-from typing import Any, Literal, Self, TypeAlias, cast
+from typing import Any, Literal, Self, TypeAlias, cast, get_args
 
 import jax
 import numpy as np
@@ -27,7 +27,7 @@ from jaxcnn.ops.resizing import resize
 from jaxcnn.values import Value
 
 Interpolation: TypeAlias = Literal["bilinear", "bicubic", "nearest"]
-Fit: TypeAlias = Literal["exact", "cover", "inside"]
+Fit: TypeAlias = Literal["exact", "cover", "inside", "letterbox"]
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Mean of ImageNet in grey levels, blue first, for networks that were trained with Caffe.
@@ -46,6 +46,8 @@ class Preprocessing(Value):
       antialias: whether to widen the filter when shrinking, so that every pixel counts; no effect for "nearest".
       fit: meaning of a pair `resize_size`. "exact": the size, without keeping proportions. With proportions kept and
         rounded: "cover", the smallest image that covers the size, or "inside", the largest that fits inside.
+        "letterbox": the largest that fits inside, rounded down, at the top left of an image of that size, whose other
+        pixels have the value `fill`.
       fill: padding value of each channel in [0, 255], red first.
       channel_order: "RGB" or "BGR", of the result; ignored for grey images.
       scale: largest value of a pixel before normalisation, 1 or 255.
@@ -89,11 +91,15 @@ class Preprocessing(Value):
                     f"Preprocessing expects {name} to have one number for each of {channels} channels, got {numbers}"
                 )
         _check_choice("interpolation", self.interpolation, ("bilinear", "bicubic", "nearest"))
-        _check_choice("fit", self.fit, ("exact", "cover", "inside"))
+        _check_choice("fit", self.fit, get_args(Fit))
         _check_choice("channel_order", self.channel_order, ("RGB", "BGR"))
         _check_choice("scale", self.scale, (1, 255))
         if not all(isinstance(level, int) and 0 <= level <= 255 for level in self.fill):
             raise ValueError(f"Preprocessing expects fill to be integers from 0 to 255, got {self.fill}")
+        if self.fit == "letterbox" and (not isinstance(self.resize_size, tuple) or self.crop_size is not None):
+            raise ValueError(
+                f"Preprocessing expects a pair as resize_size, and no crop_size, with fit='letterbox', got {self!r}"
+            )
         if self.max_size is not None and not isinstance(self.resize_size, int):
             raise ValueError(f"Preprocessing expects max_size only with one number as resize_size, got {self!r}")
         for name in ("max_size", "multiple"):
@@ -136,6 +142,8 @@ class Preprocessing(Value):
             )
         if self.resize_size is not None:
             pixels = self._resize(pixels)
+        if self.fit == "letterbox":
+            pixels = self._boxed(pixels)
         if self.crop_size is not None:
             height, width = as_pair("crop_size", self.crop_size)
             pixels = _centre(_padded(pixels, height, width, self.fill), height, width)
@@ -155,12 +163,36 @@ class Preprocessing(Value):
           width: of the picture.
         """
         whole = (height, width) if self.resize_size is None else self._resized_shape(height, width)
-        starts, size = (0, 0), whole
+        starts, size = (0, 0), self._letterbox or whole
         if self.crop_size is not None:
             size = as_pair("crop_size", self.crop_size)
             starts = tuple(_start(have, want) for have, want in zip(whole, size, strict=True))
         down, right = (length + -length % self.multiple for length in size)
         return Placement((height, width), whole, (starts[0], starts[1]), (down, right))
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """(height, width) of all prepared images; None if it depends on the picture."""
+        size = self.crop_size or self._letterbox
+        if size is None and self.fit == "exact" and isinstance(self.resize_size, tuple):
+            size = self.resize_size
+        if size is None:
+            return None
+        height, width = as_pair("image_size", size)
+        return height + -height % self.multiple, width + -width % self.multiple
+
+    @property
+    def _letterbox(self) -> tuple[int, int] | None:
+        return as_pair("resize_size", self.resize_size) if self.fit == "letterbox" else None  # pyright: ignore[reportArgumentType]
+
+    def _boxed(self, pixels: np.ndarray) -> np.ndarray:
+        """Puts an image at the top left of one of the size of the letterbox."""
+        height, width = pixels.shape[:2]
+        assert self._letterbox is not None
+        boxed = np.empty((*self._letterbox, self.channels), pixels.dtype)
+        boxed[...] = self.fill
+        boxed[:height, :width] = pixels
+        return boxed
 
     def normalization(self) -> Normalization:
         """Returns the normalization of pixels in [0, 1], for `jaxcnn.models.normalized`."""
@@ -216,6 +248,9 @@ class Preprocessing(Value):
         if self.fit == "exact":
             return target
         ratios = height / target[0], width / target[1]
+        if self.fit == "letterbox":
+            scale = min(target[0] / height, target[1] / width)
+            return max(int(height * scale), 1), max(int(width * scale), 1)
         ratio = min(ratios) if self.fit == "cover" else max(ratios)
         return max(round(height / ratio), 1), max(round(width / ratio), 1)
 

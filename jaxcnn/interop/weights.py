@@ -19,9 +19,10 @@ import jax
 import numpy as np
 
 from jaxcnn import trees
-from jaxcnn.interop import conversion, own_file
+from jaxcnn.interop import conversion, darknet, own_file
 from jaxcnn.interop.files import paths
 from jaxcnn.interop.files.config import TimmConfig, read_timm_config
+from jaxcnn.interop.files.darknet_file import read_darknet
 from jaxcnn.interop.files.hub import download, verify_torchvision_name
 from jaxcnn.interop.files.keras_file import read_keras
 from jaxcnn.interop.files.opened import few, read_json, reading, shown, unquoted
@@ -31,8 +32,8 @@ from jaxcnn.interop.files.smp_config import SmpConfig, is_smp_config, read_smp_c
 from jaxcnn.interop.files.tensor import Tensor
 from jaxcnn.interop.files.torch_file import read_torch, write_torch
 from jaxcnn.interop.preprocessing import Preprocessing, timm_preprocessing
-from jaxcnn.interop.records import RECORDS, torchvision_files
-from jaxcnn.interop.records.record import Origin, Record
+from jaxcnn.interop.records import RECORDS, torchvision_files, yolo
+from jaxcnn.interop.records.record import OF_TORCH, Origin, Record
 from jaxcnn.interop.records.smp import smp_record
 from jaxcnn.layers import Conv, Dense, identity
 from jaxcnn.layers.composite import layer_paths
@@ -44,7 +45,7 @@ from jaxcnn.types import Layer, Params, State, Task
 from jaxcnn.values import Partial
 
 _KERAS_FILES = (".h5", ".hdf5", ".keras")
-_ENDINGS = (*_KERAS_FILES, ".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+_ENDINGS = (*_KERAS_FILES, ".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".weights")
 # Prefixes that wrappers of torch add to all names: of parallel and averaged modules, compiled ones, training loops.
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 # The counter of an averaged module of torch.
@@ -76,7 +77,7 @@ class Published(NamedTuple):
       weights: the model, its parameters and state, and the preprocessing.
       class_names: the `label_names` of timm's config.json; empty if it has none, or not one for each class.
       task: the meaning of the outputs; None if the head is the identity, or the outputs are no logits of classes. A
-        detector makes its task for a size of images.
+        detector makes its task for a size of images: that of its preprocessing, or it has none if they differ in size.
     """
 
     weights: Weights
@@ -85,12 +86,13 @@ class Published(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """An open file and its possible origins."""
+    """An open file and its possible origins; `numbers` are those of a file of darknet, which has no names."""
 
     path: Path
     tensors: Mapping[str, Tensor]
     origins: Sequence[Origin]
     config: TimmConfig | SmpConfig | None = None
+    numbers: np.ndarray | None = None
 
 
 def load_weights(
@@ -122,7 +124,7 @@ def load_weights(
       model_name: name of a model of the catalog, such as "resnet50".
       source: a Hugging Face hub id such as "timm/resnet50.a1_in1k" (needs a network and the package huggingface_hub); a
         folder with config.json and model.safetensors or pytorch_model.bin; or a file with any extension: of safetensors
-        with torch's names or written by `save_safetensors`, of torch, or a legacy `.h5` of Keras.
+        with torch's names or written by `save_safetensors`, of torch, a legacy `.h5` of Keras, or darknet's `.weights`.
       architecture: library and architecture, such as "timm/tf_efficientnet_b0". Needed if several variants have the
         same names and shapes and the file does not identify its variant.
       entry: entry to load from a torch checkpoint with several state dicts, such as "state_dict_ema".
@@ -158,7 +160,8 @@ def load_published(
     """Loads published weights as `load_weights`, and reads the name of the model from the source if it is there.
 
     It is there in a folder or hub repository with timm's config.json, and in the name of a file as torchvision
-    publishes it, such as "resnet50-11ad3fa6.pth", whose checksum is verified.
+    publishes it, such as "resnet50-11ad3fa6.pth", whose checksum is verified, or as the authors of YOLOX and
+    YOLOv3 do: "yolox_s.pth", "yolov3.weights".
 
     Args:
       source: as in `load_weights`.
@@ -191,22 +194,36 @@ def load_published(
                 f"expected the weights of the catalog's {model_name}, got those of a model with other options in "
                 f"{printable(opened.path)}; build that one and use load_safetensors(path, model)"
             )
-        params, state = _read(record, model, conversion.usable(record, opened.tensors), opened.path)
+        params, state = _read(record, model, _usable(record, opened), opened.path)
         names = () if opened.config is None else opened.config.label_names
-        if opened.path.name in torchvision_files.PREPROCESSING:
+        if opened.path.name in torchvision_files.PREPROCESSING or _has_published_classes(record, model, opened.path):
             names = record.class_names
         weights = Weights(model, params, state, _preprocessing(record, model, opened))
-    task = _task(record, model)
+    task = _task(record, model, weights.preprocessing)
     return Published(weights if in_channels is None else with_channels(weights, model_name, in_channels), names, task)
 
 
-def _task(record: Record, model: Any) -> Task | None:
+def _usable(record: Record, source: _Source) -> dict[str, Tensor]:
+    """Returns the arrays of a source that a model uses, by the names of the record."""
+    if source.numbers is not None:
+        return darknet.named(record, source.numbers, source.path)
+    return conversion.usable(record, source.tensors)
+
+
+def _has_published_classes(record: Record, model: Any, path: Path) -> bool:
+    """Tells whether a file has the name of one that the authors of a YOLO publish, and as many classes."""
+    outputs = record.anchors * (len(record.class_names) + record.beside)
+    return path.name in yolo.FILES and model[record.head].out_channels == outputs
+
+
+def _task(record: Record, model: Any, preprocessing: Preprocessing | None) -> Task | None:
     head = model[record.head]
     # A single logit for each pixel, or what an activation makes of logits, is that of no task here.
     if head == identity or (record.origin == "smp" and (head.out_channels == 1 or "activation" in model.names)):
         return None
     if record.origin != "smp" and catalog.CATALOG[record.model].task == "detection":
-        return None
+        size = None if preprocessing is None else preprocessing.image_size
+        return None if size is None else model.task(size)
     is_segmenter = record.origin == "smp" or catalog.CATALOG[record.model].task == "segmentation"
     return Segmentation(head.out_channels) if is_segmenter else Classification()
 
@@ -221,6 +238,8 @@ def _model_name(source: _Source, architecture: str | None) -> str:
     known = [record.architecture for record in RECORDS if record.origin == "torchvision"]
     if told is None and (name := torchvision_files.architecture_of(source.path.name, known)):
         told = f"torchvision/{name}"
+    if told is None and source.path.name in yolo.FILES:
+        told = yolo.FILES[source.path.name]
     if told is None:
         raise FileError(
             f"expected a source that names its model, got {printable(source.path)}; give model=, such as 'resnet50'"
@@ -234,7 +253,7 @@ def _model_name(source: _Source, architecture: str | None) -> str:
 
 
 def save_torch(path: str | Path, model: Any, params: Params, state: State, *, architecture: str) -> None:
-    """Writes weights atomically, under the names of torchvision, timm or segmentation_models_pytorch.
+    """Writes weights atomically, under the names of torchvision, timm, segmentation_models_pytorch or YOLOX.
 
     Args:
       path: file to write: `.pth` or `.pt`, which `torch.load(path, weights_only=True)` reads, or `.safetensors`.
@@ -248,10 +267,11 @@ def save_torch(path: str | Path, model: Any, params: Params, state: State, *, ar
         of the file is unknown.
     """
     path = Path(path)
-    known = {record.name: record for record in RECORDS if record.origin != "keras"}
+    known = {record.name: record for record in RECORDS if record.origin in OF_TORCH}
     if architecture not in known:
         raise ValueError(
-            f"expected an architecture of torchvision, timm or smp, got {architecture!r}\nknown: {_listed(known)}"
+            f"expected an architecture of torchvision, timm, smp or yolox, got {architecture!r}\n"
+            f"known: {_listed(known)}"
         )
     if path.suffix not in (".pth", ".pt", ".bin", ".safetensors"):
         raise ValueError(f"expected the extension .pth, .pt or .safetensors, got {path.name!r}")
@@ -362,7 +382,7 @@ def _read_config(folder: Path) -> TimmConfig | SmpConfig | None:
 
 def _open_folder(folder: Path, entry: str | None) -> _Source:
     known = _read_config(folder)
-    origins: tuple[Origin, ...] = ("torchvision", "timm", "smp") if known is None else (_origin(known),)
+    origins: tuple[Origin, ...] = OF_TORCH if known is None else (_origin(known),)
     if any(os.path.lexists(folder / name) for name in ("model.safetensors", "model.safetensors.index.json")):
         _refuse_entry(entry, folder)
         return _Source(folder, _unwrapped(read_safetensors(folder)), origins, known)
@@ -388,9 +408,12 @@ def _open_file(path: Path, entry: str | None) -> _Source:
         _refuse_entry(entry, path)
         if read_metadata(path).get("format") == own_file.FORMAT:
             return _Source(path, read_safetensors(path), ("jaxcnn",))
-        return _Source(path, _unwrapped(read_safetensors(path)), ("torchvision", "timm", "smp"))
+        return _Source(path, _unwrapped(read_safetensors(path)), OF_TORCH)
+    if ending == ".weights":
+        _refuse_entry(entry, path)
+        return _Source(path, {}, ("darknet",), numbers=read_darknet(path))
     verify_torchvision_name(path)
-    return _Source(path, _unwrapped(read_torch(path, entry=entry)), ("torchvision", "timm", "smp"))
+    return _Source(path, _unwrapped(read_torch(path, entry=entry)), OF_TORCH)
 
 
 def _refuse_entry(entry: str | None, path: Path) -> None:
@@ -432,7 +455,7 @@ def _choose(model_name: str, source: _Source, architecture: str | None) -> tuple
     faults: list[tuple[list[str], Record, Collection[str]]] = []
     for record in candidates:
         with reading(source.path):
-            given = conversion.usable(record, source.tensors)
+            given = _usable(record, source)
             model = _build(record, given)
             wanted = conversion.targets(record, model)
             found = list(conversion.differences(wanted, given))
@@ -508,12 +531,12 @@ def _build(record: Record, given: Mapping[str, Tensor]) -> Any:
     head = given.get(record.names(record.head, model[record.head], "kernel"))
     first, layer = _first(model)
     stem = given.get(record.names(first, layer, "kernel"))
-    outputs, inputs = (0, 1) if record.origin in ("torchvision", "timm", "smp") else (-1, -2)
+    outputs, inputs = (-1, -2) if record.origin in ("keras", "jaxcnn") else (0, 1)
     if head is not None and len(head.shape) > 1:
-        num_classes = head.shape[outputs] // record.anchors - record.softmax
+        num_classes = head.shape[outputs] // record.anchors - record.beside
     in_channels = channels
     if stem is not None and isinstance(layer, Conv) and len(stem.shape) == 4:
-        in_channels = stem.shape[inputs]
+        in_channels = stem.shape[inputs] // (4 if record.has_squares(first) else 1)
     built = record.build(num_classes, in_channels=in_channels)
     headless = all(record.names(record.head, built[record.head], leaf) not in given for leaf in ("kernel", "bias"))
     return built.replace(head=identity) if headless and record.head == "head" and record.origin != "smp" else built

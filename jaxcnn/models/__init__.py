@@ -18,6 +18,9 @@ from jaxcnn.models.detection.fcos import fcos_resnet50_fpn
 from jaxcnn.models.detection.mask_rcnn import maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2, small_maskrcnn
 from jaxcnn.models.detection.retinanet import retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2, small_retinanet
 from jaxcnn.models.detection.ssd import ssd300_vgg16, ssdlite320_mobilenet_v3_large
+from jaxcnn.models.detection.yolov1 import yolov1, yolov1_tiny
+from jaxcnn.models.detection.yolov3 import yolov3, yolov3_tiny
+from jaxcnn.models.detection.yolox import yolox_l, yolox_m, yolox_nano, yolox_s, yolox_tiny, yolox_x
 from jaxcnn.models.efficientnet import (
     efficientnet_b0,
     efficientnet_b1,
@@ -210,4 +213,14 @@ __all__ = [
     "wide_resnet101_2",
     "wrn_28_10",
     "xception",
+    "yolov1",
+    "yolov1_tiny",
+    "yolov3",
+    "yolov3_tiny",
+    "yolox_l",
+    "yolox_m",
+    "yolox_nano",
+    "yolox_s",
+    "yolox_tiny",
+    "yolox_x",
 ]

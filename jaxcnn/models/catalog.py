@@ -21,7 +21,7 @@ from jaxcnn.models import (
     vgg,
 )
 from jaxcnn.models.alex_net import alexnet
-from jaxcnn.models.detection import faster_rcnn, fcos, mask_rcnn, retinanet, ssd
+from jaxcnn.models.detection import faster_rcnn, fcos, mask_rcnn, retinanet, ssd, yolov1, yolov3, yolox
 from jaxcnn.models.extreme_inception import xception
 from jaxcnn.models.google_net import googlenet
 from jaxcnn.models.segmentation import deeplab, fcn, lraspp, u_net
@@ -86,6 +86,11 @@ def _with_encoder(
 def _scene(build: Callable[..., Model], parameters: int, multiply_adds: int, backbone: str) -> Entry:
     """Lists a model for the 21 classes of Pascal VOC, in the size of torchvision's weights."""
     return Entry(build, (520, 520, 3), 21, _ANY_SIZE, parameters, multiply_adds, 1, "segmentation", backbone)
+
+
+def _yolo(build: Callable[..., Model], size: int, parameters: int, multiply_adds: int, min_size: int = 1) -> Entry:
+    """Lists a detector of COCO's 80 categories."""
+    return Entry(build, (size, size, 3), 80, _ANY_SIZE, parameters, multiply_adds, min_size, "detection")
 
 
 CATALOG: dict[str, Entry] = {
@@ -260,6 +265,16 @@ CATALOG: dict[str, Entry] = {
         2_872_931_200,
         task="detection",
     ),
+    "yolov1": Entry(yolov1.yolov1, (448, 448, 3), 20, _FLAT, 271_703_550, 20_285_153_280, task="detection"),
+    "yolov1_tiny": Entry(yolov1.yolov1_tiny, (128, 128, 3), 10, _FLAT, 4_916_624, 87_097_344, task="detection"),
+    "yolov3": _yolo(yolov3.yolov3, 416, 61_949_149, 32_932_037_632),
+    "yolov3_tiny": _yolo(yolov3.yolov3_tiny, 416, 8_852_366, 2_782_480_896),
+    "yolox_nano": _yolo(yolox.yolox_nano, 416, 912_159, 522_553_408, 2),
+    "yolox_tiny": _yolo(yolox.yolox_tiny, 416, 5_055_855, 3_206_268_000, 2),
+    "yolox_s": _yolo(yolox.yolox_s, 640, 8_968_255, 13_342_771_200, 2),
+    "yolox_m": _yolo(yolox.yolox_m, 640, 25_326_495, 36_765_158_400, 2),
+    "yolox_l": _yolo(yolox.yolox_l, 640, 54_208_895, 77_646_336_000, 2),
+    "yolox_x": _yolo(yolox.yolox_x, 640, 99_071_455, 140_704_896_000, 2),
 }
 
 

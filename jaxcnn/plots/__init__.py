@@ -7,9 +7,9 @@ matplotlib is imported when something is drawn; `pip install 'jaxcnn[cli]'` brin
 """
 
 from jaxcnn.plots.augmentation import augmented
-from jaxcnn.plots.classification import confusion, mistakes
+from jaxcnn.plots.classification import confusion, detection_confusion, mistakes
 from jaxcnn.plots.contact import contact_sheet
-from jaxcnn.plots.detection import detections
+from jaxcnn.plots.detection import detection_mistakes, detections, precision_recall
 from jaxcnn.plots.figures import save
 from jaxcnn.plots.races import ratios
 from jaxcnn.plots.rates import learning_rates
@@ -22,9 +22,12 @@ __all__ = [
     "confusion",
     "contact_sheet",
     "curves",
+    "detection_confusion",
+    "detection_mistakes",
     "detections",
     "learning_rates",
     "mistakes",
+    "precision_recall",
     "ratios",
     "save",
     "segmentations",

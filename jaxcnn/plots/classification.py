@@ -55,14 +55,71 @@ def confusion(labels: ArrayLike, predictions: ArrayLike, class_names: Sequence[s
     labels, predictions = _checked_classes(labels, predictions, class_names)
     classes = len(class_names)
     counts = np.bincount(labels * classes + predictions, minlength=classes**2).reshape(classes, classes)
+    errors = int(np.count_nonzero(labels != predictions))
+    return _draw_confusion(
+        counts,
+        drawable(class_names),
+        f"Accuracy {percent(1 - errors / len(labels), 2)} (n = {len(labels):,}, {counted(errors, 'error')})",
+        subtitle,
+    )
+
+
+def detection_confusion(
+    counts: ArrayLike, class_names: Sequence[str], *, overlap: float = 0.5, score: float = 0.25, subtitle: str = ""
+) -> "Figure":
+    """Draws the confusion matrix of a detector, as `confusion` does.
+
+    The last column has the missed objects of each class, and the last row the spurious detections; their colour is
+    their number for each object of the class.
+
+    Args:
+      counts: of `jaxcnn.evaluation.detection_confusion`, shape (classes + 1, classes + 1).
+      class_names: one name for each class.
+      overlap: least overlap of a pair, for the heading.
+      score: least score of a detection, for the heading.
+      subtitle: names model, data and set.
+
+    Returns:
+      A figure, as of `confusion`.
+
+    Raises:
+      ImportError: matplotlib is not installed.
+      ValueError: the counts have another shape.
+    """
+    counts, classes = np.asarray(counts), len(class_names)
+    if counts.shape != (classes + 1, classes + 1):
+        raise ValueError(f"expected counts of shape {(classes + 1, classes + 1)}, got {counts.shape}")
+    objects, right = int(counts[:classes].sum()), int(np.diagonal(counts)[:classes].sum())
+    wrong = int(counts[:classes, :classes].sum()) - right
+    return _draw_confusion(
+        counts,
+        [*drawable(class_names), "none"],
+        f"{right:,} of {counted(objects, 'object')} found",
+        subtitle,
+        f"{counts[:classes, classes].sum():,} missed, {wrong:,} of a wrong class, {counts[classes].sum():,} spurious; "
+        f"scores of at least {score:g}, overlaps of at least {overlap:g}",
+        with_none=True,
+    )
+
+
+def _draw_confusion(
+    counts: np.ndarray, class_names: Sequence[str], title: str, *subtitles: str, with_none: bool = False
+) -> "Figure":
+    """Draws a confusion matrix; `with_none`: its last class stands for no object."""
+    classes = len(class_names)
     class_sizes = counts.sum(axis=1)
-    shares = counts / np.maximum(class_sizes, 1)[:, np.newaxis]
+    if with_none:
+        # There is no number of places without an object: compare with the objects of the detected class.
+        class_sizes[-1] = 0
+        shares = counts / np.maximum(class_sizes, 1)[:, np.newaxis]
+        shares[-1] = np.minimum(counts[-1] / np.maximum(class_sizes, 1), 1)
+    else:
+        shares = counts / np.maximum(class_sizes, 1)[:, np.newaxis]
     recalls = np.diagonal(shares)
     worst = np.where(np.eye(classes, dtype=bool), 0.0, shares).max()
-    errors = int(np.count_nonzero(labels != predictions))
     numbered = classes <= _MAX_NUMBERED_CLASSES
 
-    names = [shorten(name, 18) for name in drawable(class_names)]
+    names = [shorten(name, 18) for name in class_names]
     longest = max(len(name) for name in names)
     font = TICK if numbered else 7.0
     side = min(max(4.6, 0.64 * classes), 10.5) if numbered else 12.0
@@ -72,10 +129,10 @@ def confusion(labels: ArrayLike, predictions: ArrayLike, class_names: Sequence[s
     figure = new_figure(
         max(side + label_inches + 2.1, 8.0),
         height,
-        f"Accuracy {percent(1 - errors / len(labels), 2)} (n = {len(labels):,}, {counted(errors, 'error')})",
-        subtitle,
+        title,
+        *subtitles,
         f"Share of the true class: blue correct, orange wrong (darkest: {100 * worst:.3g} %)"
-        if errors
+        if worst
         else "Share of the true class: blue correct",
     )
     fit_below_heading(figure, height)

@@ -8,6 +8,7 @@ from jaxcnn.tasks.means import figures
 from jaxcnn.tasks.region_detection import MaskDetection, RegionDetection
 from jaxcnn.tasks.regression import Regression
 from jaxcnn.tasks.segmentation import Segmentation
+from jaxcnn.tasks.yolo_detection import YOLOv1Detection, YOLOv3Detection, YOLOXDetection
 
 __all__ = [
     "AnchorDetection",
@@ -20,6 +21,9 @@ __all__ = [
     "RegionDetection",
     "Regression",
     "Segmentation",
+    "YOLOXDetection",
+    "YOLOv1Detection",
+    "YOLOv3Detection",
     "cross_entropy",
     "figures",
     "hard_negatives",

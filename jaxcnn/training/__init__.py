@@ -5,10 +5,11 @@ Checkpoints are in `training.checkpoint`.
 
 from jaxcnn.training.loop import Fitted, NonFiniteLossError, Progress, evaluate, fit, image_batches, predict
 from jaxcnn.training.metrics import Metrics
-from jaxcnn.training.mixing import CutMix, Mixup, RandomMix
+from jaxcnn.training.mixing import CutMix, MixInTurn, Mixup, RandomMix
 from jaxcnn.training.mosaic import Mosaic, ObjectMixup
 from jaxcnn.training.observers import Observer
 from jaxcnn.training.optimizers import make_optimizer, make_schedule
+from jaxcnn.training.placement import Placement, make_placement
 from jaxcnn.training.precision import Precision
 from jaxcnn.training.range_test import RangeTest, find_learning_rate
 from jaxcnn.training.rates import decay_by_name, scale_by_name
@@ -31,11 +32,13 @@ __all__ = [
     "CutMix",
     "Fitted",
     "Metrics",
+    "MixInTurn",
     "Mixup",
     "Mosaic",
     "NonFiniteLossError",
     "ObjectMixup",
     "Observer",
+    "Placement",
     "Precision",
     "Progress",
     "RandomMix",
@@ -55,6 +58,7 @@ __all__ = [
     "load_model",
     "make_eval_step",
     "make_optimizer",
+    "make_placement",
     "make_predict_step",
     "make_schedule",
     "make_train_state",

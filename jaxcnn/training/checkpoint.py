@@ -265,6 +265,10 @@ class Checkpoints:
                 # Several threads wait 0.1 s for each other per deleted checkpoint.
                 num_deletion_threads=1,
                 lightweight_initialize=True,
+                # Of several processes that train together, only the one that opens it takes part.
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    primary_host=jax.process_index(), active_processes={jax.process_index()}
+                ),
                 **options,
             ),
         )

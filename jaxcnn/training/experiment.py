@@ -22,6 +22,7 @@ from jaxcnn.tasks import Classification, Detection, MultiLabel, Regression, Segm
 from jaxcnn.text import printable
 from jaxcnn.training.observers import Observer
 from jaxcnn.training.phases import Phase, make_phases
+from jaxcnn.training.placement import Placement
 from jaxcnn.training.recipe import Recipe, RecipeError
 from jaxcnn.training.run_folder import RunFolder, RunFolderError
 from jaxcnn.types import Layer, Params, Shape, State, Task
@@ -100,6 +101,7 @@ class Experiment:
       observers: receive the events of the training.
       prepare: prepares the examples of training on the host, or None.
       workers: number of threads that read examples, or None.
+      placement: the devices that share each batch; None for one.
     """
 
     layer: Layer
@@ -109,6 +111,7 @@ class Experiment:
     observers: tuple[Observer, ...]
     prepare: Prepare | None = None
     workers: int | None = None
+    placement: Placement | None = None
 
     @functools.cached_property
     def batches(self) -> Batches:
@@ -118,15 +121,27 @@ class Experiment:
             raise RecipeError(
                 "batch_size", f"expects at most the number of training examples, {count}, got {self.recipe.batch_size}"
             )
+        if self.placement is not None:
+            try:
+                self.placement.check_batch_size(self.recipe.batch_size)
+            except ValueError as error:
+                message = str(error).removeprefix("expected a batch size that ")
+                raise RecipeError("batch_size", f"expects a number that {message}") from error
         augment = self.recipe.augmentation
         return Batches(
             self.splits["train"],
             self.recipe.batch_size,
             seed=self.recipe.seed,
             prepare=self.prepare,
+            shard=self.shard,
             workers=self.workers,
             add=() if augment is None else augment.reads,
         )
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        """The part of each batch that this process reads."""
+        return (0, 1) if self.placement is None else self.placement.shard
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -212,17 +227,20 @@ class Experiment:
             )
 
     def _check_mixing(self, example: Mapping[str, Any]) -> None:
-        label = example.get("label")
+        label, kind = example.get("label"), type(self.task).__name__
         is_mixable = label is not None and jnp.issubdtype(label.dtype, jnp.integer if label.ndim == 1 else jnp.floating)
-        for name in ("mixup", "cutmix"):
+        is_mixable = is_mixable and not isinstance(self.task, Regression | Segmentation)
+        for name in ("mosaic", "mixup", "cutmix"):
             if not getattr(self.recipe, name):
                 continue
-            if not is_mixable or isinstance(self.task, Regression | Segmentation):
+            if name == "mosaic" and not isinstance(self.task, Detection):
+                raise RecipeError(name, f"expects a detector and examples with 'boxes', got a model for {kind}")
+            mixes_objects = name != "cutmix" and isinstance(self.task, Detection)
+            if not is_mixable and not mixes_objects:
                 raise RecipeError(
                     name,
                     "expects one label for each image, or the share of each class as floating-point numbers, got "
-                    f"{'no label' if label is None else f'labels of {label.dtype} {label.shape[1:]}'}"
-                    f" for {type(self.task).__name__}",
+                    f"{'no label' if label is None else f'labels of {label.dtype} {label.shape[1:]}'} for {kind}",
                 )
             if "weight" in example:
                 raise RecipeError(name, "expects examples without 'weight', which has no meaning for mixed examples")
@@ -271,6 +289,28 @@ def describe(experiment: Experiment, weights: tuple[Params, State]) -> dict[str,
         "devices": [device.device_kind for device in jax.devices()],
         "platform": platform.platform(),
         "processor": _processor(),
+    }
+
+
+def facts(experiment: Experiment, weights: tuple[Params, State] | None) -> dict[str, Any]:
+    """Lists what must be the same in all processes of a training.
+
+    Args:
+      experiment: what is trained.
+      weights: the initial parameters and state; None for a training that is resumed.
+
+    Returns:
+      JSON values by name.
+    """
+    return {
+        **experiment.recipe.to_json(),
+        "model": repr(experiment.layer),
+        "task": repr(experiment.task),
+        "prepare": _repr(experiment.prepare),
+        "placement": repr(experiment.placement),
+        "weights": None if weights is None else weights_fingerprint(*weights),
+        **{f"{name} data": print_ for name, print_ in fingerprints(experiment.splits).items()},
+        **{f"version of {name}": version for name, version in environment.versions(*_PACKAGES).items()},
     }
 
 

@@ -118,6 +118,28 @@ class RandomMix(Value):
         return jax.lax.switch(choice, self.mixes, mix_key, dict(batch))
 
 
+@dataclass(frozen=True, repr=False)
+class MixInTurn(Value):
+    """Applies several mixes to each batch, one after the other: `MixInTurn((Mosaic(), ObjectMixup()))`.
+
+    Attributes:
+      mixes: at least one.
+    """
+
+    mixes: tuple[Mix, ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.mixes, tuple) or not self.mixes:
+            raise ValueError(f"MixInTurn expects a tuple of at least one mix, got {self.mixes!r}")
+
+    def __call__(self, key: jax.Array, batch: Example) -> dict[str, Any]:
+        """Mixes a batch; see `Mixup.__call__`."""
+        mixed = dict(batch)
+        for mix, mix_key in zip(self.mixes, jax.random.split(key, len(self.mixes)), strict=True):
+            mixed = mix(mix_key, mixed)
+        return mixed
+
+
 def _interval(key: jax.Array, size: int, share: jax.Array) -> jax.Array:
     """Marks the pixels of a random interval of this share of the size, cut off at the ends."""
     centre = jax.random.randint(key, (), 0, size).astype(jnp.float32)

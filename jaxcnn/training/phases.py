@@ -1,5 +1,6 @@
 """The phases of a training: parts with the same frozen layers, optimizer and schedule."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +12,12 @@ import optax
 
 from jaxcnn import trees
 from jaxcnn.layers import AuxiliaryHeads, Flatten, Frozen, Function, Run, Sequential, freeze, trainable
+from jaxcnn.tasks import Detection, YOLOXDetection
 from jaxcnn.training.drop_path_schedule import has_drop_path
-from jaxcnn.training.mixing import CutMix, Mix, Mixup, RandomMix
+from jaxcnn.training.mixing import CutMix, Mix, MixInTurn, Mixup, RandomMix
+from jaxcnn.training.mosaic import Mosaic, ObjectMixup
 from jaxcnn.training.optimizers import make_optimizer, make_schedule
+from jaxcnn.training.placement import Placement
 from jaxcnn.training.recipe import Recipe, RecipeError
 from jaxcnn.training.step import TrainStep, make_train_step
 from jaxcnn.types import Layer, Params, Task
@@ -101,7 +105,16 @@ def make_phases(
     return tuple(phases)
 
 
-def make_phase_step(phase: Phase, model: Layer, recipe: Recipe, task: Task, num_classes: int) -> TrainStep:
+def make_phase_step(
+    phase: Phase,
+    model: Layer,
+    recipe: Recipe,
+    task: Task,
+    num_classes: int,
+    *,
+    plain: bool = False,
+    placement: Placement | None = None,
+) -> TrainStep:
     """Makes the compiled training step of a phase.
 
     Args:
@@ -110,22 +123,27 @@ def make_phase_step(phase: Phase, model: Layer, recipe: Recipe, task: Task, num_
       recipe: the recipe.
       task: loss and metrics.
       num_classes: number of classes, which mixup and cutmix need.
+      plain: whether it is that of the last epochs, without mosaic, mixup and cutmix; see `Recipe.plain_epochs`.
+      placement: the devices; None for one.
 
     Returns:
       The step, as `make_train_step` returns it.
     """
+    if plain and isinstance(task, YOLOXDetection) and not task.l1_weight:
+        task = dataclasses.replace(task, l1_weight=1.0)
     return make_train_step(
         model,
         phase.optimizer,
         task,
         augment=recipe.augmentation,
-        mix=_mix(recipe, num_classes),
+        mix=None if plain else mixing(recipe, task, num_classes),
         precision=recipe.precision,
         micro_batches=recipe.micro_batches,
         ema=recipe.ema,
         auxiliary_weight=recipe.auxiliary_weight,
         drop_path_schedule=phase.drop_path_schedule,
         trainable=phase.trainable,
+        placement=placement,
     )
 
 
@@ -201,7 +219,21 @@ def _of_trained(factors: Mapping[str, float], params: Params, mask: Any) -> dict
     }
 
 
-def _mix(recipe: Recipe, num_classes: int) -> Mix | None:
+def mixing(recipe: Recipe, task: Task, num_classes: int) -> Mix | None:
+    """Returns what mixes the images of a batch.
+
+    Args:
+      recipe: the recipe.
+      task: of a detector, images are mixed with their objects.
+      num_classes: number of classes.
+
+    Returns:
+      The mix; None for none.
+    """
+    if isinstance(task, Detection):
+        in_turn: list[Mix] = [Mosaic(probability=recipe.mosaic)] if recipe.mosaic else []
+        in_turn += [ObjectMixup(recipe.mixup)] if recipe.mixup else []
+        return MixInTurn(tuple(in_turn)) if in_turn else None
     mixes: list[Mix] = [
         kind(num_classes, alpha) for kind, alpha in ((Mixup, recipe.mixup), (CutMix, recipe.cutmix)) if alpha
     ]

@@ -58,10 +58,17 @@ class Recipe(Value):
     resized crop and flip), and color-jitter, randaugment, trivial and augmix, which add to it; ssd and
     large-scale-jitter, for images with objects; none."""
     mixup: float = 0.0
-    """Mix pairs of images and their labels: parameter alpha of the shares, 0 for none. For classification. With cutmix,
-    one of the two is drawn for each batch, both equally likely."""
+    """Mix pairs of images and their labels: parameter alpha of the shares, 0 for none. For classification, and for
+    detection, where the objects of both images count. With cutmix, one of the two is drawn for each batch, both equally
+    likely."""
     cutmix: float = 0.0
     """Put a rectangle of another image into each image: parameter alpha of its area, 0 for none. For classification."""
+    mosaic: float = 0.0
+    """Probability of joining an image with three others around a point, with their objects, in [0, 1]; before mixup.
+    For detection. YOLOX has 1, and 0.5 for yolox_nano."""
+    plain_epochs: int = 0
+    """Number of last epochs without mosaic, mixup and cutmix. There, YOLOX also has a loss of the absolute differences
+    of the boxes; its authors have 15 such epochs of 300."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the computation; parameters and the loss are always float32."""
     micro_batches: int = 1
@@ -209,6 +216,8 @@ def _check_numbers(recipe: Recipe) -> None:
         ("clip_norm", _is_between(recipe.clip_norm, 0, strictly=True), "above 0, and finite"),
         ("mixup", _is_between(recipe.mixup, 0), "at least 0, and finite"),
         ("cutmix", _is_between(recipe.cutmix, 0), "at least 0, and finite"),
+        ("mosaic", _is_between(recipe.mosaic, 0) and (recipe.mosaic or 0) <= 1, "in [0, 1]"),
+        ("plain_epochs", _is_whole(recipe.plain_epochs, 0), "at least 0"),
         ("micro_batches", _is_whole(recipe.micro_batches, 1), "at least 1"),
         ("ema", _is_between(recipe.ema, 0) and (recipe.ema or 0) < 1, "in [0, 1)"),
         ("auxiliary_weight", _is_between(recipe.auxiliary_weight, 0), "at least 0, and finite"),
@@ -233,6 +242,10 @@ def _check_numbers(recipe: Recipe) -> None:
         )
     if recipe.unfreeze_epoch is not None and recipe.unfreeze_epoch >= recipe.epochs:
         raise RecipeError("unfreeze_epoch", f"expects a number below epochs, got {recipe.unfreeze_epoch!r}", "epochs")
+    if recipe.plain_epochs > recipe.epochs:
+        raise RecipeError(
+            "plain_epochs", f"expects at most the epochs {recipe.epochs}, got {recipe.plain_epochs}", "epochs"
+        )
     shortest = min(last - first for first, last in recipe.phase_epochs())
     if recipe.warmup_epochs is not None and recipe.warmup_epochs > shortest:
         raise RecipeError(
@@ -262,6 +275,10 @@ def _check_dependencies(recipe: Recipe) -> None:
     ):
         if given and not there:
             raise RecipeError(name, f"has an effect only with {needs}; give both, or omit it", needs)
+    if recipe.plain_epochs and not (recipe.mosaic or recipe.mixup or recipe.cutmix):
+        raise RecipeError(
+            "plain_epochs", "has an effect only with mosaic, mixup or cutmix; give one of them, or omit it", "mosaic"
+        )
     if recipe.batch_size % recipe.micro_batches:
         raise RecipeError(
             "micro_batches",

@@ -21,7 +21,7 @@ from jaxcnn.data import Arrays, Prepare, Source, Splits, Where
 from jaxcnn.data.splits import shared_files
 from jaxcnn.layers.flow import structure
 from jaxcnn.text import printable
-from jaxcnn.training import first_schema
+from jaxcnn.training import first_schema, hosts
 from jaxcnn.training.checkpoint import Checkpoints
 from jaxcnn.training.experiment import (
     Experiment,
@@ -30,13 +30,15 @@ from jaxcnn.training.experiment import (
     choose_task,
     describe,
     evaluation_task,
+    facts,
     weights_fingerprint,
 )
 from jaxcnn.training.loop import Fitted, NonFiniteLossError, Progress, evaluate, fit, predict
 from jaxcnn.training.metrics import Metrics
 from jaxcnn.training.observers import Observer, Start
 from jaxcnn.training.phases import Phase, cut_in_two, make_phase_step
-from jaxcnn.training.recipe import Recipe
+from jaxcnn.training.placement import Placement
+from jaxcnn.training.recipe import Recipe, RecipeError
 from jaxcnn.training.run_folder import RunFolder, RunFolderError
 from jaxcnn.training.step import make_eval_step, make_predict_step
 from jaxcnn.training.train_state import TrainState, evaluation_weights, make_train_state
@@ -44,6 +46,9 @@ from jaxcnn.types import Layer, Mean, Params, State, Task, check_task
 
 EVAL_BATCH_SIZE = 256
 """Examples in a batch of evaluation."""
+
+_AGREE_STEPS = 10
+"""Steps between two questions to all processes whether one of them wants to stop."""
 
 _PLACES = {"device": "on the device", "memory": "in memory", "stream": "read when they are used"}
 
@@ -83,6 +88,7 @@ def run(
     prepare: Prepare | None = None,
     workers: int | None = None,
     place: Where | None = None,
+    placement: Placement | None = None,
     observers: Sequence[Observer] = (),
     about: Mapping[str, Any] | None = None,
 ) -> Result:
@@ -110,6 +116,10 @@ def run(
         depend on it.
       place: where the training and the validation set are while the model trains: "device", "memory" or "stream"; None
         for the fastest, see `jaxcnn.data.choose_place`. The results are the same.
+      placement: the devices that share each batch, and the parameters that are split over them; None for one device. Of
+        many processes, which `jaxcnn.training.hosts.join` joins, all call this function with the same arguments;
+        process 0 alone writes the folder. A training can be resumed in another placement: its batches are the same,
+        and its numbers up to rounding.
       observers: receive the events of the training.
       about: more facts for config.json, as JSON values by name.
 
@@ -121,6 +131,7 @@ def run(
       TypeError: an argument is of another kind, such as the name of a model.
       NonFiniteLossError: the training diverged.
       CheckpointError: a checkpoint cannot be written, or all are damaged.
+      HostsError: the processes were called with different arguments, or process 0 failed.
     """
     recipe = Recipe() if recipe is None else recipe
     _check_arguments(layer, recipe, task, weights, observers)
@@ -128,23 +139,36 @@ def run(
         raise ValueError(f"run expects place to be one of {', '.join(get_args(Where))}, or None, got {place!r}")
     if place == "device" and prepare is not None:
         raise ValueError("run expects place='memory' or 'stream' with prepare=, which works on the host, got 'device'")
+    if placement is not None and place == "device":
+        raise ValueError(
+            "run expects place='memory' or 'stream' with placement=, which splits each batch, got 'device'"
+        )
+    spans = placement is not None and placement.spans_processes
+    if spans and recipe.cache_features:
+        raise RecipeError("cache_features", "expects one process, got several; omit it")
     splits = data.split(source, fractions=recipe.split_fractions, seed=recipe.split_seed)
     task = choose_task(splits["train"], layer) if task is None else task
-    experiment = Experiment(layer, splits, recipe, task, tuple(observers), prepare, workers)
+    experiment = Experiment(layer, splits, recipe, task, tuple(observers), prepare, workers, placement)
     experiment.check()
-    if resume:
-        if folder is None:
-            raise ValueError("run expects a folder to resume, got resume=True without one")
-        existing = RunFolder(folder)
-        check_same(existing, experiment)
-        with existing.writing():
-            return _Job(experiment, existing, place).resume(weights)
-    first = experiment.first_weights(weights)
-    if folder is None:
-        return _Job(experiment, None, place).start(*first)
-    config = describe(experiment, first) | dict(about or {})
-    with RunFolder.create(folder, config, numbered=numbered) as new:
-        return _Job(experiment, new, place).start(*first)
+    if resume and folder is None:
+        raise ValueError("run expects a folder to resume, got resume=True without one")
+    first = None if resume else experiment.first_weights(weights)
+    if spans:
+        hosts.check_agreement({"resume": resume, **facts(experiment, first)})
+    with contextlib.ExitStack() as held:
+
+        def opened() -> RunFolder | None:
+            if folder is None:
+                return None
+            if first is None:
+                existing = RunFolder(folder)
+                check_same(existing, experiment)
+                return held.enter_context(existing.writing())
+            config = describe(experiment, first) | dict(about or {})
+            return held.enter_context(RunFolder.create(folder, config, numbered=numbered))
+
+        job = _Job(experiment, hosts.led(opened) if spans else opened(), place, keeps=folder is not None)
+        return job.resume(weights) if first is None else job.start(*first)
 
 
 def _check_arguments(layer: Any, recipe: Any, task: Any, weights: Any, observers: Any) -> None:
@@ -190,6 +214,24 @@ class _Best(NamedTuple):
     state: State
 
 
+class _Found(NamedTuple):
+    """What a training is resumed from.
+
+    Attributes:
+      figures: those of a finished training, or None.
+      step: the step of the newest valid checkpoint; None if there is none.
+      meta: its JSON values.
+      rows: the metrics of the finished epochs.
+      tree: its arrays; of a finished training the best weights.
+    """
+
+    figures: dict[str, Any] | None
+    step: int | None
+    meta: dict[str, Any]
+    rows: list[dict[str, Any]]
+    tree: Any
+
+
 class _Examples(NamedTuple):
     """Training and validation set, and where they are."""
 
@@ -198,11 +240,30 @@ class _Examples(NamedTuple):
     validation: Source
 
 
+class _Switch:
+    """A training step that becomes another one at some step."""
+
+    def __init__(
+        self, before: Callable[..., Any], after: Callable[..., Any], step: int, at: int, on_switch: Callable[[], None]
+    ) -> None:
+        self.before, self.after, self.step, self.at, self.on_switch = before, after, step, at, on_switch
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self.step == self.at:
+            self.on_switch()
+        chosen = self.before if self.step < self.at else self.after
+        self.step += 1
+        return chosen(*arguments)
+
+
 class _Job:
     """One training: the state that callbacks share."""
 
-    def __init__(self, experiment: Experiment, folder: RunFolder | None, place: Where | None) -> None:
-        self.experiment, self.folder = experiment, folder
+    def __init__(self, experiment: Experiment, folder: RunFolder | None, place: Where | None, *, keeps: bool) -> None:
+        # Of several processes, one has the folder, and `keeps` tells all that there is one.
+        self.experiment, self.folder, self.keeps = experiment, folder, keeps
+        self.placement = experiment.placement
+        self.spans = self.placement is not None and self.placement.spans_processes
         self.place: Where | None = place
         self.recipe, self.observers = experiment.recipe, experiment.observers
         self.steps_per_epoch = experiment.batches.steps_per_epoch
@@ -211,38 +272,52 @@ class _Job:
         self.checkpoints: Checkpoints | None = None if folder is None else folder.checkpoints
         self.rows: list[dict[str, Any]] = []
         self.saved_step: int | None = None
-        self.interrupted, self.stopped_early = False, False
+        self.interrupted, self.wanted, self.stopped_early = False, False, False
         self.stopwatch = _Stopwatch(self.recipe.batch_size)
 
     def start(self, params: Params, state: State) -> Result:
         """Trains from the first step."""
         self.best = _Best(0, -math.inf, math.inf, params, state)
-        return self._go(self._begin(self.phases[0], params, state, step=0), Metrics())
+        return self._go(self._placed(self._begin(self.phases[0], params, state, step=0)), Metrics())
 
     def resume(self, weights: tuple[Params, State] | None) -> Result:
         """Trains from the newest checkpoint, or from the first step if there is none."""
+        found = self._find(weights) if not self.spans else hosts.led(functools.partial(self._find, weights))
+        if self.spans:
+            known: Any = hosts.share(None if found is None else [found.figures, found.step, found.meta, found.rows])
+            like = structure(self.experiment.layer) if known[0] is not None else self._like(known[1])
+            found = _Found(*known, tree=hosts.share_arrays(None if found is None else found.tree, like))
+        assert found is not None
+        self.rows = found.rows
+        if found.figures is not None:
+            path = None if self.folder is None else self.folder.path
+            params, state = found.tree
+            return Result(params, state, found.figures["best_epoch"], found.rows, found.figures, False, path)
+        if found.step is None:
+            return self.start(*self.experiment.first_weights(weights))
+        best = found.tree["best"]
+        self.saved_step = found.step
+        self.best = _Best(**found.meta["best"], params=best["params"], state=best["state"])
+        return self._go(self._placed(found.tree["train_state"]), Metrics.from_json(found.meta["metrics"]))
+
+    def _find(self, weights: tuple[Params, State] | None) -> _Found:
+        """Reads what the folder holds."""
         assert self.folder is not None
         assert self.checkpoints is not None
         if (figures := self.folder.result()) is not None:
-            return self._finished(figures)
+            leaves, epoch, _ = self.folder.read_best()
+            tree = tuple(map(trees.unflatten, leaves.values(), structure(self.experiment.layer)))
+            return _Found(figures | {"best_epoch": epoch}, None, {}, self.folder.metrics(), tree)
         if self.checkpoints.latest_step() is None:
             self._note("there is no checkpoint yet: starting again")
-            first = self.experiment.first_weights(weights)
             expected = self.folder.config.get("weights_fingerprint")
-            if expected not in (None, weights_fingerprint(*first)):
+            if expected not in (None, weights_fingerprint(*self.experiment.first_weights(weights))):
                 raise RunFolderError(
                     f"expected the initial weights of the run in {printable(self.folder.path)}, got others"
                 )
             self.folder.keep_metrics(0)
-            return self.start(*first)
-        train_state, metrics = self._restore()
-        return self._go(train_state, metrics)
-
-    def _finished(self, figures: dict[str, Any]) -> Result:
-        assert self.folder is not None
-        leaves, epoch, _ = self.folder.read_best()
-        params, state = map(trees.unflatten, leaves.values(), structure(self.experiment.layer))
-        return Result(params, state, epoch, self.folder.metrics(), figures, False, self.folder.path)
+            return _Found(None, None, {}, [], {})
+        return self._restore()
 
     def _go(self, train_state: TrainState, metrics: Metrics) -> Result:
         self._tell(lambda observer: observer.on_start(self._start(int(train_state.step))))
@@ -251,7 +326,11 @@ class _Job:
             if fitted.stopped:
                 self._save(fitted.train_state, fitted.metrics)
         figures = {} if fitted.stopped else self._test()
-        best, path = self.best, None if self.folder is None else self.folder.path
+        path = None if self.folder is None else self.folder.path
+        best = self.best
+        if self.placement is not None:
+            params, state = jax.tree.map(jnp.asarray, self._gathered((best.params, best.state)))
+            best = best._replace(params=params, state=state)
         result = Result(best.params, best.state, best.epoch, self.rows, figures, fitted.stopped, path)
         self._tell(lambda observer: observer.on_end(result))
         return result
@@ -271,8 +350,11 @@ class _Job:
         where = self.place
         if where is None:
             place = data.choose_place([train, validation], prepared=self.experiment.prepare is not None)
-            self._note(f"the examples are {_PLACES[place.where]}: {place.reason}")
             where = place.where
+            if where == "device" and self.placement is not None:
+                # Each device needs its part of every batch.
+                where = "memory"
+            self._note(f"the examples are {_PLACES[where]}: {place.reason}")
         with self._doing("reading the examples"):
             workers = self.experiment.workers
             return _Examples(where, *(data.put(one, where, workers=workers) for one in (train, validation)))
@@ -323,9 +405,23 @@ class _Job:
         return call
 
     def _begin(self, phase: Phase, params: Params, state: State, step: int) -> TrainState:
-        """Makes the initial train state of a phase."""
+        """Makes the initial train state of a phase, on one device."""
         ema = self.recipe.ema is not None
         return make_train_state(params, state, phase.optimizer, step=step, ema=ema, trainable=phase.trainable)
+
+    def _placed(self, train_state: TrainState) -> TrainState:
+        return train_state if self.placement is None else self.placement.put(train_state)
+
+    def _training_key(self) -> jax.Array:
+        key = jax.random.split(jax.random.key(self.recipe.seed))[1]
+        return key if self.placement is None else self.placement.put_whole(key)
+
+    def _gathered(self, tree: Any) -> Any:
+        return tree if self.placement is None else self.placement.gather(tree)
+
+    def _any(self, flag: bool) -> bool:
+        """Whether any process wants something; all must ask at the same step."""
+        return hosts.any_process(flag) if self.spans else flag
 
     def _fit(self, train_state: TrainState, metrics: Metrics) -> Fitted:
         try:
@@ -342,8 +438,8 @@ class _Job:
         fitted = None
         for phase in self.phases:
             if fitted is not None:
-                weights = fitted.train_state.params, fitted.train_state.state
-                train_state = self._begin(phase, *weights, step=int(fitted.train_state.step))
+                weights = self._gathered((fitted.train_state.params, fitted.train_state.state))
+                train_state = self._placed(self._begin(phase, *weights, step=int(fitted.train_state.step)))
                 self._note(f"epoch {phase.first_epoch + 1}: all layers are trained from now on")
             elif int(train_state.step) > phase.last_epoch * self.steps_per_epoch:
                 continue
@@ -355,7 +451,7 @@ class _Job:
                 train_state,
                 self.train_step,
                 self.batches,
-                jax.random.split(jax.random.key(self.recipe.seed))[1],
+                self._training_key(),
                 epochs=phase.last_epoch,
                 on_step=[self._on_step],
                 on_epoch=[self._on_epoch],
@@ -391,16 +487,32 @@ class _Job:
             examples = self._examples
         self.examples, self.batches = examples, dataclasses.replace(self.experiment.batches, source=examples.train)
         num_classes = len(self.experiment.splits["train"].class_names)
-        step = make_phase_step(phase, model, self.recipe, self.experiment.task, num_classes)
-        self.train_step = self._announced(step, "compiling the training step")
+
+        def announced_step(*, plain: bool = False) -> Any:
+            step = make_phase_step(
+                phase, model, recipe, self.experiment.task, num_classes, plain=plain, placement=self.placement
+            )
+            return self._announced(step, "compiling the training step")
+
+        self.train_step: Any = announced_step()
+        if recipe.plain_epochs:
+            first_plain = (recipe.epochs - recipe.plain_epochs) * self.steps_per_epoch
+            self.train_step = _Switch(
+                self.train_step, announced_step(plain=True), int(train_state.step), first_plain, self._note_plain
+            )
         self.eval_step = self._announced(
-            make_eval_step(model, evaluation_task(self.experiment.task), precision=precision),
+            make_eval_step(model, evaluation_task(self.experiment.task), precision=precision, placement=self.placement),
             "compiling the evaluation",
         )
 
+    def _note_plain(self) -> None:
+        self._note(f"epoch {self.recipe.epochs - self.recipe.plain_epochs + 1}: images are no longer mixed from now on")
+
     def _on_step(self, progress: Progress) -> bool:
         rate = self.stopwatch.step()
-        return self._tell(lambda observer: observer.on_step(progress, rate)) or self.interrupted
+        self.wanted = self._tell(lambda observer: observer.on_step(progress, rate)) or self.interrupted or self.wanted
+        # An exchange between processes waits for the device: so not after each step.
+        return progress.step % _AGREE_STEPS == 0 and self._any(self.wanted) if self.spans else self.wanted
 
     def _on_epoch(self, progress: Progress) -> bool:
         params, state = evaluation_weights(progress.train_state)
@@ -426,13 +538,14 @@ class _Job:
         self.rows.append(row)
         if self.folder is not None:
             self.folder.append_metrics(row)
-        stop = self._tell(lambda observer: observer.on_epoch(row, improved))
+        stop = self._tell(lambda observer: observer.on_epoch(row, improved)) or self.interrupted or self.wanted
+        self.interrupted = self._any(stop)
         self.stopped_early = self._patience_is_over()
         last = progress.epoch == self.recipe.epochs or self.stopped_early
         if progress.epoch % self.recipe.checkpoint_epochs == 0 or last:
             self._save(progress.train_state, Metrics())
         self.stopwatch.restart()
-        return stop or self.interrupted or self.stopped_early
+        return self.interrupted or self.stopped_early
 
     @property
     def _first_step(self) -> int:
@@ -447,13 +560,21 @@ class _Job:
         return {"loss": float(sums["loss"].value), **self.experiment.task.report(rest)}
 
     def _sums(self, eval_step: Any, params: Params, state: State, source: Source) -> dict[str, Mean]:
-        batches = data.eval_batches(source, min(EVAL_BATCH_SIZE, len(source)), workers=self.experiment.workers)
-        return evaluate(eval_step, params, state, batches, count=len(source))
+        parts, shard = (1 if self.placement is None else self.placement.parts), self.experiment.shard
+        # The padding has weight 0.
+        size = math.ceil(min(EVAL_BATCH_SIZE, len(source)) / parts) * parts
+        batches = data.eval_batches(source, size, shard=shard, workers=self.experiment.workers)
+        return evaluate(eval_step, params, state, batches, count=None if self.spans else len(source))
 
     def _save(self, train_state: TrainState, metrics: Metrics) -> None:
         step = int(train_state.step)
         # Not `latest_step`: it may be a damaged checkpoint, which a resumed run must save again.
-        if self.folder is None or self.checkpoints is None or step == self.saved_step:
+        if not self.keeps or step == self.saved_step:
+            return
+        self.saved_step = step
+        # Every process gives its parts, and one writes.
+        tree = self._gathered(_tree(train_state, self.best.params, self.best.state))
+        if self.folder is None or self.checkpoints is None:
             return
         meta = {
             "metrics": metrics.as_json(),
@@ -461,32 +582,35 @@ class _Job:
         }
         with self._doing("saving a checkpoint"):
             self.folder.check_writable()
-            self.checkpoints.save(step, _tree(train_state, self.best.params, self.best.state), meta)
+            self.checkpoints.save(step, tree, meta)
             if self.best.epoch:
-                self.folder.save_best(self.best.params, self.best.state, self.best.epoch)
-        self.saved_step = step
+                self.folder.save_best(**tree["best"], epoch=self.best.epoch)
 
-    def _restore(self) -> tuple[TrainState, Metrics]:
+    def _like(self, step: int | None) -> Any:
+        """Returns the structure of the checkpoint of a step; an empty one for None."""
+        if step is None:
+            return {}
+        epochs = step / self.steps_per_epoch
+        phase = next((phase for phase in self.phases if epochs <= phase.last_epoch), None)
+        if phase is None:
+            where = "" if self.checkpoints is None else f" in {printable(self.checkpoints.directory)}"
+            raise RunFolderError(
+                f"expected checkpoints of at most step {self.recipe.epochs * self.steps_per_epoch}, the end of the "
+                f"run, got one of step {step}{where}; remove it"
+            )
+
+        def tree(params: Params, state: State) -> Any:
+            return _tree(self._begin(phase, params, state, step), params, state)
+
+        return jax.eval_shape(tree, *structure(self.experiment.layer))
+
+    def _restore(self) -> _Found:
         """Reads the newest valid checkpoint."""
         assert self.folder is not None
         assert self.checkpoints is not None
         checkpoints = self.checkpoints
 
-        def like(step: int) -> Any:
-            epochs = step / self.steps_per_epoch
-            phase = next((phase for phase in self.phases if epochs <= phase.last_epoch), None)
-            if phase is None:
-                raise RunFolderError(
-                    f"expected checkpoints of at most step {self.recipe.epochs * self.steps_per_epoch}, the end of the "
-                    f"run, got one of step {step} in {printable(checkpoints.directory)}; remove it"
-                )
-
-            def tree(params: Params, state: State) -> Any:
-                return _tree(self._begin(phase, params, state, step), params, state)
-
-            return jax.eval_shape(tree, *structure(self.experiment.layer))
-
-        restored = checkpoints.restore(like)
+        restored = checkpoints.restore(self._like)
         train_state = restored.tree["train_state"]
         if int(train_state.step) != restored.step:
             raise RunFolderError(
@@ -498,14 +622,11 @@ class _Job:
             meta = first_schema.upgraded_meta(meta, len(self.experiment.splits["train"].class_names))
         for reason in restored.skipped:
             self._note(f"skipped a damaged checkpoint: {reason}")
-        self.saved_step = restored.step
-        best = restored.tree["best"]
-        self.best = _Best(**meta["best"], params=best["params"], state=best["state"])
-        self.rows = self.folder.keep_metrics(restored.step // self.steps_per_epoch)
+        rows = self.folder.keep_metrics(restored.step // self.steps_per_epoch)
         for difference in changed_versions(self.folder):
             self._note(f"note: {difference}; the last digits may differ from those of a run without a stop")
         self._note(f"resuming after step {restored.step}")
-        return train_state, Metrics.from_json(meta["metrics"])
+        return _Found(None, restored.step, meta, rows, restored.tree)
 
     def _interrupt(self) -> None:
         self.interrupted = True
@@ -516,7 +637,9 @@ class _Job:
         layer, task, test = self.experiment.layer, self.experiment.task, self.experiment.splits["test"]
         best = self.best
         with self._doing("testing the best epoch"):
-            eval_step = make_eval_step(layer, evaluation_task(task), precision=self.recipe.precision)
+            eval_step = make_eval_step(
+                layer, evaluation_task(task), precision=self.recipe.precision, placement=self.placement
+            )
             sums = self._sums(eval_step, best.params, best.state, test)
         row = self.rows[best.epoch - 1]
         result = {

@@ -21,6 +21,7 @@ from jaxcnn.training.drop_path_schedule import has_drop_path, scheduled, with_sh
 from jaxcnn.training.metrics import Metrics
 from jaxcnn.training.micro_batches import sum_over
 from jaxcnn.training.mixing import Mix
+from jaxcnn.training.placement import Placement
 from jaxcnn.training.precision import Precision, as_precision
 from jaxcnn.training.train_state import Average, TrainState, check_optimizer, trainable_mask, with_fixed_types
 from jaxcnn.types import Augment, Example, Layer, Mean, Params, State, Task
@@ -50,6 +51,7 @@ def make_train_step(
     auxiliary_weight: float = 0.3,
     drop_path_schedule: optax.Schedule | None = None,
     trainable: Any = None,
+    placement: Placement | None = None,
     compiler_options: dict[str, Any] | None = None,
 ) -> TrainStep:
     """Makes the compiled training step: augment, forward, backward, update.
@@ -66,8 +68,9 @@ def make_train_step(
     called `obj_fn`), and the gradient as a function of parameters and a number that it ignores (`grad_fn`). All are of
     the same augmented images and random numbers.
 
-    On a mesh of devices, split the arrays of the batch along their first axis and put the train state where it is to
-    stay; the new one is laid out as the old one. The axes of the mesh may be automatic or explicit.
+    On many devices, give a placement, and `placement.put` the first train state; each batch is then split over the
+    devices. Without a placement, arrays that are already on a mesh stay there, if they are laid out so: the batch split
+    along its first axis, the train state on every device. The axes of the mesh may be automatic or explicit.
 
     Args:
       model: a layer whose outputs the task understands.
@@ -92,6 +95,8 @@ def make_train_step(
         they are.
       trainable: a tree like the parameters of bools, True for parameters to train; None to train those outside of
         frozen layers. The others have no gradient and no optimizer state, and stay. Give `make_train_state` the same.
+      placement: how batch and train state are laid out on many devices; None for the device that they are on. Of many
+        processes, each gives its part of the batch; see `Placement.split`.
       compiler_options: XLA's options, as for `jax.jit`, which refuses them within another transformed function.
 
     Returns:
@@ -152,7 +157,8 @@ def make_train_step(
         def grad_fn(params: Params, number: Any = None) -> Params:
             return value_and_gradient(params)[1]
 
-        value, gradients, sums, state = value_and_gradient(trained)
+        whole = trained if placement is None else placement.gathered(trained)
+        value, gradients, sums, state = value_and_gradient(whole)
         if drop_path_schedule is not None:
             state = without_share(trained_model, state)
         known = {"value": value, "grad": gradients, "value_fn": value_fn, "obj_fn": value_fn, "grad_fn": grad_fn}
@@ -175,15 +181,16 @@ def make_train_step(
                 + ("without moving averages, got one with them" if ema is None else "with moving averages, got none")
                 + f"; make it with ema={ema is not None}"
             )
-        return with_automatic_axes(
+        results = with_automatic_axes(
             compute,
             train_state,
             dict(batch),
             key,
             out_specs=lambda: (jax.tree.map(spec_of, train_state), PartitionSpec()),
         )
+        return results if placement is None else (placement.keep(results[0]), placement.whole(results[1]))
 
-    return _DonatingJit(train_step, compiler_options=compiler_options, donate_argnums=0)
+    return _DonatingJit(train_step, placement, compiler_options=compiler_options, donate_argnums=0)
 
 
 class _Forward(NamedTuple):
@@ -291,17 +298,20 @@ def _check_options(micro_batches: int, ema: float | None, auxiliary_weight: floa
 class _DonatingJit:
     """A compiled training step with an error that explains the reuse of a donated train state."""
 
-    def __init__(self, function: Callable[..., Any], **options: Any) -> None:
+    def __init__(self, function: Callable[..., Any], placement: Placement | None, **options: Any) -> None:
         functools.update_wrapper(self, function)
         jitted = jax.jit(function, **options)
-        self._jitted, self.trace, self.lower = jitted, jitted.trace, jitted.lower
+        self._jitted, self._placement, self.trace, self.lower = jitted, placement, jitted.trace, jitted.lower
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, train_state: TrainState, batch: Any, key: jax.Array) -> Any:
+        args = train_state, batch, key
+        if self._placement is not None:
+            args = train_state, _split("train_step", batch, self._placement), self._placement.put_whole(key)
         try:
-            return self._jitted(*args, **kwargs)
+            return self._jitted(*args)
         except (RuntimeError, ValueError) as error:
             # Checked after an error only, to cost nothing otherwise.
-            gone = any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves((args, kwargs)))
+            gone = any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves(args))
             if gone and ("deleted" in str(error) or "donated" in str(error)):
                 raise ValueError(
                     "train_step expects the newest train state, got one that an earlier step has taken over (donated); "
@@ -309,6 +319,11 @@ class _DonatingJit:
                     "jax.tree.map(jnp.copy, train_state)"
                 ) from error
             raise
+
+
+def _split(step: str, batch: Any, placement: Placement) -> Any:
+    check_batch(step, batch)
+    return placement.split(dict(batch))
 
 
 def _extra_args(optimizer: optax.GradientTransformation) -> set[str] | None:
@@ -343,6 +358,7 @@ def make_eval_step(
     task: Task = _CLASSIFICATION,
     *,
     precision: Any = "float32",
+    placement: Placement | None = None,
     compiler_options: dict[str, Any] | None = None,
 ) -> Callable[[Params, State, Any], dict[str, Mean]]:
     """Makes the compiled evaluation step.
@@ -351,6 +367,7 @@ def make_eval_step(
       model: a layer whose outputs the task understands.
       task: loss and metrics; `Classification()` unless given.
       precision: a `Precision`, or the name of the dtype of the computation.
+      placement: as for `make_train_step`.
       compiler_options: XLA's options, as for `jax.jit`, which refuses them within another transformed function.
 
     Returns:
@@ -367,9 +384,13 @@ def make_eval_step(
 
     def eval_step(params: Params, state: State, batch: Example) -> dict[str, Mean]:
         check_batch("eval_step", batch)
-        return with_automatic_axes(compute, params, state, dict(batch), out_specs=PartitionSpec)
+        sums = with_automatic_axes(compute, params, state, dict(batch), out_specs=PartitionSpec)
+        return sums if placement is None else placement.whole(sums)
 
-    return jax.jit(eval_step, compiler_options=compiler_options)
+    jitted = jax.jit(eval_step, compiler_options=compiler_options)
+    if placement is None:
+        return jitted
+    return lambda params, state, batch: jitted(params, state, _split("eval_step", batch, placement))
 
 
 def make_predict_step(

@@ -18,8 +18,8 @@ def files(tmp_path_factory):
 def test_photographs_are_jpeg_files_of_one_size(files):
     from PIL import Image
 
-    for path in files.source.paths:
-        with Image.open(path) as image:
+    for number in range(6):
+        with Image.open(files.source.path(number)) as image:
             assert (image.format, image.size) == ("JPEG", (500, 375))
     example = files.source[5]
     assert (example["image"].shape, example["image"].dtype, example["label"]) == ((375, 500, 3), np.uint8, 5)
@@ -77,13 +77,34 @@ def test_grain_delivers_every_image(files, small):
     assert loading._grain(workload)(0) == 6
 
 
-@pytest.mark.slow
-def test_torch_transforms_give_images_of_the_same_size(files):
-    pytest.importorskip("torch")
-    from torchvision_peer import torchvision
+needs_torchvision = pytest.mark.skipif(
+    not importlib.util.find_spec("torchvision"), reason="does not apply: torchvision is only a peer of the benchmark"
+)
 
-    assert torchvision
-    examples = loading.TorchExamples(files.source, prepared=True)
+
+@pytest.mark.slow
+@needs_torchvision
+def test_torch_transforms_give_images_of_the_same_size(files):
+    examples = loading.TorchExamples(files.source)
     assert (len(examples), examples[1].numpy().shape, examples[1].numpy().dtype) == (6, (224, 224, 3), np.uint8)
-    small = loading.TorchExamples(loading.small_images(count=4).source, prepared=False)
+    small = loading.TorchExamples(loading.small_images(count=4).source)
     assert small[1].numpy().shape == (32, 32, 3)
+
+
+@pytest.mark.slow
+@needs_torchvision
+def test_torch_delivers_every_image_from_its_processes(files):
+    assert loading._torch(files)(0) == 6
+
+
+def test_a_torchvision_that_fails_otherwise_is_not_mended(monkeypatch):
+    imported = []
+
+    def broken(name):
+        imported.append(name)
+        raise RuntimeError("another fault")
+
+    monkeypatch.setattr(loading.importlib, "import_module", broken)
+    with pytest.raises(RuntimeError, match="another fault"):
+        loading.import_torchvision()
+    assert imported == ["torchvision"]

@@ -103,6 +103,26 @@ def test_sizes_and_precision_are_passed_on():
     assert (contest.precision, contest.devices, contest.mode) == ("bfloat16", 3, "infer")
 
 
+def test_several_devices_have_a_scaling_efficiency(jaxcnn, monkeypatch, tmp_path):
+    measured, race = [], benchmark.race
+    monkeypatch.setattr(benchmark, "race", lambda contest, **words: measured.append(contest) or race(contest, **words))
+    done = jaxcnn("bench", "mlp", "--mode", "infer", "--devices", 4, "--batch-size", 64, "--output", tmp_path / "all")
+    assert [(contest.devices, contest.batch_size) for contest in measured] == [(4, 64), (1, 16)]
+    # The same time for a quarter of the images.
+    (record,) = map(json.loads, (tmp_path / "all").read_text().splitlines())
+    assert record["scaling_efficiency"] == pytest.approx(1.0)
+    assert "efficiency" in done.out
+    assert "100%" in done.out
+
+
+def test_the_scaling_efficiency_is_the_share_of_the_rate_of_all_devices():
+    ours = {"images_per_second": 300.0, "devices": 4}
+    (record,) = bench.with_scaling([ours], {"images_per_second": 100.0})
+    assert record["scaling_efficiency"] == 0.75
+    (record,) = bench.with_scaling([ours], {"images_per_second": None})
+    assert record["scaling_efficiency"] is None
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -3,20 +3,28 @@ import dataclasses
 import json
 import re
 import shutil
+import sys
 from itertools import product
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from object_folders import coco_content, write_coco
 from PIL import Image, ImageOps
 
-from jaxcnn import data, load, plots
-from jaxcnn.cli import predict, predictions
+from jaxcnn import data, load, plots, trees
+from jaxcnn.cli import detected as detected_set
+from jaxcnn.cli import predict, predictions, terminal
 from jaxcnn.data import named
+from jaxcnn.data.sources import picture_index
 from jaxcnn.data.sources.digit_scenes import digit_scenes
+from jaxcnn.evaluation import coco_annotations, voc_figures
 from jaxcnn.interop.preprocessing import Preprocessing
+from jaxcnn.interop.weights import save_torch
 from jaxcnn.layers import Backbone, Conv, Sequential
+from jaxcnn.models import yolox_nano
 from jaxcnn.models.catalog import CATALOG, Entry
 from jaxcnn.models.detection.feature_pyramid import feature_pyramid
 from jaxcnn.models.detection.retinanet import RetinaNet, retinanet_head
@@ -31,6 +39,9 @@ def detector(num_classes=10, *, in_channels=3):
     return RetinaNet(Backbone(body, ["conv2"]), feature_pyramid((8,), 8), head, ((20.0, 36.0),), (1.0,))
 
 
+ENTRY = Entry(detector, (64, 64, 3), 10, ("in_channels",), 0, 0, task="detection")
+
+
 def few_scenes():
     return {name: data.Subset(part, np.arange(24)) for name, part in digit_scenes(64).items()}
 
@@ -39,7 +50,7 @@ def few_scenes():
 def detected(finish):
     """A finished run of a detector, not to be changed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(CATALOG, "detector", Entry(detector, (64, 64, 3), 10, ("in_channels",), 0, 0, task="detection"))
+        patch.setitem(CATALOG, "detector", ENTRY)
         patch.setitem(named.NAMES, "digit_scenes", few_scenes)
         words = ["train", "--model", "detector", "--data", "digit_scenes", "--batch-size", 8, "--epochs", 2]
         return finish(lambda run: [*words, "--run-dir", run], pictures=True)
@@ -52,18 +63,181 @@ def test_a_detector_is_trained_with_its_own_task(detected):
     rows = folder.metrics()
     assert rows[-1]["validation_class_loss"] < rows[0]["validation_class_loss"]
     assert 0 <= rows[-1]["validation_ap50"] <= 1
-    assert re.search(r"best epoch \d: validation ap50 \d+\.\d\d%\ntest ap50 \d+\.\d\d%\npictures", output)
+    share = r"\d+\.\d\d%"
+    found = f"test AP {share}, AP50 {share}, AP75 {share} \\(COCO\\)"
+    assert re.search(f"best epoch \\d: validation AP50 {share}\n{found}\npictures", output)
 
 
-def test_evaluate_shows_the_average_precision_and_the_recall_of_each_class(jaxcnn, detected):
+@pytest.mark.slow
+def test_yolox_is_fine_tuned_from_weights_of_other_classes(jaxcnn, tmp_path, monkeypatch):
+    monkeypatch.setitem(named.NAMES, "digit_scenes", few_scenes)
+    model, path, run = yolox_nano(80), tmp_path / "yolox_nano.pth", tmp_path / "run"
+    params, state = model.init(jax.random.key(5))
+    save_torch(path, model, params, state, architecture="yolox/yolox_nano")
+    words = ["train", "--model", "yolox_nano", "--data", "digit_scenes", "--init-from", path, "--learning-rate", 1e-7]
+    options = ["--batch-size", 8, "--epochs", 2, "--mosaic", 0.5, "--plain-epochs", 1, "--ema", 0.9998]
+    done = jaxcnn(*words, *options, "--run-dir", run)
+    assert done.status == 0, done.err
+    assert "epoch 2: images are no longer mixed from now on" in done.out
+    network = load(run)
+    assert network.task == yolox_nano(10).task((64, 64))
+    # The pixels of the data are in [0, 1], red first; those of the weights in [0, 255], blue first.
+    assert dict(network.layer["normalize"].options) == {"mean": (0.0,) * 3, "std": (1 / 255,) * 3, "reverse": True}
+    kept, new = network.params["stage2"], network.params["head"]["class_logits"]["p3"]
+    for name, leaf in trees.named_leaves(params["stage2"]).items():
+        np.testing.assert_allclose(trees.named_leaves(kept)[name], leaf, atol=1e-4)
+    assert new["kernel"].shape == (1, 1, 64, 10)
+
+
+@pytest.fixture(scope="session")
+def truth_and_results(detected):
+    """The test scenes and what the run finds in them, in COCO's format, written by hand."""
+    test = few_scenes()["test"]
+    content = {
+        "images": [{"id": k} for k in range(24)],
+        "categories": [{"id": k, "name": str(k)} for k in range(10)],
+        "annotations": [],
+    }
+    results = []
+
+    def entry(k, box, number):
+        left, top, right, bottom = (float(edge) for edge in box)
+        return {"image_id": k, "category_id": int(number), "bbox": [left, top, right - left, bottom - top]}
+
+    examples = [test[k] for k in range(24)]
+    for k, (example, found) in enumerate(
+        zip(examples, load(detected).predict(*(one["image"] for one in examples)), strict=True)
+    ):
+        for box, number in zip(example["boxes"][example["valid"]], example["classes"], strict=False):
+            one = entry(k, box, number)
+            area = one["bbox"][2] * one["bbox"][3]
+            content["annotations"].append(one | {"id": len(content["annotations"]) + 1, "area": area, "iscrowd": 0})
+        for box, number, score in zip(found["boxes"], found["classes"], found["scores"], strict=True):
+            results += [entry(k, box, number) | {"score": float(score)}] if score > 0 else []
+    return content, results
+
+
+def evaluated(jaxcnn, run, *words):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(named.NAMES, "digit_scenes", few_scenes)
-        done = jaxcnn("evaluate", detected)
-    result = RunFolder(detected).result()
-    first, _, headings, _, *rows = done.out.splitlines()
-    assert f"AP50 {result['test_ap50']:.2%}, recall {result['test_recall']:.2%}, box loss" in first
-    assert headings.split() == ["class", "recall", "count"]
-    assert [row.split()[0] for row in rows] == [str(digit) for digit in range(10)]
+        done = jaxcnn("evaluate", run, *words)
+    assert (done.status, done.err) == (0, "")
+    return done.out
+
+
+def test_evaluate_gives_the_figures_of_coco_and_voc(jaxcnn, detected, truth_and_results):
+    tools = pytest.importorskip("faster_coco_eval")
+    record = json.loads(evaluated(jaxcnn, detected, "--json", "--voc", 2007))
+    content, results = truth_and_results
+    truth = tools.COCO(content)
+    evaluation = tools.COCOeval_faster(truth, truth.loadRes(results), "bbox", print_function=lambda *_: None)
+    evaluation.run()
+    stats = [None if value == -1 else value for value in evaluation.stats[:12]]
+    names = ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR1", "AR10", "AR100"]
+    assert list(record["coco"]["box"]) == [*names, "AR_small", "AR_medium", "AR_large"]
+    for got, expected in zip(record["coco"]["box"].values(), stats, strict=True):
+        assert got == pytest.approx(expected, abs=1e-6)
+    counts = np.bincount([one["category_id"] for one in content["annotations"]], minlength=10)
+    assert [(one["class"], one["objects"]) for one in record["classes"]] == [(str(k), n) for k, n in enumerate(counts)]
+    voc = voc_figures(content, results, rule="2007")
+    assert record["voc"] == pytest.approx(voc.mean, abs=1e-6)
+    assert [one["voc_AP"] for one in record["classes"]] == pytest.approx(list(voc.classes.values()), abs=1e-6)
+    assert record["examples"] == 24
+    assert record["loss"] == pytest.approx(RunFolder(detected).result()["test_loss"], rel=1e-5)
+
+
+def test_evaluate_prints_tables_and_draws_pictures(jaxcnn, detected, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(terminal, "columns", lambda: 80)
+    folder = tmp_path / "new" / "pictures"
+    lines = evaluated(jaxcnn, detected, "--voc", 2010, "--pictures", folder).splitlines()
+    assert re.fullmatch(r"epoch \d, test: 24 images, box loss .*, class loss .*, loss .*", lines[0])
+    headings = [line.split() for line in lines if line.startswith(("COCO", "class", "boxes"))]
+    assert headings[0] == ["COCO", "AP", "AP", "AP50", "AP75", "small", "medium", "large"]
+    assert headings[2] == ["COCO", "AR", "AR1", "AR10", "AR100", "small", "medium", "large"]
+    assert headings[4] == ["class", "AP", "AP50", "AP75", "AR", "VOC", "2010", "objects"]
+    assert [len(headings[k]) for k in (1, 3)] == [7, 7]
+    assert any(re.fullmatch(r"VOC 2010 AP \d+\.\d\d%, at an overlap of 0.5", line) for line in lines)
+    assert lines[-1] == f"pictures: {folder}"
+    assert max(map(len, lines[:-1])) <= 80
+    expected = ["boxes.png", "confusion.png", "mistakes.png", "precision_recall.png"]
+    assert sorted(path.name for path in folder.iterdir()) == expected
+    assert {path.name for path in detected.glob("*.png")} == {*expected, "curves.png"}
+
+
+def test_classes_that_are_not_in_the_order_of_their_ids_keep_their_names(tmp_path, monkeypatch):
+    pytest.importorskip("faster_coco_eval")
+    monkeypatch.setattr(picture_index, "cache_folder", lambda: tmp_path / "cache")
+    content = coco_content()
+    source = data.match_classes(data.coco(write_coco(tmp_path, "train", content)), ("bird", "cat", "dog"))
+    annotations = coco_annotations(source)
+    # Birds are found, other animals are missed.
+    results = [one | {"score": 0.9} for one in annotations["annotations"] if one["category_id"] == 90]
+    found = detected_set.Detected(source, annotations, results, False)
+    calls = {}
+    kinds = ("detections", "detection_confusion", "detection_mistakes", "precision_recall")
+    fakes = {name: lambda *given, name=name, **options: calls.update({name: (given, options)}) for name in kinds}
+    monkeypatch.setattr(detected_set, "plots", SimpleNamespace(**fakes))
+    detected_set.draw(found, found.figures(), "")
+    assert {given[-1] for given, _ in calls.values()} == {("cat", "dog", "bird")}
+    numbers = [("cat", "dog", "bird")[number] for number in calls["detections"][0][1][0]["classes"]]
+    assert set(numbers) <= {"bird"}
+    truth = calls["detections"][1]["objects"]
+    assert [len(one["boxes"]) for one in truth] == [3, 0, 5, 1]
+    names = {2: 0, 7: 1, 90: 2}
+    expected = [names[one["category_id"]] for one in content["annotations"]]
+    assert [number for one in truth for number in one["classes"]] == expected
+    precisions, averages, _ = calls["precision_recall"][0]
+    assert (averages[2], averages[0]) == (1, 0)
+    assert precisions[2].min() == 1
+    mistakes = calls["detection_mistakes"][0][1]
+    assert not any((one.picture.classes[one.missed] == 2).any() for one in mistakes)
+
+
+def test_a_finished_run_says_its_figures_again(jaxcnn, detected):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(named.NAMES, "digit_scenes", few_scenes)
+        done = jaxcnn("train", "--run-dir", detected, "--resume")
+    record = json.loads((detected / "coco.json").read_text())["coco"]["box"]
+    words = ", ".join(f"{name} {record[name]:.2%}" for name in ("AP", "AP50", "AP75"))
+    assert f"\ntest {words} (COCO)\n" in done.out
+
+
+def test_without_the_tools_of_coco_a_run_ends_and_evaluate_says_what_is_missing(
+    jaxcnn, detected, tmp_path, monkeypatch
+):
+    run = tmp_path / "run"
+    shutil.copytree(detected, run)
+    for name in ("coco.json", "confusion.png"):
+        (run / name).unlink()
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    monkeypatch.setitem(named.NAMES, "digit_scenes", few_scenes)
+    monkeypatch.setitem(CATALOG, "detector", ENTRY)
+    done = jaxcnn("train", "--run-dir", run, "--resume")
+    assert (done.status, done.err) == (0, "")
+    assert ((run / "confusion.png").exists(), (run / "coco.json").exists()) == (True, False)
+    assert re.search(r"\ntest AP50 \d+\.\d\d%\n", done.out)
+    done = jaxcnn("evaluate", run)
+    assert done.status == 2
+    assert done.err == ("error: COCO's figures are computed by faster-coco-eval; pip install 'jaxcnn[detection]'\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--voc", 2007], "--voc expects a run of a detector, got Classification; omit it"),
+        (["--boundary-iou"], "--boundary-iou expects a run of segmentation, got Classification; omit it"),
+    ],
+)
+def test_figures_of_other_tasks_are_refused(jaxcnn, finished, given, message):
+    done = jaxcnn("evaluate", finished, *given)
+    assert (done.status, done.err) == (2, f"error: {message}\n")
+
+
+def test_evaluate_draws_the_pictures_of_a_classifier(jaxcnn, finished, tmp_path):
+    done = jaxcnn("evaluate", finished, "--pictures", tmp_path / "drawn")
+    assert (done.status, done.out.splitlines()[-1]) == (0, f"pictures: {tmp_path / 'drawn'}")
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["confusion.png", "mistakes.png"]
 
 
 def test_a_run_draws_the_boxes_of_some_examples(detected):
@@ -190,6 +364,66 @@ def test_pictures_with_boxes_are_written_where_they_are_asked_for(jaxcnn, certai
     assert has_boxes(out / "tall_overlay.png")
     assert not has_boxes(tmp_path / "none" / "wide_overlay.png")
     assert not (certain / "masks").exists()
+
+
+def test_results_of_coco_have_the_ids_of_names_or_annotations(jaxcnn, certain, photographs, tmp_path):
+    wide, tall = photographs
+    for name, number in ((wide, "000139.png"), (tall, "000007.jpg")):
+        shutil.copy(name, tmp_path / number)
+    file, ids = tmp_path / "out" / "results.json", tmp_path / "ids.json"
+    file.parent.mkdir()
+    words = ["predict", certain, tmp_path / "000139.png", tmp_path / "000007.jpg", "--coco", file, "--top", 1]
+
+    def results(*more):
+        done = jaxcnn(*words, *more)
+        assert (done.status, done.err) == (0, "")
+        assert done.out.splitlines()[-1] == f"results of COCO: {file}"
+        return json.loads(file.read_text())
+
+    found = results()
+    assert [one["image_id"] for one in found] == 12 * [139] + 12 * [7]
+    assert {one["category_id"] for one in found} == {8}
+    assert {(one["image_id"], one["file_name"]) for one in found} == {(139, "000139.png"), (7, "000007.jpg")}
+    corners = [(x, y, x + w, y + h) for x, y, w, h in (one["bbox"] for one in found[:12])]
+    np.testing.assert_allclose(edges(corners), photographs[wide], atol=1e-3)
+    np.testing.assert_allclose([one["score"] for one in found], 1 / (1 + np.exp(-3)), rtol=1e-4)
+    images = [{"id": "a", "file_name": "train/000007.jpg"}, {"id": "b", "file_name": "000139.png"}]
+    categories = [{"id": 90 - k, "name": str(k)} for k in range(10)]
+    ids.write_text(json.dumps({"images": images, "categories": categories, "annotations": []}))
+    found = results("--coco-ids", ids)
+    assert [(one["image_id"], one["category_id"]) for one in found] == 12 * [("b", 83)] + 12 * [("a", 83)]
+    assert results("--min-score", 0.96) == []
+    # A name that is no number.
+    done = jaxcnn("predict", certain, tmp_path / "000007.jpg", wide, "--coco", file)
+    assert [one["image_id"] for one in json.loads(file.read_text())] == 12 * [1] + 12 * [2]
+    assert done.status == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "expects annotations of COCO with images and categories, got"),
+        ('{"images": [{"id": 1}], "categories": []}', "KeyError: 'file_name'"),
+        ('{"images": [], "categories": [{"id": 1, "name": "0"}]}', "got none for '1', '2', '3', '4', '5', '6', '7'"),
+        (
+            json.dumps({"images": [], "categories": [{"id": k, "name": str(k)} for k in range(10)]}),
+            "which is none; leave it out, or omit --coco-ids",
+        ),
+    ],
+)
+def test_ids_that_do_not_fit_are_refused(jaxcnn, certain, photographs, tmp_path, content, message):
+    (tmp_path / "ids.json").write_text(content)
+    words = ["predict", certain, next(iter(photographs)), "--coco", tmp_path / "results.json"]
+    done = jaxcnn(*words, "--coco-ids", tmp_path / "ids.json")
+    assert (done.status, message in done.err) == (2, True), done.err
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_the_other_options_of_results_of_coco_are_checked(jaxcnn, finished, certain, tmp_path):
+    done = jaxcnn("predict", certain, "image.png", "--coco-ids", tmp_path / "ids.json")
+    assert done.err == "error: --coco-ids has an effect only with --coco; give both, or omit it\n"
+    done = jaxcnn("predict", finished, "image.png", "--coco", tmp_path / "out.json")
+    assert done.err == "error: --coco expects a run of a detector, got Classification; omit it\n"
 
 
 def test_a_large_picture_is_drawn_smaller_with_its_boxes(jaxcnn, certain, tmp_path, monkeypatch):

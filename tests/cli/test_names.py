@@ -1,4 +1,5 @@
 import importlib.metadata
+import itertools
 import os
 import re
 import subprocess
@@ -122,6 +123,18 @@ def test_help_shows_no_inner_names_of_types_and_defaults(jaxcnn, command):
     # No paragraph is broken in the middle: a short line ends a sentence, or continues an option.
     described = re.findall(r"│ {10,}(\S.*?) *│", text)
     assert all(len(line) > 30 or line.endswith((".", ")")) for line in described)
+
+
+@pytest.mark.parametrize("command", [["--help"], *([command, "--help"] for command in COMMANDS)])
+def test_help_is_as_wide_as_the_terminal(jaxcnn, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = jaxcnn(*command).out.splitlines()
+    assert 60 < max(map(len, lines)) <= 80
+    # The description: whole words, and no line shorter than it must be.
+    box = next(i for i, line in enumerate(lines) if line[:1] in ("╭", " "))
+    assert box > 2
+    for line, after in itertools.pairwise(lines[:box]):
+        assert not after or not line or len(line) + 1 + len(after.split()[0]) > 80
 
 
 def test_the_version_is_printed(jaxcnn):

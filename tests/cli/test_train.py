@@ -450,3 +450,29 @@ def test_where_the_examples_are_is_no_part_of_the_run(jaxcnn, finished, saved, r
     assert rows(tmp_path / "run") == rows(finished)
     assert "place" not in RunFolder(tmp_path / "run").config["options"]
     assert jaxcnn("train", "--run-dir", tmp_path / "run", "--resume", "--place", "memory").status == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--processes", 2), "--processes and --process expect --coordinator HOST:PORT; give it, or omit them"),
+        (
+            ("--coordinator", "host"),
+            "the coordinator as HOST:PORT, such as 10.0.0.1:1234, or auto, got 'host'",
+        ),
+        (
+            ("--devices", 1, "--find-learning-rate"),
+            "uses one device: --devices, --shard and --coordinator have",
+        ),
+        (("--devices", 1, "--place", "device"), "--devices splits each batch on the host, got --place device; give"),
+        (
+            ("--devices", 10**6),
+            "how many there are, got 1000000; use fewer, or start more processes",
+        ),
+    ],
+)
+def test_devices_and_processes_that_cannot_be_used_are_refused(jaxcnn, tmp_path, words, message):
+    done = jaxcnn("train", *words, *([] if "--find-learning-rate" in words else ["--run-dir", tmp_path / "run"]))
+    assert done.status == 2
+    assert message in done.err
+    assert not (tmp_path / "run").exists()

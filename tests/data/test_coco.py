@@ -251,6 +251,15 @@ FAULTS = {
         lambda c: first(c).update(image_id="100"),
         "annotation id 11 has the image_id '100', which no image has, unlike 100",
     ),
+    "ids of other kinds": (lambda c: first(c).update(id=[1]), r"annotations\[0\] has the id \[1\]"),
+    "category of another kind": (
+        lambda c: first(c).update(category_id=[2]),
+        r"annotation id 11 has the category_id \[2\], which is none of 2, 7, 90",
+    ),
+    "image of another kind": (
+        lambda c: first(c).update(image_id={}),
+        "annotation id 11 has the image_id {}, which no image has, unlike 100",
+    ),
     "twice": (lambda c: first(c).update(id=14), "annotation id 14, of annotations.1., is there twice"),
     "box": (lambda c: first(c).update(bbox=[1, 2, 3]), r"the bbox \[1, 2, 3\], which is not \[x, y, width, height\]"),
     "nan": (lambda c: first(c).update(bbox=[1, 2, 3, float("nan")]), "which is not .x, y, width, height"),
@@ -327,7 +336,7 @@ def test_bad_pictures_are_left_out_on_request(tmp_path, content):
 @pytest.mark.parametrize(
     ("outline", "message"),
     [
-        ([], "no outline of a mask; read boxes alone, without instances=True"),
+        ([], "no outline of a mask\nread boxes alone, without instances=True, on the command line without --instances"),
         (None, "no outline of a mask"),
         ({"size": [3, 4], "counts": [12]}, r"run lengths of a mask of \[3, 4\], but its image is"),
         ([[0, 0, 0, 0, 0, 0]], "a mask without a pixel"),

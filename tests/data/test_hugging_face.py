@@ -1,5 +1,7 @@
 import dataclasses
 import io
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -136,6 +138,59 @@ def test_columns_that_do_not_fit_are_named(dataset, options, message):
     with pytest.raises(ValueError, match=message):
         data.hugging_face(several, **options)
     assert len(data.hugging_face(dataclasses.replace(dataset, features=COLUMNS | {"x": Image()}), image="img")) == 4
+
+
+@pytest.fixture
+def library(dataset, monkeypatch):
+    """The functions of the package `datasets` that load a set by its name."""
+
+    def load_dataset(path, split):
+        if path == "owner/none":
+            raise ConnectionError("Couldn't reach 'owner/none' on the Hub")
+        if path == "owner/odd":
+            return {"train": dataset, "unlabelled": dataset}
+        parts = {"test": dataset, "valid": dataset, "train": dataset}
+        return parts if split is None else dataclasses.replace(dataset, rows=dataset.rows[:2], _fingerprint=split)
+
+    def load_from_disk(path):
+        return dataset if path.endswith("one") else {"train": dataset}
+
+    module = types.SimpleNamespace(load_dataset=load_dataset, load_from_disk=load_from_disk)
+    monkeypatch.setitem(sys.modules, "datasets", module)
+
+
+def test_a_set_of_the_hub_has_a_name(library):
+    assert list(data.load("hf:owner/flowers")) == ["train", "validation", "test"]
+    chosen = data.load("hf:owner/flowers:train[:50%]", channels=1)
+    assert (len(chosen), chosen.dataset._fingerprint, chosen.spec["image"].shape[2]) == (2, "train[:50%]", 1)
+
+
+def test_a_folder_of_a_set_has_a_name(library, tmp_path):
+    for name, file in (("one", "state.json"), ("parts", "dataset_dict.json")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text("{}")
+    assert len(data.load(f"hf:{tmp_path}/one")) == 4
+    assert list(data.load(f"hf:{tmp_path}/parts")) == ["train"]
+    assert len(data.load(f"hf:{tmp_path}/parts:train")) == 4
+    with pytest.raises(ValueError, match=r"expected one of the splits train of '.*parts', got 'test'"):
+        data.load(f"hf:{tmp_path}/parts:test")
+    with pytest.raises(ValueError, match=r"expected one of the splits \(none\) of '.*one', got 'train'"):
+        data.load(f"hf:{tmp_path}/one:train")
+
+
+def test_names_that_cannot_be_loaded_are_refused(library):
+    with pytest.raises(
+        ValueError, match=r"the package datasets can load, got 'owner/none' with the split 'x': Couldn't"
+    ):
+        data.load("hf:owner/none:x")
+    with pytest.raises(ValueError, match=r"got train, unlabelled; name one, as hf:owner/odd:train"):
+        data.load("hf:owner/odd")
+
+
+def test_a_name_needs_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ImportError, match="are loaded by the package datasets; pip install datasets"):
+        data.load("hf:owner/flowers")
 
 
 def test_streams_are_refused(dataset):

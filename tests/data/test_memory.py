@@ -6,24 +6,20 @@ import sys
 import pytest
 
 pytest.importorskip("PIL")
+pytest.importorskip("sklearn")
 
 SCRIPT = """
 import gc, re, sys
 from pathlib import Path
-import numpy as np
-from PIL import Image
-from jaxcnn.benchmark.loading import PictureFiles
-from jaxcnn.data import Batches, RandomResizedCrop
+from jaxcnn.benchmark.loading import photographs
+from jaxcnn.data import Batches
 from jaxcnn.data.prefetch import ahead
 
 def resident():
     return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
-folder, rng = Path(sys.argv[1]), np.random.default_rng(0)
-paths = [folder / f"{k}.jpg" for k in range(40)]
-for path in paths:
-    Image.fromarray(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)).save(path)
-batches = Batches(PictureFiles(tuple(paths)), 8, seed=0, prepare=RandomResizedCrop((224, 224)), workers=3)
+workload = photographs(Path(sys.argv[1]), count=40, batch_size=8)
+batches = Batches(workload.source, workload.batch_size, seed=0, prepare=workload.prepare, workers=3)
 after = []
 for epoch in range(12):
     steps = range(epoch * batches.steps_per_epoch, (epoch + 1) * batches.steps_per_epoch)

@@ -1,5 +1,6 @@
 import io
 import struct
+import types
 import warnings
 
 import numpy as np
@@ -306,6 +307,52 @@ def test_a_large_jpeg_is_decoded_at_the_smallest_scale_that_is_large_enough(path
     assert image.shape == (-(-100 // scale), 160 // scale, 3)
     blocks = pixels[: 100 // scale * scale].reshape(100 // scale, scale, 160 // scale, scale, 3).mean((1, 3))
     assert np.abs(image[: 100 // scale] - blocks).mean() < 3
+
+
+@pytest.mark.parametrize("shape", [(375, 500), (100, 161), (9, 17), (7, 30), (1, 1)])
+@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 2}, {"progressive": True}, {"quality": 20}])
+def test_simplejpeg_gives_the_pixels_of_pillow(path, shape, options, monkeypatch):
+    pytest.importorskip("simplejpeg")
+    height, width = shape
+    noise = np.random.default_rng(0).integers(0, 60, (height, width, 3))
+    save(
+        path,
+        (noise + np.add.outer(np.arange(height), np.arange(width))[..., None] % 190).astype(np.uint8),
+        "JPEG",
+        **options,
+    )
+    scales = [None, *(tuple(max(side // scale, 1) for side in shape) for scale in (2, 3, 4, 8))]
+    found = [read_picture(path, 3, at_least=scale) for scale in scales]
+    monkeypatch.setattr(pictures, "_simplejpeg", lambda: None)
+    for scale, pixels in zip(scales, found, strict=True):
+        np.testing.assert_array_equal(pixels, read_picture(path, 3, at_least=scale))
+
+
+def test_simplejpeg_decodes_what_it_can_and_pillow_the_rest(path, monkeypatch):
+    calls = []
+
+    def decode(content, colours, min_height, min_width):
+        calls.append((colours, min_height, min_width))
+        if content.endswith(b"damaged"):
+            raise ValueError("premature end of file")
+        return np.full((min_height, min_width, 3), 7, np.uint8)
+
+    monkeypatch.setattr(pictures, "_simplejpeg", lambda: types.SimpleNamespace(decode_jpeg=decode))
+    large = np.full((64, 48, 3), 100, np.uint8)
+    assert read_picture(save(path, large, "JPEG"), 3).mean() == 7
+    assert read_picture(path, 3, at_least=(20, 20)).shape == (32, 24, 3)
+    assert calls == [("RGB", 64, 48), ("RGB", 32, 24)]
+    path.write_bytes(path.read_bytes() + b"damaged")
+    assert read_picture(path, 3).mean() == 100
+    assert len(calls) == 3
+    # Grey is luma of the decoded colours, and CMYK is not RGB.
+    assert read_picture(path, 1).mean() == 100
+    assert read_picture(save(path, large[..., 0], "JPEG"), 3).mean() == 100
+    assert read_picture(save(path, large, "PNG"), 3).mean() == 100
+    Image.fromarray(large).convert("CMYK").save(path, "JPEG")
+    assert abs(read_picture(path, 3).mean() - 100) < 2
+    assert read_picture(save(path, large[:7], "JPEG"), 3).mean() == 100
+    assert len(calls) == 3
 
 
 def test_other_formats_are_decoded_whole(path):

@@ -387,3 +387,21 @@ def test_a_source_is_known_without_reading_its_files():
     assert {name: len(part) for name, part in split(Costly()).items()} == {"train": 4, "validation": 1, "test": 1}
     with pytest.raises(TypeError, match="expected a source of examples"):
         split(Costly)
+
+
+def test_objects_of_other_classes_are_left_out_and_their_images_stay():
+    boxes = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    classes, valid = np.array([[0, 1, 2], [1, 1, 0]], np.int32), np.array([[True, True, True], [True, False, False]])
+    entries = {"image": np.zeros((2, 8, 8, 3), np.uint8), "boxes": boxes, "classes": classes, "valid": valid}
+    source = Arrays(entries | {"crowd": valid}, ("ant", "bee", "cat"))
+    chosen = choose_classes(source, ["cat", "ant"])
+    assert (len(chosen), chosen.class_names) == (2, ("cat", "ant"))
+    for k, (expected, numbers) in enumerate([([True, False, True], [1, 0, 0]), ([False] * 3, [0, 0, 0])]):
+        example = chosen[k]
+        assert example["valid"].tolist() == example["crowd"].tolist() == expected
+        assert example["classes"].tolist() == numbers
+        np.testing.assert_array_equal(example["boxes"], boxes[k] * np.array(expected)[:, None])
+        for name in ("boxes", "classes", "valid"):
+            np.testing.assert_array_equal(chosen.gather(np.array([k]), [name])[name][0], example[name])
+    # That of the source is untouched.
+    assert source[0]["valid"].all()

@@ -114,6 +114,7 @@ def test_parts_of_a_folder_have_the_names_of_its_files(tmp_path):
         (("a", "b", "c"), [0] * 24 + [1] * 2 + [2] * 3, ["the class 'a' is 12 times as frequent as 'b'; look at more"]),
         (("a", "b", "c"), [0] * 20 + [1] * 2 + [2] * 3, []),
         (("-", "+", "?"), [0, 1, 2], []),
+        (("-1", "1", "0.1"), [0, 1, 2], []),
     ],
 )
 def test_classes_that_are_odd_are_named(names, labels, warnings):

@@ -1,4 +1,5 @@
 import gzip
+import zlib
 
 import numpy as np
 import pytest
@@ -116,9 +117,13 @@ def test_a_compressed_file_is_refused(tmp_path, mtime):
     write_records(tmp_path / "plain", [bytes(range(256)) * 4000])
     content = (tmp_path / "plain").read_bytes()
     for level in (0, 9):
-        (tmp_path / "file").write_bytes(gzip.compress(content, level, mtime=mtime))
-        with pytest.raises(RecordError, match=r"that is not compressed, got .*, which gzip has compressed"):
-            index_records(tmp_path / "file")
+        for kind, packed in (
+            ("GZIP", gzip.compress(content, level, mtime=mtime)),
+            ("ZLIB", zlib.compress(content, level)),
+        ):
+            (tmp_path / "file").write_bytes(packed)
+            with pytest.raises(RecordError, match=f"that is not compressed, got .* with {kind} compression"):
+                index_records(tmp_path / "file")
 
 
 def test_the_advance_of_several_blocks_is_that_of_zeros():

@@ -101,6 +101,10 @@ def test_classes_may_have_another_order(folder):
     [
         (("<name>dog</name>", ""), "a.xml, line 4: an object without a name"),
         (("<xmin>1</xmin>", "<xmin>?</xmin>", 1), r"a.xml, line 4: an object with the box \['\?', '1', '60', '40'\]"),
+        (
+            ("<ymin>1</ymin>", "<ymin>nan</ymin>", 1),
+            r"a.xml, line 4: an object with the box \['1', 'nan', '60', '40'\]",
+        ),
         (("<bndbox>", "<box>"), r"a.xml, line \d+: mismatched tag"),
         (("annotation>", "annotations>"), "a.xml, line 1: <annotations> rather than <annotation>"),
         (("<xmax>60", "<xmax>61"), r"a.xml, line 4: the box \(0, 0, 61, 40\), .* reaches beyond its image of 40x60"),

@@ -86,6 +86,20 @@ def test_several_pictures_of_one_size_are_gathered(folder):
     assert entries["label"].tolist() == [0, 0]
 
 
+def test_a_stream_goes_on_with_the_very_next_picture(folder):
+    def batches(workers):
+        source = data.web_dataset(f"{folder}/*.tar")
+        return data.Batches(source, 5, seed=3, prepare=data.RandomResizedCrop((4, 4)), workers=workers, add=("index",))
+
+    whole = list(batches(0).at(range(6)))
+    resumed = list(batches(3).at(range(3, 6)))
+    for expected, got in zip(whole[3:], resumed, strict=True):
+        assert expected.keys() == got.keys()
+        for name in expected:
+            np.testing.assert_array_equal(expected[name], got[name])
+    assert len({tuple(batch["index"]) for batch in whole}) == 6
+
+
 def test_the_index_is_kept_until_a_file_changes(folder, tmp_path, monkeypatch):
     made, make = [], web_dataset._index
     monkeypatch.setattr(web_dataset, "_index", lambda *arguments: made.append(arguments[1].name) or make(*arguments))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from object_folders import coco_content, write_coco
 
-from jaxcnn.data import Arrays, Subset, coco, digit_scenes, match_classes, resized
+from jaxcnn.data import Arrays, Subset, choose_classes, coco, digit_scenes, match_classes, resized
 from jaxcnn.data.sources import picture_index
-from jaxcnn.evaluation import coco_annotations, coco_predictions, coco_results
+from jaxcnn.evaluation import coco_annotations, coco_predictions, coco_results, original_image
 
 pytest.importorskip("PIL")
 
@@ -184,3 +184,34 @@ def test_examples_without_objects_are_refused(source):
         coco_annotations(plain)
     with pytest.raises(ValueError, match="without 'masks'"):
         coco_annotations(source, masks=True)
+
+
+def test_results_of_batches_are_those_of_all_examples(source):
+    rng, fitted = np.random.default_rng(0), resized(source, 32, mode="fit")
+    count = len(fitted)
+    corner = rng.uniform(0, 16, (count, 4, 2))
+    predictions = {
+        "boxes": np.concatenate([corner, corner + 8], -1).astype(np.float32),
+        "scores": rng.uniform(size=(count, 4)),
+        "classes": rng.integers(0, 3, (count, 4)),
+    }
+    parts = [
+        coco_results(fitted, {name: array[start : start + 2] for name, array in predictions.items()}, start=start)
+        for start in range(0, count, 2)
+    ]
+    assert [one for part in parts for one in part] == coco_results(fitted, predictions)
+    with pytest.raises(ValueError, match=r"expected 'boxes' of shape \(1, 4, 4\), for the 1 examples, got"):
+        coco_results(fitted, predictions, start=count - 1)
+
+
+def test_objects_of_classes_that_are_left_out_are_no_annotations(source, content):
+    written = coco_annotations(choose_classes(source, ["bird", "dog"]))
+    expected = [one for one in content["annotations"] if one["category_id"] in (90, 7)]
+    assert written["categories"] == [{"id": 90, "name": "bird"}, {"id": 7, "name": "dog"}]
+    close(written["annotations"], expected)
+    assert [one["category_id"] for one in written["annotations"]] == [one["category_id"] for one in expected]
+
+
+def test_the_original_image_is_that_before_it_was_fitted(source):
+    fitted = resized(Subset(source, np.array([2, 0])), 32, mode="fit")
+    np.testing.assert_array_equal(original_image(fitted, 0), source[2]["image"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from evaluation_cases import overlap, random_case
 
-from jaxcnn.evaluation import detection_confusion, voc_figures
+from jaxcnn.evaluation import detection_confusion, detection_mistakes, voc_figures
 
 
 def loop_average(content, results, category, rule, least):
@@ -148,3 +148,52 @@ def test_images_without_objects_or_detections_are_counted():
     assert detection_confusion(content, lone).tolist() == [[0, 0, 1], [0, 0, 0], [0, 1, 0]]
     with pytest.raises(ValueError, match=r"detection_confusion expects overlap in \(0, 1\], got 2"):
         detection_confusion(content, [], overlap=2)
+
+
+def loop_mistakes(content, results, place, least):
+    """Matches the objects and detections of an image one pair at a time; returns the boxes of the mistakes."""
+    key = content["images"][place]["id"]
+    own = [one for one in content["annotations"] if one["image_id"] == key]
+    found = [one for one in results if one["image_id"] == key and one["score"] >= least]
+    pairs = {(i, k): overlap(f["bbox"], o["bbox"]) for i, f in enumerate(found) for k, o in enumerate(own)}
+    left, free, confused = set(range(len(own))), set(range(len(found))), []
+    while pairs:
+        i, k = max(pairs, key=pairs.__getitem__)
+        share = pairs.pop((i, k))
+        if share >= 0.5 and i in free and k in left:
+            free.remove(i)
+            left.remove(k)
+            confused += [i] if found[i]["category_id"] != own[k]["category_id"] else []
+    cost = len(left) + sum(found[i]["score"] for i in [*free, *confused])
+    boxes = [
+        sorted(tuple(of[i]["bbox"]) for i in which) for of, which in ((own, left), (found, confused), (found, free))
+    ]
+    return boxes, cost
+
+
+def corner_form(boxes):
+    return sorted((x, y, right - x, bottom - y) for x, y, right, bottom in boxes.tolist())
+
+
+def test_images_with_mistakes_come_by_their_cost():
+    content, results = random_case(3, crowds=False)
+    mistakes = detection_mistakes(content, results, score=0.4)
+    expected = {place: loop_mistakes(content, results, place, 0.4) for place in range(len(content["images"]))}
+    assert {one.image for one in mistakes} == {place for place, (boxes, _) in expected.items() if any(boxes)}
+    costs = [one.cost for one in mistakes]
+    assert costs == sorted(costs, reverse=True)
+    for one in mistakes:
+        boxes, cost = expected[one.image]
+        assert one.cost == pytest.approx(cost)
+        picture = one.picture
+        chosen = (picture.boxes[one.missed], picture.found[one.confused], picture.found[one.spurious])
+        for got, wanted in zip(chosen, boxes, strict=True):
+            np.testing.assert_allclose(np.reshape(corner_form(got), (-1, 4)), np.reshape(wanted, (-1, 4)), atol=1e-9)
+
+
+def test_what_is_right_or_does_not_count_is_no_mistake():
+    content = made((0, [0, 0, 10, 10]), (1, [40, 0, 30, 30]), o1={"iscrowd": 1})
+    results = found((0, [0, 0, 10, 9], 0.9), (0, [50, 10, 5, 5], 0.9), (1, [100, 0, 5, 5], 0.2))
+    assert detection_mistakes(content, results) == []
+    with pytest.raises(ValueError, match=r"detection_mistakes expects overlap in \(0, 1\], got 0"):
+        detection_mistakes(content, results, overlap=0)

@@ -37,7 +37,7 @@ RELU = Function(jax.nn.relu)
 # The other models are these with more or wider blocks.
 QUICK = {"mlp"}
 SLOW = {"densenet121", "efficientnet_b0", "lenet5", "lenet5_1998", "mobilenet_v2"}
-SLOW |= {"alexnet", "googlenet", "inception_v3", "mobilenet_v1", "squeezenet1_1"}
+SLOW |= {"alexnet", "convnext_tiny", "googlenet", "inception_v3", "mobilenet_v1", "squeezenet1_1"}
 SLOW |= {"mobilenet_v3_small", "regnet_y_400mf", "resnet18", "resnet20", "resnet50_v2", "resnext50_32x4d"}
 SLOW |= {"shufflenet_v2_x0_5", "small_cnn", "unet", "xception"}
 
@@ -328,13 +328,20 @@ def test_flatbuffers_are_named_where_they_are_missing(monkeypatch):
         export_stablehlo(model, {"pool": {}}, {"pool": {}}, (4, 4, 1))
 
 
+def test_the_program_for_any_size_stays_short_with_a_large_depthwise_kernel():
+    def operations(kernel_size):
+        layer = Conv(8, 8, kernel_size, padding=kernel_size // 2, groups=8)
+        content = export_stablehlo(layer, *layer.init(jax.random.key(0)), (32, 32, 8), platforms=("cpu",)).content
+        return export.deserialize(bytearray(content)).mlir_module().count(" stablehlo.")
+
+    assert operations(7) < operations(3)
+
+
 @pytest.mark.parametrize(
     "name",
     [
         *sorted(QUICK),
         *(pytest.param(name, marks=[pytest.mark.slow, pytest.mark.heavy]) for name in sorted(SLOW)),
-        # JAX takes many minutes to refine the shapes of its program.
-        pytest.param("convnext_tiny", marks=pytest.mark.nightly),
     ],
 )
 def test_models_of_every_family_compute_the_same_exported(name):

@@ -156,7 +156,7 @@ def test_the_config_of_timm_becomes_a_preprocessing():
         ),
         (
             lambda: Preprocessing(256, 224, fit="crop"),
-            "expected fit to be one of 'exact', 'cover', 'inside', got 'crop'",
+            "expected fit to be one of 'exact', 'cover', 'inside', 'letterbox', got 'crop'",
         ),
         (lambda: Preprocessing(256, 224, channel_order="GBR"), "expected channel_order to be one of 'RGB', 'BGR'"),
         (lambda: Preprocessing(256, 224, scale=2), "expected scale to be one of 1, 255, got 2"),
@@ -251,3 +251,33 @@ def test_the_placement_tells_where_the_picture_lies(prepare, shape):
     found = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
     np.testing.assert_allclose(place.boxes(box), found, atol=0.75)
     np.testing.assert_allclose(place.original_boxes(place.boxes(box)), box, atol=1e-9)
+
+
+def test_a_letterbox_stands_at_the_top_left_and_is_filled():
+    fit = Preprocessing((6, 8), None, fit="letterbox", fill=(9, 8, 7), **AS_IT_IS)
+    photograph = np.full((4, 9, 3), 50, np.uint8)
+    actual = fit(photograph)
+    assert (actual.shape, fit.image_size) == ((6, 8, 3), (6, 8))
+    # 4 * 8 / 9 = 3.6 rows, rounded down.
+    np.testing.assert_array_equal(actual[:3], np.full((3, 8, 3), 50))
+    np.testing.assert_array_equal(actual[3:], np.broadcast_to([9, 8, 7], (3, 8, 3)))
+    place = fit.placement(4, 9)
+    assert (place.resized, place.top_left, place.size) == ((3, 8), (0, 0), (6, 8))
+
+
+@pytest.mark.parametrize("options", [{"resize_size": 8}, {"resize_size": (8, 8), "crop_size": 4}])
+def test_a_letterbox_of_no_size_or_with_a_crop_is_refused(options):
+    with pytest.raises(ValueError, match="expects a pair as resize_size, and no crop_size, with fit='letterbox', got"):
+        Preprocessing(**{"crop_size": None, **options}, fit="letterbox")
+
+
+def test_the_size_of_prepared_images_is_known_where_it_does_not_depend_on_the_picture():
+    for fit in (
+        Preprocessing(256, 224),
+        Preprocessing((300, 200), None),
+        Preprocessing((300, 200), None, multiple=32),
+        Preprocessing((30, 40), None, fit="letterbox"),
+    ):
+        assert fit(np.zeros((50, 60, 3), np.uint8)).shape[:2] == fit.image_size
+    for fit in (Preprocessing(256, None), Preprocessing((8, 8), None, fit="cover"), Preprocessing(None, None)):
+        assert fit.image_size is None

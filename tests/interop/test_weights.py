@@ -120,7 +120,7 @@ def test_an_architecture_that_is_not_known_is_refused(resnet, torch_file, tmp_pa
         load_weights("resnet18", torch_file, architecture="torchvision/resnet19")
     with pytest.raises(ValueError, match="torchvision/resnet50 is the model 'resnet50' here"):
         load_weights("resnet18", torch_file, architecture="torchvision/resnet50")
-    with pytest.raises(ValueError, match="expected an architecture of torchvision, timm or smp, got 'resnet18'"):
+    with pytest.raises(ValueError, match="expected an architecture of torchvision, timm, smp or yolox, got 'resnet18'"):
         save_torch(tmp_path / "x.pth", *resnet, architecture="resnet18")
     with pytest.raises(ValueError, match=r"the extension \.pth, \.pt or \.safetensors, got 'x.npz'"):
         save_torch(tmp_path / "x.npz", *resnet, architecture="torchvision/resnet18")

@@ -166,8 +166,9 @@ def expected_shape(name, image_shape, num_classes):
     if catalog.CATALOG[name].task == "detection":
         num_outputs = num_classes + name.startswith("ssd")
         rows = sum(catalog.build(name, num_classes, image_shape).task(image_shape[:2]).level_sizes)
-        centerness = {"centerness": (rows,)} if name.startswith("fcos") else {}
-        return {"boxes": (rows, 4), **centerness, "classes": (rows, num_outputs)}
+        more = {"fcos": "centerness", "yolo": "objectness"}.get(name[:4])
+        others = {} if more is None else {more: (rows,)}
+        return {"boxes": (rows, 4), "classes": (rows, num_outputs), **others}
     if name == "unet_2015":
         return (image_shape[0] - 184, image_shape[1] - 184, num_classes)
     return (*image_shape[:2], num_classes) if is_segmenter(name) else (num_classes,)

@@ -240,23 +240,27 @@ def test_an_exported_program_does_not_need_this_package():
     np.testing.assert_allclose(exported.call(x, kernel), program(x, kernel), rtol=1e-5, atol=1e-4)
 
 
-def test_a_program_for_several_devices_is_left_to_the_compiler_which_can_split_it():
+def test_each_of_several_devices_calls_the_kernels_for_its_part_of_the_batch():
     code = """
 import jax, jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxcnn.ops.lowering import Geometry, convolve
 mesh = Mesh(jax.devices(), ("batch",))
-x = jax.ShapeDtypeStruct((8, 9, 9, 16), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("batch")))
+x = jax.ShapeDtypeStruct((16, 9, 9, 16), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("batch")))
 kernel = jax.ShapeDtypeStruct((3, 3, 16, 16), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec()))
 def run(x, kernel): return convolve(x, kernel, Geometry(), (7, 7))
 compiled = jax.jit(run).lower(x, kernel).compile().as_text()
-assert "jaxcnn_convolve" not in compiled and "all-gather" not in compiled
+assert "f32[2,7,7,16]" in compiled and "jaxcnn_convolve" in compiled and "all-gather" not in compiled
 by_hand = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=(PartitionSpec("batch"), PartitionSpec()),
                                 out_specs=PartitionSpec("batch")))
 text = by_hand.lower(x, kernel).compile().as_text()
 assert "jaxcnn_convolve" in text and "all-gather" not in text
 images, numbers = jnp.ones(x.shape), jnp.ones(kernel.shape)
 assert jnp.allclose(by_hand(images, numbers), jax.jit(run)(images, numbers))
+# Too few images for each device to have some: left to the compiler.
+few = jax.ShapeDtypeStruct((6, 9, 9, 16), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec()))
+compiled = jax.jit(run).lower(few, kernel).compile().as_text()
+assert "jaxcnn_convolve" not in compiled
 """
     run_python(code, XLA_FLAGS="--xla_force_host_platform_device_count=8")
 

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from jaxcnn.layers import Dense, Flatten, Sequential
-from jaxcnn.training import CutMix, Mixup, RandomMix, init_train_state, make_train_step
+from jaxcnn.training import CutMix, MixInTurn, Mixup, RandomMix, init_train_state, make_train_step
 
 CLASSES, N = 4, 8
 LABELS = np.arange(N, dtype=np.int32) % CLASSES
@@ -103,8 +103,9 @@ def test_one_of_several_mixes_is_drawn_for_each_batch():
 
 def test_a_random_mix_needs_something_to_choose_from():
     for mixes in ((), [Mixup(2)]):
-        with pytest.raises(ValueError, match="RandomMix expects a tuple of at least one mix, got"):
-            RandomMix(mixes)
+        for kind in (RandomMix, MixInTurn):
+            with pytest.raises(ValueError, match=f"{kind.__name__} expects a tuple of at least one mix, got"):
+                kind(mixes)
 
 
 @pytest.mark.parametrize("mix", BOTH, ids=repr)

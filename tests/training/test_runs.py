@@ -16,10 +16,11 @@ from jaxcnn import batched, data, trees
 from jaxcnn.data.sources.digit_scenes import digit_scenes
 from jaxcnn.layers import Composite, Conv, Dense, DropPath, Flatten, Function, Residual, Sequential, freeze, identity
 from jaxcnn.models import mlp, small_retinanet
+from jaxcnn.models.detection.yolox import yolox
 from jaxcnn.tasks import Classification, MultiLabel, Regression, Segmentation
 from jaxcnn.training import Observer, Recipe, load_model, run
 from jaxcnn.training.experiment import choose_task
-from jaxcnn.training.phases import make_phase_step, make_phases
+from jaxcnn.training.phases import make_phase_step, make_phases, mixing
 from jaxcnn.training.recipe import RecipeError
 from jaxcnn.training.run_folder import RunFolder, RunFolderError
 from jaxcnn.types import Layer
@@ -292,6 +293,69 @@ def test_averages_are_evaluated_and_kept(stripes, finished):
 def test_options_of_the_step_reach_it(stripes, finished, change):
     result = run(classifier(), stripes, dataclasses.replace(RECIPE, **change))
     assert not same(result.params, finished[0].params)
+
+
+def small_yolox():
+    return yolox(10, depth=0.33, width=0.0625)
+
+
+@pytest.fixture(scope="module")
+def eight_scenes():
+    return {name: data.Subset(part, np.arange(8)) for name, part in digit_scenes(64).items()}
+
+
+MIXED = Recipe(epochs=2, batch_size=4, augment="none", mosaic=1.0, mixup=1.5, plain_epochs=1, checkpoint_epochs=1)
+
+
+@pytest.mark.slow
+def test_the_last_epochs_are_plain_and_go_on_to_the_same_bits(eight_scenes, tmp_path):
+    recorder = Recorder()
+    whole = run(small_yolox(), eight_scenes, MIXED, observers=[recorder])
+    notes = [event[1] for event in recorder.events if event[0] == "note"]
+    assert "epoch 2: images are no longer mixed from now on" in notes
+    first, last = whole.history
+    assert first["train_l1_loss"] == 0 < last["train_l1_loss"]
+    assert first["validation_l1_loss"] == last["validation_l1_loss"] == 0
+    for stop in (1, 3):
+        folder = tmp_path / f"run{stop}"
+        run(small_yolox(), eight_scenes, MIXED, folder=folder, observers=[Recorder(stop)])
+        resumed = run(small_yolox(), eight_scenes, MIXED, folder=folder, resume=True)
+        assert same((resumed.params, resumed.state), (whole.params, whole.state))
+
+
+def test_mosaic_and_mixup_of_a_recipe_reach_the_step(eight_scenes):
+    task, key = small_yolox().task((64, 64)), jax.random.key(0)
+    examples = [eight_scenes["train"][i] for i in range(4)]
+    batch = {name: np.stack([one[name] for one in examples]) for name in examples[0]}
+    slots = batch["valid"].shape[1]
+    for fields, factor in (({"mosaic": 1.0}, 4), ({"mixup": 1.5}, 2), ({"mosaic": 0.5, "mixup": 1.5}, 8)):
+        mix = mixing(Recipe(**fields), task, 10)
+        mixed = jax.eval_shape(mix, key, {**batch, "image": np.zeros((4, 64, 64, 3), np.float32)})
+        assert mixed["valid"].shape == (4, factor * slots)
+    assert mixing(Recipe(), task, 10) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"mosaic": 1.0}, "mosaic expects a detector and examples with 'boxes', got a model for Classification"),
+        ({"mosaic": 1.0, "mixup": 0.2}, "mosaic expects a detector"),
+    ],
+)
+def test_a_mosaic_of_images_without_objects_is_refused(stripes, fields, message):
+    with pytest.raises(RecipeError, match=message):
+        run(classifier(), stripes, dataclasses.replace(RECIPE, **fields))
+
+
+def test_a_detector_takes_no_cutmix_and_no_weights(eight_scenes):
+    recipe = dataclasses.replace(MIXED, mosaic=0.0, mixup=0.0, cutmix=1.0)
+    with pytest.raises(RecipeError, match=r"cutmix expects one label .*, got no label for YOLOXDetection"):
+        run(small_yolox(), eight_scenes, recipe)
+    examples = [eight_scenes["train"][i] for i in range(8)]
+    entries = {name: np.stack([one[name] for one in examples]) for name in examples[0]}
+    source = data.Arrays({**entries, "weight": np.ones(8, np.float32)}, eight_scenes["train"].class_names)
+    with pytest.raises(RecipeError, match="mosaic expects examples without 'weight'"):
+        run(small_yolox(), source, MIXED)
 
 
 def test_micro_batches_give_the_same_to_rounding(stripes, finished):

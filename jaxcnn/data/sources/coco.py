@@ -191,15 +191,19 @@ def _pictures(
     numbers = {key: number for number, key in enumerate(categories)}
     seen: set[Any] = set()
     for i, entry in enumerate(content["annotations"]):
-        key, picture = entry.get("id"), found.get(entry.get("image_id"))
+        key, image, category = (entry.get(name) for name in ("id", "image_id", "category_id"))
+        picture = found.get(image) if isinstance(image, int | str) else None
         where = f"annotation id {key!r}" if "id" in entry else f"annotations[{i}]"
         box = entry.get("bbox")
+        if "id" in entry and not isinstance(key, int | str):
+            faults.append(f"annotations[{i}] has the id {key!r}")
+            continue
         if picture is None:
             known = next(iter(found), None)
-            faults.append(f"{where} has the image_id {entry.get('image_id')!r}, which no image has, unlike {known!r}")
-        elif entry.get("category_id") not in numbers:
+            faults.append(f"{where} has the image_id {image!r}, which no image has, unlike {known!r}")
+        elif not isinstance(category, int) or category not in numbers:
             ids = ", ".join(map(str, list(categories)[:10])) + (", ..." if len(categories) > 10 else "")
-            faults.append(f"{where} has the category_id {entry.get('category_id')!r}, which is none of {ids}")
+            faults.append(f"{where} has the category_id {category!r}, which is none of {ids}")
         elif key in seen:
             faults.append(f"{where}, of annotations[{i}], is there twice")
         elif not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
@@ -213,7 +217,7 @@ def _pictures(
                 FoundObject(
                     where,
                     (x, y, x + width, y + height),
-                    numbers[entry["category_id"]],
+                    numbers[category],
                     flags,
                     float(area) if _is_number(area) else math.nan,
                     outline,

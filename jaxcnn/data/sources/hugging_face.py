@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxcnn.data.pictures import PictureError, read_picture
+from jaxcnn.data.sources.parts import PARTS
 from jaxcnn.data.sources.source import ArraySpec, checksum
 
 
@@ -115,6 +117,54 @@ def hugging_face(
     if isinstance(dataset, Mapping):
         return {name: _source(part, image, label, channels) for name, part in dataset.items()}
     return _source(dataset, image, label, channels)
+
+
+def load_hugging_face(name: str, *, channels: int = 3) -> HuggingFace | dict[str, HuggingFace]:
+    """Loads a data set of Hugging Face by its name, as `jaxcnn train --data hf:NAME` does.
+
+    Args:
+      name: "NAME[:SPLIT]". NAME is a folder that `save_to_disk` of the package `datasets` wrote, or what `load_dataset`
+        takes: a set on the hub, which is downloaded once, as "cifar10" or "owner/flowers", or a folder. SPLIT of such a
+        set may have parts, as in "train[:80%]".
+      channels: 1 reads the pictures as grey, 3 as red, green and blue.
+
+    Returns:
+      The source if `name` has a split or the set has none. Otherwise the parts "train", "validation" and "test", as far
+      as they are there; splits of other names have to be named.
+
+    Raises:
+      ImportError: the package `datasets` is not installed.
+      ValueError: the set cannot be loaded, has no such split or none of these names, or does not fit `hugging_face`.
+    """
+    try:
+        import datasets  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError(
+            "data sets of Hugging Face are loaded by the package datasets; pip install datasets"
+        ) from error
+    path, _, split = (name, "", "") if os.path.isdir(name) else name.partition(":")
+    saved = any(os.path.exists(os.path.join(path, file)) for file in ("state.json", "dataset_dict.json"))
+    try:
+        found = datasets.load_from_disk(path) if saved else datasets.load_dataset(path, split=split or None)
+    except Exception as error:
+        # Builders and the hub raise many kinds of exceptions.
+        raise ValueError(
+            f"expected a data set that the package datasets can load, got {path!r}"
+            f"{f' with the split {split!r}' if split else ''}: {error}"
+        ) from error
+    if saved and split:
+        if split not in (known := list(found) if isinstance(found, Mapping) else []):
+            raise ValueError(f"expected one of the splits {', '.join(known) or '(none)'} of {path!r}, got {split!r}")
+        found = found[split]
+    if not isinstance(found, Mapping):
+        return _source(found, None, None, channels)
+    parts = {PARTS[known.lower()]: part for known, part in found.items() if known.lower() in PARTS}
+    if len(parts) < len(found):
+        raise ValueError(
+            f"expected one split for each of train, validation and test in {path!r}, got {', '.join(found)}; name one, "
+            f"as hf:{path}:{next(iter(found))}"
+        )
+    return {part: _source(parts[part], None, None, channels) for part in dict.fromkeys(PARTS.values()) if part in parts}
 
 
 def _source(dataset: Any, image: str | None, label: str | None, channels: int) -> HuggingFace:

@@ -206,8 +206,15 @@ def _class_names(root: Path, scanned: list[_Scanned]) -> tuple[str, ...]:
     )
     refuse_faults(root, faults, expected)
     if len(present) < 2:
+        # Masks of two classes are often written in black and white, for the eye.
+        is_white = present == [0] and any(IGNORED in values for _, _, values in scanned)
+        advice = (
+            f"masks of black and white need 1 in place of {IGNORED}: Image.fromarray(np.asarray(mask) // {IGNORED})"
+            if is_white
+            else "number the classes from 0, the background included"
+        )
         raise ValueError(
             f"expected masks of at least two classes in {str(root)!r}, got only the values {present}, and {IGNORED} "
-            "is no class; number the classes from 0, the background included"
+            f"is no class; {advice}"
         )
     return names

@@ -27,6 +27,8 @@ _CLIP = (
     "empty, on the command line --clip-boxes"
 )
 
+_BOXES_ALONE = "read boxes alone, without instances=True, on the command line without --instances"
+
 Outline: TypeAlias = list[list[float]] | dict[str, Any]
 """The pixels of an object as in COCO: polygons of x1, y1, x2, y2, ..., or run lengths {"counts", "size"}."""
 
@@ -306,9 +308,12 @@ def object_files(
         for i in kept
     ]
     refuse_faults(place, [fault for one in tables for fault in one.faults], "boxes inside their images", _CLIP)
+    unread = [fault for one in tables for fault in one.outline_faults]
+    refuse_faults(place, unread, "objects with the outline of a mask", _BOXES_ALONE)
     changed = sum(one.changed for one in tables)
     if changed:
-        _LOG.warning("%s boxes of %s reached beyond their image or were empty: cut, or left out", f"{changed:,}", place)
+        boxes = "1 box" if changed == 1 else f"{changed:,} boxes"
+        _LOG.warning("%s of %s reached beyond the image or had no area: cut, or left out", boxes, place)
     most = max((len(one.objects) for one in tables), default=0)
     slots = max(most, 1) if max_objects is None else max_objects
     crowded = [
@@ -316,7 +321,8 @@ def object_files(
         for i, one in zip(kept, tables, strict=True)
         if len(one.objects) > slots
     ]
-    refuse_faults(place, crowded, f"at most {slots} objects in a picture", f"read it with max_objects={most} or more")
+    advice = f"read it with max_objects={most} or more, on the command line --max-objects {most}"
+    refuse_faults(place, crowded, f"at most {slots} objects in a picture", advice)
     sources, start = {}, 0
     for part, of_part in parts.items():
         own = [n for n, i in enumerate(kept) if start <= i < start + len(of_part)]
@@ -342,10 +348,11 @@ def object_files(
 
 
 class _Checked(NamedTuple):
-    """The objects of a picture in pixels, what is wrong with them, and how many were cut or left out."""
+    """The objects of a picture in pixels, what is wrong with boxes and outlines, and how many were cut or left out."""
 
     objects: list[FoundObject]
     faults: list[str]
+    outline_faults: list[str]
     changed: int
 
 
@@ -379,7 +386,7 @@ def _checked(picture: FoundPicture, size: tuple[int, ...], *, relative: bool, cl
     height, width = size
     scale = np.array([width, height, width, height]) if relative else 1.0
     limits = np.array([width, height, width, height], np.float64)
-    objects, faults, changed = [], [], 0
+    objects, faults, outline_faults, changed = [], [], [], 0
     for one in picture.objects:
         box = np.asarray(one.box, np.float64) * scale
         inside = np.clip(box, 0, limits)
@@ -398,11 +405,11 @@ def _checked(picture: FoundPicture, size: tuple[int, ...], *, relative: bool, cl
         if outlined:
             fault = _fault(outline, (height, width))
             if fault:
-                faults.append(f"{where}: {fault}; read boxes alone, without instances=True")
+                outline_faults.append(f"{where}: {fault}")
                 continue
         area = float((inside[2:] - inside[:2]).prod()) if np.isnan(one.area) else one.area
         objects.append(one._replace(box=tuple(inside.tolist()), outline=outline, area=area))
-    return _Checked(objects, faults, changed)
+    return _Checked(objects, faults, outline_faults, changed)
 
 
 def _fault(outline: Outline | None, size: tuple[int, int]) -> str:

@@ -631,7 +631,7 @@ def _objects(
         edges = ", ".join(f"{edge:g}" for edge in boxes[np.argmin(whole)])
         raise ValueError(
             f"expected boxes with a width and a height in {where}, got ({edges}), left, top, right, bottom; "
-            "clip_boxes=True leaves such boxes out"
+            "clip_boxes=True leaves such boxes out, on the command line --clip-boxes"
         )
     flags = {name: np.asarray(found[features[name]], bool)[whole] for name in _FLAGS if name in features}
     return {"boxes": boxes[whole], "classes": np.asarray(classes, np.int32)[whole], **flags}

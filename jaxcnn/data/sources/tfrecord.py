@@ -19,8 +19,8 @@ _POLYNOMIAL = 0x82F63B78
 
 _MASK_DELTA = 0xA282EAD8
 
-_GZIP = b"\x1f\x8b\x08"
-"""First bytes of a file that gzip has compressed."""
+_COMPRESSED = {b"\x1f\x8b\x08": "GZIP", b"\x78\x01": "ZLIB", b"\x78\x9c": "ZLIB", b"\x78\xda": "ZLIB"}
+"""First bytes of compressed files (RFC 1952, section 2.3.1, and RFC 1950, section 2.2), and the compression."""
 
 _BLOCK = 4096
 """Bytes of a block, whose table takes 4 MiB. Larger blocks are hardly faster; most small pictures fit into one."""
@@ -62,10 +62,11 @@ def index_records(path: str | os.PathLike[str]) -> np.ndarray:
     whole = np.frombuffer(b"".join(headers[: len(offsets) - 1]), np.uint8).reshape(-1, _HEADER)
     wrong = np.flatnonzero(_masked(crc32c(whole[:, :8])) != whole[:, 8:].copy().view("<u4")[:, 0])
     if len(wrong):
-        if wrong[0] == 0 and headers[0].startswith(_GZIP):
+        kind = next((kind for start, kind in _COMPRESSED.items() if headers[0].startswith(start)), None)
+        if wrong[0] == 0 and kind:
             raise RecordError(
-                f"expected a TFRecord file that is not compressed, got {os.fspath(path)!r}, which gzip has compressed: "
-                "its records cannot be read at random; decompress it by gzip -d"
+                f"expected a TFRecord file that is not compressed, got {os.fspath(path)!r} with {kind} compression: "
+                "its records cannot be read at random. TensorFlow Datasets writes no such files; decompress this one"
             )
         raise RecordError(_damaged(path, offsets[wrong[0]], "the length of a record does not match its checksum"))
     if offset > size or len(headers) >= len(offsets):

@@ -1,6 +1,7 @@
 """Pictures with objects, annotated in the XML format of Pascal VOC."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,8 @@ _LISTS = {"train": "train", "validation": "val", "test": "test"}
 """Names of the lists of pictures in ImageSets/Main, by part."""
 
 _ADVICE = (
-    "if the files count pixels from 0, read them with one_based=False; otherwise correct them, or read them with "
-    "clip_boxes=True"
+    "if the files count pixels from 0, read them with one_based=False, on the command line --no-one-based; otherwise "
+    "correct them, or read them with clip_boxes=True, on the command line --clip-boxes"
 )
 
 
@@ -169,6 +170,8 @@ def _objects(file: Path, root: _Node, one_based: bool, faults: list[str]) -> lis
         try:
             left, top, right, bottom = (float(word or "") for word in words)
         except ValueError:
+            left = top = right = bottom = math.nan
+        if not all(map(math.isfinite, (left, top, right, bottom))):
             faults.append(f"{file}, line {node.line}: an object with the box {words}")
             continue
         if not name:

@@ -18,6 +18,7 @@ from jaxcnn.interop.records import (
     squeezenet,
     vgg,
     xception,
+    yolo,
 )
 from jaxcnn.interop.records.record import Record
 
@@ -39,5 +40,6 @@ RECORDS: tuple[Record, ...] = (
     *squeezenet.RECORDS,
     *vgg.RECORDS,
     *xception.RECORDS,
+    *yolo.RECORDS,
 )
 """All records. Of several that fit the same file, the first one counts."""

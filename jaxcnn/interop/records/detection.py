@@ -26,6 +26,9 @@ refrigerator,N/A,book,clock,vase,scissors,teddy bear,hair drier,toothbrush
 
 COCO = tuple(re.split("[,\n]", _COCO_NAMES.strip()))
 
+CATEGORIES = tuple(name for name in COCO if name != "N/A")
+"""The names of COCO's 80 categories, in the order of their ids."""
+
 _BODY = tuple((path, f"backbone.body.{name}") for path, name in resnet.TORCH_RULES if path != "head")
 
 
@@ -179,7 +182,7 @@ RECORDS = (
         torchvision_files.SSD300,
         head="head/classes/level0",
         anchors=4,
-        softmax=True,
+        beside=1,
         class_names=COCO,
     ),
     Record(
@@ -192,7 +195,7 @@ RECORDS = (
         as_convolution=mobilenet.GATES,
         head="head/classes/level0/project",
         anchors=6,
-        softmax=True,
+        beside=1,
         class_names=COCO,
     ),
 )

@@ -60,7 +60,7 @@ def _record(
         preprocessing,
         flattened=(("tower/dense/fc1", (7, 7, 256)),),
         head=head,
-        softmax=True,
+        beside=1,
         class_names=COCO,
         **options,
     )

@@ -13,7 +13,10 @@ from jaxcnn.layers import Conv, ConvTranspose, Dense, LayerScale
 from jaxcnn.types import Layer, Shape
 from jaxcnn.values import Value
 
-Origin = Literal["torchvision", "timm", "smp", "keras", "jaxcnn"]
+Origin = Literal["torchvision", "timm", "smp", "yolox", "darknet", "keras", "jaxcnn"]
+
+OF_TORCH: tuple[Origin, ...] = ("torchvision", "timm", "smp", "yolox")
+"""Origins whose files are those of torch."""
 
 _NEVER = -100.0
 """A logit whose sigmoid is 0, but for 4e-44."""
@@ -111,6 +114,8 @@ class Record(Value):
       as_convolution: regular expression for the paths of layers that the source stores as a convolution: dense layers
         with a kernel of 1x1, or of the flattened size, a `LayerScale` with shape (channels, 1, 1), and in Keras a
         depthwise convolution that is a `Conv2D` with groups.
+      of_squares: regular expression for the paths of strided convolutions that the source stores as those of squares of
+        2x2 pixels, whose numbers are channels: the squares' columns, their rows, and the channels of the image.
       rewrites: pairs of a regular expression and a template that convert other names of the same arrays, such as those
         of older files, to the names above.
       auto_numbered: names of layers that Keras numbers consecutively within a session, such as "conv2d": only the order
@@ -124,7 +129,9 @@ class Record(Value):
       background: regular expression for arrays of the source with a row for the background before those of the classes
         of each anchor. The model has no such class: the row is dropped. Files written for the source have one with a
         probability of 0.
-      softmax: whether the logits of an anchor include one of the background in the model too.
+      beside: numbers that `head` has for each anchor beside those of the classes: 1 for a logit of the background that
+        the model has too, or 5 for a box and its objectness.
+      file_order: of darknet's files: paths of layers in the order of their numbers.
       class_names: names of the classes of the published weights; empty if unknown.
     """
 
@@ -136,6 +143,7 @@ class Record(Value):
     preprocessing: Preprocessing | None
     flattened: tuple[tuple[str, Shape], ...] = ()
     as_convolution: str = ""
+    of_squares: str = ""
     rewrites: tuple[tuple[str, str], ...] = ()
     auto_numbered: tuple[str, ...] = ()
     ignored: tuple[tuple[str, str], ...] = ()
@@ -144,7 +152,8 @@ class Record(Value):
     head: str = "head"
     anchors: int = 1
     background: str = ""
-    softmax: bool = False
+    beside: int = 0
+    file_order: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
 
     @property
@@ -181,7 +190,7 @@ class Record(Value):
     def ignores(self, name: str) -> bool:
         """Returns whether the model ignores an array of this name."""
         # torch's batch counters matter only for batch norms with cumulative moments, which none of these models has.
-        counter = self.origin in ("torchvision", "timm", "smp") and name.endswith(".num_batches_tracked")
+        counter = self.origin in OF_TORCH and name.endswith(".num_batches_tracked")
         if counter or any(re.fullmatch(pattern, name) for pattern, _ in self.ignored):
             return True
         return self.unused is not None and name in self.unused()
@@ -240,6 +249,8 @@ class Record(Value):
         view = self.source_view(path, layer, leaf, array)
         if view.ndim == 5:
             return view.reshape(-1, *view.shape[2:])
+        if view.ndim == 6:
+            return view.reshape(len(view), -1, *view.shape[4:])
         if view.ndim == 4 and array.ndim == 2 and not self._as_convolution(path):
             return view.reshape(len(view), -1)
         return view
@@ -256,8 +267,8 @@ class Record(Value):
           array: the leaf, contiguous.
 
         Returns:
-          A view. One axis of the source may be several axes here: those of a flattened map, and the groups and channels
-          of a transposed convolution.
+          A view. One axis of the source may be several axes here: those of a flattened map, the groups and channels of
+          a transposed convolution, and squares of pixels.
         """
         flattened: Mapping[str, Shape] = dict(self.flattened)
         convolution = self._as_convolution(path)
@@ -267,6 +278,9 @@ class Record(Value):
             return array
         if self.origin == "keras":
             return _to_keras(layer, array, convolution)
+        if isinstance(layer, Conv) and self.has_squares(path):
+            height, width, *channels = array.shape
+            return array.reshape(height // 2, 2, width // 2, 2, *channels).transpose(5, 3, 1, 4, 0, 2)
         if isinstance(layer, Conv):
             return array.transpose(3, 2, 0, 1)
         if isinstance(layer, ConvTranspose):
@@ -274,6 +288,10 @@ class Record(Value):
         if path in flattened:
             return array.reshape(*flattened[path], -1).transpose(3, 2, 0, 1)
         return array.T[:, :, None, None] if convolution else array.T
+
+    def has_squares(self, path: str) -> bool:
+        """Tells whether the source stores a layer as a convolution of squares of 2x2 pixels."""
+        return bool(self.of_squares) and re.fullmatch(self.of_squares, path) is not None
 
     def _as_convolution(self, path: str) -> bool:
         return bool(self.as_convolution) and re.fullmatch(self.as_convolution, path) is not None

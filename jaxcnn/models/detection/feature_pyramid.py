@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import jax
+import jax.numpy as jnp
 
 from jaxcnn.layers import Composite, Conv, Function, Initializer, Run, Zip
 from jaxcnn.models.blocks import Norm, conv, conv_norm
@@ -120,6 +121,19 @@ def every_second(x: jax.Array) -> tuple[jax.Array]:
       x: shape (height, width, channels).
     """
     return (x[::2, ::2],)
+
+
+def join_finer(x: jax.Array, finer: Any) -> jax.Array:
+    """Enlarges a map to the size of a finer one, to the nearest place, and concatenates both.
+
+    Args:
+      x: shape (height, width, channels).
+      finer: shape of more places, (height, width, channels).
+
+    Returns:
+      The channels of `x`, and then those of the finer map.
+    """
+    return jnp.concatenate([resize(x, finer.shape[:2], method="nearest"), finer], axis=-1)
 
 
 def strided(in_channels: int, out_channels: int) -> Conv:

@@ -217,6 +217,8 @@ def _define(
     general: Callable[..., Any],
     on_cpu: Callable[..., Any],
     in_native: Callable[..., Any],
+    *,
+    is_summed: bool = False,
 ) -> None:
     """Gives a primitive its remaining rules: outside of jit, under vmap, and on each platform."""
 
@@ -237,9 +239,10 @@ def _define(
 
     def lower_on_cpu(ctx: Any, *operands: Any, **options: Any) -> Any:
         image, kernel_shape = image_and_kernel(*ctx.avals_in, **options)
-        takes = native.may_call(ctx) and native.takes(image, kernel_shape, options["geometry"]) and native.ready()
-        rule = _in_its_precision(in_native if takes else on_cpu)
-        return mlir.lower_fun(rule, multiple_results=False)(ctx, *operands, **options)
+        rule, split = on_cpu, native.split_of(ctx)
+        if split is not None and native.takes(image, kernel_shape, options["geometry"]) and native.ready():
+            rule = split.each(in_native, (True, is_summed), is_summed=is_summed)
+        return mlir.lower_fun(_in_its_precision(rule), multiple_results=False)(ctx, *operands, **options)
 
     primitive.def_impl(run)
     batching.primitive_batchers[primitive] = batch_of_any_size
@@ -281,6 +284,7 @@ _define(
     xla.kernel_gradient,
     cpu_jax.kernel_gradient,
     native.kernel_gradient,
+    is_summed=True,
 )
 
 # A convolution in the layout of the others, so that converters need not flip a kernel.

@@ -211,7 +211,9 @@ def _define(primitive: Primitive, arrays: int, rule: Callable[..., Any], in_nati
         return
 
     def lower_on_cpu(ctx: Any, *operands: Any) -> Any:
-        chosen = in_native if native.may_call(ctx) and native.sums(ctx.avals_in[0]) and native.ready() else rule
+        chosen, split, images = rule, native.split_of(ctx), ctx.avals_in[0].shape[0]
+        if split is not None and native.sums(ctx.avals_in[0]) and native.ready():
+            chosen = split.each(in_native, [operand.shape[0] == images for operand in ctx.avals_in])
         return mlir.lower_fun(chosen, multiple_results=many)(ctx, *operands)
 
     mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")

@@ -11,21 +11,21 @@ from jaxcnn.ops.lowering.native.rules import (
     convolve,
     input_gradient,
     kernel_gradient,
-    may_call,
     moments,
     own_moments,
     sums,
     takes,
 )
+from jaxcnn.ops.lowering.native.splitting import split_of
 
 __all__ = [
     "convolve",
     "input_gradient",
     "kernel_gradient",
-    "may_call",
     "moments",
     "own_moments",
     "ready",
+    "split_of",
     "sums",
     "takes",
 ]

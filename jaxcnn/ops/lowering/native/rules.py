@@ -39,24 +39,6 @@ class Algorithm(enum.IntEnum):
     WINOGRAD = 2
 
 
-def may_call(ctx: Any) -> bool:
-    """Tells whether a program that is being lowered for CPU may call the C++ kernels.
-
-    An exported program may not, since it could not run without this package. Nor may a program that the compiler splits
-    over devices, since it would gather the operands of each call on every device.
-
-    Args:
-      ctx: context of the lowering.
-    """
-    module = ctx.module_context
-    if module.lowering_parameters.for_export:
-        return False
-    context = module.axis_context
-    if getattr(context, "num_devices", None) == 1:
-        return True
-    return hasattr(context, "manual_axes") and context.manual_axes == frozenset(context.mesh.axis_names)
-
-
 def takes(image: Any, kernel_shape: tuple[int, ...], geometry: Geometry) -> bool:
     """Tells whether the C++ kernels compute a convolution and its gradients.
 
