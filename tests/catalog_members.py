@@ -36,7 +36,7 @@ LARGER |= {"upernet_convnext_tiny", "linknet_resnet34"}
 LARGER |= {"deeplabv3_resnet50", "deeplabv3_resnet101", "fcn_resnet101"}
 LARGER |= {"fcos_resnet50_fpn", "retinanet_resnet50_fpn_v2", "ssd300_vgg16"}
 LARGER |= {"fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_fpn"}
-LARGER |= {"maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2"}
+LARGER |= {"small_fasterrcnn", "small_maskrcnn", "maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2"}
 LARGER |= {"yolov1", "yolov3"} | {f"yolox_{size}" for size in ("tiny", "s", "m", "l", "x")}
 """Models with the blocks of one above, only more or wider (VGG: with AlexNet's layers)."""
 

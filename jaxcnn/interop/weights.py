@@ -623,7 +623,7 @@ def _own_record(model_name: str) -> Record:
     own = Record(model_name, "jaxcnn", model_name, build, _own_name, None)
     published = next((record for record in RECORDS if record.model == model_name), own)
     # What the number of classes is read from.
-    return dataclasses.replace(own, head=published.head, anchors=published.anchors, softmax=published.softmax)
+    return dataclasses.replace(own, head=published.head, anchors=published.anchors, beside=published.beside)
 
 
 def _own_name(path: str, layer: Layer, leaf: str) -> str:

@@ -44,7 +44,7 @@ def encode_deltas(
     shift = jnp.where(divisible, distances / jnp.where(divisible, anchor_size, 1), 0)
     measurable = divisible & (size > 0)
     scale = jnp.log(jnp.where(measurable, size, 1) / jnp.where(measurable, anchor_size, 1))
-    return jnp.concatenate([shift, scale], axis=-1) * _as_weights("encode_deltas", weights, boxes.dtype)
+    return jnp.concatenate([shift, scale], axis=-1) * _as_weights("encode_deltas", weights, boxes)
 
 
 def decode_deltas(
@@ -72,7 +72,7 @@ def decode_deltas(
     """
     deltas, anchors = as_boxes("decode_deltas", deltas=deltas, anchors=anchors)
     anchors = convert_boxes(anchors, "xyxy", "cxcywh")
-    deltas = deltas / _as_weights("decode_deltas", weights, deltas.dtype)
+    deltas = deltas / _as_weights("decode_deltas", weights, deltas)
     centre = deltas[..., :2] * anchors[..., 2:] + anchors[..., :2]
     size = jnp.exp(jnp.minimum(deltas[..., 2:], max_log_scale)) * anchors[..., 2:]
     return convert_boxes(jnp.concatenate([centre, size], axis=-1), "cxcywh", "xyxy")
@@ -159,10 +159,10 @@ def decode_yolox(outputs: jax.Array, corners: Any, strides: Any) -> jax.Array:
     return convert_boxes(jnp.concatenate([centre, size], axis=-1), "cxcywh", "xyxy")
 
 
-def _as_weights(op: str, weights: tuple[float, ...], dtype: Any) -> jax.Array:
+def _as_weights(op: str, weights: tuple[float, ...], like: jax.Array) -> jax.Array:
     if len(weights) != 4:
         raise ValueError(f"{op} expects four weights, for dx, dy, dw and dh, got {weights!r}")
-    return jnp.asarray(weights, dtype)
+    return jnp.broadcast_to(jnp.asarray(weights, like.dtype), like.shape)
 
 
 def _around_points(

@@ -386,6 +386,7 @@ def test_masks_are_those_of_the_detections():
         model.task(SIZE, max_detections=9)
 
 
+@pytest.mark.slow
 def test_masks_have_finite_gradients_whatever_the_objects():
     model = tiny_masks()
     params, state = model.init(jax.random.key(0))
