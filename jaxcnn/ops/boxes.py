@@ -204,7 +204,7 @@ def clip_boxes(boxes: jax.Array, image_size: Any) -> jax.Array:
       TypeError: the boxes are not floating point.
     """
     (boxes,) = as_boxes("clip_boxes", boxes=boxes)
-    return jnp.clip(boxes, 0, _extent("clip_boxes", image_size, boxes.dtype))
+    return jnp.clip(boxes, 0, jnp.broadcast_to(_extent("clip_boxes", image_size, boxes.dtype), boxes.shape))
 
 
 def as_boxes(op: str, size: int = 4, **arrays: Any) -> tuple[jax.Array, ...]:

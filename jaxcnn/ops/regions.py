@@ -142,7 +142,7 @@ def _sampled(
         size = jnp.asarray([one[axis] for one in sizes], jnp.int32)[levels][:, None, None]
         start, step = (each[:, None, None] for each in _bins(boxes, scale, axis, bins[axis], aligned))
         bin_, sample = (jnp.arange(number, dtype=boxes.dtype) for number in (bins[axis], samples))
-        position = start + bin_[:, None] * step + (sample + 0.5) * step / samples
+        position = start + bin_[None, :, None] * step + (sample + 0.5)[None, None] * step / samples
         low, beyond, inside = _interpolating(position, size)
         weights = jnp.stack([1 - beyond, beyond], axis=-1) * (inside / samples)[..., None]
         places = jnp.stack([low, jnp.minimum(low + 1, size - 1)], axis=-1)

@@ -86,7 +86,8 @@ def _add_products(sizes: Sizes, dy: jax.Array, levels: jax.Array, rows: Taps, co
     """Computes the transpose as products of matrices, map by map."""
 
     def matrix(taps: Taps, size: int, level: int) -> jax.Array:
-        at = (taps.places[..., None] == jnp.arange(size, dtype=jnp.int32)) & (levels == level)[:, None, None, None]
+        pixel = jnp.arange(size, dtype=jnp.int32)[None, None, None]
+        at = (taps.places[..., None] == pixel) & (levels == level)[:, None, None, None]
         return jnp.sum(jnp.where(at, taps.weights[..., None], 0), axis=2)
 
     def one_map(level: int, height: int, width: int) -> jax.Array:
