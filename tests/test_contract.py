@@ -801,7 +801,7 @@ def test_bfloat16_in_gives_bfloat16_out(subject):
 
 
 def test_bfloat16_computes_the_same_up_to_its_precision(subject):
-    if subject.is_model:
+    if subject.is_model or isinstance(subject.layer, YOLOX):
         pytest.skip("does not apply: rounding adds up with the depth; the parts are layers of the table")
     if isinstance(subject.layer, FasterRCNN):
         pytest.skip("does not apply: rounding changes the order of the proposals; the parts are layers of the table")

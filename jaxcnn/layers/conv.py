@@ -8,7 +8,7 @@ import jax
 
 from jaxcnn import ops
 from jaxcnn.layers.initializers import lecun_normal
-from jaxcnn.layers.parameters import affine_names, check_channels, check_names, init_kernel_and_bias
+from jaxcnn.layers.parameters import affine_shapes, check_channels, check_shapes, init_kernel_and_bias
 from jaxcnn.ops.arithmetic import transpose_padding_sides
 from jaxcnn.ops.check import Padding, Size, as_padding, as_pair, check_image
 from jaxcnn.ops.convolution import Border
@@ -80,7 +80,7 @@ class Conv(_WithKernel):
     ) -> tuple[jax.Array, State]:
         """Convolves one image (height, width, in_channels)."""
         del train, key
-        check_names("Conv parameters", params, affine_names(self))
+        check_shapes("Conv parameters", params, affine_shapes(self))
         y = ops.conv(
             x,
             params["kernel"],
@@ -166,7 +166,7 @@ class ConvTranspose(_WithKernel):
     ) -> tuple[jax.Array, State]:
         """Applies the transposed convolution to one image (height, width, in_channels)."""
         del train, key
-        check_names("ConvTranspose parameters", params, affine_names(self))
+        check_shapes("ConvTranspose parameters", params, affine_shapes(self))
         y = ops.conv_transpose(
             x,
             params["kernel"],

@@ -7,7 +7,7 @@ import jax
 
 from jaxcnn import ops
 from jaxcnn.layers.initializers import lecun_normal
-from jaxcnn.layers.parameters import affine_names, check_names, check_positive, init_kernel_and_bias
+from jaxcnn.layers.parameters import affine_shapes, check_positive, check_shapes, init_kernel_and_bias
 from jaxcnn.types import Params, Shape, State
 from jaxcnn.values import Value
 
@@ -48,5 +48,5 @@ class Dense(Value):
     ) -> tuple[jax.Array, State]:
         """Multiplies the last axis of `x`, shape (..., in_features)."""
         del train, key
-        check_names("Dense parameters", params, affine_names(self))
+        check_shapes("Dense parameters", params, affine_shapes(self))
         return ops.dense(x, params["kernel"], params.get("bias")), state

@@ -11,7 +11,7 @@ from jax.extend import core
 from jaxcnn.layers.composite import Composite, apply_around, is_open
 from jaxcnn.layers.conv import Conv, ConvTranspose
 from jaxcnn.layers.dense import Dense
-from jaxcnn.layers.parameters import affine_names
+from jaxcnn.layers.parameters import affine_shapes
 from jaxcnn.types import Layer, Params, State
 
 _PREFIX, _COMPOSITE = "layer ", "composite "
@@ -152,7 +152,7 @@ def _drawn(layer: Layer) -> tuple[Params, State]:
     """Describes what a layer draws. Cached, because models repeat a few layers many times."""
     # Without tracing, most of which would be the drawing. Exact types only: a derived class may draw something else.
     if type(layer) in (Conv, ConvTranspose, Dense):
-        shapes = {"kernel": layer.kernel_shape, "bias": layer.kernel_shape[-1:]}  # pyright: ignore[reportAttributeAccessIssue]
-        return {name: jax.ShapeDtypeStruct(shapes[name], jnp.float32) for name in affine_names(layer)}, {}  # pyright: ignore[reportArgumentType]
+        shapes = affine_shapes(layer)  # pyright: ignore[reportArgumentType]
+        return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}, {}
     # The key is made inside the traced function: a concrete key would start a device.
     return jax.eval_shape(lambda: layer.init(jax.random.key(0)))

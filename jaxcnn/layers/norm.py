@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxcnn import ops
 from jaxcnn.layers.drawing import draw, fill, split_key
-from jaxcnn.layers.parameters import check_last_sizes, check_names, check_positive
+from jaxcnn.layers.parameters import check_last_sizes, check_positive, check_shapes
 from jaxcnn.ops.check import at_least_float32, check_epsilon
 from jaxcnn.types import Params, Shape, State
 from jaxcnn.values import Value
@@ -73,8 +73,8 @@ class BatchNorm(Value):
         for an image that only pads the batch.
         """
         del key
-        check_names("BatchNorm parameters", params, _affine_names(self))
-        check_names("BatchNorm state", state, ("mean", "var"))
+        check_shapes("BatchNorm parameters", params, _affine_shapes(self))
+        check_shapes("BatchNorm state", state, {"mean": (self.channels,), "var": (self.channels,)})
         check_last_sizes("BatchNorm", (self.channels,), x)
         mean, var = state["mean"], state["var"]
         # Cast once: the gradients of moments and normalisation nearly cancel, and must not be rounded before their sum.
@@ -144,7 +144,7 @@ class GroupNorm(Value):
     ) -> tuple[jax.Array, State]:
         """Normalises one image (height, width, channels)."""
         del train, key
-        check_names("GroupNorm parameters", params, _affine_names(self))
+        check_shapes("GroupNorm parameters", params, _affine_shapes(self))
         y = ops.group_norm(x, self.num_groups, params.get("scale"), params.get("bias"), epsilon=self.epsilon)
         return y, state
 
@@ -195,18 +195,19 @@ class LayerNorm(Value):
     ) -> tuple[jax.Array, State]:
         """Normalises the last axes of `x`, shape (..., *sizes)."""
         del train, key
-        check_names("LayerNorm parameters", params, _affine_names(self))
+        check_shapes("LayerNorm parameters", params, _affine_shapes(self))
         check_last_sizes("LayerNorm", self.sizes, x)
         y = ops.layer_norm(x, params.get("scale"), params.get("bias"), num_axes=len(self.sizes), epsilon=self.epsilon)
         return y, state
 
 
-def _affine_names(layer: BatchNorm | GroupNorm | LayerNorm) -> tuple[str, ...]:
-    return (*(("scale",) if layer.use_scale else ()), *(("bias",) if layer.use_bias else ()))
+def _affine_shapes(layer: BatchNorm | GroupNorm | LayerNorm) -> dict[str, Shape]:
+    shape = layer.sizes if isinstance(layer, LayerNorm) else (layer.channels,)
+    return {name: shape for name, is_used in (("scale", layer.use_scale), ("bias", layer.use_bias)) if is_used}
 
 
 def _init_scale_and_bias(layer: BatchNorm | GroupNorm | LayerNorm, key: jax.Array) -> Params:
     initializers = {"scale": layer.scale_init, "bias": layer.bias_init}
+    shapes = _affine_shapes(layer)
     keys = split_key(key, 2)
-    shape = layer.sizes if isinstance(layer, LayerNorm) else (layer.channels,)
-    return {name: draw(initializers[name], k, shape) for name, k in zip(_affine_names(layer), keys, strict=False)}
+    return {name: draw(initializers[name], k, shapes[name]) for name, k in zip(shapes, keys, strict=False)}

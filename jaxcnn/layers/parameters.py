@@ -1,9 +1,10 @@
 """Draws and checks the parameters of layers."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 
 from jaxcnn.layers.drawing import draw, split_key
 from jaxcnn.ops.check import check_array, is_int
@@ -38,16 +39,17 @@ def init_kernel_and_bias(layer: _Affine, key: jax.Array) -> Params:
     return params
 
 
-def affine_names(layer: _Affine) -> tuple[str, ...]:
-    """Names the parameters of a convolution or a dense layer.
+def affine_shapes(layer: _Affine) -> dict[str, Shape]:
+    """Returns the shapes of the parameters of a convolution or a dense layer.
 
     Args:
-      layer: has `use_bias`, whether there is a bias.
+      layer: has the shape of the kernel, whose last axis is the output, and whether there is a bias.
 
     Returns:
-      "kernel" and, if there is one, "bias".
+      The shape of "kernel" and, if there is one, of "bias".
     """
-    return ("kernel", "bias") if layer.use_bias else ("kernel",)
+    shapes = {"kernel": layer.kernel_shape, "bias": layer.kernel_shape[-1:]}
+    return shapes if layer.use_bias else {"kernel": shapes["kernel"]}
 
 
 def check_names(what: str, tree: dict, names: Iterable[str]) -> None:
@@ -65,6 +67,25 @@ def check_names(what: str, tree: dict, names: Iterable[str]) -> None:
     if not isinstance(tree, dict) or set(tree) != set(names):
         got = tuple(tree) if isinstance(tree, dict) else type(tree).__name__
         raise ValueError(f"{what}: expected a dict of the names {names}, got {got}; was it made by this layer's init?")
+
+
+def check_shapes(what: str, tree: dict, shapes: Mapping[str, Shape]) -> None:
+    """Refuses arrays whose names or shapes are not those of a layer.
+
+    Args:
+      what: name of the tree for the message, such as "Conv parameters".
+      tree: the arrays by name.
+      shapes: the expected shapes by name.
+
+    Raises:
+      ValueError: a name is missing or unknown, the tree is not a dict, or an array has another shape.
+    """
+    check_names(what, tree, shapes)
+    for name, shape in shapes.items():
+        if (got := np.shape(tree[name])) != shape:
+            raise ValueError(
+                f"{what}: expected {name!r} of shape {shape}, got {got}; was it made by the init of this layer?"
+            )
 
 
 def check_channels(layer: str, in_channels: int, out_channels: int, groups: int = 1) -> None:

@@ -6,7 +6,7 @@ from math import isfinite
 import jax
 
 from jaxcnn.layers.drawing import fill
-from jaxcnn.layers.parameters import check_last_sizes, check_names, check_positive
+from jaxcnn.layers.parameters import check_last_sizes, check_positive, check_shapes
 from jaxcnn.ops.wide import scale_channels
 from jaxcnn.types import Params, State
 from jaxcnn.values import Value
@@ -40,6 +40,6 @@ class LayerScale(Value):
     ) -> tuple[jax.Array, State]:
         """Scales the last axis of `x`, shape (..., channels)."""
         del train, key
-        check_names("LayerScale parameters", params, ("scale",))
+        check_shapes("LayerScale parameters", params, {"scale": (self.channels,)})
         check_last_sizes("LayerScale", (self.channels,), x)
         return scale_channels(x, params["scale"]), state

@@ -286,7 +286,7 @@ class _Blocks(Value):
         )
 
     def csp(self, in_channels: int, out_channels: int, blocks: int, *, shortcut: bool = False) -> Sequential:
-        """Builds blocks of which half of the channels know nothing (Wang et al. 2020, figure 2b)."""
+        """Builds a cross-stage-partial block: half of the channels skip its blocks (Wang et al. 2020, figure 2b)."""
         hidden = out_channels // 2
         rows: dict[str, Layer] = {}
         for i in range(blocks):
@@ -298,7 +298,7 @@ class _Blocks(Value):
         return Sequential(halves=halves, project=self.plain(2 * hidden, out_channels))
 
     def pyramid_pooling(self, channels: int) -> Sequential:
-        """Builds the largest values around each place, within 5, 9 and 13 places (He et al. 2015, "SPP-net")."""
+        """Builds spatial pyramid pooling: max pooling of three sizes (He et al. 2015, SPP-net)."""
         hidden = channels // 2
         pools: Mapping[str, Layer] = {f"pool{size}": MaxPool(size, 1, size // 2) for size in (5, 9, 13)}
         return Sequential(
