@@ -150,7 +150,8 @@ def our_outputs(weights, batch, *, model=None):
     outputs = compiled(weights.model if model is None else model)(weights.params, weights.state, jnp.asarray(batch))
     used = np.asarray(outputs["valid"])
     each = {name: np.asarray(value) for name, value in outputs.items() if name != "valid"}
-    return {name: value if name in ("objectness", "deltas") else value[used] for name, value in each.items()}, outputs
+    by_region = {name for name, value in each.items() if value.shape[:2] == used.shape}
+    return {name: value[used] if name in by_region else value for name, value in each.items()}, outputs
 
 
 class First:

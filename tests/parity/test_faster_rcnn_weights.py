@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from detection_peer import as_set, scenes, torch_targets
 from region_peer import compare_losses, detections, loaded, old_name, our_outputs, raw_outputs
-from torchvision_peer import torch, torchvision
+from torchvision_peer import torch, torchvision, with_exact_hard_sigmoid
 from weights_peer import changed, check_names, error, images, record_of
 
 from jaxcnn.interop.weights import save_torch
@@ -132,7 +132,7 @@ def test_multiply_adds_are_those_that_torchvision_publishes(build, giga):
 @pytest.mark.slow
 def test_losses_and_gradients_are_those_of_torchvision(tmp_path):
     name = "fasterrcnn_mobilenet_v3_large_320_fpn"
-    module = built(name)
+    module = with_exact_hard_sigmoid(built(name))
     weights = loaded(name, module, tmp_path, 64)
     objects = torch_targets(scenes(SIZE, 3, counts=(3, 4, 2)))
     compare_losses(name, module, weights, images(SIZE, batch=3), objects)

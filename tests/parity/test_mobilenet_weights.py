@@ -5,7 +5,7 @@ shapes, and the options of their norms and convolutions, and whose blocks are th
 """
 
 import pytest
-from torchvision_peer import timm, torch, torchvision
+from torchvision_peer import timm, torch, torchvision, with_exact_hard_sigmoid
 from weights_peer import (
     LOGITS_TOLERANCE,
     changed,
@@ -53,18 +53,8 @@ def test_names_shapes_and_options_are_those_of_torchvision(name):
         check_options(f"torchvision/{name}", torchvision.models.get_model(name))
 
 
-class HardSigmoid(torch.nn.Module):
-    """torch's own holds 1/6 in float32, so that its gradient is off by 3e-8."""
-
-    def forward(self, x):
-        return torch.nn.functional.relu6(x + 3) / 6
-
-
 def test_a_training_step_is_that_of_torchvision(tmp_path):
-    module = torchvision.models.mobilenet_v3_small(num_classes=10)
-    for part in module.modules():
-        if hasattr(part, "scale_activation"):
-            part.scale_activation = HardSigmoid()
+    module = with_exact_hard_sigmoid(torchvision.models.mobilenet_v3_small(num_classes=10))
     check_torch_training("torchvision/mobilenet_v3_small", module, tmp_path, 64)
 
 

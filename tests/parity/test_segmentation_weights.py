@@ -10,7 +10,7 @@ from collections import OrderedDict
 
 import pytest
 import weights_peer
-from torchvision_peer import nn, timm, torch, torchvision
+from torchvision_peer import nn, timm, torch, torchvision, with_exact_hard_sigmoid
 from weights_peer import (
     LOGITS_TOLERANCE,
     changed,
@@ -51,13 +51,6 @@ PARAMETERS = {
 WITHOUT_AUX = {"fcn_resnet50": 32_957_013, "deeplabv3_resnet50": 39_638_869, "deeplabv3_mobilenet_v3_large": 11_025_477}
 
 
-class HardSigmoid(nn.Module):
-    """torch's own holds 1/6 in float32, so that its gradient is off by 3e-8."""
-
-    def forward(self, x):
-        return nn.functional.relu6(x + 3) / 6
-
-
 def plain(module):
     """Makes a model of torchvision return logits, channels last: in training those of all heads stacked."""
     inner = module.forward
@@ -67,10 +60,7 @@ def plain(module):
         return torch.stack(list(results.values()), 1) if module.training and len(results) > 1 else results["out"]
 
     module.forward = forward
-    for part in module.modules():
-        if hasattr(part, "scale_activation"):
-            part.scale_activation = HardSigmoid()
-    return module
+    return with_exact_hard_sigmoid(module)
 
 
 def built(name, num_classes=5, **options):
