@@ -236,7 +236,7 @@ class Detection(Value):
             got = sorted(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__
             raise ValueError(f"{kind} expects outputs with 'boxes' and 'classes', as a detector gives, got {got}")
         boxes, classes = outputs["boxes"].shape, outputs["classes"].shape
-        if len(classes) != 3 or boxes != (len(outputs["classes"]), rows, 4) or classes[:2] != boxes[:2]:
+        if len(classes) != 3 or boxes != (classes[0], rows, 4) or classes[:2] != boxes[:2]:
             height, width = self.image_size
             raise ValueError(
                 f"{kind} expects boxes (batch, {rows}, 4) and classes (batch, {rows}, num_classes) for images of "
