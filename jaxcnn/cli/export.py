@@ -10,6 +10,7 @@ from jaxcnn.cli.terminal import say, shown
 from jaxcnn.data import FitPicture
 from jaxcnn.interop.export import ExportedModel, check_paths, export_stablehlo
 from jaxcnn.interop.onnx import export_onnx
+from jaxcnn.tasks import Detection
 from jaxcnn.training.run_folder import RunFolder, RunFolderError
 from jaxcnn.training.trained_model import TrainedModel
 from jaxcnn.types import Shape
@@ -39,6 +40,8 @@ def export(options: Export) -> int:
         check_paths(output)
     with Activity("reading the run"):
         run = trained.load(options.run, options.layer)
+    if isinstance(run.info.task, Detection):
+        _check_detector(options)
     with Activity("exporting the model"), reported(ValueError, ImportError):
         exported = _export(options, run)
     # The config of a run that was started in Python does not name its model.
@@ -54,6 +57,22 @@ def export(options: Export) -> int:
     return 0
 
 
+def _check_detector(options: Export) -> None:
+    """Refuses what a program that decodes the outputs of a detector cannot be or do."""
+    if options.format == "onnx":
+        raise CommandError(
+            "--format onnx expects another run than that of a detector, whose suppression of overlapping boxes "
+            "jax2onnx cannot convert; use --format stablehlo, or in Python export_onnx, which writes the outputs "
+            "before decoding"
+        )
+    if options.image_size == "any" or options.gradients:
+        given = "--gradients" if options.gradients else "--image-size any"
+        raise CommandError(
+            f"{given} expects another run than that of a detector, whose boxes are decoded for one image size and have "
+            "no gradients; omit it"
+        )
+
+
 def _export(options: Export, run: TrainedModel) -> ExportedModel:
     shape = run.info.image_shape
     arguments: Any = (run.layer, run.params, run.state, shape)
@@ -66,6 +85,7 @@ def _export(options: Export, run: TrainedModel) -> ExportedModel:
         platforms=options.platforms,
         gradients=options.gradients,
         dtype=run.info.precision,
+        task=run.info.task if isinstance(run.info.task, Detection) else None,
         **words,
     )
 

@@ -65,8 +65,9 @@ def wrapped() -> Iterator[None]:
     finally:
         width = shutil.get_terminal_size().columns
         for line in printed.getvalue().splitlines():
-            # Only plain text: tyro fits boxes itself, and escape sequences, which it writes elsewhere, take no room.
-            print(line if set(line) & set("\x1b│|") else textwrap.fill(line, width))
+            # Only prose: tyro fits boxes itself, escape sequences, which it writes elsewhere, take no room, and a line
+            # of options is there to be copied.
+            print(line if set(line) & set("\x1b│|") or line.startswith("--") else textwrap.fill(line, width))
 
 
 class _LikeStandardOutput(io.StringIO):

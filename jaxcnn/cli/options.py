@@ -258,6 +258,7 @@ class Export:
     """Writes the best epoch of a run as a file that runs without jaxcnn, for batches of any size.
 
     A JSON file next to it describes input and output, and has the class names and Python code that loads the file.
+    The program of a detector gives boxes, scores, classes and valid, with a fixed number of slots, the best first.
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]

@@ -29,8 +29,9 @@ from jaxcnn import environment
 from jaxcnn.files import check_target, written_whole
 from jaxcnn.layers import batched, fold_batch_norm
 from jaxcnn.layers.composite import LAYER_NOTE
+from jaxcnn.tasks import Detection
 from jaxcnn.trees import named_leaves
-from jaxcnn.types import Layer, Params, Shape, State
+from jaxcnn.types import Layer, Params, Shape, State, Task
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 """The default platforms of an exported program."""
@@ -125,6 +126,7 @@ def export_stablehlo(
     weights: Literal["baked", "arguments"] = "baked",
     fold: bool | None = None,
     dtype: Any = jnp.float32,
+    task: Task | None = None,
     class_names: Sequence[str] = (),
     preprocessing: str = "",
 ) -> ExportedModel:
@@ -132,7 +134,8 @@ def export_stablehlo(
 
     The program takes float32 images (batch, height, width, channels), with any batch size, and returns float32: an
     array, or a tree of arrays if the model does. It uses only XLA's own operations, not the C++ kernels of this
-    package.
+    package. With the task of a detector, it decodes the outputs: it returns a dict of "boxes", two corners in pixels of
+    the images, "scores", "classes" and "valid", with slots of a fixed number, the best first.
 
     Args:
       model: any layer or model.
@@ -150,7 +153,9 @@ def export_stablehlo(
       fold: whether to fold batch norms into convolutions (`jaxcnn.layers.fold_batch_norm`), which changes results only
         by rounding. None: if weights are baked and gradients are not needed. A folded model has other parameters, so it
         cannot be combined with weights as arguments.
-      dtype: dtype of the computation.
+      dtype: dtype of the computation; results are decoded in float32.
+      task: decodes the outputs of the model, such as that of a detector, whose images have the size of the task; None
+        returns them as they are.
       class_names: for the description.
       preprocessing: preprocessing of the images in words, for the description.
 
@@ -159,7 +164,7 @@ def export_stablehlo(
 
     Raises:
       ValueError: `symbolic_size` is True and the model does not support images of any size (a note names the layer), or
-        an option is not one of the above.
+        the task is that of a detector; `gradients` is True with such a task; or an option is not one of the above.
       ImportError: flatbuffers is not installed.
     """
     _check_flatbuffers()
@@ -174,10 +179,13 @@ def export_stablehlo(
             "export expects fold=False with weights='arguments': a folded model has other parameters; call "
             "fold_batch_norm first and export its result"
         )
+    if isinstance(task, Detection):
+        _check_detector(symbolic_size, gradients=gradients)
+        symbolic_size = False
     if fold:
         model, params, state = fold_batch_norm(model, params, state, image_shape)
     sizes = image_sizes(model, params, state, image_shape, symbolic_size)
-    forward = Forward(model, dtype)
+    forward = Forward(model, dtype, task)
     with _without_paths():
         if weights == "baked":
             exported = export.export(jax.jit(forward.bound(params, state)), platforms=platforms)(sizes.struct())
@@ -200,7 +208,7 @@ def export_stablehlo(
         (
             "import pathlib, jax.export",
             'program = jax.export.deserialize(pathlib.Path("{file}").read_bytes())',
-            f"logits = program.call({arguments})",
+            f"{'logits' if task is None else 'predictions'} = program.call({arguments})",
         ),
     )
 
@@ -212,19 +220,44 @@ class Forward:
     Attributes:
       model: any layer or model.
       dtype: dtype of the computation.
+      task: decodes the results, or None.
     """
 
     model: Layer
     dtype: Any
+    task: Task | None = None
 
     def __call__(self, params: Params, state: State, images: jax.Array) -> Any:
         """Computes the results of a batch: an array, or a tree of arrays."""
         results, _ = batched(self.model)(params, state, images.astype(self.dtype), train=False)
-        return jax.tree.map(lambda y: y.astype(jnp.float32) if jnp.issubdtype(y.dtype, jnp.floating) else y, results)
+        results = jax.tree.map(lambda y: y.astype(jnp.float32) if jnp.issubdtype(y.dtype, jnp.floating) else y, results)
+        return results if self.task is None else self.task.decode(results)
 
     def bound(self, params: Params, state: State) -> Callable[[jax.Array], Any]:
         """Returns a function of the images alone."""
         return lambda images: self(params, state, images)
+
+
+def _check_detector(symbolic_size: bool | None, *, gradients: bool) -> None:
+    """Refuses what a program that decodes the outputs of a detector cannot do.
+
+    Args:
+      symbolic_size: as in `export_stablehlo`.
+      gradients: likewise.
+
+    Raises:
+      ValueError: images of any size, or gradients, are wanted.
+    """
+    if symbolic_size:
+        raise ValueError(
+            "symbolic_size=True expects a model that supports images of any size, got a detector, whose task decodes "
+            "boxes of images of one size; pass symbolic_size=False, or no task"
+        )
+    if gradients:
+        raise ValueError(
+            "gradients=True expects outputs that have gradients, got the task of a detector: its suppression of "
+            "overlapping boxes has none; pass no task"
+        )
 
 
 def describe(

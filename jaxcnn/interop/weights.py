@@ -409,7 +409,7 @@ def _open_file(path: Path, entry: str | None) -> _Source:
         if read_metadata(path).get("format") == own_file.FORMAT:
             return _Source(path, read_safetensors(path), ("jaxcnn",))
         return _Source(path, _unwrapped(read_safetensors(path)), OF_TORCH)
-    if ending == ".weights":
+    if ending == ".weights" and what not in (paths.ZIP, paths.BEFORE_1_6):
         _refuse_entry(entry, path)
         return _Source(path, {}, ("darknet",), numbers=read_darknet(path))
     verify_torchvision_name(path)

@@ -255,7 +255,7 @@ class Detection(Value):
         """Refuses outputs of other shapes than those of images of `image_size`."""
         kind, rows = type(self).__name__, sum(self.level_sizes)
         boxes, classes = outputs["boxes"].shape, outputs["classes"].shape
-        if len(classes) != 3 or boxes != (len(outputs["classes"]), rows, 4) or classes[:2] != boxes[:2]:
+        if len(classes) != 3 or boxes != (classes[0], rows, 4) or classes[:2] != boxes[:2]:
             height, width = self.image_size
             raise ValueError(
                 f"{kind} expects boxes (batch, {rows}, 4) and classes (batch, {rows}, num_classes) for images of "
