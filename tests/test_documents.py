@@ -81,6 +81,6 @@ def test_the_shell_scripts_of_the_page_are_bash():
 def check_shell(script):
     done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    # The options of the command are those that it has.
+    # The command has all options that the page uses.
     for option in re.findall(r" --([a-z-]+)", " ".join(re.findall(r"jaxcnn train (?:.*\\\n)*.*", script))):
         assert hasattr(Train, option.replace("-", "_")) or hasattr(Train().recipe, option.replace("-", "_")), option

@@ -206,7 +206,7 @@ def _share(value: float) -> str:
 
 
 def record(coco: Mapping[str, CocoFigures], voc: VocFigures | None = None) -> dict[str, Any]:
-    """Describes figures as JSON values; those that are undefined are None.
+    """Describes figures as JSON values; an undefined figure is None.
 
     Args:
       coco: the figures by kind.

@@ -159,7 +159,7 @@ class RegionDetection(Detection):
         return {**parts, "class_loss": _mean(entropy, counted, counted), "box_loss": _mean(errors, owned, counted)}
 
     def region_matches(self, outputs: Mapping[str, Any], boxes: Any, valid: Any) -> jax.Array:
-        """Returns the object of each region of one image; IGNORED for those that do not count in the loss."""
+        """Returns the object of each region of one image, or IGNORED where the loss leaves the region out."""
         if "region_matches" in outputs:
             return outputs["region_matches"]
         return jnp.where(outputs["valid"], self.match_regions(outputs["proposals"], boxes, valid), IGNORED)

@@ -182,7 +182,7 @@ class Placement:
         """Puts arrays, such as a key, on every device.
 
         Args:
-          tree: arrays, the same in every process; those that are on the devices already are not copied.
+          tree: arrays, the same in every process; an array that is already on the devices is not copied.
         """
         sharding = NamedSharding(self.mesh, PartitionSpec())
 
@@ -249,7 +249,7 @@ class Placement:
           Arrays of NumPy; typed keys are arrays of JAX.
         """
         leaves, structure = jax.tree.flatten(tree)
-        # Those that this process cannot read.
+        # Arrays with parts on devices of other processes, which this process cannot read.
         spread = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array) and not _is_readable(leaf)}
         if spread:
             spread = jax.jit(lambda tree: tree, out_shardings=NamedSharding(self.mesh, PartitionSpec()))(spread)

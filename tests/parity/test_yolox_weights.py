@@ -102,7 +102,7 @@ def drawn(batch, num_classes):
 
 
 def labels_of(batch):
-    """Returns the objects as the authors' code takes them: first those that are there, then rows of zeros."""
+    """Returns the objects as the authors' code takes them: the real objects first, then rows of zeros."""
     labels = np.zeros((*batch["valid"].shape, 5))
     for i, (boxes, classes, valid) in enumerate(zip(batch["boxes"], batch["classes"], batch["valid"], strict=True)):
         centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
@@ -202,7 +202,7 @@ def test_a_published_file_is_known_by_its_name_and_predicts_on_photographs(tmp_p
     found = network.predict(photograph)[0]
     prepared = network.preprocessing(photograph)
     raw = raw_outputs(module, prepared[None].astype(np.float64))
-    # The pixels are 256 times as large as those that the weights were calibrated with: most logits are large.
+    # The weights were calibrated with pixels 256 times smaller, so that most logits are large.
     ours = our_outputs(network, prepared[None].astype(np.float64), model=network.layer)
     assert worst(ours, raw) < 1e-10
     expected = jax.tree.map(lambda leaf: np.asarray(leaf[0]), network.task.decode(ours))

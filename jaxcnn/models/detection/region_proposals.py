@@ -82,7 +82,7 @@ class RegionProposals(Composite):
         *,
         train: bool,
     ) -> Regions:
-        """Chooses proposals: the best anchors of each level, of which those that overlap a better one are dropped.
+        """Chooses proposals: the best anchors of each level, without anchors that overlap a better one.
 
         Args:
           outputs: of `forward`.
