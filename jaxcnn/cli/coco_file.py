@@ -1,9 +1,11 @@
 """Detections of picture files as results of COCO."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.terminal import shown
@@ -47,14 +49,20 @@ class CocoFile:
             )
         self._categories = [keys[name] for name in class_names]
 
-    def add(self, path: Path, folder: Path | None, found: Mapping[str, Any]) -> None:
+    def add(
+        self,
+        path: Path,
+        folder: Path | None,
+        found: Mapping[str, Any],
+        mask: Callable[[int], np.ndarray] | None = None,
+    ) -> None:
         """Adds the detections of a picture file.
 
         Args:
           path: of the file.
           folder: the folder that was given, in which it was found, or None.
-          found: "boxes", "scores" and "classes" of the objects, with boxes in pixels of the file; and "masks", bool,
-            of the size of the picture, if the detector has them.
+          found: "boxes", "scores" and "classes" of the objects, with boxes in pixels of the file.
+          mask: gives the mask of an object, bool, of the size of the picture; None for a detector without masks.
 
         Raises:
           CommandError: the annotations have no such image.
@@ -68,7 +76,7 @@ class CocoFile:
                 "score": float(f"{score:.7g}"),
                 "file_name": path.name,
             }
-            self._results.append(one | ({"segmentation": run_lengths(found["masks"][row])} if "masks" in found else {}))
+            self._results.append(one if mask is None else one | {"segmentation": run_lengths(mask(row))})
         self._files.append(path)
 
     def write(self) -> None:

@@ -81,12 +81,19 @@ def detect(run: TrainedModel, source: Source, batch_size: int) -> Detected:
     step = make_predict_step(run.layer, run.info.task, precision=run.info.precision)
     results: list[dict[str, Any]] = []
     has_masks, start = "masks" in source.spec, 0
+    height, width, _ = run.info.image_shape
     for batch in _batches(source, min(batch_size, len(source))):
         found = predict(step, run.params, run.state, [batch], prefetch=0)
-        has_masks = has_masks and "masks" in found
+        has_masks = has_masks and "box_masks" in found
+        box_masks = found.pop("box_masks", ())
         if not has_masks:
-            found = {name: array for name, array in found.items() if name != "masks"}
-        results += evaluation.coco_results(source, found, start=start)
+            results += evaluation.coco_results(source, found, start=start)
+        else:
+            # One by one: the masks of all objects of a batch may be gigabytes.
+            for place, (masks, boxes) in enumerate(zip(box_masks, found["boxes"], strict=True)):
+                one = {name: array[place][None] for name, array in found.items()}
+                one["masks"] = evaluation.paste_masks(masks, boxes, (height, width))[None]
+                results += evaluation.coco_results(source, one, start=start + place)
         start += len(found["scores"])
     return Detected(source, evaluation.coco_annotations(source, masks=has_masks), results, has_masks)
 

@@ -182,7 +182,7 @@ def _predicted(run: TrainedModel, options: Predict) -> Iterator[list[Prediction 
 
 def _prediction(read: _Read, image: np.ndarray, output: Any) -> Prediction:
     moved = output if read.placement is None else read.placement.original_detections(output)
-    return Prediction(read.file.path, read.file.folder, image, moved, read.placement)
+    return Prediction(read.file.path, read.file.folder, image, moved, read.placement, output)
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

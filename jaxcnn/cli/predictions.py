@@ -19,6 +19,7 @@ from jaxcnn.cli.masks import write_mask, write_overlay
 from jaxcnn.cli.options import Predict
 from jaxcnn.cli.terminal import columns, say, shown
 from jaxcnn.data.pictures import PictureError, Placement
+from jaxcnn.evaluation import paste_masks
 from jaxcnn.files import written_whole
 from jaxcnn.tasks import Detection, Segmentation
 from jaxcnn.text import printable
@@ -44,6 +45,7 @@ class Prediction(NamedTuple):
       output: what the task decodes: probabilities of classes, numbers, a mask, or objects with boxes in pixels of the
         file.
       placement: of a detector: where the file's picture lies in the image.
+      in_image: of a detector: `output` with boxes in pixels of the image, not clipped to the picture.
     """
 
     path: Path
@@ -51,6 +53,7 @@ class Prediction(NamedTuple):
     image: np.ndarray
     output: Any
     placement: Placement | None = None
+    in_image: Any = None
 
 
 class Unreadable(NamedTuple):
@@ -127,7 +130,7 @@ def make_writer(options: Predict, info: ModelInfo) -> Iterator[Callable[[Results
         def write(results: Results) -> None:
             for one in results:
                 if coco is not None and isinstance(one, Prediction):
-                    coco.add(one.path, one.folder, _above(one.output, options.min_score or 0.0))
+                    _add_to(coco, one, options.min_score or 0.0)
             emit(form.lines([_unreadable(one) if isinstance(one, Unreadable) else describe(one) for one in results]))
 
         emit(form.begin())
@@ -230,8 +233,26 @@ class _Boxes:
 
 def _above(found: Record, score: float) -> Record:
     """Returns the objects of at least a score, without empty slots."""
-    there = np.flatnonzero(found["valid"] & (found["scores"] >= score))
+    there = _places(found, score)
     return {name: array[there] for name, array in found.items()}
+
+
+def _places(found: Record, score: float) -> np.ndarray:
+    return np.flatnonzero(found["valid"] & (found["scores"] >= score))
+
+
+def _add_to(coco: CocoFile, prediction: Prediction, score: float) -> None:
+    """Adds the objects of at least a score, with their masks if there are any."""
+    places, in_image, placement = _places(prediction.output, score), prediction.in_image, prediction.placement
+
+    def mask(row: int) -> np.ndarray:
+        place = places[row : row + 1]
+        # A mask belongs to the whole box, which may be clipped in the picture.
+        masks = paste_masks(in_image["box_masks"][place], in_image["boxes"][place], prediction.image.shape[:2])
+        return (masks if placement is None else placement.original_masks(masks))[0]
+
+    found = _above(prediction.output, score)
+    coco.add(prediction.path, prediction.folder, found, mask if "box_masks" in found else None)
 
 
 class _Names:

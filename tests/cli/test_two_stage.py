@@ -65,5 +65,33 @@ def test_mask_rcnn_is_trained_and_evaluated(jaxcnn, tmp_path, monkeypatch):
     assert done.status == 0, done.err
     assert RunFolder(run).task == small_maskrcnn(10).task((64, 64))
     assert np.isfinite(RunFolder(run).metrics()[-1]["validation_mask_loss"])
-    done = jaxcnn("evaluate", run)
+    pytest.importorskip("faster_coco_eval")
+    done = jaxcnn("evaluate", run, "--json")
     assert done.status == 0, done.err
+    assert set(json.loads(done.out)["coco"]) == {"box", "mask"}
+    # A picture of another shape, so that masks go back to it.
+    picture, file = tmp_path / "photograph.png", tmp_path / "found.json"
+    Image.fromarray(digit_scenes(64)["test"][0]["image"]).resize((96, 80)).save(picture)
+    done = jaxcnn("predict", run, picture, "--coco", file)
+    assert done.status == 0, done.err
+    results = json.loads(file.read_text())
+    assert results
+    for one in results:
+        mask = mask_of(one["segmentation"])
+        assert mask.shape == (80, 96)
+        left, top, width, height = one["bbox"]
+        inside = np.zeros_like(mask)
+        # Up to a pixel: a mask has whole pixels of the smaller image.
+        rows, columns = (
+            slice(max(int(top) - 2, 0), int(top + height) + 3),
+            slice(max(int(left) - 2, 0), int(left + width) + 3),
+        )
+        inside[rows, columns] = True
+        assert not (mask & ~inside).any()
+    assert any(mask_of(one["segmentation"]).any() for one in results)
+
+
+def mask_of(run_lengths):
+    from faster_coco_eval.core import mask
+
+    return mask.decode(run_lengths).astype(bool)
