@@ -80,6 +80,16 @@ def key():
 
 
 @pytest.fixture
+def optimized():
+    """Compiles as users' programs are: for a test whose programs run so often that it saves more than it costs."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.values[name]
+    jax.config.update(name, False)
+    yield
+    jax.config.update(name, before)
+
+
+@pytest.fixture
 def float64():
     """Runs the test with 64-bit types, so that a wrong formula cannot hide behind rounding."""
     with jax.enable_x64(True):

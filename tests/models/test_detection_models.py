@@ -116,6 +116,7 @@ def test_unit_length_is_that_of_torch_at_zeros_too():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_a_small_detector_learns_eight_scenes():
     model = small_retinanet(10)
     task = model.task((64, 64), measures_precision=True)

@@ -399,6 +399,7 @@ def test_masks_have_finite_gradients_whatever_the_objects():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_a_small_detector_of_masks_learns_eight_scenes():
     model = small_maskrcnn(10)
     task = model.task((64, 64), measures_precision=True)
@@ -453,6 +454,7 @@ def test_masks_are_pasted_pixel_by_pixel():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_a_small_two_stage_detector_learns_eight_scenes():
     model = small_fasterrcnn(10)
     task = model.task((64, 64), measures_precision=True)

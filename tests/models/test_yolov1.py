@@ -174,6 +174,7 @@ def test_options_out_of_range_are_refused(options, message):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_eight_scenes_are_learned():
     model = yolov1_tiny(10, image_size=64)
     source = digit_scenes(64)["train"]

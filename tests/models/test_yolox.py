@@ -80,6 +80,7 @@ def test_a_small_one_is_a_value_like_the_others():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_eight_scenes_are_learned():
     model = yolox(10, depth=0.33, width=0.25)
     source = digit_scenes(64)["train"]
