@@ -209,11 +209,11 @@ def _jaxcnn(workload: Workload) -> Epoch:
 
 def _decoder(workload: Workload) -> Epoch:
     source, prepare = workload.source, workload.prepare
-    assert prepare is not None
+    assert isinstance(prepare, data.RandomResizedCrop)
 
     def epoch(number: int) -> int:
         def decode(index: int) -> None:
-            prepare(np.random.default_rng((number, index)), source[index])
+            prepare.read(np.random.default_rng((number, index)), source, index)
 
         with ThreadPoolExecutor(usable_cores()) as pool:
             return len(list(pool.map(decode, range(len(source)))))
