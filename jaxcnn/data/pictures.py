@@ -308,6 +308,20 @@ class FitPicture(Value):
         return height, width
 
 
+def check_channels(channels: int, fit: FitPicture) -> None:
+    """Checks that pictures are fitted with the channels that they are read with.
+
+    Args:
+      channels: of the pictures of a source.
+      fit: fits them.
+
+    Raises:
+      ValueError: `fit` has other channels.
+    """
+    if fit.channels != channels:
+        raise ValueError(f"expected images of {channels} channels, as they are read, got {fit!r}")
+
+
 def read_picture(file: File, channels: int, *, at_least: tuple[int, int] | None = None) -> np.ndarray:
     """Reads a picture file.
 
