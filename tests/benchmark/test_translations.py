@@ -404,7 +404,7 @@ FAMILIES = {*STANDARD, "googlenet", "mlp", "mobilenet_v3_small", "resnet20"}
 @pytest.mark.parametrize(
     "name",
     [
-        name if name in FAMILIES else pytest.param(name, marks=pytest.mark.slow)
+        name if name in FAMILIES else pytest.param(name, marks=[pytest.mark.slow, pytest.mark.heavy])
         for name, entry in catalog.CATALOG.items()
         if name not in UNTRANSLATED and entry.task != "detection"
     ],

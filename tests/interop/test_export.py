@@ -412,7 +412,8 @@ QUICK_OPS = {"conv, same"}
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK_OPS else pytest.mark.slow) for name in OPS]
+    "name",
+    [pytest.param(name, marks=() if name in QUICK_OPS else [pytest.mark.slow, pytest.mark.heavy]) for name in OPS],
 )
 def test_ops_take_images_of_unknown_size(name):
     kernel, op = OPS[name]

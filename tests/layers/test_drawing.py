@@ -42,7 +42,7 @@ SHAPES = [(3, 3, 16, 40), (1, 1, 300, 200), (7, 5)]
     ("name", "shape"),
     [
         # By default each with one shape, and each shape with four initializers or five.
-        pytest.param(name, shape, marks=[] if n == i % len(SHAPES) else [pytest.mark.slow])
+        pytest.param(name, shape, marks=[] if n == i % len(SHAPES) else [pytest.mark.slow, pytest.mark.heavy])
         for i, name in enumerate(INITIALIZERS)
         for n, shape in enumerate(SHAPES)
     ],

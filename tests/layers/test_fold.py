@@ -505,6 +505,7 @@ def assert_batch_norms_are_gone(name, original, folded):
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", sorted(LARGER))
 def test_larger_models_keep_no_batch_norm_after_a_convolution(name):
     entry = catalog.CATALOG[name]

@@ -15,6 +15,8 @@ from jaxcnn import ops
 from jaxcnn.ops import lowering
 from jaxcnn.ops.lowering import Geometry, cpu_jax, native, xla
 
+HEAVY = [pytest.mark.slow, pytest.mark.heavy]
+
 
 def draw_problem(seed):
     """Draws images, a kernel, a geometry and weights of the output: dense, grouped, depthwise, with a multiplier."""
@@ -53,7 +55,7 @@ def assert_same(ours, theirs):
 @pytest.mark.parametrize(
     ("seed", "in_native"),
     [
-        pytest.param(seed, in_native, marks=[] if seed % 3 == 0 else [pytest.mark.slow])
+        pytest.param(seed, in_native, marks=[] if seed % 3 == 0 else HEAVY)
         for in_native, count in ((True, 60), (False, 20))
         for seed in range(count)
     ],
@@ -123,7 +125,7 @@ TRANSFORMATIONS = {
     ("name", "seed"),
     [
         # By default each with one kind of convolution, and each kind with three transformations or four.
-        pytest.param(name, seed, marks=[] if seed == i % 4 else [pytest.mark.slow])
+        pytest.param(name, seed, marks=[] if seed == i % 4 else HEAVY)
         for i, name in enumerate(TRANSFORMATIONS)
         for seed in range(4)
     ],
