@@ -15,7 +15,7 @@ from reports import write_report
 
 from jaxcnn.benchmark.loading import photographs, race_loaders, small_images
 
-ROUNDS = 4
+ROUNDS, PHOTOGRAPHS = 4, 1024
 SMALL_IMAGES_PER_SECOND = 50_000
 SHARE_OF_DECODER = 0.95
 
@@ -42,7 +42,7 @@ def main() -> None:
     """Measures both workloads, prints what is reached and writes all records."""
     workloads = []
     with tempfile.TemporaryDirectory() as folder:
-        for workload in (small_images(), photographs(Path(folder))):
+        for workload in (small_images(), photographs(Path(folder), count=PHOTOGRAPHS)):
             records = race_loaders(workload, rounds=ROUNDS)
             goals = _goals(records)
             workloads.append({"workload": workload.name, "goals": goals, "records": records})

@@ -58,7 +58,7 @@ class Workload(NamedTuple):
     source: Source
     batch_size: int
     augment: Any
-    prepare: data.Prepare | None
+    prepare: data.RandomResizedCrop | None
 
 
 def small_images(*, count: int = 50_000, batch_size: int = 128) -> Workload:
@@ -214,7 +214,7 @@ def _jaxcnn(workload: Workload) -> Epoch:
 
 def _decoder(workload: Workload) -> Epoch:
     source, prepare = workload.source, workload.prepare
-    assert isinstance(prepare, data.RandomResizedCrop)
+    assert prepare is not None
 
     def epoch(number: int) -> int:
         def decode(index: int) -> None:
@@ -253,11 +253,13 @@ def _cropped(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return images
 
 
-def _example(source: Source, prepare: data.Prepare | None, index: int, rng: np.random.Generator) -> np.ndarray:
+def _example(
+    source: Source, prepare: data.RandomResizedCrop | None, index: int, rng: np.random.Generator
+) -> np.ndarray:
     """Reads and crops one example."""
     if prepare is None:
         return _cropped(source[index]["image"][None].copy(), rng)[0]
-    return prepare(rng, source[index])["image"]
+    return prepare.read(rng, source, index)["image"]
 
 
 def _grain(workload: Workload) -> Epoch:

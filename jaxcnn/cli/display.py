@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Column
 from rich.text import Text
 
 from jaxcnn.cli.errors import OutputError
@@ -188,7 +189,7 @@ class BarDisplay(Display):
             TextColumn("{task.fields[training]}"),
             TextColumn("{task.fields[validation]}", style="green"),
             TextColumn("{task.fields[rate]}", style="dim"),
-            _TimeLeft(),
+            _TimeLeft(Column(no_wrap=True)),
             console=make_console(),
         )
         fields = {"epoch": "", "training": "preparing", "validation": "", "rate": "", "left": None}

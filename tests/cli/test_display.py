@@ -115,6 +115,19 @@ def test_the_bar_never_exceeds_the_terminal_and_gives_the_cursor_back(open_termi
     assert terminal.getvalue().count("\x1b[?25l") == terminal.getvalue().count("\x1b[?25h") == 1
 
 
+def test_the_bar_is_one_line_where_all_is_right(open_terminal):
+    terminal = open_terminal()
+    with BarDisplay("resnet20", "photos") as bar:
+        bar.on_start(start(40, 2))
+        bar.on_step(progress(75, 38, 0.5, 64), 121_646.0)
+        bar.on_epoch({**ROW, "validation_accuracy": 1.0}, best=False)
+        for step in (76, 77, 78):
+            bar.on_step(progress(step, 38, 0.5, 64), 121_646.0)
+    drawn = [line for line in lines(terminal.getvalue()) if "left" in line]
+    assert drawn
+    assert all(BAR.fullmatch(line.strip()) for line in drawn), drawn
+
+
 def test_a_new_best_epoch_gets_a_line_of_its_own_above_the_bar(open_terminal):
     terminal = open_terminal()
     with BarDisplay("mlp", "digits") as bar:

@@ -33,6 +33,8 @@ _TARGETS = (
     "jaxcnn_moments",
     "jaxcnn_own_moments",
 )
+# What the log says of each library: what it does, and how long a build takes.
+_BUILDS = {"kernels": ("convolutions", "about 15 seconds"), "resample": ("pictures", "a second or two")}
 # The lines of /proc/cpuinfo that describe a processor, on x86 and on ARM.
 _PROCESSOR = ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU variant", "CPU part", "Features")
 # Timeout of a build in seconds; a build takes about 15.
@@ -122,7 +124,7 @@ def _built(compiler: tuple[str, ...], folder: Path, name: str = "kernels") -> Pa
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         if not _sound(library, key.digest()):
-            _LOG.info("building the C++ %s of jaxcnn in %s; this takes up to 15 seconds, once", name, folder)
+            _LOG.info("building the C++ kernels of jaxcnn in %s (%s); this takes %s, once", folder, *_BUILDS[name])
             _build([*command, f"-I{jax.ffi.include_dir()}", str(_FOLDER / f"{name}.cc")], library, key.digest())
     return library
 
