@@ -6,22 +6,28 @@
 - larger-than-memory: a folder of arrays, larger than the memory of the computer, delivers batches in random order. The
   file has holes, so that it takes no room on the disk; its pixels are zeros.
 - ten-epochs: JPEG files of 500x375 are cropped at random to 224x224, for 12 epochs.
+- tar-files: 20,000 JPEG files of 500x375 in 20 tar files, as WebDataset writes them, are read and cropped by a thread
+  for each core, in the order in which they are stored and in a random one; cold, when the system holds nothing of the
+  tar files in memory, and warm. So the loss that random reads bring is seen. It is that of the disk here.
 
 Memory is the anonymous resident size of the process, which the system cannot take back as it does the pages of a mapped
 file. Needs Linux and Pillow. Writes experiments/results/large_sets.json.
 
-    python experiments/large_sets.py                  # about 4 minutes on 2 CPU cores
+    python experiments/large_sets.py                  # about 6 minutes on 2 CPU cores
     python experiments/large_sets.py ten-epochs       # some of them, whose results replace the older ones
 """
 
 import gc
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +37,7 @@ from reports import read_report, write_report
 from jaxcnn import data
 from jaxcnn.benchmark.loading import photographs
 from jaxcnn.data.prefetch import ahead
-from jaxcnn.environment import memory_bytes
+from jaxcnn.environment import memory_bytes, usable_cores
 
 FILES, FOLDERS = 300_000, 100
 IMAGE = 128
@@ -41,6 +47,8 @@ EXCESS = 1.2
 STEPS = 100
 """Batches of 256 images that it delivers."""
 EPOCHS, PHOTOGRAPHS = 12, 128
+SHARDS, IN_SHARD, DISTINCT = 20, 1000, 200
+"""Tar files, pictures in each, and how many of all pictures are different."""
 
 
 def resident_mib() -> float:
@@ -129,7 +137,58 @@ def ten_epochs(folder: Path) -> dict[str, Any]:
     }
 
 
-CASES = {"many-files": many_files, "larger-than-memory": larger_than_memory, "ten-epochs": ten_epochs}
+def tar_files(folder: Path) -> dict[str, Any]:
+    """Reads pictures of tar files in two orders, cold and warm."""
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    files = photographs(pictures, count=DISTINCT).source
+    contents = [(pictures / name).read_bytes() for name in files.names]  # pyright: ignore[reportAttributeAccessIssue]
+    for shard in range(SHARDS):
+        with tarfile.open(folder / f"{shard:04}.tar", "w") as archive:
+            for number in range(shard * IN_SHARD, (shard + 1) * IN_SHARD):
+                for extension, content in (("jpg", contents[number % DISTINCT]), ("cls", b"%d" % (number % 10))):
+                    member = tarfile.TarInfo(f"{number:06}.{extension}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+    shards = sorted(folder.glob("*.tar"))
+    source = data.web_dataset(str(folder / "*.tar"))
+    crop = data.RandomResizedCrop((224, 224))
+    orders = {"stored": np.arange(len(source)), "random": np.random.default_rng(0).permutation(len(source))}
+    rates: dict[str, dict[str, float]] = {name: {} for name in orders}
+    states = ("cold", "warm")
+    for name, order in orders.items():
+        _forget(shards)
+        for state in states:
+            started = time.perf_counter()
+            with ThreadPoolExecutor(usable_cores()) as pool:
+                for _ in pool.map(lambda index: crop.read(np.random.default_rng(index), source, index), order.tolist()):
+                    pass
+            rates[name][state] = round(len(source) / (time.perf_counter() - started), 1)
+    return {
+        "pictures": len(source),
+        "tar_files": SHARDS,
+        "mib": round(sum(shard.stat().st_size for shard in shards) / 2**20),
+        "images_per_second": rates,
+        "random_by_stored": {
+            state: round(rates["random"][state] / rates["stored"][state], 3) for state in rates["random"]
+        },
+    }
+
+
+def _forget(files: list[Path]) -> None:
+    """Has the system drop what it holds of files in memory."""
+    os.sync()
+    for file in files:
+        with file.open("rb") as stream:
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+CASES = {
+    "many-files": many_files,
+    "larger-than-memory": larger_than_memory,
+    "ten-epochs": ten_epochs,
+    "tar-files": tar_files,
+}
 
 
 def main(names: list[str]) -> None:

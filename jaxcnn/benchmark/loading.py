@@ -32,6 +32,9 @@ PEERS = ("numpy", "torch", "grain")
 """Loaders to compare with: plain NumPy in one thread and Grain with a thread for each core, which decode files as
 jaxcnn does; and torch's DataLoader with Pillow and torchvision's transforms (v2), in a process for each core."""
 
+_PACKAGES = {"torch": "torch torchvision", "grain": "grain"}
+"""What to install for peers."""
+
 _PADDING = 4
 _CROP = (224, 224)
 _PHOTOGRAPH = (375, 500)
@@ -141,7 +144,9 @@ def race_loaders(
         try:
             epochs[name] = _MAKERS[name](workload)
         except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that does not fit torch
-            reasons[name] = str(error)
+            is_absent = isinstance(error, ModuleNotFoundError) and name in _PACKAGES
+            advice = f"; pip install {_PACKAGES[name]}" if is_absent else ""
+            reasons[name] = f"{error}{advice}"
     seconds: dict[str, list[list[float]]] = {name: [] for name in epochs}
     for turn in range(rounds + 1):
         for name, epoch in epochs.items():
@@ -209,11 +214,11 @@ def _jaxcnn(workload: Workload) -> Epoch:
 
 def _decoder(workload: Workload) -> Epoch:
     source, prepare = workload.source, workload.prepare
-    assert prepare is not None
+    assert isinstance(prepare, data.RandomResizedCrop)
 
     def epoch(number: int) -> int:
         def decode(index: int) -> None:
-            prepare(np.random.default_rng((number, index)), source[index])
+            prepare.read(np.random.default_rng((number, index)), source, index)
 
         with ThreadPoolExecutor(usable_cores()) as pool:
             return len(list(pool.map(decode, range(len(source)))))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from jaxcnn.files import check_target
 from jaxcnn.tables import Table
 
 _USED = ("data", "peers", "batch_size", "repeats", "output")
+_WIDTH = 80
 _HEADINGS = ("contestant", "images/s (quartiles)", "ours / theirs (quartiles)")
 _MEANING = (
     "ours / theirs: the time of jaxcnn divided by that of the other loader in the same round, median and quartiles "
@@ -54,13 +56,15 @@ def bench_data(options: Bench) -> int:
             if options.output:
                 benchmark.append_records(options.output, records)
             _print(records)
-    say(_MEANING)
+    say(textwrap.fill(_MEANING, columns() or _WIDTH))
     return 0
 
 
 def _checked_peers(options: Bench) -> tuple[str, ...]:
     for field in dataclasses.fields(options):
-        if field.name not in _USED and getattr(options, field.name) != field.default:
+        if field.name not in _USED and (value := getattr(options, field.name)) != field.default:
+            if field.name == "models":
+                raise CommandError(f"--data measures sets of its own, got {' '.join(value)!r}; omit it")
             raise CommandError(f"{flag(field.name)} has no effect with --data; omit it")
     for name in ("batch_size", "repeats"):
         value = getattr(options, name)
@@ -85,16 +89,18 @@ def _print(records: list[benchmark.Record]) -> None:
     say(f"{first['workload']}, batches of {first['batch_size']}\n\n{table.text(columns())}\n")
     for record in records:
         if record["status"] != "measured":
-            say(f"{record['contestant']}: {record['status']}: {shown(record['reason'])}")
+            say(f"{record['contestant']} is {record['status']}: {shown(record['reason'])}\n")
 
 
 def _cells(record: benchmark.Record) -> tuple[str, ...]:
     rate, ratio = record["images_per_second"], record["ratio"]
-    quartiles = [three_digits(rate[name]) for name in ("median", "lower_quartile", "upper_quartile")]
     return (
         record["contestant"],
-        "{} ({} to {})".format(*quartiles),
-        ""
-        if ratio is None
-        else f"{ratio['median']:.2f} ({ratio['lower_quartile']:.2f} to {ratio['upper_quartile']:.2f})",
+        _with_quartiles(rate),
+        "" if ratio is None else _with_quartiles(ratio),
     )
+
+
+def _with_quartiles(values: dict[str, float]) -> str:
+    median, lower, upper = (three_digits(values[name]) for name in ("median", "lower_quartile", "upper_quartile"))
+    return f"{median} ({lower} to {upper})"

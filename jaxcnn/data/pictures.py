@@ -1,5 +1,6 @@
 """Decodes picture files, and fits pictures into the images of a model. No other module decodes pictures."""
 
+import ctypes
 import functools
 import importlib
 import io
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
+from jaxcnn.ops.lowering.native.build import resampler
 from jaxcnn.types import Shape
 from jaxcnn.values import Value
 
@@ -45,6 +47,15 @@ _SPARE = 2
 
 _LEAST_SIDE = 8
 """Least height and width, after scaling, at which every eighth of the scale has another size."""
+
+_ROWS_BELOW = 16
+"""Rows that are decoded below those that are needed: colours of fewer rows are interpolated between them."""
+
+_SEQUENTIAL_FRAMES, _START_OF_SCAN, _END_OF_IMAGE = (b"\xff\xc0", b"\xff\xc1"), b"\xff\xda", b"\xff\xd9"
+"""Markers of a JPEG file. The rows of a sequential frame are stored from top to bottom."""
+
+_TRAILER = 64
+"""Bytes at the end of a JPEG file among which its last marker is looked for."""
 
 _MODES = {"RGB": "colours", "RGBA": "colours", "LA": "transparency", "I;16": "16 bits", "L": "fewer bits"}
 """Words for Pillow's modes."""
@@ -297,6 +308,20 @@ class FitPicture(Value):
         return height, width
 
 
+def check_channels(channels: int, fit: FitPicture) -> None:
+    """Checks that pictures are fitted with the channels that they are read with.
+
+    Args:
+      channels: of the pictures of a source.
+      fit: fits them.
+
+    Raises:
+      ValueError: `fit` has other channels.
+    """
+    if fit.channels != channels:
+        raise ValueError(f"expected images of {channels} channels, as they are read, got {fit!r}")
+
+
 def read_picture(file: File, channels: int, *, at_least: tuple[int, int] | None = None) -> np.ndarray:
     """Reads a picture file.
 
@@ -319,13 +344,20 @@ def read_picture(file: File, channels: int, *, at_least: tuple[int, int] | None 
       ImportError: Pillow is not installed.
       ValueError: `channels` is neither 1 nor 3.
     """
+    return _read(file, channels, at_least, None)
+
+
+def _read(file: File, channels: int, at_least: tuple[int, int] | None, rows: int | None) -> np.ndarray:
+    """Reads a picture file; if it is decoded in full size, perhaps only its first `rows` rows and a few more."""
     if channels not in (1, 3):
         raise ValueError(f"read_picture expects 1 or 3 channels, got {channels}")
     with _opened(file, FORMATS) as (image, _):
+        size = image.size
         if at_least is not None:
             height, width = at_least
             image.draft(None, (height, width) if _rows_are_columns(_orientation(image)) else (width, height))
-        pixels = _fast_jpeg(image) if channels == 3 and image.format == "JPEG" else None
+        rows = rows if image.size == size and _orientation(image) == 1 else None
+        pixels = _fast_jpeg(image, rows) if channels == 3 and image.format == "JPEG" else None
         if pixels is None:
             image.load()
             pixels = _pixels(image, "L" if channels == 1 else "RGB")
@@ -340,7 +372,8 @@ def read_picture_part(
     """Reads a part of a picture file, and resizes it; a large JPEG file is decoded at a smaller scale.
 
     The scale is 1/2, 1/4 or 1/8, as long as the decoded part is at least twice as large as needed. Of a whole picture,
-    the pixels around the part do not count; of one at a smaller scale, they do.
+    the pixels around the part do not count; of one at a smaller scale, they do. At full scale, the rows below the part
+    are not decoded where simplejpeg is installed, so that damage there is not noticed.
 
     Args:
       file: as for `read_picture`.
@@ -357,8 +390,8 @@ def read_picture_part(
     """
     top, left, height, width = part
     least = math.ceil(_SPARE * size[0] * whole[0] / height), math.ceil(_SPARE * size[1] * whole[1] / width)
-    pixels = read_picture(file, channels, at_least=least)
-    if pixels.shape[:2] == whole:
+    pixels = _read(file, channels, least, top + height)
+    if pixels.shape[1] == whole[1]:
         return resize_picture(pixels[top : top + height, left : left + width], size)
     down, right = pixels.shape[0] / whole[0], pixels.shape[1] / whole[1]
     return resize_picture(pixels, size, Box(left * right, top * down, (left + width) * right, (top + height) * down))
@@ -417,29 +450,48 @@ class Box(NamedTuple):
 
 
 def resize_picture(pixels: np.ndarray, size: tuple[int, int], box: Box | None = None) -> np.ndarray:
-    """Resizes a picture bilinearly, with antialias.
+    """Resizes a picture bilinearly, with antialias: first along its rows, then along its columns.
+
+    So did Pillow before version 13, which takes the axes of some sizes in the other order; pixels may then differ by
+    one level. Pictures of 8 bits in colour are resized in C++ where a compiler is found, to the same pixels.
 
     Args:
       pixels: shape (height, width, channels), uint8 or float32.
       size: (height, width) of the result.
-      box: the part that is resized to that size; the pixels around it count as in a resized whole picture. None for the
-        whole picture.
+      box: the part that is resized to that size, inside the picture; the pixels around it count as in a resized whole
+        picture. None for the whole picture.
 
     Returns:
-      Shape (*size, channels), of the same dtype; uint8 is rounded.
+      Shape (*size, channels), of the same dtype; uint8 is rounded between the axes and at the end.
 
     Raises:
       ImportError: Pillow is not installed.
+      ValueError: the box is empty, or not inside the picture.
     """
+    height, width = pixels.shape[:2]
+    # In float32, as in Pillow: the edge of a scaled picture may exceed it by a rounding of float64.
+    part = (ctypes.c_float * 4)(*(box or (0, 0, width, height)))
+    left, top, right, bottom = part
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise ValueError(f"resize_picture expects a box inside a picture of {height}x{width} pixels, got {box}")
+    in_colour = pixels.dtype == np.uint8 and pixels.shape[2] == 3
+    if in_colour and (resample := resampler()) is not None:
+        if pixels.strides[1:] != (3, 1):
+            pixels = np.ascontiguousarray(pixels)
+        result = np.empty((*size, 3), np.uint8)
+        resample(pixels.ctypes.data, pixels.strides[0], height, width, part, result.ctypes.data, *size)
+        return result
     try:
         from PIL import Image
     except ImportError as error:
         raise ImportError("pictures are resized by Pillow; pip install pillow") from error
 
-    def resized(part: np.ndarray) -> np.ndarray:
-        return np.asarray(Image.fromarray(part).resize((size[1], size[0]), Image.Resampling.BILINEAR, box))
+    def resized(values: np.ndarray) -> np.ndarray:
+        bilinear = Image.Resampling.BILINEAR
+        narrow = Image.fromarray(values).resize((size[1], height), bilinear, (left, 0, right, height))
+        return np.asarray(narrow.resize((size[1], size[0]), bilinear, (0, top, size[1], bottom)))
 
-    if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
+    if in_colour:
         return resized(pixels)
     return np.stack([resized(np.ascontiguousarray(channel)) for channel in np.moveaxis(pixels, 2, 0)], axis=2)
 
@@ -524,23 +576,52 @@ def _too_large(name: str, got: str) -> str:
     return f"expected a picture of at most {MAX_PIXELS:,} pixels in {name}, got {got}; scale it down first"
 
 
-def _fast_jpeg(image: "Image.Image") -> np.ndarray | None:
+def _fast_jpeg(image: "Image.Image", rows: int | None) -> np.ndarray | None:
     """Decodes a JPEG file in colour by simplejpeg, which is faster than Pillow and gives the same pixels.
 
+    Args:
+      image: the opened file, before its pixels are loaded.
+      rows: number of rows from the top that are needed, of a file that is decoded in full size; None for all.
+
     Returns:
-      The pixels, uint8, shape (height, width, 3). None if Pillow has to decode: simplejpeg is not installed, the file
-      has other colours or is damaged, or it is so small that simplejpeg might choose another scale.
+      The pixels, uint8, shape (height, width, 3); fewer rows, but at least `rows`, where decoding can end early. None
+      if Pillow has to decode: simplejpeg is not installed, the file has other colours or is damaged, or it is so small
+      that simplejpeg might choose another scale.
     """
     simplejpeg = _simplejpeg()
     if simplejpeg is None or image.mode != "RGB" or min(image.size) < _LEAST_SIDE:
         return None
     stream: Any = image.fp  # pyright: ignore[reportAttributeAccessIssue]
     stream.seek(0)
+    content = stream.read()
     try:
-        pixels = simplejpeg.decode_jpeg(stream.read(), "RGB", min_height=image.height, min_width=image.width)
+        if rows is not None and rows + _ROWS_BELOW < image.height:
+            shortened = _shortened_jpeg(content, rows + _ROWS_BELOW)
+            if shortened is not None:
+                # Not strict: what follows the last row is a surplus.
+                return simplejpeg.decode_jpeg(shortened, "RGB", strict=False)
+        pixels = simplejpeg.decode_jpeg(content, "RGB", min_height=image.height, min_width=image.width)
     except ValueError:
         return None
     return pixels if pixels.shape[:2] == (image.height, image.width) else None
+
+
+def _shortened_jpeg(content: bytes, height: int) -> bytearray | None:
+    """Lowers the height in the header of a JPEG file, so that decoding ends there (ITU-T T.81, B.2.2).
+
+    Returns:
+      The file; None if it is not sequential, its header is unusual or its end is missing.
+    """
+    if _END_OF_IMAGE not in content[-_TRAILER:]:
+        return None
+    place = 2  # after the marker of the start
+    while (marker := content[place : place + 2])[:1] == b"\xff" and marker != _START_OF_SCAN:
+        if marker in _SEQUENTIAL_FRAMES:
+            shortened = bytearray(content)
+            shortened[place + 5 : place + 7] = height.to_bytes(2, "big")
+            return shortened
+        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return None
 
 
 @functools.cache

@@ -20,6 +20,10 @@ _PARTS, _LONGEST = 4, 64
 """Parts of a batch for each thread, and most examples in a part."""
 
 
+_ALIGNMENT = 64
+"""Bytes; `kMinAlign` of XLA's buffers on the CPU."""
+
+
 class Prepare(Protocol):
     """Prepares one example on the host, such as `jaxcnn.data.RandomResizedCrop`; called from several threads."""
 
@@ -116,8 +120,15 @@ def default_workers(source: Source) -> int:
 
 
 def _empty(spec: Mapping[str, ArraySpec], count: int) -> dict[str, np.ndarray]:
-    shapes: Any = {name: (count, *entry.shape) for name, entry in spec.items()}
-    return {name: np.empty(shapes[name], entry.dtype) for name, entry in spec.items()}
+    return {name: _aligned((count, *entry.shape), entry.dtype) for name, entry in spec.items()}
+
+
+def _aligned(shape: Any, dtype: np.dtype) -> np.ndarray:
+    """Returns an array that XLA uses on the CPU without a copy, for which its address must be a multiple of 64."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def _read(source: Source, spec: Mapping[str, ArraySpec], request: Request) -> dict[str, np.ndarray]:

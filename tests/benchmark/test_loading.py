@@ -53,6 +53,13 @@ def test_what_cannot_be_imported_is_missing(files, monkeypatch):
     records = loading.race_loaders(loading.small_images(count=4, batch_size=2), peers=("torch",), rounds=1)
     assert [record["status"] for record in records] == ["measured", "missing"]
     assert records[1]["reason"] == "No module named 'torchvision'"
+
+    def absent(workload):
+        raise ModuleNotFoundError("No module named 'grain'")
+
+    monkeypatch.setitem(loading._MAKERS, "grain", absent)
+    records = loading.race_loaders(loading.small_images(count=4, batch_size=2), peers=("grain",), rounds=1)
+    assert records[1]["reason"] == "No module named 'grain'; pip install grain"
     with pytest.raises(ValueError, match="expects peers among numpy, torch, grain, got keras"):
         loading.race_loaders(files, peers=("keras",))
 

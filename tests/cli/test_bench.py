@@ -167,16 +167,17 @@ def test_loaders_of_data(jaxcnn, tmp_path, monkeypatch):
         r"arrays, batches of 2\n\n.*\n-+\njaxcnn +[\d,.]+ \([\d,.]+ to [\d,.]+\) *\nnumpy .*\d\)\n", done.out
     )
     assert "files, batches of 2" in done.out
-    assert done.out.count("torch: missing: no torchvision") == 2
+    assert done.out.count("torch is missing: no torchvision\n\n") == 2
     records = [json.loads(line) for line in output.read_text().splitlines()]
     assert [record["contestant"] for record in records] == ["jaxcnn", "numpy", "torch"] * 2
+    assert max(map(len, done.out.splitlines())) <= 80
     assert "--data" in jaxcnn("bench", "--help").out
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("lenet5",), "--models has no effect with --data; omit it"),
+        (("lenet5",), "--data measures sets of its own, got 'lenet5'; omit it"),
         (("--mode", "train"), "--mode has no effect with --data"),
         (("--plot", "x.png"), "--plot has no effect with --data"),
         (("--repeats", 0), "--repeats expects a number at least 1, got 0"),

@@ -279,6 +279,13 @@ def test_the_number_of_threads_changes_no_batch(workers):
             np.testing.assert_array_equal(array, other[name])
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_prepared_images_lie_where_xla_takes_them_without_a_copy(workers):
+    batches = Batches(Squares(), 2, seed=4, prepare=Noisy(), workers=workers)
+    for step in range(5):
+        assert batches[step]["image"].ctypes.data % 64 == 0
+
+
 def test_the_random_numbers_of_an_example_depend_on_seed_epoch_and_index_alone():
     def noise(batch_size, seed, epoch):
         batches = Batches(Squares(), batch_size, seed=seed, prepare=Noisy())

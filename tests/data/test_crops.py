@@ -15,7 +15,8 @@ def picture(height, width, channels=3, seed=0):
 
 def by_pillow(array, box, size, resampling):
     part = image_module.fromarray(array.squeeze()).crop((box.left, box.top, box.left + box.width, box.top + box.height))
-    return np.asarray(part.resize(size[::-1], resampling)).reshape(*size, *array.shape[2:])
+    narrow = part.resize((size[1], box.height), resampling)  # one axis at a time: the order depends on the version
+    return np.asarray(narrow.resize(size[::-1], resampling)).reshape(*size, *array.shape[2:])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -132,25 +133,25 @@ def test_a_part_of_a_large_jpeg_file_is_decoded_at_a_smaller_scale(tmp_path, mon
         shown = image_module.fromarray(smooth.astype(np.uint8)[:: 1 - 2 * number])
         shown.save(tmp_path / name / "one.jpg", quality=95, exif=exif)
         shown.resize((48, 32)).save(tmp_path / name / "small.jpg", quality=95)
-    decoded, read = [], pictures.read_picture
+    decoded, read = [], pictures._read
 
-    def reading(file, channels, **options):
-        decoded.append(read(file, channels, **options))
+    def reading(*arguments):
+        decoded.append(read(*arguments))
         return decoded[-1]
 
-    monkeypatch.setattr(pictures, "read_picture", reading)
+    monkeypatch.setattr(pictures, "_read", reading)
     folder, crop = image_folder(tmp_path), RandomResizedCrop((16, 24), scale=(0.5, 1.0))
     renumbered = match_classes(folder, ("b", "a"))
     for index in range(len(folder)):
         for seed in range(3):
-            part = crop.read(np.random.default_rng(seed), Subset(renumbered, np.array([index])), 0)
             whole = crop(np.random.default_rng(seed), folder[index])
+            part = crop.read(np.random.default_rng(seed), Subset(renumbered, np.array([index])), 0)
             np.testing.assert_allclose(part["image"], whole["image"], atol=12)
             assert np.abs(part["image"].astype(int) - whole["image"]).mean() < 2
             assert part["label"] == 1 - whole["label"]
             if "small" in folder.names[index]:
                 np.testing.assert_array_equal(part["image"], whole["image"])
-                assert decoded[-1].shape == (32, 48, 3)
+                assert decoded[-1].shape[1:] == (48, 3)
             else:
                 assert max(decoded[-1].shape) < 300
     batch = Batches(folder, 2, seed=0, prepare=crop)[0]

@@ -8,7 +8,16 @@ import pytest
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from jaxcnn.data import pictures
-from jaxcnn.data.pictures import Box, FitPicture, PictureError, picture_size, read_mask, read_picture, resize_picture
+from jaxcnn.data.pictures import (
+    Box,
+    FitPicture,
+    PictureError,
+    picture_size,
+    read_mask,
+    read_picture,
+    read_picture_part,
+    resize_picture,
+)
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
@@ -328,6 +337,67 @@ def test_simplejpeg_gives_the_pixels_of_pillow(path, shape, options, monkeypatch
         np.testing.assert_array_equal(pixels, read_picture(path, 3, at_least=scale))
 
 
+def jpeg(options):
+    rows, columns = np.mgrid[:90, :70]
+    colours = np.stack([rows * 2, columns * 3, (rows * columns) % 251], axis=2) + np.random.default_rng(0).integers(
+        0, 20, (90, 70, 3)
+    )
+    stream = io.BytesIO()
+    Image.fromarray(colours.astype(np.uint8)).save(stream, "JPEG", **options)
+    return stream.getvalue()
+
+
+JPEGS = {
+    "4:4:4": {"subsampling": 0},
+    "4:2:2": {"subsampling": 1},
+    "4:2:0": {"subsampling": 2},
+    "restarts": {"subsampling": 2, "restart_marker_blocks": 3},
+    "a profile": {"icc_profile": b"\xff\xc0" * 40_000},
+    "a comment": {"comment": b"\xff\xc0\x00\x11"},
+}
+
+
+@pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
+def test_only_the_upper_rows_of_a_jpeg_are_decoded_if_a_part_needs_no_more(options):
+    pytest.importorskip("simplejpeg")
+    content = jpeg(options)
+    whole = read_picture(content, 3)
+    for rows in (1, 2, 15, 16, 17, 33, 47, 63, 73):
+        upper = pictures._read(content, 3, None, rows)
+        assert rows <= len(upper) < 90
+        np.testing.assert_array_equal(upper[:rows], whole[:rows])
+        part = resize_picture(whole[rows - 1 : rows, 5:60], (4, 30))
+        np.testing.assert_array_equal(read_picture_part(content, 3, (90, 70), (rows - 1, 5, 1, 55), (4, 30)), part)
+    for rows in (74, 89, 90):
+        np.testing.assert_array_equal(pictures._read(content, 3, None, rows), whole)
+
+
+WHOLE = {
+    "progressive": lambda: jpeg({"progressive": True}),
+    "turned": lambda: jpeg({"exif": turned_exif()}),
+    "with a long tail": lambda: jpeg({}) + bytes(100),
+}
+
+
+def turned_exif():
+    exif = Image.Exif()
+    exif[274] = 3
+    return exif
+
+
+@pytest.mark.parametrize("make", WHOLE.values(), ids=WHOLE)
+def test_other_jpeg_files_are_decoded_as_a_whole(make):
+    content = make()
+    np.testing.assert_array_equal(pictures._read(content, 3, None, 5), read_picture(content, 3))
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_a_part_of_a_jpeg_file_that_was_cut_off_is_refused(share):
+    content = jpeg({})
+    with pytest.raises(PictureError, match="got a file that cannot be read"):
+        read_picture_part(content[: int(share * len(content))], 3, (90, 70), (0, 0, 10, 10), (8, 8))
+
+
 def test_simplejpeg_decodes_what_it_can_and_pillow_the_rest(path, monkeypatch):
     calls = []
 
@@ -430,6 +500,48 @@ def test_a_part_is_resized_as_in_the_whole_picture():
     whole = resize_picture(pixels, (20, 24))
     part = resize_picture(pixels, (10, 12), Box(15.0, 10.0, 45.0, 30.0))
     np.testing.assert_allclose(part, whole[5:15, 6:18], atol=1e-5)
+
+
+SIZES = [(1, 1), (1, 7), (5, 6), (97, 61), (224, 224)]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 8), (33, 50), (130, 301)])
+@pytest.mark.parametrize("box", [None, (0.0, 0.0, 0.6, 0.7), (0.21, 0.33, 1.0, 1.0), (0.4, 0.5, 0.401, 0.502)])
+def test_pictures_are_resized_as_by_pillow_along_each_axis_with_and_without_a_compiler(shape, box, monkeypatch):
+    height, width = shape
+    part = (0, 0, width, height) if box is None else tuple(np.multiply(box, (width, height, width, height)).tolist())
+    noise = np.random.default_rng(0).integers(0, 256, (2, *shape, 3), dtype=np.uint8)
+    kinds = [noise[0], np.full((*shape, 3), 255, np.uint8), noise[0][::-1], noise[0][:, ::-1]]
+    kinds += [noise.reshape(2 * height, width, 3)[:height], noise[0].copy(order="F")]
+
+    def expected(pixels, size):
+        bilinear = Image.Resampling.BILINEAR
+        narrow = Image.fromarray(pixels).resize((size[1], height), bilinear, (part[0], 0, part[2], height))
+        return np.asarray(narrow.resize(size[::-1], bilinear, (0, part[1], size[1], part[3])))
+
+    wanted = [expected(np.ascontiguousarray(pixels), size) for pixels in kinds for size in SIZES]
+    for resampler in (pictures.resampler, lambda: None):
+        monkeypatch.setattr(pictures, "resampler", resampler)
+        found = [resize_picture(pixels, size, box and Box(*part)) for pixels in kinds for size in SIZES]
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_pixels_beside_a_part_of_an_array_are_not_read_into_it():
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    part = pixels[5:30, 20:47]
+    np.testing.assert_array_equal(resize_picture(part, (20, 20)), resize_picture(part.copy(), (20, 20)))
+
+
+@pytest.mark.parametrize("box", [(-1, 0, 3, 3), (0, -0.5, 3, 3), (0, 0, 9.01, 3), (0, 0, 3, 6.01), (3, 0, 3, 3)])
+def test_a_part_that_is_empty_or_not_inside_the_picture_is_refused(box):
+    with pytest.raises(ValueError, match=r"resize_picture expects a box inside a picture of 6x9 pixels, got Box\("):
+        resize_picture(PIXELS, (4, 4), Box(*box))
+
+
+def test_a_part_may_exceed_the_picture_by_a_rounding():
+    right = np.nextafter(9.0, 10.0)
+    np.testing.assert_array_equal(resize_picture(PIXELS, (4, 4), Box(0, 0, right, 6)), resize_picture(PIXELS, (4, 4)))
 
 
 @pytest.mark.parametrize("mode", ["crop", "fit", "stretch"])

@@ -200,3 +200,26 @@ def test_a_picture_that_cannot_be_decoded_is_named(folder):
     write(folder / "x.tar", {"a.png": b"no picture", "a.cls": b"0"})
     with pytest.raises(PictureError, match=r"x.tar', byte 1,024: expected a picture"):
         data.web_dataset(f"{folder}/x.tar")[0]
+
+
+def test_parts_and_fitted_pictures_are_those_of_files(folder, tmp_path):
+    rows, columns = np.mgrid[:200, :320]
+    smooth = np.stack([rows, columns // 2, 255 - rows], axis=2).astype(np.uint8)
+    for name in ("a", "b"):
+        (tmp_path / "files" / name).mkdir(parents=True)
+        Image.fromarray(smooth).save(tmp_path / "files" / name / "one.jpg")
+    content = (tmp_path / "files" / "a" / "one.jpg").read_bytes()
+    write(folder / "x.tar", {"a.jpg": content, "a.cls": b"0", "b.jpg": content[:1000], "b.cls": b"0"})
+    source, files = data.web_dataset(f"{folder}/x.tar"), data.image_folder(tmp_path / "files")
+    fit, crop = data.FitPicture((20, 30, 3)), data.RandomResizedCrop((16, 16))
+    np.testing.assert_array_equal(
+        data.resized(source, fit, keep=False)[0]["image"], data.resized(files, fit, keep=False)[0]["image"]
+    )
+    for seed in range(5):
+        found, expected = (crop.read(np.random.default_rng(seed), each, 0) for each in (source, files))
+        np.testing.assert_array_equal(found["image"], expected["image"])
+        assert found["label"] == 0
+    with pytest.raises(PictureError, match=r"x.tar', byte [\d,]+: expected a picture in the given bytes"):
+        crop.read(np.random.default_rng(0), source, 1)
+    with pytest.raises(ValueError, match=r"expected images of 3 channels, as they are read, got FitPicture\(\(4, 4, 1"):
+        source.fitted(0, data.FitPicture((4, 4, 1)))

@@ -166,6 +166,15 @@ def test_a_library_without_the_kernels_is_not_used(tmp_path, cache, monkeypatch,
     monkeypatch.setattr(build, "_library", build._library.__wrapped__)
     assert not build.ready.__wrapped__()
     assert "convolutions on CPU run without the C++ kernels of jaxcnn, and slower" in caplog.text
+    with caplog.at_level("INFO", "jaxcnn"):
+        assert build.resampler.__wrapped__() is None
+    assert "pictures are resized by Pillow, slower than by the C++ of jaxcnn" in caplog.text
+
+
+def test_the_kernels_and_the_resampler_can_be_turned_off(monkeypatch):
+    monkeypatch.setenv("JAXCNN_NATIVE", "0")
+    assert not build.ready.__wrapped__()
+    assert build.resampler.__wrapped__() is None
 
 
 def test_a_compiler_that_hangs_is_ended_with_all_that_it_started(tmp_path, cache, monkeypatch):

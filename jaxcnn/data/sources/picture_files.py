@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxcnn.data.cutting import Choose
-from jaxcnn.data.pictures import FitPicture, PictureError, read_picture, read_picture_part
+from jaxcnn.data.pictures import FitPicture, PictureError, check_channels, read_picture, read_picture_part
 from jaxcnn.data.sources.faults import refuse_faults
 from jaxcnn.data.sources.picture_index import Examined
 from jaxcnn.data.sources.source import ArraySpec, checksum
@@ -99,8 +99,7 @@ class PictureFiles:
 
     def fitted(self, index: int, fit: FitPicture) -> dict[str, np.ndarray]:
         """Reads one example with its image fitted; a large JPEG file is decoded at a smaller scale."""
-        if fit.channels != self.channels:
-            raise ValueError(f"expected images of {self.channels} channels, as they are read, got {fit!r}")
+        check_channels(self.channels, fit)
         with _advised():
             image = fit.read(self.path(index))
         return {"image": image, **self._others(index)}

@@ -6,12 +6,21 @@ import glob
 import os
 import re
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from jaxcnn.data.pictures import EXTENSIONS, PictureError, read_picture
+from jaxcnn.data.cutting import Choose
+from jaxcnn.data.pictures import (
+    EXTENSIONS,
+    FitPicture,
+    PictureError,
+    check_channels,
+    picture_size,
+    read_picture,
+    read_picture_part,
+)
 from jaxcnn.data.sources.kept import kept_array
 from jaxcnn.data.sources.source import ArraySpec, checksum, file_sample
 
@@ -77,12 +86,29 @@ class WebDataset:
           PictureError: the picture cannot be decoded.
           OSError: the file cannot be read.
         """
+        return self._read(index, lambda content: read_picture(content, self.channels))
+
+    def fitted(self, index: int, fit: FitPicture) -> dict[str, np.ndarray]:
+        """Reads one example with its image fitted; a large JPEG file is decoded at a smaller scale."""
+        check_channels(self.channels, fit)
+        return self._read(index, fit.read)
+
+    def part(self, index: int, choose: Choose, size: tuple[int, int]) -> dict[str, np.ndarray]:
+        """Reads one example with a part of its image; a large JPEG file is decoded at a smaller scale."""
+
+        def read(content: bytes) -> np.ndarray:
+            whole = picture_size(content)
+            return read_picture_part(content, self.channels, whole, choose(*whole), size)
+
+        return self._read(index, read)
+
+    def _read(self, index: int, read: Callable[[bytes], np.ndarray]) -> dict[str, np.ndarray]:
         shard, offset, size, label = self.index[index].tolist()
         with open(self.files[shard], "rb", buffering=0) as file:
             file.seek(offset)
             content = file.read(size)
         try:
-            image = read_picture(content, self.channels)
+            image = read(content)
         except PictureError as error:
             raise PictureError(f"{str(self.files[shard])!r}, byte {offset:,}: {error}") from error
         return {"image": image, "label": np.asarray(label, np.int32)}

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jaxlib
@@ -24,6 +25,7 @@ _LOG = logging.getLogger("jaxcnn")
 
 _FOLDER = Path(__file__).parent
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-w")
+_OWN_FLAGS = {"kernels": (), "resample": ("-ffp-contract=off",)}  # without it, its weights would not be Pillow's
 _TARGETS = (
     "jaxcnn_convolve",
     "jaxcnn_input_gradient",
@@ -52,7 +54,7 @@ def ready() -> bool:
     if os.environ.get("JAXCNN_NATIVE") == "0":
         return False
     try:
-        library = _library()
+        library = _library("kernels", _TARGETS)
     except (OSError, RuntimeError) as error:
         _LOG.warning("convolutions on CPU run without the C++ kernels of jaxcnn, and slower: %s", error)
         return False
@@ -62,9 +64,29 @@ def ready() -> bool:
 
 
 @functools.cache
-def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(_built(_compiler(), cache_folder())))
-    if missing := [target for target in _TARGETS if not hasattr(library, target)]:
+def resampler() -> Any:
+    """Loads the function that resizes pictures of 8 bits, and builds it first if necessary, in a second.
+
+    Returns:
+      The function `jaxcnn_resample` of resample.cc; None if it cannot be built, or is turned off as the kernels are.
+    """
+    if os.environ.get("JAXCNN_NATIVE") == "0":
+        return None
+    try:
+        function = _library("resample", ("jaxcnn_resample",)).jaxcnn_resample
+    except (OSError, RuntimeError) as error:
+        _LOG.info("pictures are resized by Pillow, slower than by the C++ of jaxcnn: %s", error)
+        return None
+    number, array = ctypes.c_int, ctypes.c_void_p
+    function.argtypes = (array, ctypes.c_int64, number, number, ctypes.c_float * 4, array, number, number)
+    function.restype = None
+    return function
+
+
+@functools.cache
+def _library(name: str, functions: tuple[str, ...]) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(_built(_compiler(), cache_folder(), name)))
+    if missing := [function for function in functions if not hasattr(library, function)]:
         raise BuildError(f"the library that was built lacks {', '.join(missing)}; is CXX a C++ compiler?")
     return library
 
@@ -87,20 +109,21 @@ def _compiler() -> tuple[str, ...]:
     raise BuildError(f"no C++ compiler found (looked for {', '.join(names)}); install one, or name it in CXX")
 
 
-def _built(compiler: tuple[str, ...], folder: Path) -> Path:
-    """Returns the library, building it if it is missing or damaged. Only one process builds at a time."""
+def _built(compiler: tuple[str, ...], folder: Path, name: str = "kernels") -> Path:
+    """Returns a library, building it if it is missing or damaged. Only one process builds at a time."""
     sources = sorted(path for path in _FOLDER.iterdir() if path.suffix in (".cc", ".h"))
-    key = hashlib.sha256(repr((_FLAGS, compiler, jaxlib.version.__version__, _processor())).encode())
+    command = (*compiler, *_FLAGS, *_OWN_FLAGS[name])
+    key = hashlib.sha256(repr((command, jaxlib.version.__version__, _processor())).encode())
     for source in sources:
         key.update(source.read_bytes())
-    library = folder / f"kernels-{key.hexdigest()[:16]}.so"
+    library = folder / f"{name}-{key.hexdigest()[:16]}.so"
     if _sound(library, key.digest()):
         return library
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         if not _sound(library, key.digest()):
-            _LOG.info("building the C++ kernels of jaxcnn in %s; this takes about 15 seconds, once", folder)
-            _build(compiler, library, key.digest())
+            _LOG.info("building the C++ %s of jaxcnn in %s; this takes up to 15 seconds, once", name, folder)
+            _build([*command, f"-I{jax.ffi.include_dir()}", str(_FOLDER / f"{name}.cc")], library, key.digest())
     return library
 
 
@@ -135,17 +158,17 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _build(compiler: tuple[str, ...], library: Path, key: bytes) -> None:
-    """Builds the library; the caller holds the lock."""
+def _build(command: list[str], library: Path, key: bytes) -> None:
+    """Builds a library; the caller holds the lock."""
     work = library.parent / "building"
     # Remove the leftovers of a killed build.
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     try:
         output = Path(tempfile.mkdtemp(dir=work)) / library.name
-        _run([*compiler, *_FLAGS, f"-I{jax.ffi.include_dir()}", str(_FOLDER / "kernels.cc"), "-o", str(output)])
+        _run([*command, "-o", str(output)])
         if not output.is_file():
-            raise BuildError(f"{shlex.join(compiler)} left no library; is it a C++ compiler?")
+            raise BuildError(f"{shlex.join(command)} left no library; is it a C++ compiler?")
         with output.open("r+b") as file:
             # Append the checksum; the loader ignores trailing bytes.
             file.write(_checksum(key, file.read()))
