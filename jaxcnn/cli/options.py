@@ -244,8 +244,8 @@ class Predict:
     output: Path | None = None
     """File for the predictions; an older file is replaced. Default: standard output."""
     overlays: Annotated[Path | None, tyro.conf.arg(aliases=["--masks"], metavar="PATH", help_behavior_hint="")] = None
-    """Folder for masks and overlays of a segmentation, or for pictures with the boxes of a detector. Default: masks in
-    the folder of the run; those of a detector are not drawn."""
+    """Folder for masks and overlays of a segmentation, or for pictures with the boxes, and the masks, of a detector.
+    Default: masks in the folder of the run; pictures of a detector are not drawn."""
     invert: bool = False
     """Invert light and dark: for dark ink on light paper, if the model was trained on light ink."""
     batch_size: int = 64
