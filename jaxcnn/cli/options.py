@@ -226,6 +226,8 @@ class Predict:
     """Number of classes or objects for each image. Default: 3; all with --json and --csv."""
     min_score: float | None = None
     """Of a detector: least score of an object, in [0, 1]. Default: 0.25."""
+    agnostic: bool = False
+    """Of a detector: of objects that overlap, keep the best one of all classes, not of each class."""
     json: bool = False
     """Write a JSON array with one object for each image: "file" and "classes", the likeliest first, each with "class"
     and "probability"; "file" and "error" if it cannot be read. A segmentation has "share" instead of "probability",

@@ -33,6 +33,7 @@ from jaxcnn.models import small_maskrcnn, yolox_nano
 from jaxcnn.models.catalog import CATALOG, Entry
 from jaxcnn.models.detection.feature_pyramid import feature_pyramid
 from jaxcnn.models.detection.retinanet import RetinaNet, retinanet_head
+from jaxcnn.models.normalized import Normalization, normalized
 from jaxcnn.plots.figures import class_colour
 from jaxcnn.training.run_folder import RunFolder
 from jaxcnn.training.trained_model import ModelInfo, TrainedModel
@@ -322,18 +323,23 @@ def certain(detected, tmp_path_factory):
 
     The places are at 0, 16, 32 and 48 in both directions, and the images have 64 x 64 pixels.
     """
-    folder = tmp_path_factory.mktemp("certain") / "run"
-    shutil.copytree(detected, folder)
+    return constant(detected, tmp_path_factory.mktemp("certain") / "run", {7: 3})
+
+
+def constant(run, folder, logits):
+    """Copies a run, with a detector that finds objects of these classes at all places, whatever the image."""
+    shutil.copytree(run, folder)
     network = load(folder)
     head = {name: tree for name, tree in network.params["head"].items() if name not in ("class_logits", "box_deltas")}
     bias = np.full((2, 10), -20, np.float32)
-    bias[0, 7] = 3
+    for number, logit in logits.items():
+        bias[0, number] = logit
     for name, values in (("class_logits", bias.ravel()), ("box_deltas", np.zeros(8, np.float32))):
         kernel = np.zeros_like(network.params["head"][name]["kernel"])
         head[name] = {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(values)}
-    run = RunFolder(folder)
-    with run.writing():
-        run.save_best({**network.params, "head": head}, network.state, 1)
+    changed = RunFolder(folder)
+    with changed.writing():
+        changed.save_best({**network.params, "head": head}, network.state, 1)
     return folder
 
 
@@ -514,6 +520,24 @@ def test_a_large_picture_is_drawn_smaller_with_its_boxes(jaxcnn, certain, tmp_pa
     np.testing.assert_allclose(found, np.array(small) * 1000 / 128, atol=1e-3)
 
 
+def test_an_agnostic_prediction_finds_an_object_once(jaxcnn, detected, certain, photographs, tmp_path):
+    both = constant(detected, tmp_path / "run", {7: 3, 2: 2})
+    wide = next(iter(photographs))
+    expected = json.loads(jaxcnn("predict", certain, wide, "--json").out)[0]["objects"]
+    found = json.loads(jaxcnn("predict", both, wide, "--json").out)[0]["objects"]
+    assert [one["class"] for one in found] == 12 * ["7"] + 12 * ["2"]
+    done = jaxcnn("predict", both, wide, "--json", "--agnostic")
+    assert json.loads(done.out)[0]["objects"] == expected
+
+
+def test_an_agnostic_prediction_changes_a_model_that_chooses_the_detections_itself():
+    model = normalized(small_maskrcnn(10), Normalization((0.5,) * 3, (0.2,) * 3))
+    run = TrainedModel(model, {}, {}, ModelInfo((64, 64, 3), (), model.body.task((64, 64)), "float32", 1, ()))
+    changed = predict._agnostic(run)
+    assert changed.info.task == changed.layer.body.task((64, 64)) != run.info.task
+    assert dataclasses.replace(changed.layer.body, agnostic=False) == model.body
+
+
 def test_masks_of_objects_are_drawn_over_the_picture_of_the_file(tmp_path, monkeypatch):
     file = tmp_path / "wide.png"
     Image.new("RGB", (2560, 640), "grey").save(file)
@@ -583,6 +607,7 @@ def test_classes_without_names_are_numbers(jaxcnn, certain, photographs, edit_co
     ("given", "message"),
     [
         (["--min-score", 1.5], "--min-score expects a number in [0, 1], got 1.5"),
+        (["--agnostic"], "--agnostic expects a run of a detector, got Classification; omit it"),
         (["--min-score", 0.5], "--min-score expects a run of a detector, got Classification; omit it"),
         (
             ["--overlays", "out"],
