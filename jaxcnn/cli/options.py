@@ -226,6 +226,8 @@ class Predict:
     """Number of classes or objects for each image. Default: 3; all with --json and --csv."""
     min_score: float | None = None
     """Of a detector: least score of an object, in [0, 1]. Default: 0.25."""
+    agnostic: bool = False
+    """Of a detector: of objects that overlap, keep the best one of all classes, not of each class."""
     json: bool = False
     """Write a JSON array with one object for each image: "file" and "classes", the likeliest first, each with "class"
     and "probability"; "file" and "error" if it cannot be read. A segmentation has "share" instead of "probability",
@@ -244,8 +246,8 @@ class Predict:
     output: Path | None = None
     """File for the predictions; an older file is replaced. Default: standard output."""
     overlays: Annotated[Path | None, tyro.conf.arg(aliases=["--masks"], metavar="PATH", help_behavior_hint="")] = None
-    """Folder for masks and overlays of a segmentation, or for pictures with the boxes of a detector. Default: masks in
-    the folder of the run; those of a detector are not drawn."""
+    """Folder for masks and overlays of a segmentation, or for pictures with the boxes, and the masks, of a detector.
+    Default: masks in the folder of the run; pictures of a detector are not drawn."""
     invert: bool = False
     """Invert light and dark: for dark ink on light paper, if the model was trained on light ink."""
     batch_size: int = 64
