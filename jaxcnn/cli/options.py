@@ -108,6 +108,9 @@ class Train:
             help_behavior_hint="",
         ),
     ] = None
+    seeds: int | None = None
+    """Number of runs in one program, with the seeds from --seed on. Each has a run folder of its own in --run-dir:
+    seed-0, seed-1 and so on. Default: one run."""
     run_dir: Path | None = None
     """Folder of the run. Default: a new folder under runs/."""
     workers: int | None = None
@@ -193,12 +196,14 @@ class Evaluate:
 class Plot:
     """Draws the losses and the accuracy of several runs in one picture.
 
-    Runs that differ only in their seed, or that have the same label, are one line: their mean, with a band from the
-    smallest to the largest value.
+    Runs that differ only in their seed, or that have the same label, are one line: their mean, with a band.
     """
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN ...", help_behavior_hint="")]
-    """Folders of runs."""
+    """Folders of runs. That of `jaxcnn train --seeds` stands for all of its runs."""
+    band: Literal["range", "confidence"] = "range"
+    """Band of several runs: range, from the smallest to the largest value; confidence, the 95 % confidence interval of
+    their mean."""
     labels: tuple[str, ...] = ()
     """A label for each run. Default: the options in which the runs differ, without the seed."""
     output: Path = Path("runs.png")

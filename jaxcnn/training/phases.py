@@ -53,6 +53,7 @@ def make_phases(
     steps_per_epoch: int,
     *,
     schedule: optax.Schedule | None = None,
+    learning_rate: jax.Array | None = None,
 ) -> tuple[Phase, ...]:
     """Makes the phases of a training, in order.
 
@@ -62,6 +63,7 @@ def make_phases(
       params: its parameters, as arrays or shapes.
       steps_per_epoch: number of steps of an epoch.
       schedule: learning rate by step of each phase; that of the recipe if None.
+      learning_rate: scalar, in place of that of the recipe; it may be traced.
 
     Returns:
       The phases: one, or two if layers are unfrozen.
@@ -73,7 +75,8 @@ def make_phases(
     factors = recipe.learning_rate_factors()
     if factors:
         trees.label_by_name(params, factors)
-    rates = (recipe.learning_rate, recipe.unfreeze_learning_rate or recipe.learning_rate / 10)
+    rate: Any = recipe.learning_rate if learning_rate is None else learning_rate
+    rates = (rate, recipe.unfreeze_learning_rate or rate / 10)
     phases = []
     for (first_epoch, last_epoch), rate in zip(recipe.phase_epochs(), rates, strict=False):
         epochs = last_epoch - first_epoch
