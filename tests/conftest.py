@@ -20,6 +20,7 @@ if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1" and "XLA_FLAGS" not in os
 import jax
 import pytest
 from jax._src.interpreters import mlir
+from jax.experimental.compilation_cache import compilation_cache
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
@@ -77,6 +78,30 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture
 def key():
     return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def compilation_cache_settings(tmp_path_factory):
+    return {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+
+
+@pytest.fixture(scope="module")
+def compile_once(compilation_cache_settings):
+    """Keeps compiled programs for the runs to come, in this module and in others that use it."""
+    before = {name: getattr(jax.config, name) for name in compilation_cache_settings}
+
+    def update(settings):
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+    update(compilation_cache_settings)
+    yield
+    update(before)
 
 
 @pytest.fixture

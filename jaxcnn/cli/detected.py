@@ -12,6 +12,7 @@ from jaxcnn.cli.terminal import columns, shown
 from jaxcnn.data import Source, prefetch
 from jaxcnn.data.pictures import FitPicture, Placement
 from jaxcnn.evaluation import CocoFigures, DetectionMistakes, VocFigures
+from jaxcnn.evaluation.coco_format import mask_from_run_lengths
 from jaxcnn.tables import Table
 from jaxcnn.training import make_predict_step, predict
 from jaxcnn.training.trained_model import TrainedModel
@@ -29,6 +30,9 @@ CLASS_FIGURES = ("AP", "AP50", "AP75", "AR")
 _DRAWN = 6
 """Number of images in the pictures of boxes and of mistakes."""
 
+MIN_SCORE = 0.25
+"""Least score of the objects of a detector that are drawn, and that `predict` names."""
+
 _LONGEST = 1000
 """Longer side of a photograph that is drawn, in pixels; larger ones are reduced."""
 
@@ -40,7 +44,7 @@ class Detected(NamedTuple):
       source: the set.
       annotations: its objects, in COCO's format.
       results: the detections, in COCO's format.
-      has_masks: whether both have masks.
+      has_masks: whether both have masks; they need faster-coco-eval.
     """
 
     source: Source
@@ -76,11 +80,10 @@ def detect(run: TrainedModel, source: Source, batch_size: int) -> Detected:
 
     Raises:
       ValueError: a box or a score is not finite.
-      ImportError: there are masks, and faster-coco-eval is not installed.
     """
     step = make_predict_step(run.layer, run.info.task, precision=run.info.precision)
     results: list[dict[str, Any]] = []
-    has_masks, start = "masks" in source.spec, 0
+    has_masks, start = "masks" in source.spec and has_coco_tools(), 0
     height, width, _ = run.info.image_shape
     for batch in _batches(source, min(batch_size, len(source))):
         found = predict(step, run.params, run.state, [batch], prefetch=0)
@@ -125,6 +128,7 @@ def draw(found: Detected, coco: Mapping[str, CocoFigures], subtitle: str) -> "di
             [view.objects(found, results[place], scored=True) for place, view in zip(few, views, strict=True)],
             names,
             objects=[view.objects(found, truth[place], scored=False) for place, view in zip(few, views, strict=True)],
+            score=MIN_SCORE,
             subtitle=subtitle,
         ),
         "confusion": plots.detection_confusion(
@@ -255,13 +259,20 @@ class _View(NamedTuple):
     def objects(self, found: Detected, entries: Sequence[Mapping[str, Any]], *, scored: bool) -> dict[str, Any]:
         """Returns annotations, or results, which have scores, of the image as objects to draw."""
         keys = [one["id"] for one in found.categories]
+        # Not those that are not drawn: each mask is an array of a picture.
+        entries = [one for one in entries if not scored or one["score"] >= MIN_SCORE]
         boxes = np.array([one["bbox"] for one in entries], float).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        objects = {
+        objects: dict[str, Any] = {
             "boxes": self.placement.boxes(boxes),
             "classes": np.array([keys.index(one["category_id"]) for one in entries], int),
         }
-        return objects | ({"scores": np.array([one["score"] for one in entries], float)} if scored else {})
+        if scored:
+            objects["scores"] = np.array([one["score"] for one in entries], float)
+        if found.has_masks:
+            masks = (mask_from_run_lengths(one["segmentation"]) for one in entries)
+            objects["masks"] = self.placement.reduced_masks(masks)
+        return objects
 
     def moved(self, mistakes: DetectionMistakes) -> DetectionMistakes:
         """Returns mistakes with boxes in pixels of the image to draw."""

@@ -108,6 +108,9 @@ class Train:
             help_behavior_hint="",
         ),
     ] = None
+    seeds: int | None = None
+    """Number of runs in one program, with the seeds from --seed on. Each has a run folder of its own in --run-dir:
+    seed-0, seed-1 and so on. Default: one run."""
     run_dir: Path | None = None
     """Folder of the run. Default: a new folder under runs/."""
     workers: int | None = None
@@ -193,12 +196,14 @@ class Evaluate:
 class Plot:
     """Draws the losses and the accuracy of several runs in one picture.
 
-    Runs that differ only in their seed, or that have the same label, are one line: their mean, with a band from the
-    smallest to the largest value.
+    Runs that differ only in their seed, or that have the same label, are one line: their mean, with a band.
     """
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN ...", help_behavior_hint="")]
-    """Folders of runs."""
+    """Folders of runs. That of `jaxcnn train --seeds` stands for all of its runs."""
+    band: Literal["range", "confidence"] = "range"
+    """Band of several runs: range, from the smallest to the largest value; confidence, the 95 % confidence interval of
+    their mean."""
     labels: tuple[str, ...] = ()
     """A label for each run. Default: the options in which the runs differ, without the seed."""
     output: Path = Path("runs.png")
@@ -226,6 +231,8 @@ class Predict:
     """Number of classes or objects for each image. Default: 3; all with --json and --csv."""
     min_score: float | None = None
     """Of a detector: least score of an object, in [0, 1]. Default: 0.25."""
+    agnostic: bool = False
+    """Of a detector: of objects that overlap, keep the best one of all classes, not of each class."""
     json: bool = False
     """Write a JSON array with one object for each image: "file" and "classes", the likeliest first, each with "class"
     and "probability"; "file" and "error" if it cannot be read. A segmentation has "share" instead of "probability",
@@ -244,8 +251,8 @@ class Predict:
     output: Path | None = None
     """File for the predictions; an older file is replaced. Default: standard output."""
     overlays: Annotated[Path | None, tyro.conf.arg(aliases=["--masks"], metavar="PATH", help_behavior_hint="")] = None
-    """Folder for masks and overlays of a segmentation, or for pictures with the boxes of a detector. Default: masks in
-    the folder of the run; those of a detector are not drawn."""
+    """Folder for masks and overlays of a segmentation, or for pictures with the boxes, and the masks, of a detector.
+    Default: masks in the folder of the run; pictures of a detector are not drawn."""
     invert: bool = False
     """Invert light and dark: for dark ink on light paper, if the model was trained on light ink."""
     batch_size: int = 64

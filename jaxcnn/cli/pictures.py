@@ -15,6 +15,7 @@ from jaxcnn.data import Source
 from jaxcnn.files import written_whole
 from jaxcnn.tasks import Classification, Detection, Segmentation
 from jaxcnn.training import make_predict_step, predict
+from jaxcnn.training.many import Runs
 from jaxcnn.training.run_folder import RunFolder
 from jaxcnn.training.runs import EVAL_BATCH_SIZE, Result
 from jaxcnn.training.trained_model import ModelInfo, TrainedModel
@@ -57,6 +58,27 @@ def draw_curves(folder: RunFolder, options: Train, history: list[dict[str, Any]]
     subtitle = _subtitle(options, f"seed {options.recipe.seed}")
     curves = plots.curves(history, metric=metric, best_epoch=best_epoch, train_note=note, subtitle=subtitle)
     save({"curves": curves}, folder.path)
+
+
+def draw_runs(options: Train, runs: Runs, folder: Path) -> None:
+    """Draws the mean curves of several runs, with the confidence interval of the mean.
+
+    Args:
+      options: the options of the runs.
+      runs: the runs; nothing is drawn if none has finished an epoch.
+      folder: their folder.
+    """
+    histories = [
+        result.history for place, result in enumerate(runs.results) if result.history and place not in runs.diverged
+    ]
+    paths = [result.folder for result in runs.results if result.folder is not None]
+    if not histories:
+        return
+    objective = RunFolder(paths[0]).task.objective
+    metric = objective.figure if objective.larger_is_better else None
+    labels, subtitle = [options.model_name] * len(histories), _subtitle(options, f"{len(histories)} seeds")
+    figure = plots.comparison(histories, labels, metric=metric, subtitle=subtitle, band="confidence")
+    save({"runs": figure}, folder)
 
 
 def draw(folder: RunFolder, options: Train, test: Source, layer: Layer, result: Result) -> None:

@@ -10,7 +10,7 @@ from jaxcnn.cli.errors import CommandError, reported
 from jaxcnn.cli.options import Plot
 from jaxcnn.cli.terminal import say, shown
 from jaxcnn.files import check_target
-from jaxcnn.training.run_folder import RunFolder, RunFolderError
+from jaxcnn.training.run_folder import RunFolder, RunFolderError, listed_runs
 
 
 def plot(options: Plot) -> int:
@@ -27,16 +27,17 @@ def plot(options: Plot) -> int:
     """
     if not options.runs:
         raise CommandError("plot expects the folder of at least one run: jaxcnn plot RUN [RUN ...]")
-    if options.labels and len(options.labels) != len(options.runs):
-        raise CommandError(
-            f"--labels expects one label for each of the {len(options.runs)} runs, got {len(options.labels)}"
-        )
+    with reported(RunFolderError):
+        # A folder of several runs stands for all of them.
+        paths = [run for path in options.runs for run in listed_runs(path) or (path,)]
+    if options.labels and len(options.labels) != len(paths):
+        raise CommandError(f"--labels expects one label for each of the {len(paths)} runs, got {len(options.labels)}")
     if options.output.suffix.lower() != ".png":
         raise CommandError(f"--output expects a file with the extension .png, got {shown(options.output)}")
     with reported(OSError):
         check_target(options.output)
     with reported(RunFolderError):
-        folders = [RunFolder(path) for path in options.runs]
+        folders = [RunFolder(path) for path in paths]
         histories = [folder.metrics() for folder in folders]
         metric = _metric(folders)
     for folder, history in zip(folders, histories, strict=True):
@@ -44,7 +45,9 @@ def plot(options: Plot) -> int:
             raise CommandError(f"expected a run with a finished epoch, got {shown(folder.path)}, which has none")
     common, differing = compare_options([_settings(folder) for folder in folders])
     with Activity("drawing the picture"), reported(ValueError, OSError):
-        figure = plots.comparison(histories, options.labels or differing, metric=metric, subtitle=common)
+        figure = plots.comparison(
+            histories, options.labels or differing, metric=metric, subtitle=common, band=options.band
+        )
         plots.save(figure, options.output)
     say(f"{len(folders)} run{'s' if len(folders) > 1 else ''} in {shown(options.output)}")
     return 0

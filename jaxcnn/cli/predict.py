@@ -1,6 +1,7 @@
 """`jaxcnn predict`."""
 
 import contextlib
+import dataclasses
 import itertools
 import os
 from collections.abc import Iterable, Iterator
@@ -19,9 +20,11 @@ from jaxcnn.cli.predictions import Prediction, Unreadable, make_writer
 from jaxcnn.cli.terminal import complain, shown
 from jaxcnn.data.pictures import EXTENSIONS, FitPicture, PictureError, Placement, picture_size
 from jaxcnn.data.prefetch import ahead
+from jaxcnn.models.detection.faster_rcnn import FasterRCNN
+from jaxcnn.models.normalized import Normalized
 from jaxcnn.tasks import Detection, Segmentation
 from jaxcnn.training.trained_model import TrainedModel
-from jaxcnn.types import Task
+from jaxcnn.types import Layer, Task
 
 T = TypeVar("T")
 
@@ -45,10 +48,12 @@ def predict(options: Predict) -> int:
     _check(options)
     with Activity("reading the run"):
         run = trained.load(options.run, options.layer)
+    _check_task(options, run.info.task)
+    if options.agnostic:
+        run = _agnostic(run)
     shape = run.info.image_shape
     if shape[2] not in (1, 3):
         raise CommandError(f"predict reads images of 1 or 3 channels, but the model of the run takes {shape[2]}")
-    _check_task(options, run.info.task)
     errors, count = [], 0
     with make_writer(options, run.info) as write, Activity("predicting") as activity:
         for results in _predicted(run, options):
@@ -83,10 +88,25 @@ def _check_task(options: Predict, task: Task) -> None:
     for name, kinds, words in (
         ("min_score", Detection, "a detector"),
         ("coco", Detection, "a detector"),
+        ("agnostic", Detection, "a detector"),
         ("overlays", Detection | Segmentation, "a segmentation or a detector"),
     ):
-        if getattr(options, name) is not None and not isinstance(task, kinds):
+        if getattr(options, name) not in (None, False) and not isinstance(task, kinds):
             raise CommandError(f"{flag(name)} expects a run of {words}, got {type(task).__name__}; omit it")
+
+
+def _agnostic(run: TrainedModel) -> TrainedModel:
+    """Returns a detector in which objects of different classes suppress each other."""
+
+    def changed(layer: Layer) -> Layer:
+        if isinstance(layer, Normalized):
+            return dataclasses.replace(layer, body=changed(layer.body))
+        # Some of them choose the detections themselves, without the task.
+        return dataclasses.replace(layer, agnostic=True) if isinstance(layer, FasterRCNN) else layer
+
+    task: Any = run.info.task
+    task = dataclasses.replace(task, agnostic=True)
+    return run._replace(layer=changed(run.layer), info=run.info._replace(task=task))
 
 
 class _File(NamedTuple):

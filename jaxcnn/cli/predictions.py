@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxcnn import plots
 from jaxcnn.cli.coco_file import CocoFile
-from jaxcnn.cli.detected import reduced
+from jaxcnn.cli.detected import MIN_SCORE, reduced
 from jaxcnn.cli.errors import reported
 from jaxcnn.cli.masks import write_mask, write_overlay
 from jaxcnn.cli.options import Predict
@@ -27,9 +27,6 @@ from jaxcnn.training.trained_model import ModelInfo
 
 _TOP = 3
 """Number of classes or objects in a line of text."""
-
-MIN_SCORE = 0.25
-"""Least score of the objects of a detector."""
 
 _EDGES = ("x1", "y1", "x2", "y2")
 """Left, top, right and bottom edge of a box."""
@@ -196,8 +193,8 @@ class _Boxes:
 
     def __call__(self, prediction: Prediction) -> Record:
         # The best are the first.
-        found = _above(prediction.output, self._min_score)
-        chosen = {name: array[: self._top] for name, array in found.items()}
+        places = _places(prediction.output, self._min_score)
+        chosen = {name: array[places[: self._top]] for name, array in prediction.output.items()}
         objects = [
             {
                 "class": self._class_names[place] if self._class_names else str(place),
@@ -210,20 +207,24 @@ class _Boxes:
         if self._new_name is not None:
             name = self._new_name(prediction)
             overlay_file = name.with_name(f"{name.name}_overlay.png")
-            self._draw(overlay_file, prediction, chosen)
+            self._draw(overlay_file, prediction, chosen, places[: self._top])
             record["overlay"] = str(overlay_file)
-        return record | {"count": len(found["scores"]), "objects": objects}
+        return record | {"count": len(places), "objects": objects}
 
-    def _draw(self, overlay_file: Path, prediction: Prediction, chosen: Record) -> None:
+    def _draw(self, overlay_file: Path, prediction: Prediction, chosen: Record, places: np.ndarray) -> None:
         assert prediction.placement is not None  # a detector has boxes in pixels of the file
         size = prediction.placement.picture
         view = reduced(size, self._channels)
         # The file again: the image of the model is smaller, and may have lost a part of it.
         with reported(PictureError):
             picture = view(view.read(prediction.path))
+        placement = view.placement(*size)
+        objects = chosen | {"boxes": placement.boxes(chosen["boxes"])}
+        if "box_masks" in chosen:
+            objects["masks"] = placement.reduced_masks(_mask(prediction, place) for place in places.tolist())
         figure = plots.detections(
             [picture],
-            [chosen | {"boxes": view.placement(*size).boxes(chosen["boxes"])}],
+            [objects],
             self._class_names,
             score=self._min_score,
             subtitle=prediction.path.name,
@@ -231,28 +232,26 @@ class _Boxes:
         plots.save(figure, overlay_file)
 
 
-def _above(found: Record, score: float) -> Record:
-    """Returns the objects of at least a score, without empty slots."""
-    there = _places(found, score)
-    return {name: array[there] for name, array in found.items()}
-
-
 def _places(found: Record, score: float) -> np.ndarray:
+    """Returns the slots that hold an object of at least a score, the best first."""
     return np.flatnonzero(found["valid"] & (found["scores"] >= score))
+
+
+def _mask(prediction: Prediction, place: int) -> np.ndarray:
+    """Returns the mask of the object of a slot in pixels of the file, bool."""
+    assert prediction.placement is not None  # a detector has boxes in pixels of the file
+    # A mask belongs to the whole box, which may be clipped in the picture.
+    box_masks, boxes = (prediction.in_image[name][place : place + 1] for name in ("box_masks", "boxes"))
+    return prediction.placement.original_masks(paste_masks(box_masks, boxes, prediction.image.shape[:2]))[0]
 
 
 def _add_to(coco: CocoFile, prediction: Prediction, score: float) -> None:
     """Adds the objects of at least a score, with their masks if there are any."""
-    places, in_image, placement = _places(prediction.output, score), prediction.in_image, prediction.placement
-
-    def mask(row: int) -> np.ndarray:
-        place = places[row : row + 1]
-        # A mask belongs to the whole box, which may be clipped in the picture.
-        masks = paste_masks(in_image["box_masks"][place], in_image["boxes"][place], prediction.image.shape[:2])
-        return (masks if placement is None else placement.original_masks(masks))[0]
-
-    found = _above(prediction.output, score)
-    coco.add(prediction.path, prediction.folder, found, mask if "box_masks" in found else None)
+    places = _places(prediction.output, score)
+    found = {name: array[places] for name, array in prediction.output.items()}
+    mask = (lambda row: _mask(prediction, int(places[row]))) if "box_masks" in found else None
+    with reported(ImportError):
+        coco.add(prediction.path, prediction.folder, found, mask)
 
 
 class _Names:

@@ -5,7 +5,7 @@ import dataclasses
 import os
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,30 @@ from jaxcnn.tasks import Classification, MultiLabel, Regression
 from jaxcnn.training import NonFiniteLossError, Placement, first_schema, hosts, make_placement, trackers, whitened
 from jaxcnn.training.checkpoint import CheckpointError
 from jaxcnn.training.experiment import init_key
+from jaxcnn.training.many import Runs, train_many
 from jaxcnn.training.observers import Observer
-from jaxcnn.training.run_folder import RunFolder, RunFolderError
+from jaxcnn.training.recipe import Recipe
+from jaxcnn.training.run_folder import RunFolder, RunFolderError, listed_runs
 from jaxcnn.training.runs import Result, run
 from jaxcnn.types import Layer, Params, State, Task
 
 _DEVICES = ("devices", "shard", "coordinator", "processes", "process")
 """Options that say where a run is computed."""
 
-_UNSTORED = ("preset", "run_dir", "workers", "place", *_DEVICES, "resume", "tensorboard", "wandb", "find_learning_rate")
-"""Options that do not define a run: the name for other options, the place of the run, how its data are read, its
-devices, its trackers, and other actions than to train."""
+_UNSTORED = (
+    "preset",
+    "seeds",
+    "run_dir",
+    "workers",
+    "place",
+    *_DEVICES,
+    "resume",
+    "tensorboard",
+    "wandb",
+    "find_learning_rate",
+)
+"""Options that do not define a run: the name for other options, further runs, the place of the run, how its data are
+read, its devices, its trackers, and other actions than to train."""
 
 
 def train(options: Train, arguments: list[str]) -> int:
@@ -111,24 +124,24 @@ def _start(options: Train, arguments: list[str]) -> int:
         source = None if options.init_from is None else transfer.read_source(options, channels, display.on_note)
         task = names.make_task(options, splits["train"])
         names.check_model(options.model, task)
-        layer = _build(options, splits, source)
-        weights = _first_weights(options, layer, splits, source)
-        layer = _averaged(options, layer, task)
+        model = _build(options, splits, source)
+        weights = _first_weights(options, model, splits, source)
+        layer = _averaged(options, model, task)
         if options.find_learning_rate:
             return rates.find(options, layer, splits, weights, task, display)
-        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{options.model_name}-{options.recipe.seed}"
-        result = _run(
-            options,
-            layer,
-            splits,
-            weights=weights,
-            task=task,
-            prepare=names.make_prepare(options, splits),
-            folder=options.run_dir or Path("runs") / name,
-            numbered=options.run_dir is None,
-            observers=[display, *watching],
-            about={"options": _option_values(options), "command": ["jaxcnn", "train", *arguments]},
-        )
+        seeds = f"{options.recipe.seed}" if options.seeds is None else f"{options.seeds}-seeds"
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{options.model_name}-{seeds}"
+        words = {
+            "task": task,
+            "prepare": names.make_prepare(options, splits),
+            "folder": options.run_dir or Path("runs") / name,
+            "numbered": options.run_dir is None,
+            "observers": [display, *watching],
+            "about": {"options": _option_values(options), "command": ["jaxcnn", "train", *arguments]},
+        }
+        if options.seeds is not None:
+            return _run_many(options, layer, splits, _weights_by_recipe(options, model, splits, source), display, words)
+        result = _run(options, layer, splits, weights=weights, **words)
         if result.folder is None:
             # Another process has the folder, and tells the rest.
             return 0
@@ -141,8 +154,19 @@ def _resume(options: Train, arguments: list[str]) -> int:
         raise CommandError("--resume expects the folder of the run: --run-dir FOLDER")
     if options.preset is not None:
         raise CommandError("--resume keeps the options of a run, got --recipe too, which gives others; omit --recipe")
-    folder = RunFolder(options.run_dir)
+    runs = listed_runs(options.run_dir)
+    if runs and not (runs[0] / "config.json").is_file():
+        raise CommandError(
+            f"expected runs to resume in {shown(options.run_dir)}, got none: they were stopped before the first step; "
+            "remove the folder, and start them again"
+        )
+    folder = RunFolder(runs[0] if runs else options.run_dir)
     options = _resumed_options(folder, arguments)
+    if options.seeds not in (None, len(runs) or None):
+        was = f"--seeds {len(runs)}" if runs else "one seed"
+        raise CommandError(f"--resume keeps the options of a run and cannot change {was} to --seeds {options.seeds}")
+    if runs:
+        return _resume_many(options, folder, runs)
     figures, _ = folder.result(), folder.metrics()
     if options.coordinator is None and figures is not None and not pictures.missing(folder):
         say(f"the run in {shown(folder.path)} is already finished")
@@ -179,6 +203,105 @@ def _resume(options: Train, arguments: list[str]) -> int:
             return 0
         _draw(options, splits, layer, result, display)
     return _end(options, result)
+
+
+def _resume_many(options: Train, folder: RunFolder, runs: tuple[Path, ...]) -> int:
+    """Resumes the runs of --seeds."""
+    options = dataclasses.replace(options, seeds=len(runs), run_dir=runs[0].parent)
+    _check(options)
+    with _display(options) as display:
+        splits = names.load_splits(options)
+        if own_models.is_own(options.model):
+            own_models.find(options.model)
+        layer, image_shape, _ = folder.described()
+        source = transfer.read_source(options, image_shape[2], display.on_note) if options.init_from else None
+        model = layer.layer if isinstance(layer, MeanOverViews) else layer
+        words = {
+            "task": names.make_task(options, splits["train"]),
+            "prepare": names.make_prepare(options, splits),
+            "folder": options.run_dir,
+            "resume": True,
+            "observers": [display],
+            # For runs whose folder is still missing.
+            "about": {name: folder.config[name] for name in ("options", "command")},
+        }
+        return _run_many(options, layer, splits, _weights_by_recipe(options, model, splits, source), display, words)
+
+
+def _weights_by_recipe(
+    options: Train, model: Layer, splits: dict[str, Source], source: transfer.Source | None
+) -> Callable[[Recipe], tuple[Params, State]]:
+    """Returns a function that makes the first weights of a run, which depend on its seed."""
+
+    def weights(recipe: Recipe) -> tuple[Params, State]:
+        seeded = RecipeOptions.from_json(recipe.to_json())
+        return _first_weights(dataclasses.replace(options, recipe=seeded), model, splits, source)
+
+    return weights
+
+
+def _run_many(
+    options: Train,
+    layer: Layer,
+    splits: dict[str, Source],
+    weights: Callable[[Recipe], tuple[Params, State]],
+    display: Display,
+    words: dict[str, Any],
+) -> int:
+    """Trains the runs of --seeds, draws their curves and prints their figures."""
+    assert options.seeds is not None
+    place = None if options.place == "auto" else options.place
+    with _reported_in_run():
+        runs = train_many(
+            layer,
+            splits,
+            options.recipe,
+            seeds=options.seeds,
+            weights=weights,
+            place=place,
+            workers=options.workers,
+            **words,
+        )
+    assert runs.folder is not None
+    display.on_activity("drawing the picture")
+    pictures.draw_runs(options, runs, runs.folder)
+    display.on_activity(None)
+    _print_runs(options, runs)
+    return 0
+
+
+def _print_runs(options: Train, runs: Runs) -> None:
+    assert runs.folder is not None
+    if runs.stopped:
+        say("stopped, with a checkpoint of each run; resume with:")
+        own = f" --model {shown(shlex.quote(options.model))}" if own_models.is_own(options.model) else ""
+        say(f"  jaxcnn train --run-dir {shown(shlex.quote(str(runs.folder)))} --resume{own}")
+        return
+    first = next(result for result in runs.results if result.folder is not None)
+    assert first.folder is not None
+    objective = RunFolder(first.folder).task.objective
+    name = f"test_{objective.figure}"
+    values = [result.figures[name] for result in runs.results if result.figures]
+    words = _figure_words(objective.figure)
+
+    def text(value: float) -> str:
+        return f"{value:.2%}" if objective.larger_is_better else f"{value:.4f}"
+
+    undefined = any(value is None for value in values)
+    if undefined:
+        say(f"test {words}: undefined in some runs")
+    else:
+        mean, low, high, n = runs.interval(name)
+        confidence = f", 95 % confidence interval of the mean {text(low)} to {text(high)}" if n > 1 else ""
+        say(f"test {words} of {n} runs: mean {text(mean)}{confidence}; {text(min(values))} to {text(max(values))}")
+    if runs.diverged:
+        seeds = ", ".join(str(runs.recipes[place].seed) for place in runs.diverged)
+        say(f"diverged: seeds {seeds}")
+    say(f"a folder for each run, and their curves in runs.png: {shown(runs.folder)}")
+
+
+def _figure_words(name: str) -> str:
+    return name.replace("_", " ").replace("iou", "IoU").replace("ap50", "AP50")
 
 
 def _display(options: Train) -> contextlib.AbstractContextManager[Any]:
@@ -340,6 +463,15 @@ def _check(options: Train) -> None:
             "--find-learning-rate uses one device: --devices, --shard and --coordinator have no effect with it; omit "
             "them"
         )
+    if options.seeds is not None:
+        names.check_count(options, "seeds")
+        others = [
+            flag(name) for name in (*_DEVICES, "tensorboard", "wandb") if getattr(options, name) != getattr(Train, name)
+        ]
+        if options.find_learning_rate:
+            others.append("--find-learning-rate")
+        if others:
+            raise CommandError(f"--seeds trains several runs on one device, got {others[0]} too; omit one of them")
     if options.devices is not None and options.place == "device":
         raise CommandError("--devices splits each batch on the host, got --place device; give memory, stream or auto")
     if options.training_size and not options.random_resized_crop:
@@ -378,7 +510,7 @@ def _resumed_options(folder: RunFolder, arguments: list[str]) -> Train:
             "or start a new run"
             + (f" from its weights: jaxcnn train --init-from {shown(folder.path)} --epochs N" if longer else "")
         )
-    changeable = ("model", "workers", "place", *_DEVICES, "tensorboard", "wandb")
+    changeable = ("model", "seeds", "workers", "place", *_DEVICES, "tensorboard", "wandb")
     changes = {name: getattr(given, name) for name in changeable}
     return dataclasses.replace(stored, **changes)
 
@@ -386,7 +518,7 @@ def _resumed_options(folder: RunFolder, arguments: list[str]) -> Train:
 def _print_result(folder: RunFolder, figures: dict[str, Any]) -> None:
     task = folder.task
     name = task.objective.figure
-    words, images = name.replace("_", " ").replace("iou", "IoU").replace("ap50", "AP50"), figures["test_images"]
+    words, images = _figure_words(name), figures["test_images"]
 
     def shown_value(part: str) -> str:
         value = figures[f"{part}_{name}"]

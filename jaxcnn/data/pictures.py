@@ -9,7 +9,7 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +138,17 @@ class Placement(NamedTuple):
           Shape (masks, *size).
         """
         return self._nearest(masks, self.size, [r / p for r, p in zip(self.resized, self.picture, strict=True)], 1)
+
+    def reduced_masks(self, masks: Iterable[np.ndarray]) -> np.ndarray:
+        """Resizes masks with the picture, as `masks` does, one by one: many masks of a large picture need gigabytes.
+
+        Args:
+          masks: each bool, shape (height, width).
+
+        Returns:
+          Shape (masks, *size).
+        """
+        return np.array([self.masks(mask[None])[0] for mask in masks], bool).reshape(-1, *self.size)
 
     def original_masks(self, masks: np.ndarray) -> np.ndarray:
         """Resizes masks of the image to the picture, the inverse of `masks`; False where the picture was cut.

@@ -10,6 +10,7 @@ source and of predictions:
 
 from jaxcnn.evaluation.coco import CocoFigures, check_coco_tools, coco_figures
 from jaxcnn.evaluation.coco_format import coco_annotations, coco_predictions, coco_results, original_image
+from jaxcnn.evaluation.intervals import Interval, mean_interval
 from jaxcnn.evaluation.matching import DetectionMistakes, detection_confusion, detection_mistakes
 from jaxcnn.evaluation.pasting import paste_masks
 from jaxcnn.evaluation.voc import VocFigures, voc_figures
@@ -17,6 +18,7 @@ from jaxcnn.evaluation.voc import VocFigures, voc_figures
 __all__ = [
     "CocoFigures",
     "DetectionMistakes",
+    "Interval",
     "VocFigures",
     "check_coco_tools",
     "coco_annotations",
@@ -25,6 +27,7 @@ __all__ = [
     "coco_results",
     "detection_confusion",
     "detection_mistakes",
+    "mean_interval",
     "original_image",
     "paste_masks",
     "voc_figures",

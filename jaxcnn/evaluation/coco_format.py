@@ -8,7 +8,7 @@ import numpy as np
 from jaxcnn.data import ObjectFiles, Resized, Source, Subset
 from jaxcnn.data.objects import pad_objects
 from jaxcnn.data.pictures import FitPicture, Placement
-from jaxcnn.data.sources.object_files import encoded
+from jaxcnn.data.sources.object_files import encoded, mask_tools
 from jaxcnn.data.splits import Renumbered
 
 
@@ -260,11 +260,19 @@ def run_lengths(mask: np.ndarray) -> dict[str, Any]:
     Raises:
       ImportError: faster-coco-eval is not installed.
     """
-    try:
-        from faster_coco_eval.core.mask import encode  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ImportError("masks are written by faster-coco-eval; pip install 'jaxcnn[detection]'") from error
-    return _text(encode(np.asfortranarray(mask, np.uint8)))
+    return _text(mask_tools().encode(np.asfortranarray(mask, np.uint8)))
+
+
+def mask_from_run_lengths(run_lengths: Mapping[str, Any]) -> np.ndarray:
+    """Returns the mask of compressed run lengths, the inverse of `run_lengths`: bool, shape (height, width).
+
+    Args:
+      run_lengths: "size" and "counts", such as the "segmentation" of a result.
+
+    Raises:
+      ImportError: faster-coco-eval is not installed.
+    """
+    return mask_tools().decode(dict(run_lengths)).astype(bool)
 
 
 def _text(run_lengths: Mapping[str, Any]) -> dict[str, Any]:

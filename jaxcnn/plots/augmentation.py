@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxcnn.plots.detection import draw_boxes, valid_objects
+from jaxcnn.plots.detection import MASK_OPACITY, draw_boxes, with_masks
 from jaxcnn.plots.figures import (
     INK,
     LABEL,
@@ -20,7 +20,6 @@ from jaxcnn.plots.figures import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_OPACITY = 0.4
 _SIZE, _GAP = 1.7, 0.1
 
 
@@ -91,14 +90,10 @@ def _drawn(example: Mapping[str, Any], ignore_index: int | None) -> np.ndarray:
     image = np.clip(image, 0, 1) if image.dtype.kind == "f" and np.abs(image - 0.5).max() <= 0.501 else image
     [pixels] = checked_images(image[None])
     pixels = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
-    colours = pixels.copy()
     if "mask" in example:
-        mask = np.asarray(example["mask"])
-        colours[...] = 1
+        mask, colours = np.asarray(example["mask"]), np.ones_like(pixels)
         for value in np.unique(mask):
             if value != ignore_index:
                 colours[mask == value] = class_colour(int(value))
-    if "masks" in example:
-        for slot, place in valid_objects(example):
-            colours[np.asarray(example["masks"][slot])] = class_colour(place)
-    return (1 - _OPACITY) * pixels + _OPACITY * colours
+        pixels = (1 - MASK_OPACITY) * pixels + MASK_OPACITY * colours
+    return with_masks(pixels, example)

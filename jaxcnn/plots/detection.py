@@ -37,6 +37,8 @@ _ALONE, _BESIDE = 6.6, 4.0
 _GAP = 0.12
 _MOST_CURVES = 10
 """Number of classes whose curves have a colour and a name."""
+MASK_OPACITY = 0.4
+"""Opacity of a mask over its image."""
 
 
 def detections(
@@ -51,12 +53,14 @@ def detections(
 ) -> "Figure":
     """Draws images with the detected objects, and the annotated ones beside them; one row for each image.
 
-    A box has the colour of its class, and a label with class and score.
+    A box has the colour of its class, and a label with class and score. A mask lies over the image in the same colour;
+    where masks overlap, that of the first object is drawn.
 
     Args:
       images: of any sizes; each grey or RGB, floating point in [0, 1], shape (height, width, 1 or 3).
       predictions: for each image "boxes", shape (slots, 4), edges (left, top, right, bottom) in pixels; "classes" and
-        "scores", shape (slots,); optionally "valid", bool, shape (slots,), which tells the slots that hold an object.
+        "scores", shape (slots,); optionally "valid", bool, shape (slots,), which tells the slots that hold an object,
+        and "masks", bool, shape (slots, height, width), in pixels of the image, as of `jaxcnn.evaluation.paste_masks`.
       class_names: one name for each class; names longer than 18 characters are shortened. Without names, the numbers of
         the classes are drawn.
       objects: the annotated objects of each image, as `predictions`, without scores; None if there are none.
@@ -70,8 +74,8 @@ def detections(
     Raises:
       ImportError: matplotlib is not installed.
       TypeError: images are not floating point.
-      ValueError: there are no images, the numbers of images and of predictions or objects differ, images have another
-        shape or values out of range, a class has no name, or `limit` is below 1.
+      ValueError: there are no images, the numbers of images and of predictions or objects differ, images or masks have
+        another shape, images values out of range, a class has no name, or `limit` is below 1.
     """
     if limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
@@ -189,7 +193,7 @@ def _draw_rows(
             axes = figure.add_axes((left / width, bottom / total, broad / width, tall / total))
             # Three channels, since one would be drawn with a colour map.
             colours = np.broadcast_to(picture, (*picture.shape[:2], 3))
-            axes.imshow(colours, interpolation="antialiased", aspect="auto")
+            axes.imshow(with_masks(colours, entries[row]), interpolation="antialiased", aspect="auto")
             axes.set_axis_off()
             draw_boxes(axes, entries[row])
             _draw_labels(axes, entries[row], names, _LABEL_INCHES * picture.shape[0] / tall)
@@ -277,6 +281,33 @@ def valid_objects(objects: Mapping[str, Any]) -> list[tuple[int, int]]:
     return [
         (slot, 0 if classes is None else int(classes[slot])) for slot in slots if valid is None or bool(valid[slot])
     ]
+
+
+def with_masks(picture: np.ndarray, objects: Mapping[str, Any]) -> np.ndarray:
+    """Lays the masks of objects over a picture, in the colours of their classes, the first on top.
+
+    Args:
+      picture: RGB in [0, 1], shape (height, width, 3).
+      objects: optionally "masks", bool, shape (slots, height, width); with it "boxes", and optionally "valid" and
+        "classes", as in an example.
+
+    Returns:
+      The picture, of the same shape.
+
+    Raises:
+      ValueError: the masks have another shape.
+    """
+    if "masks" not in objects:
+        return picture
+    masks, colours = np.asarray(objects["masks"], bool), picture.copy()
+    if masks.shape != (len(objects["boxes"]), *picture.shape[:2]):
+        raise ValueError(
+            f"expected masks (slots, height, width) of {(len(objects['boxes']), *picture.shape[:2])}, as boxes and "
+            f"images are, got {masks.shape}; paste masks of boxes with paste_masks"
+        )
+    for slot, place in valid_objects(objects)[::-1]:
+        colours[masks[slot]] = class_colour(place)
+    return (1 - MASK_OPACITY) * picture + MASK_OPACITY * colours
 
 
 def draw_boxes(axes: "Axes", objects: Mapping[str, Any]) -> None:

@@ -1,10 +1,11 @@
 """Figures of training: the curves of one run, and of several runs together."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from jaxcnn.evaluation.intervals import mean_interval
 from jaxcnn.plots.figures import (
     BLUE,
     GREEN,
@@ -90,12 +91,17 @@ def curves(
 
 
 def comparison(
-    histories: Sequence[History], labels: Sequence[str], *, metric: str | None = "accuracy", subtitle: str = ""
+    histories: Sequence[History],
+    labels: Sequence[str],
+    *,
+    metric: str | None = "accuracy",
+    subtitle: str = "",
+    band: Literal["range", "confidence"] = "range",
 ) -> "Figure":
     """Draws several runs together: training loss, validation loss and validation metric over the epochs.
 
-    Runs with the same label, such as those of several seeds, are one line: their mean, with a band from the smallest to
-    the largest value. It covers the epochs in which every one of these runs has a finite value.
+    Runs with the same label, such as those of several seeds, are one line: their mean, with a band. It covers the
+    epochs in which every one of these runs has a finite value.
 
     Args:
       histories: for each run, one mapping for each epoch, in order, with the numbers 'epoch', 'train_loss',
@@ -103,6 +109,8 @@ def comparison(
       labels: the label of each run.
       metric: name of a metric in [0, 1] of which more is better; None to draw the losses alone.
       subtitle: what the runs have in common, such as 'lenet5 on digits'.
+      band: "range", from the smallest to the largest value; or "confidence", the 95 % confidence interval of the mean,
+        see `jaxcnn.evaluation.mean_interval`.
 
     Returns:
       A figure 16 inches wide, or 11.5 inches without a metric, with a legend at the bottom.
@@ -122,13 +130,14 @@ def comparison(
         groups.setdefault(label, []).append(_checked_history(history, metric))
     names = ["train_loss", "validation_loss", *([] if metric is None else [f"validation_{metric}"])]
     several = any(len(runs) > 1 for runs in groups.values())
-    detail = "line: mean of the runs with the same label; band: smallest to largest value" if several else ""
+    width_of_band = "smallest to largest value" if band == "range" else "95 % confidence interval of the mean"
+    detail = f"line: mean of the runs with the same label; band: {width_of_band}" if several else ""
     width, height = (11.5 if metric is None else 16.0), 5.2 + 0.3 * -(-len(groups) // 3)
     figure = new_figure(width, height, counted(len(histories), "run"), subtitle, detail)
     fit_below_heading(figure, height)
     panels = figure.subplots(1, len(names))
     for axes, name in zip(panels, names, strict=True):
-        spreads = [_spread(label, runs, name) for label, runs in groups.items()]
+        spreads = [_spread(label, runs, name, band) for label, runs in groups.items()]
         bounds = [bound for spread in spreads for bound in (spread.low, spread.high)]
         title = name.replace("train_", "training ")
         if name.endswith("_loss"):
@@ -164,8 +173,8 @@ class _Spread(NamedTuple):
     high: np.ndarray
 
 
-def _spread(label: str, runs: Sequence[Mapping[str, np.ndarray]], name: str) -> _Spread:
-    """Returns mean, smallest and largest value in the epochs that all runs have; metrics in percent."""
+def _spread(label: str, runs: Sequence[Mapping[str, np.ndarray]], name: str, band: str) -> _Spread:
+    """Returns mean and band in the epochs that all runs have; metrics in percent."""
     finite = [dict(zip(run["epoch"], run[name], strict=True)) for run in runs]
     finite = [{epoch: value for epoch, value in run.items() if np.isfinite(value)} for run in finite]
     common = sorted(set.intersection(*(set(run) for run in finite)))
@@ -175,6 +184,9 @@ def _spread(label: str, runs: Sequence[Mapping[str, np.ndarray]], name: str) -> 
             f"{label!r} have none; give them different labels"
         )
     values = np.array([[run[epoch] for epoch in common] for run in finite]) * (1 if name.endswith("_loss") else 100)
+    if band == "confidence" and len(values) > 1:
+        mean, low, high, _ = mean_interval(values)
+        return _Spread(np.array(common), mean, low, high)
     return _Spread(np.array(common), values.mean(axis=0), values.min(axis=0), values.max(axis=0))
 
 

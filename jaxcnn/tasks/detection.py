@@ -57,6 +57,8 @@ class Detection(Value):
       candidates: most pairs of a box and a class of a level among which detections are chosen.
       max_detections: slots of the detections of an image.
       measures_precision: whether the metrics include the average precision, for which the outputs are decoded.
+      agnostic: whether detections of different classes suppress each other too. An object is then not found once for
+        each class that it resembles, but COCO's average precision, which forgives wrong second guesses, is smaller.
     """
 
     image_size: tuple[int, int]
@@ -66,6 +68,7 @@ class Detection(Value):
     candidates: int = 1000
     max_detections: int = 300
     measures_precision: bool = False
+    agnostic: bool = False
 
     def __post_init__(self) -> None:
         kind = type(self).__name__
@@ -215,7 +218,7 @@ class Detection(Value):
             best.scores,
             iou_threshold=self.iou_threshold,
             max_outputs=self.max_detections,
-            classes=best.classes,
+            classes=None if self.agnostic else best.classes,
             valid=large & (best.scores > self.score_threshold),
         )
 

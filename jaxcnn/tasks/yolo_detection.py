@@ -1,8 +1,9 @@
 """Detection in the cells of grids: the first YOLO, YOLOv3 and YOLOX."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +84,10 @@ class YOLOXDetection(CellDetection):
     def __post_init__(self) -> None:
         if not is_number(self.l1_weight) or not 0 <= self.l1_weight < float("inf"):
             raise ValueError(f"YOLOXDetection expects a finite l1_weight of at least 0, got {self.l1_weight!r}")
+
+    def plain(self) -> Self:
+        """Returns the task of the last epochs of a training, whose images are not mixed: `l1_weight` is 1."""
+        return self if self.l1_weight else dataclasses.replace(self, l1_weight=1.0)
 
     def best_pairs(self, scores: jax.Array) -> Pairs:
         """Returns the best boxes of all levels, each with its likeliest class."""

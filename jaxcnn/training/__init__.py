@@ -4,6 +4,7 @@ Checkpoints are in `training.checkpoint`.
 """
 
 from jaxcnn.training.loop import Fitted, NonFiniteLossError, Progress, evaluate, fit, image_batches, predict
+from jaxcnn.training.many import Runs, train_many
 from jaxcnn.training.metrics import Metrics
 from jaxcnn.training.mixing import CutMix, MixInTurn, Mixup, RandomMix
 from jaxcnn.training.mosaic import Mosaic, ObjectMixup
@@ -45,6 +46,7 @@ __all__ = [
     "RangeTest",
     "Recipe",
     "Result",
+    "Runs",
     "TensorBoard",
     "TrainState",
     "WeightsAndBiases",
@@ -66,5 +68,6 @@ __all__ = [
     "predict",
     "run",
     "scale_by_name",
+    "train_many",
     "whitened",
 ]

@@ -1,6 +1,5 @@
 """The phases of a training: parts with the same frozen layers, optimizer and schedule."""
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import optax
 
 from jaxcnn import trees
 from jaxcnn.layers import AuxiliaryHeads, Flatten, Frozen, Function, Run, Sequential, freeze, trainable
-from jaxcnn.tasks import Detection, YOLOXDetection
+from jaxcnn.tasks import Detection
 from jaxcnn.training.drop_path_schedule import has_drop_path
 from jaxcnn.training.mixing import CutMix, Mix, MixInTurn, Mixup, RandomMix
 from jaxcnn.training.mosaic import Mosaic, ObjectMixup
@@ -54,6 +53,7 @@ def make_phases(
     steps_per_epoch: int,
     *,
     schedule: optax.Schedule | None = None,
+    learning_rate: jax.Array | None = None,
 ) -> tuple[Phase, ...]:
     """Makes the phases of a training, in order.
 
@@ -63,6 +63,7 @@ def make_phases(
       params: its parameters, as arrays or shapes.
       steps_per_epoch: number of steps of an epoch.
       schedule: learning rate by step of each phase; that of the recipe if None.
+      learning_rate: scalar, in place of that of the recipe; it may be traced.
 
     Returns:
       The phases: one, or two if layers are unfrozen.
@@ -74,7 +75,8 @@ def make_phases(
     factors = recipe.learning_rate_factors()
     if factors:
         trees.label_by_name(params, factors)
-    rates = (recipe.learning_rate, recipe.unfreeze_learning_rate or recipe.learning_rate / 10)
+    rate: Any = recipe.learning_rate if learning_rate is None else learning_rate
+    rates = (rate, recipe.unfreeze_learning_rate or rate / 10)
     phases = []
     for (first_epoch, last_epoch), rate in zip(recipe.phase_epochs(), rates, strict=False):
         epochs = last_epoch - first_epoch
@@ -123,14 +125,16 @@ def make_phase_step(
       recipe: the recipe.
       task: loss and metrics.
       num_classes: number of classes, which mixup and cutmix need.
-      plain: whether it is that of the last epochs, without mosaic, mixup and cutmix; see `Recipe.plain_epochs`.
+      plain: whether it is that of the last epochs, without mosaic, mixup and cutmix; see `Recipe.plain_epochs`. A task
+        with a method `plain` gives that of these epochs, as `YOLOXDetection` does.
       placement: the devices; None for one.
 
     Returns:
       The step, as `make_train_step` returns it.
     """
-    if plain and isinstance(task, YOLOXDetection) and not task.l1_weight:
-        task = dataclasses.replace(task, l1_weight=1.0)
+    if plain:
+        # Optional: a task may have another loss in these epochs.
+        task = getattr(task, "plain", lambda: task)()
     return make_train_step(
         model,
         phase.optimizer,

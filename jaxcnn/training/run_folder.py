@@ -16,7 +16,7 @@ import json
 import os
 import secrets
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -70,6 +70,11 @@ class RunFolder:
         self._lock: int | None = None
         file = self.path / "config.json"
         if not file.is_file():
+            if runs := listed_runs(path):
+                raise RunFolderError(
+                    f"expected the folder of one run, got that of {len(runs)} runs; give one of them, such as "
+                    f"{printable(runs[0])}"
+                )
             raise RunFolderError(
                 f"expected the folder of a run, with a config.json, got {printable(path)}; create one with "
                 "`jaxcnn train`"
@@ -445,6 +450,40 @@ def is_run_folder(path: str | os.PathLike[str]) -> bool:
     """
     folder = Path(path)
     return (folder / "config.json").is_file() and ((folder / "best.npz").exists() or (folder / "checkpoints").is_dir())
+
+
+_LIST = "runs.json"
+"""The file that lists the run folders in the folder of several runs."""
+
+
+def list_runs(folder: str | os.PathLike[str], names: Sequence[str]) -> None:
+    """Writes the list of the runs in a folder of several runs.
+
+    Args:
+      folder: the folder.
+      names: the names of the run folders in it.
+
+    Raises:
+      RunFolderError: the list cannot be written.
+    """
+    with writing_errors(folder):
+        write_json(Path(folder) / _LIST, sealed({"runs": list(names)}))
+
+
+def listed_runs(folder: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """Lists the run folders in a folder of several runs, as `jaxcnn.training.train_many` writes it.
+
+    Args:
+      folder: any path.
+
+    Returns:
+      Their paths, in the order of the runs; empty if it is no such folder.
+
+    Raises:
+      RunFolderError: the file that lists them is damaged.
+    """
+    file = Path(folder) / _LIST
+    return tuple(Path(folder) / name for name in verified(read_json(file), file)["runs"]) if file.is_file() else ()
 
 
 _FILES = ("config.json", "metrics.jsonl", "result.json", "best.npz")

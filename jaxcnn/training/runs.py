@@ -134,7 +134,7 @@ def run(
       HostsError: the processes were called with different arguments, or process 0 failed.
     """
     recipe = Recipe() if recipe is None else recipe
-    _check_arguments(layer, recipe, task, weights, observers)
+    check_arguments("run", layer, recipe, task, weights, observers)
     if place is not None and place not in get_args(Where):
         raise ValueError(f"run expects place to be one of {', '.join(get_args(Where))}, or None, got {place!r}")
     if place == "device" and prepare is not None:
@@ -167,33 +167,47 @@ def run(
             config = describe(experiment, first) | dict(about or {})
             return held.enter_context(RunFolder.create(folder, config, numbered=numbered))
 
-        job = _Job(experiment, hosts.led(opened) if spans else opened(), place, keeps=folder is not None)
+        job = Job(experiment, hosts.led(opened) if spans else opened(), place, keeps=folder is not None)
         return job.resume(weights) if first is None else job.start(*first)
 
 
-def _check_arguments(layer: Any, recipe: Any, task: Any, weights: Any, observers: Any) -> None:
+def check_arguments(caller: str, layer: Any, recipe: Any, task: Any, weights: Any, observers: Any) -> None:
+    """Refuses arguments of another kind.
+
+    Args:
+      caller: name of the caller, for the message.
+      layer: expected a layer.
+      recipe: expected a recipe.
+      task: expected a task, or None.
+      weights: expected parameters and state of the layer, or None.
+      observers: expected a sequence of observers.
+
+    Raises:
+      TypeError: one is of another kind.
+      ValueError: the weights are not those of the layer.
+    """
     if isinstance(layer, type) or not isinstance(layer, Layer):
         hint = ", which must be called" if callable(layer) else ""
-        raise TypeError(f"run expects a layer, such as jaxcnn.models.lenet5(), got a {type(layer).__name__}{hint}")
+        raise TypeError(f"{caller} expects a layer, such as jaxcnn.models.lenet5(), got a {type(layer).__name__}{hint}")
     if not isinstance(recipe, Recipe):
-        raise TypeError(f"run expects a recipe, such as Recipe(epochs=5), got {recipe!r:.200}")
+        raise TypeError(f"{caller} expects a recipe, such as Recipe(epochs=5), got {recipe!r:.200}")
     if task is not None:
-        check_task("run", task)
+        check_task(caller, task)
     if isinstance(observers, Observer) or not isinstance(observers, Sequence):
-        raise TypeError(f"run expects a list of observers, got {observers!r:.200}")
+        raise TypeError(f"{caller} expects a list of observers, got {observers!r:.200}")
     for observer in observers:
         if isinstance(observer, type) or not callable(getattr(observer, "on_start", None)):
-            raise TypeError(f"run expects observers, objects of jaxcnn.training.Observer, got {observer!r:.200}")
+            raise TypeError(f"{caller} expects observers, objects of jaxcnn.training.Observer, got {observer!r:.200}")
     if weights is None:
         return
     if not isinstance(weights, tuple) or len(weights) != 2:
-        raise TypeError(f"run expects weights=(params, state), got a {type(weights).__name__}")
+        raise TypeError(f"{caller} expects weights=(params, state), got a {type(weights).__name__}")
     for what, given, expected in zip(("parameters", "state"), weights, structure(layer), strict=True):
         shapes = (
             {name: jnp.shape(leaf) for name, leaf in trees.named_leaves(tree).items()} for tree in (expected, given)
         )
         if lines := trees.differences(*shapes):
-            raise ValueError(f"run expects the {what} of the model, got others: {', '.join(lines):.400}")
+            raise ValueError(f"{caller} expects the {what} of the model, got others: {', '.join(lines):.400}")
 
 
 class _Best(NamedTuple):
@@ -214,7 +228,7 @@ class _Best(NamedTuple):
     state: State
 
 
-class _Found(NamedTuple):
+class Found(NamedTuple):
     """What a training is resumed from.
 
     Attributes:
@@ -232,8 +246,14 @@ class _Found(NamedTuple):
     tree: Any
 
 
-class _Examples(NamedTuple):
-    """Training and validation set, and where they are."""
+class Examples(NamedTuple):
+    """Training and validation set, and where they are.
+
+    Attributes:
+      where: the place.
+      train: the training set.
+      validation: the validation set.
+    """
 
     where: Where
     train: Source
@@ -256,8 +276,15 @@ class _Switch:
         return chosen(*arguments)
 
 
-class _Job:
-    """One training: the state that callbacks share."""
+class Job:
+    """One training: the state that callbacks share. `run` and `train_many` drive it.
+
+    Args:
+      experiment: what is trained.
+      folder: the run folder of this process, or None.
+      place: see `run`.
+      keeps: whether any process has a folder.
+    """
 
     def __init__(self, experiment: Experiment, folder: RunFolder | None, place: Where | None, *, keeps: bool) -> None:
         # Of several processes, one has the folder, and `keeps` tells all that there is one.
@@ -277,37 +304,78 @@ class _Job:
 
     def start(self, params: Params, state: State) -> Result:
         """Trains from the first step."""
+        return self._go(self._placed(self.first(params, state)), Metrics())
+
+    def first(self, params: Params, state: State) -> TrainState:
+        """Returns the train state of the first step, on one device.
+
+        Args:
+          params: the first parameters.
+          state: their state.
+        """
         self.best = _Best(0, -math.inf, math.inf, params, state)
-        return self._go(self._placed(self._begin(self.phases[0], params, state, step=0)), Metrics())
+        return self.begin(self.phases[0], params, state, step=0)
 
     def resume(self, weights: tuple[Params, State] | None) -> Result:
         """Trains from the newest checkpoint, or from the first step if there is none."""
-        found = self._find(weights) if not self.spans else hosts.led(functools.partial(self._find, weights))
+        found = self.find(weights) if not self.spans else hosts.led(functools.partial(self.find, weights))
         if self.spans:
             known: Any = hosts.share(None if found is None else [found.figures, found.step, found.meta, found.rows])
             like = structure(self.experiment.layer) if known[0] is not None else self._like(known[1])
-            found = _Found(*known, tree=hosts.share_arrays(None if found is None else found.tree, like))
+            found = Found(*known, tree=hosts.share_arrays(None if found is None else found.tree, like))
         assert found is not None
-        self.rows = found.rows
         if found.figures is not None:
-            path = None if self.folder is None else self.folder.path
-            params, state = found.tree
-            return Result(params, state, found.figures["best_epoch"], found.rows, found.figures, False, path)
+            return self.finished(found)
         if found.step is None:
             return self.start(*self.experiment.first_weights(weights))
-        best = found.tree["best"]
-        self.saved_step = found.step
-        self.best = _Best(**found.meta["best"], params=best["params"], state=best["state"])
-        return self._go(self._placed(found.tree["train_state"]), Metrics.from_json(found.meta["metrics"]))
+        train_state, metrics = self.restored(found)
+        return self._go(self._placed(train_state), metrics)
 
-    def _find(self, weights: tuple[Params, State] | None) -> _Found:
-        """Reads what the folder holds."""
+    def finished(self, found: Found) -> Result:
+        """Returns the result of a training that the folder holds whole.
+
+        Args:
+          found: what `find` returned, with figures.
+        """
+        assert found.figures is not None
+        self.rows = found.rows
+        params, state = found.tree
+        return Result(params, state, found.figures["best_epoch"], found.rows, found.figures, False, self.path)
+
+    def restored(self, found: Found) -> tuple[TrainState, Metrics]:
+        """Continues from a checkpoint.
+
+        Args:
+          found: what `find` returned, with a step.
+
+        Returns:
+          The train state, on one device, and the sums of the unfinished epoch.
+        """
+        self.rows, self.saved_step = found.rows, found.step
+        best = found.tree["best"]
+        self.best = _Best(**found.meta["best"], params=best["params"], state=best["state"])
+        return found.tree["train_state"], Metrics.from_json(found.meta["metrics"])
+
+    @property
+    def path(self) -> Path | None:
+        """Path of the run folder."""
+        return None if self.folder is None else self.folder.path
+
+    def find(self, weights: tuple[Params, State] | None) -> Found:
+        """Reads what the folder holds.
+
+        Args:
+          weights: the initial weights; None for those drawn from the seed.
+
+        Returns:
+          A finished training, the newest checkpoint, or neither.
+        """
         assert self.folder is not None
         assert self.checkpoints is not None
         if (figures := self.folder.result()) is not None:
             leaves, epoch, _ = self.folder.read_best()
             tree = tuple(map(trees.unflatten, leaves.values(), structure(self.experiment.layer)))
-            return _Found(figures | {"best_epoch": epoch}, None, {}, self.folder.metrics(), tree)
+            return Found(figures | {"best_epoch": epoch}, None, {}, self.folder.metrics(), tree)
         if self.checkpoints.latest_step() is None:
             self._note("there is no checkpoint yet: starting again")
             expected = self.folder.config.get("weights_fingerprint")
@@ -316,27 +384,34 @@ class _Job:
                     f"expected the initial weights of the run in {printable(self.folder.path)}, got others"
                 )
             self.folder.keep_metrics(0)
-            return _Found(None, None, {}, [], {})
+            return Found(None, None, {}, [], {})
         return self._restore()
 
     def _go(self, train_state: TrainState, metrics: Metrics) -> Result:
-        self._tell(lambda observer: observer.on_start(self._start(int(train_state.step))))
-        with _interruptible(self._interrupt):
+        self.tell(lambda observer: observer.on_start(self.start_facts(int(train_state.step))))
+        with interruptible(self._interrupt):
             fitted = self._fit(train_state, metrics)
             if fitted.stopped:
-                self._save(fitted.train_state, fitted.metrics)
+                self.save(fitted.train_state, fitted.metrics)
         figures = {} if fitted.stopped else self._test()
-        path = None if self.folder is None else self.folder.path
-        best = self.best
         if self.placement is not None:
-            params, state = jax.tree.map(jnp.asarray, self._gathered((best.params, best.state)))
-            best = best._replace(params=params, state=state)
-        result = Result(best.params, best.state, best.epoch, self.rows, figures, fitted.stopped, path)
-        self._tell(lambda observer: observer.on_end(result))
+            params, state = jax.tree.map(jnp.asarray, self._gathered((self.best.params, self.best.state)))
+            self.best = self.best._replace(params=params, state=state)
+        result = self.result(figures)
+        self.tell(lambda observer: observer.on_end(result))
         return result
 
+    def result(self, figures: dict[str, Any]) -> Result:
+        """Returns the best epoch so far.
+
+        Args:
+          figures: those of the best epoch; empty for a training that was stopped.
+        """
+        best = self.best
+        return Result(best.params, best.state, best.epoch, self.rows, figures, not figures, self.path)
+
     @functools.cached_property
-    def _examples(self) -> "_Examples":
+    def all_examples(self) -> Examples:
         """Training and validation set where they are read fastest."""
         splits = self.experiment.splits
         for name, count in shared_files(splits).items():
@@ -346,7 +421,7 @@ class _Job:
             )
         return self._put(splits["train"], splits["validation"])
 
-    def _put(self, train: Source, validation: Source) -> "_Examples":
+    def _put(self, train: Source, validation: Source) -> Examples:
         where = self.place
         if where is None:
             place = data.choose_place([train, validation], prepared=self.experiment.prepare is not None)
@@ -355,11 +430,16 @@ class _Job:
                 # Each device needs its part of every batch.
                 where = "memory"
             self._note(f"the examples are {_PLACES[where]}: {place.reason}")
-        with self._doing("reading the examples"):
+        with self.doing("reading the examples"):
             workers = self.experiment.workers
-            return _Examples(where, *(data.put(one, where, workers=workers) for one in (train, validation)))
+            return Examples(where, *(data.put(one, where, workers=workers) for one in (train, validation)))
 
-    def _start(self, first_step: int) -> Start:
+    def start_facts(self, first_step: int) -> Start:
+        """Returns what observers are told at the start.
+
+        Args:
+          first_step: number of steps done already.
+        """
         params, _ = structure(self.experiment.layer)
         mask = self.phases[0].trainable
         trained = params if mask is None else trees.partition(params, mask)[0]
@@ -377,42 +457,70 @@ class _Job:
             None if self.folder is None else str(self.folder.path),
         )
 
-    def _tell(self, call: Callable[[Observer], Any]) -> bool:
-        """Calls all observers, and returns whether any of them stops the training."""
+    def tell(self, call: Callable[[Observer], Any]) -> bool:
+        """Calls all observers.
+
+        Args:
+          call: what to call on each.
+
+        Returns:
+          Whether any of them stops the training.
+        """
         return any([bool(call(observer)) for observer in self.observers])
 
     def _note(self, note: str) -> None:
-        self._tell(lambda observer: observer.on_note(note))
+        self.tell(lambda observer: observer.on_note(note))
 
     @contextlib.contextmanager
-    def _doing(self, activity: str) -> Iterator[None]:
-        self._tell(lambda observer: observer.on_activity(activity))
+    def doing(self, activity: str) -> Iterator[None]:
+        """Tells the observers what is done while the block runs.
+
+        Args:
+          activity: such as "saving a checkpoint".
+        """
+        self.tell(lambda observer: observer.on_activity(activity))
         try:
             yield
         finally:
-            self._tell(lambda observer: observer.on_activity(None))
+            self.tell(lambda observer: observer.on_activity(None))
 
-    def _announced(self, function: Callable[..., Any], activity: str) -> Callable[..., Any]:
-        """Tells the observers that the first call of a compiled function compiles."""
+    def announced(self, function: Callable[..., Any], activity: str) -> Callable[..., Any]:
+        """Tells the observers that the first call of a compiled function compiles.
+
+        Args:
+          function: the function.
+          activity: such as "compiling the evaluation".
+
+        Returns:
+          The same function.
+        """
         first = True
 
         def call(*arguments: Any) -> Any:
             nonlocal first
-            with self._doing(activity) if first else contextlib.nullcontext():
+            with self.doing(activity) if first else contextlib.nullcontext():
                 first = False
                 return function(*arguments)
 
         return call
 
-    def _begin(self, phase: Phase, params: Params, state: State, step: int) -> TrainState:
-        """Makes the initial train state of a phase, on one device."""
+    def begin(self, phase: Phase, params: Params, state: State, step: int) -> TrainState:
+        """Makes the initial train state of a phase, on one device.
+
+        Args:
+          phase: the phase.
+          params: the parameters at its start.
+          state: their state.
+          step: number of steps done.
+        """
         ema = self.recipe.ema is not None
         return make_train_state(params, state, phase.optimizer, step=step, ema=ema, trainable=phase.trainable)
 
     def _placed(self, train_state: TrainState) -> TrainState:
         return train_state if self.placement is None else self.placement.put(train_state)
 
-    def _training_key(self) -> jax.Array:
+    def training_key(self) -> jax.Array:
+        """Returns the key of all steps."""
         key = jax.random.split(jax.random.key(self.recipe.seed))[1]
         return key if self.placement is None else self.placement.put_whole(key)
 
@@ -439,19 +547,19 @@ class _Job:
         for phase in self.phases:
             if fitted is not None:
                 weights = self._gathered((fitted.train_state.params, fitted.train_state.state))
-                train_state = self._placed(self._begin(phase, *weights, step=int(fitted.train_state.step)))
+                train_state = self._placed(self.begin(phase, *weights, step=int(fitted.train_state.step)))
                 self._note(f"epoch {phase.first_epoch + 1}: all layers are trained from now on")
             elif int(train_state.step) > phase.last_epoch * self.steps_per_epoch:
                 continue
             self._enter(phase, train_state)
-            self.stopped_early = self._patience_is_over()
+            self.stopped_early = self.patience_is_over()
             if self.stopped_early:
                 return Fitted(train_state, metrics, False, [])
             fitted = fit(
                 train_state,
                 self.train_step,
                 self.batches,
-                self._training_key(),
+                self.training_key(),
                 epochs=phase.last_epoch,
                 on_step=[self._on_step],
                 on_epoch=[self._on_epoch],
@@ -475,7 +583,7 @@ class _Job:
         model, precision = phase.layer, recipe.precision
         if recipe.cache_features and phase.trainable is not None:
             backbone, model = cut_in_two(model)
-            with self._doing("computing the features of the frozen layers"):
+            with self.doing("computing the features of the frozen layers"):
                 features = _cached(
                     make_predict_step(backbone, precision=precision), train_state, self.experiment.workers
                 )
@@ -484,7 +592,7 @@ class _Job:
             shape = examples.validation.spec["image"].shape
             self._note(f"features of the frozen layers: {'x'.join(map(str, shape))}")
         else:
-            examples = self._examples
+            examples = self.all_examples
         self.examples, self.batches = examples, dataclasses.replace(self.experiment.batches, source=examples.train)
         num_classes = len(self.experiment.splits["train"].class_names)
 
@@ -492,7 +600,7 @@ class _Job:
             step = make_phase_step(
                 phase, model, recipe, self.experiment.task, num_classes, plain=plain, placement=self.placement
             )
-            return self._announced(step, "compiling the training step")
+            return self.announced(step, "compiling the training step")
 
         self.train_step: Any = announced_step()
         if recipe.plain_epochs:
@@ -500,7 +608,7 @@ class _Job:
             self.train_step = _Switch(
                 self.train_step, announced_step(plain=True), int(train_state.step), first_plain, self._note_plain
             )
-        self.eval_step = self._announced(
+        self.eval_step = self.announced(
             make_eval_step(model, evaluation_task(self.experiment.task), precision=precision, placement=self.placement),
             "compiling the evaluation",
         )
@@ -510,13 +618,34 @@ class _Job:
 
     def _on_step(self, progress: Progress) -> bool:
         rate = self.stopwatch.step()
-        self.wanted = self._tell(lambda observer: observer.on_step(progress, rate)) or self.interrupted or self.wanted
+        self.wanted = self.tell(lambda observer: observer.on_step(progress, rate)) or self.interrupted or self.wanted
         # An exchange between processes waits for the device: so not after each step.
         return progress.step % _AGREE_STEPS == 0 and self._any(self.wanted) if self.spans else self.wanted
 
     def _on_epoch(self, progress: Progress) -> bool:
+        sums = self._sums(self.eval_step, *evaluation_weights(progress.train_state), self.examples.validation)
+        row, improved = self.end_epoch(progress, sums)
+        stop = self.tell(lambda observer: observer.on_epoch(row, improved)) or self.interrupted or self.wanted
+        self.interrupted = self._any(stop)
+        self.save_if_due(progress)
+        self.stopwatch.restart()
+        return self.interrupted or self.stopped_early
+
+    def end_epoch(self, progress: Progress, sums: Mapping[str, Mean]) -> tuple[dict[str, Any], bool]:
+        """Adds an epoch to the metrics, and keeps it if it is the best.
+
+        Args:
+          progress: after the last step of the epoch.
+          sums: loss and metrics on the validation set.
+
+        Returns:
+          The line of metrics, and whether the epoch is the best so far.
+
+        Raises:
+          NonFiniteLossError: the loss on the validation set is NaN or infinite.
+        """
         params, state = evaluation_weights(progress.train_state)
-        figures = self._report(self._sums(self.eval_step, params, state, self.examples.validation))
+        figures = self._report(sums)
         if not math.isfinite(figures["loss"]):
             raise NonFiniteLossError(progress.step, figures["loss"])
         score = _score(self.experiment.task, figures)
@@ -538,20 +667,25 @@ class _Job:
         self.rows.append(row)
         if self.folder is not None:
             self.folder.append_metrics(row)
-        stop = self._tell(lambda observer: observer.on_epoch(row, improved)) or self.interrupted or self.wanted
-        self.interrupted = self._any(stop)
-        self.stopped_early = self._patience_is_over()
+        self.stopped_early = self.patience_is_over()
+        return row, improved
+
+    def save_if_due(self, progress: Progress) -> None:
+        """Writes a checkpoint after every `checkpoint_epochs` of the recipe, and after the last epoch.
+
+        Args:
+          progress: after the last step of an epoch that `end_epoch` has added.
+        """
         last = progress.epoch == self.recipe.epochs or self.stopped_early
         if progress.epoch % self.recipe.checkpoint_epochs == 0 or last:
-            self._save(progress.train_state, Metrics())
-        self.stopwatch.restart()
-        return self.interrupted or self.stopped_early
+            self.save(progress.train_state, Metrics())
 
     @property
     def _first_step(self) -> int:
         return self.phase.first_epoch * self.steps_per_epoch
 
-    def _patience_is_over(self) -> bool:
+    def patience_is_over(self) -> bool:
+        """Whether the epochs without a new best are as many as the recipe allows."""
         return self.recipe.patience is not None and len(self.rows) - self.best.epoch >= self.recipe.patience
 
     def _report(self, sums: Mapping[str, Mean]) -> dict[str, float]:
@@ -566,7 +700,13 @@ class _Job:
         batches = data.eval_batches(source, size, shard=shard, workers=self.experiment.workers)
         return evaluate(eval_step, params, state, batches, count=None if self.spans else len(source))
 
-    def _save(self, train_state: TrainState, metrics: Metrics) -> None:
+    def save(self, train_state: TrainState, metrics: Metrics) -> None:
+        """Writes a checkpoint and the best weights, if there is a folder and this step is not saved yet.
+
+        Args:
+          train_state: the train state after the last step.
+          metrics: sums of the unfinished epoch.
+        """
         step = int(train_state.step)
         # Not `latest_step`: it may be a damaged checkpoint, which a resumed run must save again.
         if not self.keeps or step == self.saved_step:
@@ -580,7 +720,7 @@ class _Job:
             "metrics": metrics.as_json(),
             "best": {"epoch": self.best.epoch, "score": self.best.score, "loss": self.best.loss},
         }
-        with self._doing("saving a checkpoint"):
+        with self.doing("saving a checkpoint"):
             self.folder.check_writable()
             self.checkpoints.save(step, tree, meta)
             if self.best.epoch:
@@ -600,11 +740,11 @@ class _Job:
             )
 
         def tree(params: Params, state: State) -> Any:
-            return _tree(self._begin(phase, params, state, step), params, state)
+            return _tree(self.begin(phase, params, state, step), params, state)
 
         return jax.eval_shape(tree, *structure(self.experiment.layer))
 
-    def _restore(self) -> _Found:
+    def _restore(self) -> Found:
         """Reads the newest valid checkpoint."""
         assert self.folder is not None
         assert self.checkpoints is not None
@@ -626,28 +766,39 @@ class _Job:
         for difference in changed_versions(self.folder):
             self._note(f"note: {difference}; the last digits may differ from those of a run without a stop")
         self._note(f"resuming after step {restored.step}")
-        return _Found(None, restored.step, meta, rows, restored.tree)
+        return Found(None, restored.step, meta, rows, restored.tree)
 
     def _interrupt(self) -> None:
         self.interrupted = True
-        self._tell(lambda observer: observer.on_interrupt())
+        self.tell(lambda observer: observer.on_interrupt())
 
     def _test(self) -> dict[str, Any]:
         """Evaluates the best epoch on the test set, and writes the result."""
         layer, task, test = self.experiment.layer, self.experiment.task, self.experiment.splits["test"]
-        best = self.best
-        with self._doing("testing the best epoch"):
+        with self.doing("testing the best epoch"):
             eval_step = make_eval_step(
                 layer, evaluation_task(task), precision=self.recipe.precision, placement=self.placement
             )
-            sums = self._sums(eval_step, best.params, best.state, test)
+            sums = self._sums(eval_step, self.best.params, self.best.state, test)
+        return self.finish(sums)
+
+    def finish(self, sums: Mapping[str, Mean]) -> dict[str, Any]:
+        """Writes the figures of the best epoch.
+
+        Args:
+          sums: its loss and metrics on the test set.
+
+        Returns:
+          Its figures on the validation and the test set.
+        """
+        best = self.best
         row = self.rows[best.epoch - 1]
         result = {
             "best_epoch": best.epoch,
             **{name: value for name, value in row.items() if name.startswith("validation_")},
             **_prefixed("test", self._report(sums)),
             **({"test_correct": int(sums["accuracy"].total)} if "accuracy" in sums else {}),
-            "test_images": len(test),
+            "test_images": len(self.experiment.splits["test"]),
         }
         if self.folder is not None:
             self.folder.write_result(result)
@@ -718,8 +869,12 @@ class _Stopwatch:
 
 
 @contextlib.contextmanager
-def _interruptible(interrupt: Callable[[], None]) -> Iterator[None]:
-    """Turns the first Ctrl-C (or SIGTERM) into a call; the second one stops at once."""
+def interruptible(interrupt: Callable[[], None]) -> Iterator[None]:
+    """Turns the first Ctrl-C (or SIGTERM) into a call while the block runs; the second one stops at once.
+
+    Args:
+      interrupt: what to call.
+    """
     if threading.current_thread() is not threading.main_thread():
         # Only the main thread may handle signals.
         yield

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from jaxcnn import data
@@ -49,28 +48,9 @@ class Saved(NamedTuple):
     meta: dict
 
 
-@pytest.fixture(scope="session")
-def compilation_cache_settings(tmp_path_factory):
-    return {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-
-
 @pytest.fixture(autouse=True, scope="module")
-def compile_once(compilation_cache_settings):
-    """Keeps compiled programs for the runs to come: most of them train the same small model."""
-    before = {name: getattr(jax.config, name) for name in compilation_cache_settings}
-
-    def update(settings):
-        for name, value in settings.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-
-    update(compilation_cache_settings)
-    yield
-    update(before)
+def compiled_once(compile_once):
+    """Most of the runs train the same small model."""
 
 
 @pytest.fixture

@@ -18,7 +18,10 @@ from PIL import Image, ImageOps
 from jaxcnn import data, load, plots, trees
 from jaxcnn.cli import detected as detected_set
 from jaxcnn.cli import predict, predictions, terminal
+from jaxcnn.cli.errors import CommandError
+from jaxcnn.cli.options import Predict
 from jaxcnn.data import named
+from jaxcnn.data.pictures import FitPicture
 from jaxcnn.data.sources import picture_index
 from jaxcnn.data.sources.digit_scenes import digit_scenes
 from jaxcnn.evaluation import coco_annotations, voc_figures
@@ -26,12 +29,14 @@ from jaxcnn.interop.export import export_stablehlo
 from jaxcnn.interop.preprocessing import Preprocessing
 from jaxcnn.interop.weights import save_torch
 from jaxcnn.layers import Backbone, Conv, Sequential
-from jaxcnn.models import yolox_nano
+from jaxcnn.models import small_maskrcnn, yolox_nano
 from jaxcnn.models.catalog import CATALOG, Entry
 from jaxcnn.models.detection.feature_pyramid import feature_pyramid
 from jaxcnn.models.detection.retinanet import RetinaNet, retinanet_head
+from jaxcnn.models.normalized import Normalization, normalized
 from jaxcnn.plots.figures import class_colour
 from jaxcnn.training.run_folder import RunFolder
+from jaxcnn.training.trained_model import ModelInfo, TrainedModel
 
 
 def detector(num_classes=10, *, in_channels=3):
@@ -211,6 +216,56 @@ def test_classes_that_are_not_in_the_order_of_their_ids_keep_their_names(tmp_pat
     assert not any((one.picture.classes[one.missed] == 2).any() for one in mistakes)
 
 
+def test_masks_of_a_set_are_drawn_over_the_photographs(tmp_path, monkeypatch):
+    pytest.importorskip("faster_coco_eval")
+    monkeypatch.setattr(picture_index, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(detected_set, "_LONGEST", 30)
+    source = data.coco(write_coco(tmp_path, "train", coco_content()), instances=True)
+    annotations = coco_annotations(source, masks=True)
+    # The last object of each photograph has too low a score.
+    last = {one["image_id"]: one["id"] for one in annotations["annotations"]}
+    results = [one | {"score": 0.2 + 0.1 * (last[one["image_id"]] != one["id"])} for one in annotations["annotations"]]
+    drawn = []
+    monkeypatch.setattr(plots, "detections", lambda *given, **options: drawn.append((given, options)))
+    detected_set.draw(detected_set.Detected(source, annotations, results, True), {}, "")
+    [((images, found, _), options)] = drawn
+    for index, (image, truth, one) in enumerate(zip(images, options["objects"], found, strict=True)):
+        example = source[index]
+        shape = example["image"].shape
+        rows, columns = (((np.arange(image.shape[i]) + 0.5) * shape[i] / image.shape[i]).astype(int) for i in (0, 1))
+        expected = example["masks"][example["valid"]][:, rows[:, None], columns]
+        np.testing.assert_array_equal(truth["masks"], expected)
+        np.testing.assert_array_equal(one["masks"], expected[:-1])
+    assert sum(one["masks"].any((1, 2)).sum() for one in found) > 3
+
+
+def test_masks_without_the_tools_of_coco_are_left_out_or_refused(tmp_path, monkeypatch):
+    for name in ("faster_coco_eval", "faster_coco_eval.core"):
+        monkeypatch.setitem(sys.modules, name, None)
+    output = {
+        "boxes": np.float32([[0, 0, 9, 9]]),
+        "classes": np.array([0]),
+        "scores": np.float32([0.9]),
+        "valid": np.array([True]),
+        "box_masks": np.ones((1, 28, 28), np.float32),
+    }
+    scenes = data.Subset(digit_scenes(64, labels="instances")["test"], np.arange(1))
+    info = ModelInfo((64, 64, 3), scenes.class_names, detector().task((64, 64)), "float32", 1, ())
+    batch = {name: array[None] for name, array in output.items()}
+    monkeypatch.setattr(detected_set, "predict", lambda *_, **__: dict(batch))
+    found = detected_set.detect(TrainedModel(detector(), {}, {}, info), scenes, 1)
+    assert not found.has_masks
+    assert [one["score"] for one in found.results] == [pytest.approx(0.9)]
+    placement = FitPicture((64, 64, 3)).placement(64, 64)
+    one = predictions.Prediction(tmp_path / "a.png", None, np.zeros((64, 64, 3)), output, placement, output)
+    options = Predict(tmp_path, (), coco=tmp_path / "found.json")
+    with (
+        predictions.make_writer(options, info) as write,
+        pytest.raises(CommandError, match=r"masks of objects .* written by faster-coco-eval; pip install"),
+    ):
+        write([one])
+
+
 def test_a_finished_run_says_its_figures_again(jaxcnn, detected):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(named.NAMES, "digit_scenes", few_scenes)
@@ -268,18 +323,23 @@ def certain(detected, tmp_path_factory):
 
     The places are at 0, 16, 32 and 48 in both directions, and the images have 64 x 64 pixels.
     """
-    folder = tmp_path_factory.mktemp("certain") / "run"
-    shutil.copytree(detected, folder)
+    return constant(detected, tmp_path_factory.mktemp("certain") / "run", {7: 3})
+
+
+def constant(run, folder, logits):
+    """Copies a run, with a detector that finds objects of these classes at all places, whatever the image."""
+    shutil.copytree(run, folder)
     network = load(folder)
     head = {name: tree for name, tree in network.params["head"].items() if name not in ("class_logits", "box_deltas")}
     bias = np.full((2, 10), -20, np.float32)
-    bias[0, 7] = 3
+    for number, logit in logits.items():
+        bias[0, number] = logit
     for name, values in (("class_logits", bias.ravel()), ("box_deltas", np.zeros(8, np.float32))):
         kernel = np.zeros_like(network.params["head"][name]["kernel"])
         head[name] = {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(values)}
-    run = RunFolder(folder)
-    with run.writing():
-        run.save_best({**network.params, "head": head}, network.state, 1)
+    changed = RunFolder(folder)
+    with changed.writing():
+        changed.save_best({**network.params, "head": head}, network.state, 1)
     return folder
 
 
@@ -460,6 +520,64 @@ def test_a_large_picture_is_drawn_smaller_with_its_boxes(jaxcnn, certain, tmp_pa
     np.testing.assert_allclose(found, np.array(small) * 1000 / 128, atol=1e-3)
 
 
+def test_an_agnostic_prediction_finds_an_object_once(jaxcnn, detected, certain, photographs, tmp_path):
+    both = constant(detected, tmp_path / "run", {7: 3, 2: 2})
+    wide = next(iter(photographs))
+    expected = json.loads(jaxcnn("predict", certain, wide, "--json").out)[0]["objects"]
+    found = json.loads(jaxcnn("predict", both, wide, "--json").out)[0]["objects"]
+    assert [one["class"] for one in found] == 12 * ["7"] + 12 * ["2"]
+    done = jaxcnn("predict", both, wide, "--json", "--agnostic")
+    assert json.loads(done.out)[0]["objects"] == expected
+
+
+def test_an_agnostic_prediction_changes_a_model_that_chooses_the_detections_itself():
+    model = normalized(small_maskrcnn(10), Normalization((0.5,) * 3, (0.2,) * 3))
+    run = TrainedModel(model, {}, {}, ModelInfo((64, 64, 3), (), model.body.task((64, 64)), "float32", 1, ()))
+    changed = predict._agnostic(run)
+    assert changed.info.task == changed.layer.body.task((64, 64)) != run.info.task
+    assert dataclasses.replace(changed.layer.body, agnostic=False) == model.body
+
+
+def test_masks_of_objects_are_drawn_over_the_picture_of_the_file(tmp_path, monkeypatch):
+    file = tmp_path / "wide.png"
+    Image.new("RGB", (2560, 640), "grey").save(file)
+    task = small_maskrcnn(10).task((64, 64))
+    fit = FitPicture((64, 64, 3), "fit")
+    placement = fit.placement(640, 2560)
+    # In the image, the picture has the rows 24 to 39. The first object fills the left half of its box, which leaves the
+    # picture; the second has too low a score.
+    left = np.repeat(np.arange(28) < 14, 28).reshape(28, 28).T
+    output = {
+        "boxes": np.array([[8, 16, 40, 32], [0, 24, 64, 40], [0, 0, 0, 0]], np.float32),
+        "classes": np.array([2, 1, 0]),
+        "scores": np.array([0.9, 0.2, 0], np.float32),
+        "valid": np.array([True, True, False]),
+        "box_masks": np.stack([left, np.ones_like(left), np.ones_like(left)]).astype(np.float32),
+    }
+    drawn = []
+
+    def detections(images, found, names, **options):
+        drawn.append(found[0])
+        return plots.detections(images, found, names, **options)
+
+    monkeypatch.setattr(predictions, "plots", SimpleNamespace(detections=detections, save=plots.save))
+    info = ModelInfo((64, 64, 3), tuple("abcdefghij"), task, "float32", 1, ())
+    moved = placement.original_detections(output)
+    prediction = predictions.Prediction(file, None, fit(fit.read(file)), moved, placement, output)
+    with predictions.make_writer(Predict(tmp_path, (file,), overlays=tmp_path / "out"), info) as write:
+        write([prediction])
+    [found] = drawn
+    expected = np.zeros((1, 250, 1000), bool)
+    expected[:, :125, 125:375] = True
+    # A pixel of the image has 16 of the picture.
+    assert found["masks"].shape == expected.shape
+    assert (found["masks"] ^ expected).mean() < 0.01
+    with Image.open(tmp_path / "out" / "wide_overlay.png") as picture:
+        pixels = np.asarray(picture.convert("RGB"), float)
+    colour = np.round(255 * (0.6 * 128 / 255 + 0.4 * np.array(class_colour(2))))
+    assert 0.02 < (np.abs(pixels - colour).max(-1) <= 2).mean() < 0.2
+
+
 def test_a_picture_that_vanishes_before_it_is_drawn_is_named(jaxcnn, certain, photographs, tmp_path, monkeypatch):
     file = tmp_path / "gone.png"
     shutil.copy(next(iter(photographs)), file)
@@ -489,6 +607,7 @@ def test_classes_without_names_are_numbers(jaxcnn, certain, photographs, edit_co
     ("given", "message"),
     [
         (["--min-score", 1.5], "--min-score expects a number in [0, 1], got 1.5"),
+        (["--agnostic"], "--agnostic expects a run of a detector, got Classification; omit it"),
         (["--min-score", 0.5], "--min-score expects a run of a detector, got Classification; omit it"),
         (
             ["--overlays", "out"],

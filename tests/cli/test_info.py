@@ -109,12 +109,7 @@ def test_what_cannot_be_done_is_refused(jaxcnn, tmp_path, monkeypatch, words, me
 
 
 def test_objects_are_counted(jaxcnn, tmp_path):
-    options = ["--limit", 2, "--output", tmp_path / "sheet.png"]
-    done = jaxcnn("data", "info", "digit_scenes", *options, "--json")
-    part = json.loads(done.out)["parts"]["test"]
-    objects = part["objects"]
-    assert sum(part["counts"].values()) == sum(number * count for number, count in enumerate(objects[0])) == 1170
-    done = jaxcnn("data", "info", "digit_scenes", *options)
+    done = jaxcnn("data", "info", "digit_scenes", "--limit", 2, "--output", tmp_path / "sheet.png")
     lines = [line.split() for line in done.out.splitlines()]
     assert ["9", "576", "89", "157"] in lines
     assert ["test", "1,170", "62", "2.9", "6", "16x5", "30x21", "48x42", "0", "0"] in lines
@@ -131,4 +126,7 @@ def test_annotated_objects_are_counted_and_clipped_on_request(jaxcnn, tmp_path):
     assert "--clip-boxes" in done.err
     done = jaxcnn(*options, "--clip-boxes", "--json")
     assert done.status == 0, done.err
-    assert json.loads(done.out)["parts"]["train"]["objects"][0] == [1, 1, 0, 1, 0, 1]
+    part = json.loads(done.out)["parts"]["train"]
+    counts = part["objects"][0]
+    assert counts == [1, 1, 0, 1, 0, 1]
+    assert sum(part["counts"].values()) == sum(number * count for number, count in enumerate(counts)) == 9

@@ -38,6 +38,22 @@ def test_objects_have_a_frame_and_a_label_in_the_colour_of_their_class():
     ]
 
 
+def test_masks_lie_over_the_image_in_the_colour_of_their_class_the_best_on_top():
+    masks = np.zeros((4, 30, 60), bool)
+    masks[0, :20, :20] = masks[1, 10:, 10:] = masks[2:] = True
+    [axes] = detections([IMAGE], [{**FOUND, "masks": masks}], NAMES).axes
+    pixels = np.asarray(axes.get_images()[0].get_array())
+    expected = np.full((30, 60, 3), 0.5)
+    expected[10:, 10:] = 0.3 + 0.4 * np.array(class_colour(0))
+    expected[:20, :20] = 0.3 + 0.4 * np.array(class_colour(2))
+    np.testing.assert_allclose(pixels, expected, atol=1e-6)
+    truth = {"boxes": np.zeros((1, 4)), "classes": np.array([1]), "masks": masks[2:3]}
+    left, right = detections([IMAGE], [FOUND], NAMES, objects=[truth]).axes
+    pixels = np.asarray(left.get_images()[0].get_array())
+    np.testing.assert_allclose(pixels, 0.3 + 0.4 * np.array(class_colour(1)) + np.zeros((30, 60, 3)), atol=1e-6)
+    np.testing.assert_allclose(np.asarray(right.get_images()[0].get_array()), 0.5)
+
+
 def test_annotated_objects_stand_on_the_left():
     truth = {"boxes": np.array([[0, 0, 9, 9]]), "classes": np.array([1])}
     figure = detections([IMAGE, IMAGE[:, :20]], [FOUND, FOUND], NAMES, objects=[truth, truth], score=0.8, limit=1)
@@ -65,6 +81,11 @@ def test_classes_without_names_are_numbers():
         (([IMAGE], [FOUND]), {"limit": 0}, "limit must be at least 1, got 0"),
         (([IMAGE], [FOUND], ["a", "b"]), {}, r"classes in \[0, 2\), got 2; name all classes"),
         (([2 * IMAGE + 1], [FOUND]), {}, r"images must be in \[0, 1\]"),
+        (
+            ([IMAGE], [{**FOUND, "masks": np.zeros((4, 28, 28), bool)}]),
+            {},
+            r"expected masks \(slots, height, width\) of \(4, 30, 60\), as .* got \(4, 28, 28\); .* paste_masks",
+        ),
     ],
 )
 def test_nonsense_is_refused(arguments, options, message):

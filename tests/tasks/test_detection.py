@@ -163,6 +163,18 @@ def test_detections_are_the_objects_best_first_and_the_other_slots_hold_zeros():
     assert not found["scores"][2:].any()
 
 
+def test_only_an_agnostic_task_suppresses_across_classes():
+    # The second box is the first one with another class, the third is far away.
+    three = [(0, (2, 2, 12, 12)), (1, (2, 2, 12, 13)), (1, (14, 16, 22, 24))]
+    assert decoded_classes(TASK, three) == [0, 1, 1]
+    assert decoded_classes(dataclasses.replace(TASK, agnostic=True), three) == [0, 1]
+
+
+def decoded_classes(task, objects):
+    found = jax.tree.map(lambda leaf: np.asarray(leaf[0]), jax.jit(task.decode)(perfect(objects)))
+    return found["classes"][found["valid"]].tolist()
+
+
 def test_detections_end_at_the_border():
     found = jax.jit(TASK.decode)(perfect([(0, (-5, -2, 40, 60))]))
     assert np.asarray(found["boxes"][0, 0]).tolist() == [0, 0, SIZE[1], SIZE[0]]

@@ -1,5 +1,7 @@
 """Detection in the cells of grids."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -106,3 +108,9 @@ def test_options_of_anchors_out_of_range_are_refused(options, message):
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         YOLOXDetection(SIZE, MAPS, **options)
+
+
+def test_the_last_epochs_have_the_l1_loss():
+    assert TASK.plain() == dataclasses.replace(TASK, l1_weight=1.0)
+    own = dataclasses.replace(TASK, l1_weight=0.5)
+    assert own.plain() == own

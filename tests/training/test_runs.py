@@ -18,7 +18,7 @@ from jaxcnn.layers import Composite, Conv, Dense, DropPath, Flatten, Function, R
 from jaxcnn.models import mlp, small_retinanet
 from jaxcnn.models.detection.yolox import yolox
 from jaxcnn.tasks import Classification, MultiLabel, Regression, Segmentation
-from jaxcnn.training import Observer, Recipe, load_model, run
+from jaxcnn.training import Observer, Recipe, load_model, phases, run
 from jaxcnn.training.experiment import choose_task
 from jaxcnn.training.phases import make_phase_step, make_phases, mixing
 from jaxcnn.training.recipe import RecipeError
@@ -305,6 +305,16 @@ def eight_scenes():
 
 
 MIXED = Recipe(epochs=2, batch_size=4, augment="none", mosaic=1.0, mixup=1.5, plain_epochs=1, checkpoint_epochs=1)
+
+
+def test_the_step_of_the_last_epochs_has_the_plain_task(monkeypatch):
+    monkeypatch.setattr(phases, "make_train_step", lambda model, optimizer, task, **words: (task, words["mix"]))
+    model, task = small_yolox(), small_yolox().task((64, 64))
+    [phase] = make_phases(MIXED, model, jax.eval_shape(model.init, jax.random.key(0))[0], 2)
+    assert make_phase_step(phase, model, MIXED, task, 10) == (task, mixing(MIXED, task, 10))
+    assert make_phase_step(phase, model, MIXED, task, 10, plain=True) == (task.plain(), None)
+    without = Classification()
+    assert make_phase_step(phase, classifier(), MIXED, without, 2, plain=True) == (without, None)
 
 
 @pytest.mark.slow

@@ -221,14 +221,14 @@ def outline_masks(outlines: Sequence[Outline], size: tuple[int, int]) -> np.ndar
     """
     masks = np.zeros((len(outlines), *size), bool)
     for mask, outline in zip(masks, outlines, strict=True):
-        mask[:] = _mask_tools().decode(encoded(outline, size)).astype(bool)
+        mask[:] = mask_tools().decode(encoded(outline, size)).astype(bool)
     return masks
 
 
 def encoded(outline: Outline, size: tuple[int, int]) -> dict[str, Any]:
     """Returns an outline as the compressed run lengths of COCO; arguments and errors as in `outline_masks`."""
     height, width = size
-    tools = _mask_tools()
+    tools = mask_tools()
     if isinstance(outline, list):
         return tools.merge(tools.frPyObjects(outline, height, width))
     if list(outline["size"]) != [height, width]:
@@ -240,11 +240,18 @@ def encoded(outline: Outline, size: tuple[int, int]) -> dict[str, Any]:
     return tools.frPyObjects(outline, height, width)
 
 
-def _mask_tools() -> Any:
+def mask_tools() -> Any:
+    """Returns the module that reads and writes run lengths of masks.
+
+    Raises:
+      ImportError: faster-coco-eval is not installed.
+    """
     try:
         from faster_coco_eval.core import mask  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ImportError("masks of objects are read by faster-coco-eval; pip install 'jaxcnn[detection]'") from error
+        raise ImportError(
+            "masks of objects are read and written by faster-coco-eval; pip install 'jaxcnn[detection]'"
+        ) from error
     return mask
 
 
@@ -293,7 +300,7 @@ def object_files(
     if max_objects is not None and max_objects < 1:
         raise ValueError(f"max_objects must be at least 1, got {max_objects}")
     if instances:
-        _mask_tools()
+        mask_tools()
     # One index for all parts: it has the name of the place.
     found = examine(Path(place), root, [_listed(root, one) for part in parts.values() for one in part], pixels=skip_bad)
     places = [one.where for part in parts.values() for one in part]
@@ -417,7 +424,7 @@ def _fault(outline: Outline | None, size: tuple[int, int]) -> str:
     if not outline:
         return "no outline of a mask"
     try:
-        return "" if _mask_tools().area(encoded(outline, size)) else "a mask without a pixel"
+        return "" if mask_tools().area(encoded(outline, size)) else "a mask without a pixel"
     # The package raises several kinds of exceptions on numbers and texts that it cannot read.
     except Exception as error:
         return f"an outline that cannot be read ({error})"

@@ -105,7 +105,7 @@ class FasterRCNN(Detector):
       anchor_samples: anchors of an image that count in training, half of them with an object at most.
       region_samples: regions of an image that count in training, a quarter of them with an object at most.
       sampling: "random", or "first" for tests.
-      score_threshold, iou_threshold, candidates, max_detections: of the task; see `Detection`.
+      score_threshold, iou_threshold, candidates, max_detections, agnostic: of the task; see `Detection`.
     """
 
     rpn: RegionProposals
@@ -119,6 +119,7 @@ class FasterRCNN(Detector):
     iou_threshold: float = 0.5
     candidates: int = 2000
     max_detections: int = 100
+    agnostic: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -187,7 +188,7 @@ class FasterRCNN(Detector):
 
     def task_options(self) -> dict[str, Any]:
         """Returns the fields of the task that the model has."""
-        names = ("score_threshold", "iou_threshold", "candidates", "max_detections")
+        names = ("score_threshold", "iou_threshold", "candidates", "max_detections", "agnostic")
         own = {name: getattr(self, name) for name in names}
         return {**own, "sizes": self.rpn.anchor_sizes, "aspect_ratios": self.rpn.aspect_ratios}
 
