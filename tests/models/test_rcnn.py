@@ -146,9 +146,11 @@ def test_slots_without_a_proposal_change_nothing():
 
     compute = jax.jit(jax.value_and_grad(loss))
     value, gradient = compute(params, batch_of(4))
-    more, gradients = compute(params, batch_of(9))
-    assert float(more) == pytest.approx(float(value), rel=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), gradient, gradients)
+    # Numbers instead of NaN, and more slots with NaN.
+    for other in (jax.tree.map(lambda array: jnp.nan_to_num(array, nan=5.0), batch_of(4)), batch_of(9)):
+        more, gradients = compute(params, other)
+        assert float(more) == pytest.approx(float(value), rel=1e-6)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), gradient, gradients)
     x = task.evaluation_input(batch_of(9)["image"], batch_of(9))
     outputs, _ = jax.jit(lambda x: batched(model)(params, state, x, train=False))(x)
     # As many regions as proposals: the objects are not among them.
