@@ -60,6 +60,7 @@ from jaxcnn.models.detection.faster_rcnn import FasterRCNN, RegionHead, RegionTo
 from jaxcnn.models.detection.fcos import FCOS, FCOSHead, fcos_head
 from jaxcnn.models.detection.feature_pyramid import CoarserLevels, FeaturePyramid, feature_pyramid
 from jaxcnn.models.detection.mask_rcnn import MaskHead, MaskRCNN
+from jaxcnn.models.detection.rcnn import RCNN
 from jaxcnn.models.detection.region_proposals import RegionProposals, region_proposals
 from jaxcnn.models.detection.retinanet import RetinaNet, RetinaNetHead, retinanet_head
 from jaxcnn.models.detection.ssd import SSD, SSDHead, SSDNeck, ssd_head, unit_length
@@ -342,6 +343,14 @@ LAYERS = {
                 mask_tower=ConvTranspose(4, 3, 2, 2),
                 max_detections=4,
                 score_threshold=0.0,
+            ),
+        ),
+    ],
+    RCNN: [
+        (
+            {"image": (9, 8, 3), "proposals": (5, 4), "valid": (5,)},
+            lambda: RCNN(
+                Sequential(conv=Conv(3, 2, 3), flatten=Flatten()), RegionHead(Dense(50, 4), Dense(50, 16)), 5, 1
             ),
         ),
     ],

@@ -16,6 +16,7 @@ from jaxcnn.models.detection.faster_rcnn import (
 )
 from jaxcnn.models.detection.fcos import fcos_resnet50_fpn
 from jaxcnn.models.detection.mask_rcnn import maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2, small_maskrcnn
+from jaxcnn.models.detection.rcnn import rcnn, small_rcnn
 from jaxcnn.models.detection.retinanet import retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2, small_retinanet
 from jaxcnn.models.detection.ssd import ssd300_vgg16, ssdlite320_mobilenet_v3_large
 from jaxcnn.models.detection.yolov1 import yolov1, yolov1_tiny
@@ -147,6 +148,7 @@ __all__ = [
     "mobilenet_v3_large",
     "mobilenet_v3_small",
     "pspnet",
+    "rcnn",
     "regnet_x_1_6gf",
     "regnet_x_3_2gf",
     "regnet_x_8gf",
@@ -189,6 +191,7 @@ __all__ = [
     "small_cnn",
     "small_fasterrcnn",
     "small_maskrcnn",
+    "small_rcnn",
     "small_retinanet",
     "small_unet",
     "squeezenet1_0",

@@ -174,8 +174,8 @@ def _adaptive(start: jax.Array, step: jax.Array, bins: int, size: int) -> jax.Ar
     """Returns the weights of the pixels in each bin, (boxes, bins, size), with ceil(step) samples in a bin."""
     number = jnp.clip(jnp.ceil(step), 0, 2 * size)
     divisor = jnp.maximum(number, 1)
-    pixel = jnp.arange(size, dtype=jnp.int32)
-    bin_start = start[:, None] + jnp.arange(bins, dtype=start.dtype) * step[:, None]
+    pixel = jnp.arange(size, dtype=jnp.int32)[None, None]
+    bin_start = start[:, None] + jnp.arange(bins, dtype=start.dtype)[None] * step[:, None]
 
     def add(sample: jax.Array, weights: jax.Array) -> jax.Array:
         sample = sample.astype(start.dtype)

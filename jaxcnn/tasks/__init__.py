@@ -5,7 +5,7 @@ from jaxcnn.tasks.classification import Classification, MultiLabel
 from jaxcnn.tasks.detection import AnchorDetection, DefaultBoxDetection, Detection, PointDetection
 from jaxcnn.tasks.losses import cross_entropy, soft_targets
 from jaxcnn.tasks.means import figures
-from jaxcnn.tasks.region_detection import MaskDetection, RegionDetection
+from jaxcnn.tasks.region_detection import MaskDetection, RCNNDetection, RegionDetection
 from jaxcnn.tasks.regression import Regression
 from jaxcnn.tasks.segmentation import Segmentation
 from jaxcnn.tasks.yolo_detection import YOLOv1Detection, YOLOv3Detection, YOLOXDetection
@@ -18,6 +18,7 @@ __all__ = [
     "MaskDetection",
     "MultiLabel",
     "PointDetection",
+    "RCNNDetection",
     "RegionDetection",
     "Regression",
     "Segmentation",

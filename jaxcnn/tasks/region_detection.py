@@ -1,4 +1,4 @@
-"""Detection in two stages: the loss of the proposals, and that of the regions."""
+"""Detection by regions: the losses of the regions, and of the layers that propose them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,82 +26,31 @@ _BETA = 1 / 9
 
 
 @dataclass(frozen=True, repr=False)
-class RegionDetection(Detection):
-    """Proposals relative to anchors, and classes and boxes of the proposed regions: Faster R-CNN (Ren et al. 2015).
+class ClassifiedRegions(Detection):
+    """Classes and boxes of regions: what the line of R-CNN shares.
 
-    Outputs are those of `FasterRCNN`; "classes" have a logit for the background first.
+    Outputs are "proposals" (batch, regions, 4), "valid" (batch, regions), "classes" (batch, regions, 1 + num_classes),
+    logits, the background first, and "boxes" (batch, regions, 1 + num_classes, 4), relative to the proposals.
 
-    An anchor belongs to the object that it overlaps most, if the intersection over union is at least
-    `anchor_foreground_iou`, or if no anchor overlaps that object more. It is background if it overlaps no object by
-    `anchor_background_iou`, and does not count in between. A region belongs to the object that it overlaps most by at
-    least `region_foreground_iou`; it is background if it overlaps none by `region_background_iou`.
-
-    The loss of an image has four parts: the cross-entropy of the objectness and the smooth L1 loss of the encoded boxes
-    with an object, both over the number of anchors that count; and likewise of the regions. It is averaged over the
-    images. torchvision divides by the numbers of the whole batch, which is the same if each image has all its samples.
-    In training the anchors and regions count that the model has sampled; in evaluation, where it does not see the
-    objects, all of them.
+    A region belongs to the object that it overlaps most by at least `region_foreground_iou`; it is background if it
+    overlaps none by `region_background_iou`. The loss of an image is the mean over its regions of the cross-entropy,
+    and of the smooth L1 loss of the encoded boxes with an object. It is averaged over the images.
 
     Attributes:
-      sizes: of each level, the roots of the areas of its anchors, in pixels.
-      aspect_ratios: of the anchors, height / width.
-      anchor_foreground_iou, anchor_background_iou: of the anchors.
       region_foreground_iou, region_background_iou: of the regions.
       box_weights: factors of the encoded boxes of the regions.
     """
 
     candidates: int = 2000
     max_detections: int = 100
-    sizes: tuple[tuple[float, ...], ...] = ()
-    aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    anchor_foreground_iou: float = 0.7
-    anchor_background_iou: float = 0.3
     region_foreground_iou: float = 0.5
     region_background_iou: float = 0.5
     box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
-
-    def __post_init__(self) -> None:
-        # A wrong number of levels is refused there.
-        _ = self.anchors
-
-    @property
-    def per_place(self) -> int:
-        """Anchors at each place of a map."""
-        return len(self.sizes[0]) * len(self.aspect_ratios)
-
-    @property
-    def anchors(self) -> np.ndarray:
-        """The anchors of all levels, two corners in pixels, float32, shape (anchors, 4)."""
-        return np.concatenate(anchor_boxes(self.image_size, self.map_sizes, self.sizes, self.aspect_ratios))
 
     @property
     def min_size(self) -> float:
         """Least width and height of a detection, in pixels."""
         return 0.01
-
-    def training_input(self, images: Any, batch: Example) -> dict[str, Any]:
-        """Returns what the model takes in training: the images, and the boxes that it samples regions by.
-
-        Args:
-          images: of the batch, in the dtype of the computation.
-          batch: the examples.
-        """
-        return {"image": images, **{name: take(type(self).__name__, batch, name) for name in ("boxes", "valid")}}
-
-    def match_anchors(self, boxes: jax.Array, valid: jax.Array) -> jax.Array:
-        """Returns the object of each anchor of one image, BACKGROUND or IGNORED, int32, shape (anchors,).
-
-        Args:
-          boxes: of the objects, shape (slots, 4).
-          valid: which slots hold an object, shape (slots,).
-        """
-        return match_by_iou(
-            pairwise_iou(boxes, jnp.asarray(self.anchors)),
-            valid,
-            foreground_iou=self.anchor_foreground_iou,
-            background_iou=self.anchor_background_iou,
-            allow_low_quality=True,
-        )
 
     def match_regions(self, regions: jax.Array, boxes: jax.Array, valid: jax.Array) -> jax.Array:
         """Returns the object of each region of one image, BACKGROUND or IGNORED, int32, shape (regions,).
@@ -139,14 +88,7 @@ class RegionDetection(Detection):
         return self.decode_boxes(outputs)[best.indices, best.classes]
 
     def losses(self, outputs: Mapping[str, Any], boxes: Any, classes: Any, valid: Any) -> dict[str, Mean]:
-        """Computes "objectness_loss", "proposal_loss", "class_loss" and "box_loss" of one image."""
-        matches = outputs["anchor_matches"] if "anchor_matches" in outputs else self.match_anchors(boxes, valid)
-        owned, counted = matches >= 0, matches != IGNORED
-        entropy = optax.sigmoid_binary_cross_entropy(outputs["objectness"], owned.astype(outputs["objectness"].dtype))
-        codes = encode_deltas(own_objects(matches, boxes), jnp.asarray(self.anchors))
-        errors = smooth_l1_loss(outputs["deltas"], codes, beta=_BETA)
-        parts = {"objectness_loss": _mean(entropy, counted, counted), "proposal_loss": _mean(errors, owned, counted)}
-
+        """Computes "class_loss" and "box_loss" of one image; see `Detection.losses`."""
         matches = self.region_matches(outputs, boxes, valid)
         owned, counted = matches >= 0, matches != IGNORED
         targets = jnp.where(owned, 1 + classes[jnp.maximum(matches, 0)], 0)
@@ -156,13 +98,142 @@ class RegionDetection(Detection):
         own = jnp.arange(outputs["boxes"].shape[1], dtype=targets.dtype)[None] == targets[:, None]
         deltas = jnp.sum(jnp.where(own[..., None], outputs["boxes"], 0), axis=1)
         errors = smooth_l1_loss(deltas, codes, beta=_BETA)
-        return {**parts, "class_loss": _mean(entropy, counted, counted), "box_loss": _mean(errors, owned, counted)}
+        return {"class_loss": _mean(entropy, counted, counted), "box_loss": _mean(errors, owned, counted)}
 
     def region_matches(self, outputs: Mapping[str, Any], boxes: Any, valid: Any) -> jax.Array:
         """Returns the object of each region of one image, or IGNORED where the loss leaves the region out."""
         if "region_matches" in outputs:
             return outputs["region_matches"]
         return jnp.where(outputs["valid"], self.match_regions(outputs["proposals"], boxes, valid), IGNORED)
+
+    def _check_rows(self, outputs: Mapping[str, Any]) -> None:
+        kind = type(self).__name__
+        if missing := [name for name in ("proposals", "valid") if name not in outputs]:
+            raise ValueError(f"{kind} expects outputs with 'proposals' and 'valid', got none of {missing[0]!r}")
+        valid, classes, boxes = (outputs[name].shape for name in ("valid", "classes", "boxes"))
+        if len(classes) != 3 or boxes != (*classes, 4) or valid != classes[:2]:
+            raise ValueError(
+                f"{kind} expects valid (batch, regions), classes (batch, regions, 1 + num_classes) and boxes (batch, "
+                f"regions, 1 + num_classes, 4), got {valid}, {classes} and {boxes}"
+            )
+
+
+@dataclass(frozen=True, repr=False)
+class RCNNDetection(ClassifiedRegions):
+    """Classes and boxes of given proposals: R-CNN (Girshick et al. 2014).
+
+    A batch also has "proposals", shape (batch, regions, 4), two corners in pixels, and "proposals_valid", bool, shape
+    (batch, regions), which tells the slots that hold one. In training the objects themselves are proposals too.
+    """
+
+    def training_input(self, images: Any, batch: Example) -> dict[str, Any]:
+        """Returns what the model takes in training: the images, the proposals and the objects.
+
+        Args:
+          images: of the batch, in the dtype of the computation.
+          batch: the examples.
+        """
+        proposals, valid = self._given(batch)
+        boxes, there = (take(type(self).__name__, batch, name) for name in ("boxes", "valid"))
+        proposals = jnp.concatenate([proposals, boxes.astype(proposals.dtype)], axis=1)
+        return _with_proposals(images, proposals, jnp.concatenate([valid, there], axis=1))
+
+    def evaluation_input(self, images: Any, batch: Example) -> dict[str, Any]:
+        """Returns what the model takes in evaluation: the images and the proposals; see `training_input`."""
+        return _with_proposals(images, *self._given(batch))
+
+    def _given(self, batch: Example) -> tuple[jax.Array, jax.Array]:
+        """Returns the proposals of a batch, and which of them are valid."""
+        kind = type(self).__name__
+        proposals, valid = (take(kind, batch, name) for name in ("proposals", "proposals_valid"))
+        if proposals.ndim != 3 or proposals.shape[2] != 4 or valid.shape != proposals.shape[:2]:
+            raise ValueError(
+                f"{kind} expects proposals (batch, regions, 4) and proposals_valid (batch, regions), got "
+                f"{proposals.shape} and {valid.shape}"
+            )
+        return proposals, valid
+
+
+def _with_proposals(images: Any, proposals: jax.Array, valid: jax.Array) -> dict[str, Any]:
+    """Returns what R-CNN takes; slots without a proposal hold a box of one pixel, whose losses are finite."""
+    pixel = jnp.asarray([0, 0, 1, 1], proposals.dtype)
+    return {"image": images, "proposals": jnp.where(valid[..., None], proposals, pixel), "valid": valid}
+
+
+@dataclass(frozen=True, repr=False)
+class RegionDetection(ClassifiedRegions):
+    """Proposals relative to anchors, and classes and boxes of the proposed regions: Faster R-CNN (Ren et al. 2015).
+
+    Outputs are those of `FasterRCNN`; "classes" have a logit for the background first.
+
+    An anchor belongs to the object that it overlaps most, if the intersection over union is at least
+    `anchor_foreground_iou`, or if no anchor overlaps that object more. It is background if it overlaps no object by
+    `anchor_background_iou`, and does not count in between. Regions are as in `ClassifiedRegions`.
+
+    The loss of an image has four parts: the cross-entropy of the objectness and the smooth L1 loss of the encoded boxes
+    with an object, both over the number of anchors that count; and likewise of the regions. It is averaged over the
+    images. torchvision divides by the numbers of the whole batch, which is the same if each image has all its samples.
+    In training the anchors and regions count that the model has sampled; in evaluation, where it does not see the
+    objects, all of them.
+
+    Attributes:
+      sizes: of each level, the roots of the areas of its anchors, in pixels.
+      aspect_ratios: of the anchors, height / width.
+      anchor_foreground_iou, anchor_background_iou: of the anchors.
+    """
+
+    sizes: tuple[tuple[float, ...], ...] = ()
+    aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    anchor_foreground_iou: float = 0.7
+    anchor_background_iou: float = 0.3
+
+    def __post_init__(self) -> None:
+        # A wrong number of levels is refused there.
+        _ = self.anchors
+
+    @property
+    def per_place(self) -> int:
+        """Anchors at each place of a map."""
+        return len(self.sizes[0]) * len(self.aspect_ratios)
+
+    @property
+    def anchors(self) -> np.ndarray:
+        """The anchors of all levels, two corners in pixels, float32, shape (anchors, 4)."""
+        return np.concatenate(anchor_boxes(self.image_size, self.map_sizes, self.sizes, self.aspect_ratios))
+
+    def training_input(self, images: Any, batch: Example) -> dict[str, Any]:
+        """Returns what the model takes in training: the images, and the boxes that it samples regions by.
+
+        Args:
+          images: of the batch, in the dtype of the computation.
+          batch: the examples.
+        """
+        return {"image": images, **{name: take(type(self).__name__, batch, name) for name in ("boxes", "valid")}}
+
+    def match_anchors(self, boxes: jax.Array, valid: jax.Array) -> jax.Array:
+        """Returns the object of each anchor of one image, BACKGROUND or IGNORED, int32, shape (anchors,).
+
+        Args:
+          boxes: of the objects, shape (slots, 4).
+          valid: which slots hold an object, shape (slots,).
+        """
+        return match_by_iou(
+            pairwise_iou(boxes, jnp.asarray(self.anchors)),
+            valid,
+            foreground_iou=self.anchor_foreground_iou,
+            background_iou=self.anchor_background_iou,
+            allow_low_quality=True,
+        )
+
+    def losses(self, outputs: Mapping[str, Any], boxes: Any, classes: Any, valid: Any) -> dict[str, Mean]:
+        """Computes "objectness_loss", "proposal_loss", "class_loss" and "box_loss" of one image."""
+        matches = outputs["anchor_matches"] if "anchor_matches" in outputs else self.match_anchors(boxes, valid)
+        owned, counted = matches >= 0, matches != IGNORED
+        entropy = optax.sigmoid_binary_cross_entropy(outputs["objectness"], owned.astype(outputs["objectness"].dtype))
+        codes = encode_deltas(own_objects(matches, boxes), jnp.asarray(self.anchors))
+        errors = smooth_l1_loss(outputs["deltas"], codes, beta=_BETA)
+        parts = {"objectness_loss": _mean(entropy, counted, counted), "proposal_loss": _mean(errors, owned, counted)}
+        return parts | super().losses(outputs, boxes, classes, valid)
 
     def _check_rows(self, outputs: Mapping[str, Any]) -> None:
         names = ("boxes", "classes", "deltas", "objectness", "proposals", "valid")

@@ -378,7 +378,10 @@ def make_eval_step(
 
     def compute(params: Params, state: State, batch: Example) -> dict[str, Mean]:
         images = precision.cast_images(unit_pixels(batch["image"]))
-        outputs, _ = forward(params, state, images, train=False)
+        # R-CNN does not propose regions itself.
+        make_input = getattr(task, "evaluation_input", None)
+        x = images if make_input is None else make_input(images, batch)
+        outputs, _ = forward(params, state, x, train=False)
         outputs = precision.cast_outputs(outputs)
         return {"loss": task.loss(outputs, batch), **task.metrics(outputs, batch)}
 

@@ -1,19 +1,17 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+from eight_scenes import learn_eight_scenes
 from random_weights import random_weights
 
 from jaxcnn import batched, ops
-from jaxcnn.data.sources.digit_scenes import digit_scenes
 from jaxcnn.layers import Backbone, Composite, Conv, Sequential, Zip, features, fold_batch_norm, freeze, summary
 from jaxcnn.models import small_retinanet
 from jaxcnn.models.detection.detector import Detector
 from jaxcnn.models.detection.feature_pyramid import FeaturePyramid, feature_pyramid
 from jaxcnn.models.detection.retinanet import retinanet_head
 from jaxcnn.models.detection.ssd import unit_length
-from jaxcnn.training import make_eval_step, make_train_state, make_train_step
 
 
 def convolved(x, params, strides=1):
@@ -118,22 +116,9 @@ def test_unit_length_is_that_of_torch_at_zeros_too():
 @pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_a_small_detector_learns_eight_scenes():
-    model = small_retinanet(10)
-    task = model.task((64, 64), measures_precision=True)
-    source = digit_scenes(64)["train"]
-    examples = [source[i] for i in range(8)]
-    batch = {name: jnp.asarray(np.stack([one[name] for one in examples])) for name in examples[0]}
-    optimizer = optax.adam(1e-3)
-    step = make_train_step(model, optimizer, model.task((64, 64)))
-    state = make_train_state(*model.init(jax.random.key(0)), optimizer)
-    # Optax's Adam relies on promotion.
-    with jax.numpy_dtype_promotion("standard"):
-        for _ in range(200):
-            state, metrics = step(state, batch, jax.random.key(1))
-    assert metrics.mean_loss < 0.2
-    sums = make_eval_step(model, task)(state.params, state.state, batch)
-    figures = task.report({name: mean for name, mean in sums.items() if name != "loss"})
-    assert figures["ap50"] > 0.99
+    learned = learn_eight_scenes(small_retinanet(10), steps=200, learning_rate=1e-3)
+    assert learned.losses["loss"] < 0.2
+    assert learned.figures["ap50"] > 0.99
 
 
 @pytest.mark.slow

@@ -3,13 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from eight_scenes import learn_eight_scenes
 
-from jaxcnn.data.sources.digit_scenes import digit_scenes
 from jaxcnn.layers import count_parameters, fold_batch_norm
 from jaxcnn.models import yolov1, yolov1_tiny
 from jaxcnn.models.text import parse_value
 from jaxcnn.tasks import YOLOv1Detection
-from jaxcnn.training import make_eval_step, make_train_state, make_train_step
 from jaxcnn.types import check_task
 
 SIZE, MAP, CLASSES = (48, 32), (3, 2), 3
@@ -177,17 +176,5 @@ def test_options_out_of_range_are_refused(options, message):
 @pytest.mark.usefixtures("optimized")
 def test_eight_scenes_are_learned():
     model = yolov1_tiny(10, image_size=64)
-    source = digit_scenes(64)["train"]
-    examples = [source[i] for i in range(8)]
-    batch = {name: jnp.asarray(np.stack([one[name] for one in examples])) for name in examples[0]}
-    optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, 300))
-    step = make_train_step(model, optimizer, model.task((64, 64)))
-    state = make_train_state(*model.init(jax.random.key(0)), optimizer)
-    # Optax's Adam relies on promotion.
-    with jax.numpy_dtype_promotion("standard"):
-        for _ in range(300):
-            state, _ = step(state, batch, jax.random.key(1))
-    task = model.task((64, 64), measures_precision=True)
-    sums = make_eval_step(model, task)(state.params, state.state, batch)
-    figures = task.report({name: mean for name, mean in sums.items() if name != "loss"})
-    assert figures["ap50"] > 0.9
+    learned = learn_eight_scenes(model, steps=300, learning_rate=optax.cosine_decay_schedule(1e-3, 300))
+    assert learned.figures["ap50"] > 0.9

@@ -3,14 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from eight_scenes import learn_eight_scenes
 from random_weights import random_weights
 
 from jaxcnn import batched
-from jaxcnn.data.sources.digit_scenes import digit_scenes
 from jaxcnn.layers import Composite, features, fold_batch_norm, freeze, summary
 from jaxcnn.models import yolox_nano
 from jaxcnn.models.detection.yolox import YOLOX, PathAggregation, yolox, yolox_head
-from jaxcnn.training import make_eval_step, make_train_state, make_train_step
 
 
 def tiny(num_classes=3, **options):
@@ -83,20 +82,8 @@ def test_a_small_one_is_a_value_like_the_others():
 @pytest.mark.usefixtures("optimized")
 def test_eight_scenes_are_learned():
     model = yolox(10, depth=0.33, width=0.25)
-    source = digit_scenes(64)["train"]
-    examples = [source[i] for i in range(8)]
-    batch = {name: jnp.asarray(np.stack([one[name] for one in examples])) for name in examples[0]}
-    optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, 250))
-    step = make_train_step(model, optimizer, model.task((64, 64)))
-    state = make_train_state(*model.init(jax.random.key(0)), optimizer)
-    # Optax's Adam relies on promotion.
-    with jax.numpy_dtype_promotion("standard"):
-        for _ in range(250):
-            state, _ = step(state, batch, jax.random.key(1))
-    task = model.task((64, 64), measures_precision=True)
-    sums = make_eval_step(model, task)(state.params, state.state, batch)
-    figures = task.report({name: mean for name, mean in sums.items() if name != "loss"})
-    assert figures["ap50"] > 0.99
+    learned = learn_eight_scenes(model, steps=250, learning_rate=optax.cosine_decay_schedule(3e-3, 250))
+    assert learned.figures["ap50"] > 0.99
 
 
 @pytest.mark.slow
