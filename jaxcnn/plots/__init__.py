@@ -7,6 +7,7 @@ matplotlib is imported when something is drawn; `pip install 'jaxcnn[cli]'` brin
 """
 
 from jaxcnn.plots.augmentation import augmented
+from jaxcnn.plots.calibration import reliability
 from jaxcnn.plots.classification import confusion, detection_confusion, mistakes
 from jaxcnn.plots.contact import contact_sheet
 from jaxcnn.plots.detection import detection_mistakes, detections, precision_recall
@@ -29,6 +30,7 @@ __all__ = [
     "mistakes",
     "precision_recall",
     "ratios",
+    "reliability",
     "save",
     "segmentations",
 ]
