@@ -12,6 +12,7 @@ from jaxcnn.plots.classification import confusion, detection_confusion, mistakes
 from jaxcnn.plots.contact import contact_sheet
 from jaxcnn.plots.detection import detection_mistakes, detections, precision_recall
 from jaxcnn.plots.figures import save
+from jaxcnn.plots.landscapes import landscape
 from jaxcnn.plots.races import ratios
 from jaxcnn.plots.rates import learning_rates
 from jaxcnn.plots.runs import comparison, curves
@@ -26,6 +27,7 @@ __all__ = [
     "detection_confusion",
     "detection_mistakes",
     "detections",
+    "landscape",
     "learning_rates",
     "mistakes",
     "precision_recall",
