@@ -28,6 +28,7 @@ from jaxcnn.interop.preprocessing import Preprocessing
 from jaxcnn.interop.weights import load_published, load_safetensors
 from jaxcnn.layers import (
     Composite,
+    Ensemble,
     batched,
     batched_features,
     fold_batch_norm,
@@ -40,10 +41,10 @@ from jaxcnn.layers.fold import usual_shapes
 from jaxcnn.models import catalog
 from jaxcnn.models.normalized import normalized
 from jaxcnn.models.text import difference, parse_value
-from jaxcnn.tasks import Classification, Detection, MultiLabel
+from jaxcnn.tasks import Classification, Detection, MultiLabel, Segmentation
 from jaxcnn.text import printable
 from jaxcnn.training import Precision, Recipe, Result, run
-from jaxcnn.training.run_folder import is_run_folder
+from jaxcnn.training.run_folder import is_run_folder, listed_runs
 from jaxcnn.training.trained_model import load_model
 from jaxcnn.types import Layer, Params, Shape, State, Task, check_task
 from jaxcnn.values import Value
@@ -399,6 +400,7 @@ def load(
     """Loads a network from any source that jaxcnn reads.
 
         load("runs/flowers")                           # the best epoch of a run; the data are not needed
+        load("runs/lenet")                             # of `jaxcnn train --seeds`: the ensemble of its runs
         load("flowers.safetensors")                    # a file that Network.save or save_safetensors wrote
         load("timm/resnet50.a1_in1k")                  # the Hugging Face hub, or a folder of timm
         load("resnet50-11ad3fa6.pth")                  # torchvision, by the name of the file
@@ -431,7 +433,10 @@ def load(
       ImportError: a package that the source needs is not installed.
     """
     options = {"model": model, "architecture": architecture, "entry": entry}
-    is_run = is_run_folder(source)
+    is_run, runs = is_run_folder(source), listed_runs(source)
+    if runs:
+        _refuse(options, source, "for published weights")
+        return _load_runs(runs, layer)
     if is_run or _is_own_file(Path(source)):
         _refuse(options, source, "for published weights")
         return _load_run(Path(source), layer) if is_run else _load_own(Path(source), layer)
@@ -494,6 +499,20 @@ def _is_own_file(path: Path) -> bool:
         return False
     is_safetensors = paths.describe_file(paths.existing_file(path)) == paths.SAFETENSORS
     return is_safetensors and own_file.read_about(path) is not None
+
+
+def _load_runs(paths: Sequence[Path], layer: Layer | None) -> Network:
+    """Makes an ensemble of the best epochs of several runs."""
+    members = [_load_run(path, layer) for path in paths]
+    first = members[0]
+    if isinstance(first.task, Detection):
+        raise ValueError(
+            f"load expects runs whose outputs have a mean, got {len(paths)} runs of a detector; load one of them, such "
+            f"as {printable(paths[0])}"
+        )
+    combine = "probabilities" if isinstance(first.task, Classification | Segmentation) else "outputs"
+    found, params, state = Ensemble.of(first.layer, [(one.params, one.state) for one in members], combine)
+    return Network(found, params, state, first.preprocessing, first.class_names, first.task)
 
 
 def _load_run(path: Path, layer: Layer | None) -> Network:

@@ -44,6 +44,7 @@ ROOT_FLOOR = -2
 
 HEAVY = (
     "PIL",
+    "dp_accounting",
     "equinox",
     "faster_coco_eval",
     "flax",

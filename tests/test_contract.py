@@ -31,6 +31,7 @@ from jaxcnn.layers import (
     Dense,
     Dropout,
     DropPath,
+    Ensemble,
     Flatten,
     Frozen,
     Function,
@@ -223,6 +224,10 @@ LAYERS = {
         ((6, 5, 4), lambda: Dropout(0.5)),
         ((7,), lambda: Dropout(0.0)),
         ((6, 5, 4), lambda: Dropout(0.5, whole_channels=True)),
+    ],
+    Ensemble: [
+        ((6, 5, 4), lambda: Ensemble(Sequential(conv=Conv(4, 6), norm=BatchNorm(6), drop=Dropout(0.5)), 3)),
+        ((6, 5, 4), lambda: Ensemble(Conv(4, 6), 2, combine="outputs")),
     ],
     Flatten: [((6, 5, 4), lambda: Flatten())],
     Frozen: [

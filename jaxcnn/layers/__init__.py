@@ -6,6 +6,7 @@ from jaxcnn.layers.composite import Composite, Run, apply_with_hook
 from jaxcnn.layers.containers import AuxiliaryHeads, Concat, Gate, Residual, Sequential, Zip
 from jaxcnn.layers.conv import Conv, ConvTranspose, StackedConv
 from jaxcnn.layers.dense import Dense
+from jaxcnn.layers.ensemble import Ensemble
 from jaxcnn.layers.feature_maps import batched_features, features
 from jaxcnn.layers.fold import fold_batch_norm
 from jaxcnn.layers.frozen import Frozen, freeze, trainable, unfreeze
@@ -42,6 +43,7 @@ __all__ = [
     "Dense",
     "DropPath",
     "Dropout",
+    "Ensemble",
     "Flatten",
     "Frozen",
     "Function",

@@ -25,8 +25,7 @@ from jaxcnn.training.metrics import Metrics, add_sums
 from jaxcnn.training.observers import Observer
 from jaxcnn.training.phases import make_phase_step, make_phases
 from jaxcnn.training.recipe import Recipe, RecipeError
-from jaxcnn.training.run_files import writing_errors
-from jaxcnn.training.run_folder import RunFolder, RunFolderError, list_runs, listed_runs
+from jaxcnn.training.run_folder import RunFolder, RunFolderError, listed_runs, make_list
 from jaxcnn.training.runs import EVAL_BATCH_SIZE, Examples, Job, Result, check_arguments, interruptible
 from jaxcnn.training.step import make_eval_step
 from jaxcnn.training.train_state import TrainState, evaluation_weights
@@ -259,19 +258,8 @@ def _opened_root(folder: Path, names: Sequence[str], *, resume: bool, numbered: 
                 "with the same seeds and learning rates"
             )
         return folder
-    number, root = 1, folder
-    with writing_errors(folder):
-        while numbered and root.exists():
-            number += 1
-            root = folder.with_name(f"{folder.name}-{number}")
-        if root.exists() and (not root.is_dir() or any(root.iterdir())):
-            raise RunFolderError(
-                f"expected a new folder for the runs, got {printable(root)}, which is not empty; choose another folder"
-            )
-        root.mkdir(parents=True, exist_ok=True)
     # Before the folders of the runs, so that a killed training can be resumed whole.
-    list_runs(root, names)
-    return root
+    return make_list(folder, names, numbered=numbered)
 
 
 class _Notes(Observer):
@@ -334,6 +322,8 @@ class _Lockstep:
         live = [place for place in places if not jobs[place].patience_is_over()]
         began = False
         for number, phase in enumerate(lead.phases):
+            if not live or self._is_stopping:
+                break
             if began:
                 stacked = _stacked(
                     [
@@ -347,16 +337,24 @@ class _Lockstep:
             for job in jobs.values():
                 job.phase = job.phases[number]
             stacked, step = self._train_phase(number, places, live, stacked, sums, step)
-            if not live or lead.interrupted or lead.wanted:
-                break
-        if lead.interrupted or lead.wanted:
+        # A stop after the last step changes nothing.
+        is_stopped = self._is_stopping and step < lead.phases[-1].last_epoch * lead.steps_per_epoch
+        if is_stopped:
             for place, state in zip(places, _unstacked(stacked, len(places)), strict=True):
                 if place in live:
                     jobs[place].save(state, sums[place])
         for place in self.diverged:
             if place in jobs:
                 self.results[place] = jobs[place].result({})
-        self._finish([place for place in places if place not in self.diverged], live)
+        stopped = live if is_stopped else []
+        for place in stopped:
+            self.results[place] = jobs[place].result({})
+        self._finish([place for place in places if place not in (*self.diverged, *stopped)])
+
+    @property
+    def _is_stopping(self) -> bool:
+        """Whether a signal or an observer stops the training."""
+        return self.lead.interrupted or self.lead.wanted
 
     def _train_phase(
         self,
@@ -402,7 +400,7 @@ class _Lockstep:
                     read()
                     self._end_epoch(Progress(step, epoch, stacked, Metrics()), places, live, sums, eval_step)
                     lead.stopwatch.restart()
-                if not live or lead.interrupted or lead.wanted:
+                if not live or self._is_stopping:
                     break
         read()
         return stacked, step
@@ -415,7 +413,7 @@ class _Lockstep:
         params, _ = structure(lead.experiment.layer)
 
         def make(*, plain: bool) -> Any:
-            def one(learning_rate: Any, rest: Any, batch: Example, key: jax.Array, step: jax.Array) -> Any:
+            def one(step: jax.Array, learning_rate: Any, rest: Any, batch: Example, key: jax.Array) -> Any:
                 phase = make_phases(
                     recipe, lead.experiment.layer, params, lead.steps_per_epoch, learning_rate=learning_rate
                 )[number]
@@ -425,10 +423,9 @@ class _Lockstep:
 
             def all_runs(stacked: TrainState, rates: jax.Array, batches: Any, keys: jax.Array) -> Any:
                 batch = jax.tree.map(lambda *each: jnp.stack(each), *batches)
-                step = stacked.step
-                mapped = _mapped(lambda *each: one(*each, step), self.mapped)
+                mapped = _mapped(functools.partial(one, stacked.step), self.mapped)
                 rest, metrics = mapped(rates, tuple(stacked)[1:], batch, keys)
-                return TrainState._make((step + 1, *rest)), metrics
+                return TrainState._make((stacked.step + 1, *rest)), metrics
 
             return lead.announced(jax.jit(all_runs, donate_argnums=0), "compiling the training step")
 
@@ -516,12 +513,8 @@ class _Lockstep:
         batches = data.eval_batches(source, min(EVAL_BATCH_SIZE, len(source)), workers=self.lead.experiment.workers)
         return evaluate(eval_step, params, state, batches, count=len(source))
 
-    def _finish(self, places: Sequence[int], live: Sequence[int]) -> None:
+    def _finish(self, ended: Sequence[int]) -> None:
         """Tests the best epochs of the runs that came to their end."""
-        stopped = [place for place in places if place in live and (self.lead.interrupted or self.lead.wanted)]
-        for place in stopped:
-            self.results[place] = self.jobs[place].result({})
-        ended = [place for place in places if place not in stopped]
         if not ended:
             return
         best = [self.jobs[place].best for place in ended]

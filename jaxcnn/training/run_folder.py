@@ -456,18 +456,32 @@ _LIST = "runs.json"
 """The file that lists the run folders in the folder of several runs."""
 
 
-def list_runs(folder: str | os.PathLike[str], names: Sequence[str]) -> None:
-    """Writes the list of the runs in a folder of several runs.
+def make_list(path: str | os.PathLike[str], names: Sequence[str], *, numbered: bool = False) -> Path:
+    """Creates a folder of several runs, with the list of their run folders, which do not exist yet.
 
     Args:
-      folder: the folder.
+      path: the folder; it must be new or empty.
       names: the names of the run folders in it.
+      numbered: as for `RunFolder.create`.
+
+    Returns:
+      The path of the folder.
 
     Raises:
-      RunFolderError: the list cannot be written.
+      RunFolderError: the folder exists and is not empty, its path is not UTF-8, or it cannot be written.
     """
+    folder = Path(path)
+    _check_path(folder)
+    if not numbered:
+        _check_empty(folder)
     with writing_errors(folder):
-        write_json(Path(folder) / _LIST, sealed({"runs": list(names)}))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if numbered:
+            folder = _numbered(folder)
+        else:
+            folder.mkdir(exist_ok=True)
+        write_json(folder / _LIST, sealed({"runs": list(names)}))
+    return folder
 
 
 def listed_runs(folder: str | os.PathLike[str]) -> tuple[Path, ...]:

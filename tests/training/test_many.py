@@ -279,7 +279,7 @@ def test_nonsense_is_refused(stripes, options, error, message):
 
 def test_a_folder_that_holds_something_else_is_refused(finished, stripes, tmp_path):
     runs, _ = finished
-    with pytest.raises(RunFolderError, match="which is not empty; choose another folder"):
+    with pytest.raises(RunFolderError, match=r"is not empty \('?runs.json'?\); choose another folder"):
         train_many(classifier(), stripes, RECIPE, seeds=3, folder=runs.folder)
     with pytest.raises(RunFolderError, match=r"got seed-0, seed-1, seed-2; resume them with the same seeds"):
         train_many(classifier(), stripes, RECIPE, seeds=2, folder=runs.folder, resume=True)
