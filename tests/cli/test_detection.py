@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from jaxcnn import data, load, plots, trees
 from jaxcnn.cli import detected as detected_set
 from jaxcnn.cli import predict, predictions, terminal
+from jaxcnn.cli.coco_file import CocoFile
 from jaxcnn.cli.errors import CommandError
 from jaxcnn.cli.options import Predict
 from jaxcnn.data import named
@@ -494,6 +495,15 @@ def test_ids_that_do_not_fit_are_refused(jaxcnn, certain, photographs, tmp_path,
     done = jaxcnn(*words, "--coco-ids", tmp_path / "ids.json")
     assert (done.status, message in done.err) == (2, True), done.err
     assert not (tmp_path / "results.json").exists()
+
+
+def test_classes_without_names_are_categories_from_1(tmp_path):
+    file = CocoFile(tmp_path / "found.json", None, ())
+    found = {"boxes": np.float32([[1, 2, 4, 6]]), "scores": np.float32([0.5]), "classes": np.array([3])}
+    file.add(tmp_path / "7.png", None, found)
+    file.write()
+    [one] = json.loads((tmp_path / "found.json").read_text())
+    assert (one["image_id"], one["category_id"], one["bbox"]) == (7, 4, [1, 2, 3, 4])
 
 
 def test_the_other_options_of_results_of_coco_are_checked(jaxcnn, finished, certain, tmp_path):

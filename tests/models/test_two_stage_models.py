@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from eight_scenes import learn_eight_scenes
 from random_weights import random_weights
 
 from jaxcnn import batched
@@ -384,6 +385,9 @@ def test_masks_are_those_of_the_detections():
         ValueError, match=r"expects max_detections=6 of its task, got 9; make a model with it: dataclas"
     ):
         model.task(SIZE, max_detections=9)
+    with pytest.raises(ValueError, match=r"expects agnostic=False of its task, got True; make a model with it"):
+        model.task(SIZE, agnostic=True)
+    assert tiny_masks(agnostic=True).task(SIZE).agnostic
 
 
 @pytest.mark.slow
@@ -456,19 +460,6 @@ def test_masks_are_pasted_pixel_by_pixel():
 @pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_a_small_two_stage_detector_learns_eight_scenes():
-    model = small_fasterrcnn(10)
-    task = model.task((64, 64), measures_precision=True)
-    source = digit_scenes(64)["train"]
-    examples = [source[i] for i in range(8)]
-    batch = {name: jnp.asarray(np.stack([one[name] for one in examples])) for name in examples[0]}
-    optimizer = optax.adam(1e-3)
-    step = make_train_step(model, optimizer, model.task((64, 64)))
-    state = make_train_state(*model.init(jax.random.key(0)), optimizer)
-    # Optax's Adam relies on promotion.
-    with jax.numpy_dtype_promotion("standard"):
-        for _ in range(200):
-            state, metrics = step(state, batch, jax.random.key(1))
-    assert metrics.mean_loss < 0.5
-    sums = make_eval_step(model, task)(state.params, state.state, batch)
-    figures = task.report({name: mean for name, mean in sums.items() if name != "loss"})
-    assert figures["ap50"] > 0.99
+    learned = learn_eight_scenes(small_fasterrcnn(10), steps=200, learning_rate=1e-3)
+    assert learned.losses["loss"] < 0.5
+    assert learned.figures["ap50"] > 0.99

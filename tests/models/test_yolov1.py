@@ -110,7 +110,7 @@ def paper_loss(outputs, objects):
 
 # The last two objects of the second image have one cell; the tiny one overlaps no box.
 IMAGES = [
-    [(0, (1.0, 2.0, 12.0, 20.0))],
+    [(0, (1.0, 2.0, 12.0, 20.0)), (1, (20.0, 2.0, 28.0, 13.0))],
     [(2, (20.0, 30.0, 30.0, 47.0)), (1, (1.0, 1.0, 9.0, 12.0)), (2, (3.0, 2.0, 14.0, 15.0))],
     [],
     [(1, (0.0, 0.0, 0.2, 0.1))],

@@ -41,6 +41,18 @@ def joined(mix, batch, key=0):
     return jax.tree.map(np.asarray, compiled(mix)(jax.random.key(key), batch))
 
 
+def test_what_no_image_covers_is_filled():
+    batch = make_batch()
+    empty, filled = (joined(Mosaic(scale=(0.5, 0.5), fill=fill), batch)["image"] for fill in (0.0, 0.75))
+    # No image is darker than 0.1.
+    uncovered = empty == 0
+    assert 0.05 < uncovered.mean() < 0.7
+    np.testing.assert_allclose(filled[uncovered], 0.75, rtol=1e-6)
+    levels = batch["image"][:, 0, 0, 0]
+    covered = np.abs(empty[..., None] - levels).min(-1) < 1e-6
+    np.testing.assert_allclose(filled[covered], empty[covered], atol=1e-6)
+
+
 @pytest.mark.parametrize("scale", [(1.0, 1.0), pytest.param((0.5, 1.5), marks=pytest.mark.slow)])
 def test_four_images_stand_around_a_point_with_their_objects(scale):
     batch, seen = make_batch(), 0
@@ -124,7 +136,14 @@ def test_too_many_objects_lose_the_smallest(mix):
 
 def test_mixup_blends_two_images_and_keeps_the_objects_of_both():
     batch = make_batch()
-    found = joined(ObjectMixup(), batch)
+    shares = [share_of(joined(ObjectMixup(), batch, key), batch) for key in range(2)]
+    assert all(0 < share < 1 for share in shares)
+    # It is drawn.
+    assert abs(shares[0] - shares[1]) > 1e-3
+
+
+def share_of(found, batch):
+    """Returns the share of the first image in blends, after checking their objects."""
     levels, blended = batch["image"][:, 0, 0, 0], found["image"][:, 0, 0, 0]
     pairs = []
     for index in range(5):
@@ -136,7 +155,7 @@ def test_mixup_blends_two_images_and_keeps_the_objects_of_both():
         shares = {other: (blended[index] - levels[other]) / (levels[index] - levels[other]) for other in others}
         pairs.append({round(float(shares[other]), 4) for other in others if expected[other] == classes})
     [share] = set.intersection(*pairs)
-    assert 0 < share < 1
+    return share
 
 
 @pytest.mark.parametrize("mix", [Mosaic(), ObjectMixup()])
