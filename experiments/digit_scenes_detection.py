@@ -6,7 +6,7 @@ the scenes. COCO's figures are those of the 400 scenes for validation and of the
 parts of the photographs are not those of training. Writes experiments/results/digit_scenes_detection.json and
 docs/digit_scenes_detection.png; needs `.[cli,detection]`.
 
-    python experiments/digit_scenes_detection.py    # three minutes on 2 CPU cores that were not idle
+    python experiments/digit_scenes_detection.py    # 136 s on 2 CPU cores, one of which was not idle
 """
 
 import dataclasses
