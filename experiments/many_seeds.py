@@ -33,12 +33,10 @@ def measured(results: list[Result], seconds: float) -> dict[str, Any]:
       seconds: time of all of them.
 
     Returns:
-      The seconds, the images per second of the last epochs, and the figures of the test set.
+      The seconds, and the figures of the test set.
     """
-    rates = [result.history[-1]["images_per_second"] for result in results]
     return {
         "seconds": round(seconds, 1),
-        "images_per_second": round(statistics.median(rates)),
         "test_accuracy": [result.figures["test_accuracy"] for result in results],
         "test_loss": [result.figures["test_loss"] for result in results],
     }
@@ -83,8 +81,6 @@ def main() -> None:
         "together_seconds": many["seconds"],
         "alone_seconds": single["seconds"],
         "ratio": round(many["seconds"] / single["seconds"], 3),
-        "together_images_per_second": many["images_per_second"],
-        "alone_images_per_second": single["images_per_second"],
         "largest_difference_of_test_loss": max(losses),
         "test_accuracy_mean": statistics.mean(many["test_accuracy"]),
         "test_accuracy_std": statistics.stdev(many["test_accuracy"]),
