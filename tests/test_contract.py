@@ -929,6 +929,7 @@ def options_of(function):
 
 def test_every_model_is_in_the_catalog():
     takes_depth = {"cifar_resnet", "wide_resnet"}
+    takes_proposals = {"rcnn", "small_rcnn"}
     functions = set()
     for name, entry in catalog.CATALOG.items():
         function = entry.build.function if isinstance(entry.build, Partial) else entry.build
@@ -941,5 +942,5 @@ def test_every_model_is_in_the_catalog():
         else:
             assert name == function.__name__
         assert set(entry.takes) == {"in_channels", "image_size"} & options_of(function)
-    assert functions == set(models.__all__) - takes_depth
+    assert functions == set(models.__all__) - takes_depth - takes_proposals
     assert set(catalog.CATALOG) >= DEEP | LARGER

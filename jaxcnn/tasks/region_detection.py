@@ -27,7 +27,7 @@ _BETA = 1 / 9
 
 @dataclass(frozen=True, repr=False)
 class ClassifiedRegions(Detection):
-    """Classes and boxes of regions: what the line of R-CNN shares.
+    """Classes and boxes of regions: the part that R-CNN and Faster R-CNN share.
 
     Outputs are "proposals" (batch, regions, 4), "valid" (batch, regions), "classes" (batch, regions, 1 + num_classes),
     logits, the background first, and "boxes" (batch, regions, 1 + num_classes, 4), relative to the proposals.

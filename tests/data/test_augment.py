@@ -707,6 +707,8 @@ def test_own_functions_are_marked_before_they_change_an_example_with_a_mask(imag
     turned = Step(upside_down, probability=1.0)(key, {"image": image, "mask": mask})
     np.testing.assert_array_equal(turned["image"], image[::-1])
     np.testing.assert_array_equal(turned["mask"], mask[::-1])
+    with pytest.raises(ValueError, match="upside_down moves pixels, but not 'proposals'"):
+        Step(upside_down, probability=1.0)(key, {"image": image, "proposals": jnp.zeros((2, 4))})
     inverted = Step(negative)(key, {"image": image, "mask": mask})
     np.testing.assert_array_equal(inverted["image"], 1 - image)
     np.testing.assert_array_equal(inverted["mask"], mask)

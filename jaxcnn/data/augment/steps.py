@@ -178,6 +178,11 @@ class Step(Partial):
                 "jaxcnn.data.geometric or jaxcnn.data.photometric"
             )
         changed = dict(example) | {"image": self.function(key, example["image"], **options)}
+        if mark.draw is not None and "proposals" in example:
+            raise ValueError(
+                f"{name} moves pixels, but not 'proposals': augment before the regions are proposed, or change only "
+                "colours"
+            )
         if places and mark.draw is not None:
             height, width = example["image"].shape[:2]
             drawing = {name: value for name, value in options.items() if name != "fill"}

@@ -74,7 +74,8 @@ class RCNN(Composite):
 def warp_regions(image: jax.Array, boxes: jax.Array, size: int, *, context: int = 0) -> jax.Array:
     """Cuts regions out of an image and resizes each to a square, whatever its shape (section 2.1 and appendix A).
 
-    A pixel is the mean of bilinear samples. Beyond the image they are 0, which is the mean of a normalised image.
+    A pixel is the mean of bilinear samples. Those more than a pixel outside the image are 0, which is the mean of a
+    normalised image.
 
     Args:
       image: shape (height, width, channels).
