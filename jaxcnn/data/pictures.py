@@ -477,8 +477,10 @@ def resize_picture(pixels: np.ndarray, size: tuple[int, int], box: Box | None = 
 
     Raises:
       ImportError: Pillow is not installed.
-      ValueError: the box is empty, or not inside the picture.
+      ValueError: the size has no pixels, or the box is empty, or not inside the picture.
     """
+    if min(size) < 1:
+        raise ValueError(f"resize_picture expects a size of at least 1x1, got {size}")
     height, width = pixels.shape[:2]
     # In float32, as in Pillow: the edge of a scaled picture may exceed it by a rounding of float64.
     part = (ctypes.c_float * 4)(*(box or (0, 0, width, height)))

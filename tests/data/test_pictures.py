@@ -502,6 +502,11 @@ def test_a_part_is_resized_as_in_the_whole_picture():
     np.testing.assert_allclose(part, whole[5:15, 6:18], atol=1e-5)
 
 
+def test_a_size_without_pixels_is_refused():
+    with pytest.raises(ValueError, match=r"a size of at least 1x1, got \(0, 5\)"):
+        resize_picture(np.zeros((4, 6, 3), np.uint8), (0, 5))
+
+
 SIZES = [(1, 1), (1, 7), (5, 6), (97, 61), (224, 224)]
 
 
