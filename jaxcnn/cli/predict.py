@@ -91,7 +91,8 @@ def _check_task(options: Predict, task: Task) -> None:
         ("agnostic", Detection, "a detector"),
         ("overlays", Detection | Segmentation, "a segmentation or a detector"),
     ):
-        if getattr(options, name) not in (None, False) and not isinstance(task, kinds):
+        value = getattr(options, name)
+        if value is not None and value is not False and not isinstance(task, kinds):
             raise CommandError(f"{flag(name)} expects a run of {words}, got {type(task).__name__}; omit it")
 
 

@@ -618,6 +618,7 @@ def test_classes_without_names_are_numbers(jaxcnn, certain, photographs, edit_co
     [
         (["--min-score", 1.5], "--min-score expects a number in [0, 1], got 1.5"),
         (["--agnostic"], "--agnostic expects a run of a detector, got Classification; omit it"),
+        (["--min-score", 0], "--min-score expects a run of a detector, got Classification; omit it"),
         (["--min-score", 0.5], "--min-score expects a run of a detector, got Classification; omit it"),
         (
             ["--overlays", "out"],

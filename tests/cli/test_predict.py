@@ -15,6 +15,7 @@ from PIL import Image
 
 from jaxcnn.cli import predict
 from jaxcnn.data import FitPicture
+from jaxcnn.tasks import Classification
 from jaxcnn.training.run_folder import RunFolder
 
 
@@ -202,7 +203,7 @@ def test_a_very_long_picture_does_not_fill_the_memory(png):
 
 
 def test_a_model_of_other_channels_has_no_image_files(jaxcnn, png, monkeypatch):
-    info = SimpleNamespace(image_shape=(8, 8, 2))
+    info = SimpleNamespace(image_shape=(8, 8, 2), task=Classification())
     monkeypatch.setattr(predict.trained, "load", lambda run, layer: SimpleNamespace(info=info))
     done = jaxcnn("predict", "run", save(png, some_pixels()))
     assert done.status == 2
