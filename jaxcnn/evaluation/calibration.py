@@ -100,7 +100,7 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
 
     low, high = 1e-3, 1e3
     if not slope(low) < 0 < slope(high):
-        what = "right for all examples" if slope(high) <= 0 else "no better than equal logits"
+        what = "no better than equal logits" if slope(low) >= 0 else "right for all examples"
         raise ValueError(
             f"fit_temperature expects logits that have a best temperature between {1 / high:g} and {1 / low:g}, got "
             f"logits that are {what}; use more examples, which the model was not trained on"

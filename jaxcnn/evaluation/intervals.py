@@ -7,7 +7,7 @@ import numpy as np
 
 
 class Interval(NamedTuple):
-    """The mean of several numbers, and where the mean of all such numbers probably is.
+    """The mean of several numbers, and its confidence interval.
 
     Attributes:
       mean: mean; a float, or an array.

@@ -42,7 +42,7 @@ class Eigenpairs(NamedTuple):
     """Eigenvalues and eigenvectors of a Hessian.
 
     Attributes:
-      values: eigenvalues, the largest first, shape (count,).
+      values: eigenvalues, the largest first, shape (found,), at most as many as were asked for.
       vectors: a tree like the parameters, with the eigenvectors, of norm 1, along a further first axis.
       residuals: the norm of H v - value v of each: the value differs from an eigenvalue by at most as much.
     """
@@ -68,7 +68,8 @@ def lanczos(loss: Loss, params: Any, key: jax.Array, *, count: int = 1, steps: i
         enough.
 
     Returns:
-      The largest eigenvalues, which may be negative if all are.
+      The largest eigenvalues, which may be negative if all are. They are fewer than `count` if products with the
+      Hessian lead to no more vectors: of a multiple of the identity, one is found.
 
     Raises:
       ValueError: `count` or `steps` is out of range, or a product is NaN or infinite.

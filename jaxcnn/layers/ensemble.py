@@ -22,7 +22,8 @@ class Ensemble(Value):
         logits, _ = ensemble.apply(params, state, image, train=False)
 
     The members have the same layer and different numbers. Every array of the parameters and the state has one more
-    axis in front, of the members. It is a layer as any other: it can be evaluated, exported and trained.
+    axis in front, of the members. It is a layer like any other: it can be evaluated, trained and
+    exported as StableHLO, but not as ONNX.
 
     On CPU, members are computed one after the other, each for the whole batch, since the convolutions of one use all
     cores; elsewhere all at once.

@@ -30,7 +30,7 @@ def landscape(
       subtitle: names model and data, such as 'lenet5 on digits, training set'.
 
     Returns:
-      A figure of 8.2 inches wide.
+      A figure 8.2 inches wide.
 
     Raises:
       ImportError: matplotlib is not installed.

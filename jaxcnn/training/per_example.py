@@ -1,6 +1,6 @@
 """Gradients of single examples: their norms, the training on clipped ones, and scores of how hard examples are."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -157,7 +157,7 @@ def _check_updates(params: Params, updates: Any) -> None:
 def el2n_scores(probabilities: Any, labels: Any) -> np.ndarray:
     """Computes EL2N: the Euclidean norm of the error of the probabilities of each example.
 
-    A large one is that of an example that the model gets wrong, or of a wrong label. Average it over several models
+    Examples that the model gets wrong, or whose label is wrong, have a large score. Average it over several models
     early in training (Paul et al. 2021, definition 2.2).
 
     Args:
@@ -169,13 +169,21 @@ def el2n_scores(probabilities: Any, labels: Any) -> np.ndarray:
       Shape (examples,), in [0, sqrt(2)].
 
     Raises:
-      ValueError: the shapes do not fit, or a label is out of range.
+      TypeError: labels are not integers.
+      ValueError: the shapes do not fit, or a probability or a label is out of range.
     """
     chances, classes = np.asarray(probabilities, np.float64), np.asarray(labels)
     if chances.ndim < 2 or classes.shape != chances.shape[-2:-1]:
         raise ValueError(
             "el2n_scores expects probabilities (..., examples, classes) and labels (examples,), got "
             f"{chances.shape} and {classes.shape}"
+        )
+    if not np.issubdtype(classes.dtype, np.integer):
+        raise TypeError(f"el2n_scores expects labels that are integers, got {classes.dtype}")
+    if chances.size and not (chances.min() >= 0 and chances.max() <= 1 + 1e-6):
+        raise ValueError(
+            f"el2n_scores expects probabilities in [0, 1], got {chances.min():g} to {chances.max():g}; of logits, take "
+            "the softmax"
         )
     if classes.size and not 0 <= classes.min() <= classes.max() < chances.shape[-1]:
         raise ValueError(
@@ -188,7 +196,7 @@ def el2n_scores(probabilities: Any, labels: Any) -> np.ndarray:
 def grand_scores(
     layer: Layer,
     members: Iterable[tuple[Params, State]],
-    batches: Any,
+    batches: Callable[[], Iterable[Example]],
     task: Task = _CLASSIFICATION,
 ) -> np.ndarray:
     """Computes GraNd: the norm of the gradient of each example, averaged over several models.

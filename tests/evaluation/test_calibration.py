@@ -84,6 +84,8 @@ def test_logits_without_a_best_temperature_are_refused():
         fit_temperature(logits, [0, 1])
     with pytest.raises(ValueError, match="got logits that are no better than equal logits"):
         fit_temperature(logits, [1, 0])
+    with pytest.raises(ValueError, match="got logits that are no better than equal logits"):
+        fit_temperature([[1.0, 1.0], [2.0, 2.0]], [0, 1])
 
 
 @pytest.mark.parametrize("function", [calibration_curve, fit_temperature])

@@ -111,6 +111,12 @@ def test_counts_out_of_range_are_refused(options, got):
         lanczos(lambda x: jnp.sum(x**2), jnp.ones(4), jax.random.key(0), **options)
 
 
+def test_no_more_eigenvalues_are_found_than_the_start_reaches():
+    found = lanczos(lambda x: jnp.sum(x**2), jnp.ones(4), jax.random.key(0), count=3, steps=4)
+    np.testing.assert_allclose(found.values, [2], atol=1e-5)
+    assert found.vectors.shape == (1, 4)
+
+
 def test_a_hessian_that_is_not_finite_is_refused():
     with pytest.raises(ValueError, match="expects a finite Hessian, got NaN or infinity"):
         lanczos(lambda x: jnp.sum(jnp.sqrt(x)), jnp.zeros(4), jax.random.key(0), steps=2)
@@ -125,6 +131,10 @@ def test_a_landscape_is_drawn_with_the_first_direction_to_the_right():
     texts = [text.get_text() for text in figure.texts]
     assert texts == ["Loss 0.04979 to 20.09", "lenet5 on digits", "log scale; 1 of 25 places have no finite loss"]
     assert figure.axes[0].get_xlabel() == "step along the random direction"
+    # The loss grows to the right: the lowest band is a strip at the left.
+    lowest = figure.axes[0].collections[0].get_paths()[0].vertices
+    assert lowest[:, 0].max() < -0.9
+    assert np.ptp(lowest[:, 1]) > 1
     # The mark is at the parameters.
     [mark] = figure.axes[0].lines
     assert mark.get_xydata().tolist() == [[0, 0]]

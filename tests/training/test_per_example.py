@@ -162,6 +162,10 @@ def test_el2n_is_the_norm_of_the_error():
         el2n_scores(chances, labels[:4])
     with pytest.raises(ValueError, match=r"labels in \[0, 4\), got 0 to 4"):
         el2n_scores(chances, [0, 4, 2, 1, 1])
+    with pytest.raises(ValueError, match=r"probabilities in .* take the softmax"):
+        el2n_scores(10 * chances, labels)
+    with pytest.raises(TypeError, match="labels that are integers, got float64"):
+        el2n_scores(chances, np.asarray(labels, float))
 
 
 def test_grand_is_the_mean_norm_over_the_models_and_leaves_padding_out(batch):

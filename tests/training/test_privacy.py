@@ -43,6 +43,11 @@ def test_sampled_steps_are_those_of_a_numerical_integral():
     assert max(deltas) == pytest.approx(1e-3, rel=1e-2)
 
 
+def test_the_figure_of_the_docstring():
+    pytest.importorskip("dp_accounting")
+    assert privacy_spent(1.1, 256 / 60_000, 60 * 234, delta=1e-5) == pytest.approx(2.4, abs=0.05)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
