@@ -1,8 +1,8 @@
 """Large data sets: many files are listed, a set larger than the memory is read, and a stream leaves the memory flat.
 
-- many-files: a folder of 1.3 million PNG files in 1,000 classes, as many as ImageNet, is opened twice, each time in a new process. The second time
-  needs only the index of the first. Times are given as they pass, and of the processor, to which other programs add
-  little.
+- many-files: a folder of 1.3 million PNG files in 1,000 classes, as many as ImageNet, is opened twice, each time in a
+  new process. The second time needs only the index of the first. Times are given as they pass, and of the processor, to
+  which other programs add little.
 - larger-than-memory: a folder of arrays, larger than the memory of the computer, delivers batches in random order. The
   file has holes, so that it takes no room on the disk; its pixels are zeros.
 - ten-epochs: JPEG files of 500x375 are cropped at random to 224x224, for 12 epochs.
@@ -13,7 +13,7 @@
 Memory is the anonymous resident size of the process, which the system cannot take back as it does the pages of a mapped
 file. Needs Linux and Pillow. Writes experiments/results/large_sets.json.
 
-    python experiments/large_sets.py                  # about 5 minutes on 2 CPU cores
+    python experiments/large_sets.py                  # about 12 minutes on 2 CPU cores
     python experiments/large_sets.py ten-epochs       # some of them, whose results replace the older ones
 """
 

@@ -13,6 +13,7 @@ from jaxcnn.cli.errors import reported
 from jaxcnn.cli.options import Train
 from jaxcnn.data import Source
 from jaxcnn.files import written_whole
+from jaxcnn.plots.figures import counted
 from jaxcnn.tasks import Classification, Detection, Segmentation
 from jaxcnn.training import make_predict_step, predict
 from jaxcnn.training.many import Runs
@@ -76,7 +77,9 @@ def draw_runs(options: Train, runs: Runs, folder: Path) -> None:
         return
     objective = RunFolder(paths[0]).task.objective
     metric = objective.figure if objective.larger_is_better else None
-    labels, subtitle = [options.model_name] * len(histories), _subtitle(options, f"{len(histories)} seeds")
+    if metric is not None and not all(any(row[f"validation_{metric}"] is not None for row in h) for h in histories):
+        metric = None  # undefined in all epochs of a run
+    labels, subtitle = [options.model_name] * len(histories), _subtitle(options, counted(len(histories), "seed"))
     figure = plots.comparison(histories, labels, metric=metric, subtitle=subtitle, band="confidence")
     save({"runs": figure}, folder)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import shlex
 import time
@@ -140,7 +141,9 @@ def _start(options: Train, arguments: list[str]) -> int:
             "about": {"options": _option_values(options), "command": ["jaxcnn", "train", *arguments]},
         }
         if options.seeds is not None:
-            return _run_many(options, layer, splits, _weights_by_recipe(options, model, splits, source), display, words)
+            return _run_many(
+                options, layer, splits, _weights_by_recipe(options, model, splits, lambda: source), display, words
+            )
         result = _run(options, layer, splits, weights=weights, **words)
         if result.folder is None:
             # Another process has the folder, and tells the rest.
@@ -214,8 +217,13 @@ def _resume_many(options: Train, folder: RunFolder, runs: tuple[Path, ...]) -> i
         if own_models.is_own(options.model):
             own_models.find(options.model)
         layer, image_shape, _ = folder.described()
-        source = transfer.read_source(options, image_shape[2], display.on_note) if options.init_from else None
         model = layer.layer if isinstance(layer, MeanOverViews) else layer
+
+        @functools.cache
+        def source() -> transfer.Source | None:
+            # Read only if a run has no checkpoint yet.
+            return transfer.read_source(options, image_shape[2], display.on_note) if options.init_from else None
+
         words = {
             "task": names.make_task(options, splits["train"]),
             "prepare": names.make_prepare(options, splits),
@@ -229,13 +237,13 @@ def _resume_many(options: Train, folder: RunFolder, runs: tuple[Path, ...]) -> i
 
 
 def _weights_by_recipe(
-    options: Train, model: Layer, splits: dict[str, Source], source: transfer.Source | None
+    options: Train, model: Layer, splits: dict[str, Source], source: Callable[[], transfer.Source | None]
 ) -> Callable[[Recipe], tuple[Params, State]]:
     """Returns a function that makes the first weights of a run, which depend on its seed."""
 
     def weights(recipe: Recipe) -> tuple[Params, State]:
         seeded = RecipeOptions.from_json(recipe.to_json())
-        return _first_weights(dataclasses.replace(options, recipe=seeded), model, splits, source)
+        return _first_weights(dataclasses.replace(options, recipe=seeded), model, splits, source())
 
     return weights
 
@@ -292,8 +300,11 @@ def _print_runs(options: Train, runs: Runs) -> None:
         say(f"test {words}: undefined in some runs")
     else:
         mean, low, high, n = runs.interval(name)
-        confidence = f", 95 % confidence interval of the mean {text(low)} to {text(high)}" if n > 1 else ""
-        say(f"test {words} of {n} runs: mean {text(mean)}{confidence}; {text(min(values))} to {text(max(values))}")
+        if n == 1:
+            say(f"test {words} of 1 run: {text(mean)}")
+        else:
+            interval = f"95 % confidence interval of the mean {text(low)} to {text(high)}"
+            say(f"test {words} of {n} runs: mean {text(mean)}, {interval}; {text(min(values))} to {text(max(values))}")
     if runs.diverged:
         seeds = ", ".join(str(runs.recipes[place].seed) for place in runs.diverged)
         say(f"diverged: seeds {seeds}")

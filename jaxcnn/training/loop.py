@@ -135,7 +135,7 @@ def fit(
     """
     metrics, history = metrics or Metrics(), []
     step, stopped = int(train_state.step), False
-    unread, clock = _Unread(), _WaitClock()
+    unread, clock = _Unread(), WaitClock()
 
     def on_wait() -> None:
         # Only what comes after the step before is lost.
@@ -339,7 +339,7 @@ def _on_host(tree: Any) -> Any:
     return jax.device_get(tree)
 
 
-class _WaitClock:
+class WaitClock:
     """Measures the share of an epoch that passes in waiting."""
 
     def __init__(self) -> None:

@@ -20,13 +20,13 @@ from jaxcnn.evaluation.intervals import Interval, mean_interval
 from jaxcnn.layers.flow import structure
 from jaxcnn.text import printable
 from jaxcnn.training.experiment import Experiment, check_same, choose_task, describe, evaluation_task
-from jaxcnn.training.loop import NonFiniteLossError, Progress, evaluate
+from jaxcnn.training.loop import NonFiniteLossError, Progress, WaitClock, evaluate
 from jaxcnn.training.metrics import Metrics, add_sums
 from jaxcnn.training.observers import Observer
 from jaxcnn.training.phases import make_phase_step, make_phases
 from jaxcnn.training.recipe import Recipe, RecipeError
 from jaxcnn.training.run_folder import RunFolder, RunFolderError, listed_runs, make_list
-from jaxcnn.training.runs import EVAL_BATCH_SIZE, Examples, Job, Result, check_arguments, interruptible
+from jaxcnn.training.runs import EVAL_BATCH_SIZE, Examples, Job, Result, check_arguments, check_place, interruptible
 from jaxcnn.training.step import make_eval_step
 from jaxcnn.training.train_state import TrainState, evaluation_weights
 from jaxcnn.types import Example, Layer, Mean, Params, State, Task
@@ -64,8 +64,9 @@ class Runs(NamedTuple):
 
     @property
     def best_epoch(self) -> float:
-        """The mean of the best epochs."""
-        return float(np.mean([result.best_epoch for result in self.results]))
+        """The mean of the best epochs of the runs that did not diverge; 0 if all did."""
+        epochs = [result.best_epoch for place, result in enumerate(self.results) if place not in self.diverged]
+        return float(np.mean(epochs)) if epochs else 0.0
 
     def by_learning_rate(self) -> dict[float, "Runs"]:
         """Returns the runs of each learning rate."""
@@ -109,7 +110,7 @@ class Runs(NamedTuple):
           confidence: see `jaxcnn.evaluation.mean_interval`.
 
         Returns:
-          Arrays with one number for each epoch that all runs have finished which did not diverge.
+          Arrays of shape (epochs,): the epochs that every run has finished, without the runs that diverged.
 
         Raises:
           ValueError: no such run has finished an epoch, or there is no such column.
@@ -186,6 +187,7 @@ def train_many(
     """
     recipe = Recipe() if recipe is None else recipe
     check_arguments("train_many", layer, recipe, task, None if callable(weights) else weights, observers)
+    check_place("train_many", place, prepare)
     recipes = _recipes(recipe, seeds, learning_rates)
     if recipe.cache_features:
         raise RecipeError("cache_features", "expects one run, got several; omit it")
@@ -284,13 +286,14 @@ class _Lockstep:
         self.mapped: Mapped = mapped or ("map" if jax.default_backend() == "cpu" else "vmap")
         self.results: dict[int, Result] = {}
         self.diverged: dict[int, NonFiniteLossError] = {}
+        # The score and the negative loss of the best epoch, both means over the runs.
         self.best_mean = -math.inf, -math.inf
 
     def go(self, weights: Sequence[Callable[[], Weights | None]], *, resume: bool) -> Runs:
-        """Trains all runs: those that are to go on from the same step, together."""
+        """Trains all runs; those that go on from the same step are trained together."""
         starts: dict[int, list[tuple[int, TrainState, Metrics]]] = {}
         for place, (job, make) in enumerate(zip(self.jobs, weights, strict=True)):
-            found = job.find(make()) if resume else None
+            found = job.find(make) if resume else None
             if found is not None and found.figures is not None:
                 self.results[place] = job.finished(found)
             elif found is None or found.step is None:
@@ -325,6 +328,7 @@ class _Lockstep:
             if not live or self._is_stopping:
                 break
             if began:
+                lead.note(f"epoch {phase.first_epoch + 1}: all layers are trained from now on")
                 stacked = _stacked(
                     [
                         jobs[place].begin(jobs[place].phases[number], state.params, state.state, step)
@@ -369,36 +373,44 @@ class _Lockstep:
         lead, length = self.lead, self.lead.steps_per_epoch
         last = lead.phases[number].last_epoch * length
         step_of = self._steps(number)
-        eval_step = self._eval_step()
         rates = jnp.asarray([self.jobs[place].recipe.learning_rate for place in places], jnp.float32)
         keys = jnp.stack([self.jobs[place].training_key() for place in places])
         batches = [
             dataclasses.replace(self.jobs[place].experiment.batches, source=self._examples.train) for place in places
         ]
         unread: list[tuple[int, Metrics]] = []
+        clock = WaitClock()
 
         def read() -> None:
             for done, metrics in unread:
                 self._add(done, metrics, places, live, sums)
             unread.clear()
 
+        def on_wait() -> None:
+            # Only what comes after the step before is lost.
+            jax.block_until_ready(unread)
+            clock.wait()
+
         each = (tuple(one[now] for one in batches) for now in range(step, last))
         lead.stopwatch.restart(compiles=True)
-        with closing(ahead(each, 0 if self._examples.where == "device" else 2)) as items:
+        with closing(ahead(each, 0 if self._examples.where == "device" else 2, on_wait)) as items:
             for batch in items:
+                clock.go_on()
                 stacked, metrics = step_of(step)(stacked, rates, batch, keys)
                 # While the device computes this step.
                 read()
                 step += 1
                 unread.append((step, metrics))
                 epoch = (step - 1) // length + 1
-                rate = lead.stopwatch.step() * len(places)
-                pooled = Progress(step, epoch, stacked, _pooled([sums[place] for place in live]))
+                clock.begin(epoch)
+                rate = lead.stopwatch.step() * len(live)
+                pooled = Progress(step, epoch, stacked, _pooled([sums[place] for place in live]), clock.share)
                 stop = functools.partial(_on_step, pooled, rate)
                 lead.wanted = lead.tell(stop) or lead.wanted
                 if step % length == 0:
                     read()
-                    self._end_epoch(Progress(step, epoch, stacked, Metrics()), places, live, sums, eval_step)
+                    ended = Progress(step, epoch, stacked, Metrics(), clock.share)
+                    self._end_epoch(ended, places, live, sums)
                     lead.stopwatch.restart()
                 if not live or self._is_stopping:
                     break
@@ -433,8 +445,15 @@ class _Lockstep:
         if not recipe.plain_epochs:
             return lambda step: usual
         plain, first_plain = make(plain=True), (recipe.epochs - recipe.plain_epochs) * lead.steps_per_epoch
-        return lambda step: usual if step < first_plain else plain
 
+        def step_of(step: int) -> Any:
+            if step == first_plain:
+                lead.note_plain()
+            return usual if step < first_plain else plain
+
+        return step_of
+
+    @functools.cached_property
     def _eval_step(self) -> Any:
         experiment = self.lead.experiment
         step = make_eval_step(experiment.layer, evaluation_task(experiment.task), precision=experiment.recipe.precision)
@@ -474,11 +493,10 @@ class _Lockstep:
         places: Sequence[int],
         live: list[int],
         sums: dict[int, Metrics],
-        eval_step: Any,
     ) -> None:
         """Evaluates all runs, and ends the epoch of each."""
         lead = self.lead
-        found = self._sums(eval_step, *evaluation_weights(progress.train_state), self._examples.validation)
+        found = self._sums(*evaluation_weights(progress.train_state), self._examples.validation)
         states = _unstacked(progress.train_state, len(places))
         rows, ended = [], []
         for row, place in enumerate(places):
@@ -498,7 +516,7 @@ class _Lockstep:
             mean = _mean_row(rows)
             mean |= {"epoch": progress.epoch, "step": progress.step}
             rate = mean["images_per_second"]
-            mean["images_per_second"] = None if rate is None else rate * len(places)
+            mean["images_per_second"] = None if rate is None else rate * len(rows)
             objective = lead.experiment.task.objective
             value = mean[f"validation_{objective.figure}"]
             score = -math.inf if value is None else value * (1 if objective.larger_is_better else -1)
@@ -509,9 +527,9 @@ class _Lockstep:
             job.save_if_due(own)
         live[:] = [place for place in live if not self.jobs[place].stopped_early]
 
-    def _sums(self, eval_step: Any, params: Params, state: State, source: Source) -> dict[str, Mean]:
+    def _sums(self, params: Params, state: State, source: Source) -> dict[str, Mean]:
         batches = data.eval_batches(source, min(EVAL_BATCH_SIZE, len(source)), workers=self.lead.experiment.workers)
-        return evaluate(eval_step, params, state, batches, count=len(source))
+        return evaluate(self._eval_step, params, state, batches, count=len(source))
 
     def _finish(self, ended: Sequence[int]) -> None:
         """Tests the best epochs of the runs that came to their end."""
@@ -520,7 +538,7 @@ class _Lockstep:
         best = [self.jobs[place].best for place in ended]
         params, state = (_stack([getattr(one, name) for one in best]) for name in ("params", "state"))
         with self.lead.doing("testing the best epochs"):
-            found = self._sums(self._eval_step(), params, state, self.lead.experiment.splits["test"])
+            found = self._sums(params, state, self.lead.experiment.splits["test"])
             for row, place in enumerate(ended):
                 job = self.jobs[place]
                 self.results[place] = job.result(job.finish(_of_run(found, row)))

@@ -135,10 +135,7 @@ def run(
     """
     recipe = Recipe() if recipe is None else recipe
     check_arguments("run", layer, recipe, task, weights, observers)
-    if place is not None and place not in get_args(Where):
-        raise ValueError(f"run expects place to be one of {', '.join(get_args(Where))}, or None, got {place!r}")
-    if place == "device" and prepare is not None:
-        raise ValueError("run expects place='memory' or 'stream' with prepare=, which works on the host, got 'device'")
+    check_place("run", place, prepare)
     if placement is not None and place == "device":
         raise ValueError(
             "run expects place='memory' or 'stream' with placement=, which splits each batch, got 'device'"
@@ -169,6 +166,25 @@ def run(
 
         job = Job(experiment, hosts.led(opened) if spans else opened(), place, keeps=folder is not None)
         return job.resume(weights) if first is None else job.start(*first)
+
+
+def check_place(caller: str, place: Any, prepare: Any) -> None:
+    """Refuses a place of the examples that does not exist, or where nothing can be prepared.
+
+    Args:
+      caller: name of the caller, for the message.
+      place: expected a value of `jaxcnn.data.Where`, or None.
+      prepare: a function that changes examples on the host, or None.
+
+    Raises:
+      ValueError: the place is unknown, or is the device although examples are prepared.
+    """
+    if place is not None and place not in get_args(Where):
+        raise ValueError(f"{caller} expects place to be one of {', '.join(get_args(Where))}, or None, got {place!r}")
+    if place == "device" and prepare is not None:
+        raise ValueError(
+            f"{caller} expects place='memory' or 'stream' with prepare=, which works on the host, got 'device'"
+        )
 
 
 def check_arguments(caller: str, layer: Any, recipe: Any, task: Any, weights: Any, observers: Any) -> None:
@@ -318,7 +334,8 @@ class Job:
 
     def resume(self, weights: tuple[Params, State] | None) -> Result:
         """Trains from the newest checkpoint, or from the first step if there is none."""
-        found = self.find(weights) if not self.spans else hosts.led(functools.partial(self.find, weights))
+        find = functools.partial(self.find, lambda: weights)
+        found = hosts.led(find) if self.spans else find()
         if self.spans:
             known: Any = hosts.share(None if found is None else [found.figures, found.step, found.meta, found.rows])
             like = structure(self.experiment.layer) if known[0] is not None else self._like(known[1])
@@ -361,11 +378,12 @@ class Job:
         """Path of the run folder."""
         return None if self.folder is None else self.folder.path
 
-    def find(self, weights: tuple[Params, State] | None) -> Found:
+    def find(self, weights: Callable[[], tuple[Params, State] | None]) -> Found:
         """Reads what the folder holds.
 
         Args:
-          weights: the initial weights; None for those drawn from the seed.
+          weights: returns the initial weights, or None for those drawn from the seed; not called if there is a
+            checkpoint.
 
         Returns:
           A finished training, the newest checkpoint, or neither.
@@ -377,9 +395,9 @@ class Job:
             tree = tuple(map(trees.unflatten, leaves.values(), structure(self.experiment.layer)))
             return Found(figures | {"best_epoch": epoch}, None, {}, self.folder.metrics(), tree)
         if self.checkpoints.latest_step() is None:
-            self._note("there is no checkpoint yet: starting again")
+            self.note("there is no checkpoint yet: starting again")
             expected = self.folder.config.get("weights_fingerprint")
-            if expected not in (None, weights_fingerprint(*self.experiment.first_weights(weights))):
+            if expected not in (None, weights_fingerprint(*self.experiment.first_weights(weights()))):
                 raise RunFolderError(
                     f"expected the initial weights of the run in {printable(self.folder.path)}, got others"
                 )
@@ -415,7 +433,7 @@ class Job:
         """Training and validation set where they are read fastest."""
         splits = self.experiment.splits
         for name, count in shared_files(splits).items():
-            self._note(
+            self.note(
                 f"note: {count} of the {len(splits[name])} pictures in {name} are in train too; its figures tell less "
                 "about new pictures"
             )
@@ -429,7 +447,7 @@ class Job:
             if where == "device" and self.placement is not None:
                 # Each device needs its part of every batch.
                 where = "memory"
-            self._note(f"the examples are {_PLACES[where]}: {place.reason}")
+            self.note(f"the examples are {_PLACES[where]}: {place.reason}")
         with self.doing("reading the examples"):
             workers = self.experiment.workers
             return Examples(where, *(data.put(one, where, workers=workers) for one in (train, validation)))
@@ -468,7 +486,12 @@ class Job:
         """
         return any([bool(call(observer)) for observer in self.observers])
 
-    def _note(self, note: str) -> None:
+    def note(self, note: str) -> None:
+        """Tells the observers something that a user should know.
+
+        Args:
+          note: one line.
+        """
         self.tell(lambda observer: observer.on_note(note))
 
     @contextlib.contextmanager
@@ -548,7 +571,7 @@ class Job:
             if fitted is not None:
                 weights = self._gathered((fitted.train_state.params, fitted.train_state.state))
                 train_state = self._placed(self.begin(phase, *weights, step=int(fitted.train_state.step)))
-                self._note(f"epoch {phase.first_epoch + 1}: all layers are trained from now on")
+                self.note(f"epoch {phase.first_epoch + 1}: all layers are trained from now on")
             elif int(train_state.step) > phase.last_epoch * self.steps_per_epoch:
                 continue
             self._enter(phase, train_state)
@@ -590,7 +613,7 @@ class Job:
                 splits = self.experiment.splits
                 examples = self._put(features(splits["train"]), features(splits["validation"]))
             shape = examples.validation.spec["image"].shape
-            self._note(f"features of the frozen layers: {'x'.join(map(str, shape))}")
+            self.note(f"features of the frozen layers: {'x'.join(map(str, shape))}")
         else:
             examples = self.all_examples
         self.examples, self.batches = examples, dataclasses.replace(self.experiment.batches, source=examples.train)
@@ -606,15 +629,16 @@ class Job:
         if recipe.plain_epochs:
             first_plain = (recipe.epochs - recipe.plain_epochs) * self.steps_per_epoch
             self.train_step = _Switch(
-                self.train_step, announced_step(plain=True), int(train_state.step), first_plain, self._note_plain
+                self.train_step, announced_step(plain=True), int(train_state.step), first_plain, self.note_plain
             )
         self.eval_step = self.announced(
             make_eval_step(model, evaluation_task(self.experiment.task), precision=precision, placement=self.placement),
             "compiling the evaluation",
         )
 
-    def _note_plain(self) -> None:
-        self._note(f"epoch {self.recipe.epochs - self.recipe.plain_epochs + 1}: images are no longer mixed from now on")
+    def note_plain(self) -> None:
+        """Tells the observers that the last epochs, in which no images are mixed, begin."""
+        self.note(f"epoch {self.recipe.epochs - self.recipe.plain_epochs + 1}: images are no longer mixed from now on")
 
     def _on_step(self, progress: Progress) -> bool:
         rate = self.stopwatch.step()
@@ -761,11 +785,11 @@ class Job:
         if self.folder.id is None:
             meta = first_schema.upgraded_meta(meta, len(self.experiment.splits["train"].class_names))
         for reason in restored.skipped:
-            self._note(f"skipped a damaged checkpoint: {reason}")
+            self.note(f"skipped a damaged checkpoint: {reason}")
         rows = self.folder.keep_metrics(restored.step // self.steps_per_epoch)
         for difference in changed_versions(self.folder):
-            self._note(f"note: {difference}; the last digits may differ from those of a run without a stop")
-        self._note(f"resuming after step {restored.step}")
+            self.note(f"note: {difference}; the last digits may differ from those of a run without a stop")
+        self.note(f"resuming after step {restored.step}")
         return Found(None, restored.step, meta, rows, restored.tree)
 
     def _interrupt(self) -> None:

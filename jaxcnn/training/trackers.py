@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn.training.observers import Observer, Start
-from jaxcnn.training.run_folder import RunFolder
+from jaxcnn.training.run_folder import RunFolder, listed_runs
 
 _NOT_LOGGED = ("epoch", "step")
 
@@ -112,7 +112,10 @@ class WeightsAndBiases(Observer):
           start: facts about the training.
         """
         place: dict[str, Any] = {}
-        if start.folder is not None:
+        if start.folder is not None and listed_runs(start.folder):
+            # The folder of several runs, which has no identity of its own.
+            place = {"name": Path(start.folder).name}
+        elif start.folder is not None:
             folder = RunFolder(start.folder)
             place = {"id": folder.id, "name": folder.path.name, "resume": "allow"}
         about = {"parameters": start.parameters, "examples": start.examples, "image_shape": list(start.image_shape)}

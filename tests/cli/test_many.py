@@ -51,7 +51,9 @@ def test_the_other_commands_take_each_run(jaxcnn, many, tmp_path):
     assert "expected the folder of one run, got that of 2 runs; give one of them, such as" in done.err
     copy = tmp_path / "seed-1"
     shutil.copytree(run, copy)
-    assert "is already finished" in jaxcnn("train", "--run-dir", copy, "--resume").out or (copy / "curves.png").exists()
+    assert jaxcnn("train", "--run-dir", copy, "--resume").status == 0
+    assert (copy / "curves.png").exists()
+    assert "is already finished" in jaxcnn("train", "--run-dir", copy, "--resume").out
 
 
 def test_plot_takes_all_runs_of_the_folder(jaxcnn, many, tmp_path, monkeypatch):

@@ -262,6 +262,11 @@ def test_weights_may_be_a_function_of_the_recipe(stripes):
         ({"seeds": [1, 1]}, ValueError, r"different seeds, at least one, got \[1, 1\]"),
         ({"learning_rates": [0.1, 0.1]}, ValueError, r"different learning rates, at least one, got \[0.1, 0.1\]"),
         ({"learning_rates": [-1.0]}, RecipeError, "learning_rate expects a number above 0"),
+        (
+            {"place": "disk"},
+            ValueError,
+            "train_many expects place to be one of .*, got .disk.",
+        ),
         ({"mapped": "pmap"}, ValueError, "mapped to be 'vmap', 'map' or None, got 'pmap'"),
         ({"resume": True}, ValueError, "expects a folder to resume"),
         ({"observers": Observer()}, TypeError, "train_many expects a list of observers"),

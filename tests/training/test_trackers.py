@@ -9,7 +9,7 @@ import pytest
 
 from jaxcnn import data
 from jaxcnn.layers import Dense, Flatten, Sequential
-from jaxcnn.training import Observer, Recipe, TensorBoard, WeightsAndBiases, run
+from jaxcnn.training import Observer, Recipe, TensorBoard, WeightsAndBiases, run, train_many
 from jaxcnn.training.observers import Start
 from jaxcnn.training.run_folder import RunFolder
 from jaxcnn.types import Objective
@@ -165,6 +165,18 @@ def test_weights_and_biases_gets_every_figure_and_the_identity_of_the_run(source
     assert one.summary["test/accuracy"] == result.figures["test_accuracy"]
     assert one.summary["best_epoch"] == result.best_epoch
     assert one.finished
+
+
+def test_runs_of_several_seeds_are_one_run_with_their_means(source, tmp_path, wandb):
+    observer = WeightsAndBiases("digits", mode="offline")
+    runs = train_many(MODEL, source, RECIPE, seeds=2, folder=tmp_path / "runs", observers=[observer])
+    (one,) = wandb.runs
+    assert one.options["name"] == "runs"
+    assert "id" not in one.options
+    assert one.logged[-1][1]["validation/loss"] == pytest.approx(
+        np.mean([result.history[-1]["validation_loss"] for result in runs.results])
+    )
+    assert one.summary["best_epoch"] == runs.best_epoch
 
 
 def test_a_figure_that_is_not_finite_is_left_out(wandb):
