@@ -259,7 +259,7 @@ class _View(NamedTuple):
     def objects(self, found: Detected, entries: Sequence[Mapping[str, Any]], *, scored: bool) -> dict[str, Any]:
         """Returns annotations, or results, which have scores, of the image as objects to draw."""
         keys = [one["id"] for one in found.categories]
-        # Not those that are not drawn: each mask is an array of a picture.
+        # Only results that are drawn, because each mask takes as much memory as a picture.
         entries = [one for one in entries if not scored or one["score"] >= MIN_SCORE]
         boxes = np.array([one["bbox"] for one in entries], float).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]

@@ -49,7 +49,7 @@ _LEAST_SIDE = 8
 """Least height and width, after scaling, at which every eighth of the scale has another size."""
 
 _ROWS_BELOW = 16
-"""Rows that are decoded below those that are needed: colours of fewer rows are interpolated between them."""
+"""Number of extra rows to decode below the crop: the decoder interpolates subsampled colours from neighbouring rows."""
 
 _SEQUENTIAL_FRAMES, _START_OF_SCAN, _END_OF_IMAGE = (b"\xff\xc0", b"\xff\xc1"), b"\xff\xda", b"\xff\xd9"
 """Markers of a JPEG file. The rows of a sequential frame are stored from top to bottom."""

@@ -42,7 +42,7 @@ class Runs(NamedTuple):
 
     Attributes:
       recipes: the recipe of each run, which differ in `seed` and `learning_rate`.
-      results: the result of each; `stopped` is True for those that diverged, and `figures` is empty.
+      results: the result of each run. A run that diverged has `stopped` True and no `figures`.
       diverged: the error of each run that diverged, by its place in `results`.
       folder: path of the folder that holds the run folders, or None.
     """
@@ -290,7 +290,7 @@ class _Lockstep:
         self.best_mean = -math.inf, -math.inf
 
     def go(self, weights: Sequence[Callable[[], Weights | None]], *, resume: bool) -> Runs:
-        """Trains all runs; those that go on from the same step are trained together."""
+        """Trains all runs. Runs that resume from the same step are trained together."""
         starts: dict[int, list[tuple[int, TrainState, Metrics]]] = {}
         for place, (job, make) in enumerate(zip(self.jobs, weights, strict=True)):
             found = job.find(make) if resume else None
@@ -320,7 +320,7 @@ class _Lockstep:
         self.lead.tell(lambda observer: observer.on_interrupt())
 
     def _train(self, places: Sequence[int], stacked: TrainState, sums: dict[int, Metrics], step: int) -> None:
-        """Trains runs that are at the same step, and tests those that come to their end."""
+        """Trains runs that are at the same step, and tests the runs that finish."""
         lead, jobs = self.lead, {place: self.jobs[place] for place in places}
         live = [place for place in places if not jobs[place].patience_is_over()]
         began = False

@@ -117,14 +117,7 @@ class RunFolder:
         _check_path(folder)
         # Before the folder is made: a value that JSON does not know leaves none.
         content = sealed({"schema": SCHEMA, "run": secrets.token_hex(8), **config})
-        if not numbered:
-            _check_empty(folder)
-        with writing_errors(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            if numbered:
-                folder = _numbered(folder)
-            else:
-                folder.mkdir(exist_ok=True)
+        folder = _made(folder, numbered=numbered)
         with _locked(folder):
             _check_empty(folder)
             with writing_errors(folder):
@@ -472,14 +465,8 @@ def make_list(path: str | os.PathLike[str], names: Sequence[str], *, numbered: b
     """
     folder = Path(path)
     _check_path(folder)
-    if not numbered:
-        _check_empty(folder)
+    folder = _made(folder, numbered=numbered)
     with writing_errors(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        if numbered:
-            folder = _numbered(folder)
-        else:
-            folder.mkdir(exist_ok=True)
         write_json(folder / _LIST, sealed({"runs": list(names)}))
     return folder
 
@@ -513,6 +500,18 @@ def _upgraded(config: dict[str, Any], file: Path) -> dict[str, Any]:
     if not isinstance(config.get("options"), dict) or not isinstance(config.get("versions"), dict):
         raise RunFolderError(f"expected the options of a run in {printable(file)}, got another file; {RESTORE}")
     return first_schema.upgraded(config)
+
+
+def _made(folder: Path, *, numbered: bool) -> Path:
+    """Makes an empty folder, under a new name if wanted."""
+    if not numbered:
+        _check_empty(folder)
+    with writing_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if numbered:
+            return _numbered(folder)
+        folder.mkdir(exist_ok=True)
+    return folder
 
 
 def _numbered(path: Path) -> Path:
