@@ -23,7 +23,7 @@ from jaxcnn.cli.options import (
     Summary,
     Train,
 )
-from jaxcnn.cli.terminal import complain, errors_escaped, say, writing
+from jaxcnn.cli.terminal import complain, errors_escaped, notices, say, writing
 from jaxcnn.training.presets import PRESETS
 
 _DESCRIPTION = "jaxcnn: train, evaluate and look into convolutional networks in JAX."
@@ -42,7 +42,9 @@ def run(arguments: list[str]) -> int:
         say(f"jaxcnn {importlib.metadata.version('jaxcnn')}")
         return 0
     try:
-        return _dispatch(_parsed(arguments), arguments)
+        command = _parsed(arguments)
+        with notices():
+            return _dispatch(command, arguments)
     except CommandError as error:
         complain(f"error: {error}")
         return 2

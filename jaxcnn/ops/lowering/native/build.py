@@ -33,8 +33,11 @@ _TARGETS = (
     "jaxcnn_moments",
     "jaxcnn_own_moments",
 )
-# What the log says of each library: what it does, and how long a build takes.
-_BUILDS = {"kernels": ("convolutions", "about 15 seconds"), "resample": ("pictures", "a second or two")}
+# What the log says of each library, and how loudly: a user who waits for long must see why.
+_BUILDS = {
+    "kernels": (logging.WARNING, "convolutions", "about 15 seconds"),
+    "resample": (logging.INFO, "pictures", "a second or two"),
+}
 # The lines of /proc/cpuinfo that describe a processor, on x86 and on ARM.
 _PROCESSOR = ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU variant", "CPU part", "Features")
 # Timeout of a build in seconds; a build takes about 15.
@@ -51,7 +54,7 @@ def ready() -> bool:
     damaged library in that folder is built again. With JAXCNN_LARGE_PAGES=0 they do not ask for large pages (pages.h).
 
     Returns:
-      Whether they can be used. If not, a warning of the logger "jaxcnn" says why, once.
+      Whether they can be used. If not, a warning of the logger "jaxcnn" says why, once. Another announces a build.
     """
     if os.environ.get("JAXCNN_NATIVE") == "0":
         return False
@@ -124,7 +127,9 @@ def _built(compiler: tuple[str, ...], folder: Path, name: str = "kernels") -> Pa
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         if not _sound(library, key.digest()):
-            _LOG.info("building the C++ kernels of jaxcnn in %s (%s); this takes %s, once", folder, *_BUILDS[name])
+            level, purpose, time = _BUILDS[name]
+            note = "building the C++ kernels of jaxcnn in %s (%s); this takes %s, once"
+            _LOG.log(level, note, folder, purpose, time)
             _build([*command, f"-I{jax.ffi.include_dir()}", str(_FOLDER / f"{name}.cc")], library, key.digest())
     return library
 
