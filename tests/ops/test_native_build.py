@@ -80,7 +80,7 @@ def test_a_damaged_library_is_built_anew(compiler, cache, damage):
 
 def test_a_library_for_another_processor_is_not_taken_even_under_this_name(compiler, cache, monkeypatch):
     library = built(compiler, cache)
-    monkeypatch.setattr(build, "_processor", lambda: "another")
+    monkeypatch.setattr(build, "describe_processor", lambda: "another")
     other = built(compiler, cache)
     assert other != library
     monkeypatch.undo()

@@ -118,7 +118,7 @@ def _built(compiler: tuple[str, ...], folder: Path, name: str = "kernels") -> Pa
     """Returns a library, building it if it is missing or damaged. Only one process builds at a time."""
     sources = sorted(path for path in _FOLDER.iterdir() if path.suffix in (".cc", ".h"))
     command = (*compiler, *_FLAGS, *_OWN_FLAGS[name])
-    key = hashlib.sha256(repr((command, jaxlib.version.__version__, _processor())).encode())
+    key = hashlib.sha256(repr((command, jaxlib.version.__version__, describe_processor())).encode())
     for source in sources:
         key.update(source.read_bytes())
     library = folder / f"{name}-{key.hexdigest()[:16]}.so"
@@ -205,7 +205,7 @@ def _run(command: list[str]) -> None:
         raise BuildError(f"{shlex.join(command)} failed with status {compiler.returncode}:\n{text}")
 
 
-def _processor() -> str:
+def describe_processor() -> str:
     """Describes the processor to build for: machines of several kinds may share a cache folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
