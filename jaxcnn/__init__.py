@@ -9,6 +9,7 @@ from jaxcnn.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from jaxcnn import data, evaluation, inspection, interop, layers, models, ops, plots, tasks, training, trees
+    from jaxcnn.compilation import enable_compilation_cache
     from jaxcnn.interop.own_file import load_parameters, save_parameters
     from jaxcnn.layers import batched
     from jaxcnn.network import Network, load, train
@@ -21,6 +22,7 @@ __all__ = [
     "State",
     "batched",
     "data",
+    "enable_compilation_cache",
     "evaluation",
     "inspection",
     "interop",
@@ -46,6 +48,7 @@ __getattr__, __dir__ = lazy_attributes(
         "Params": "types",
         "State": "types",
         "batched": "layers",
+        "enable_compilation_cache": "compilation",
         "load": "network",
         "load_parameters": "interop.own_file",
         "save_parameters": "interop.own_file",

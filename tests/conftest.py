@@ -7,6 +7,8 @@ from pathlib import Path
 
 # Set before jax is imported, and only where nothing is set, so that the suite can be sent to an accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Nothing of the tests belongs in the user's cache, which would also hide what they compile.
+os.environ.setdefault("JAXCNN_COMPILATION_CACHE", "0")
 # Thousands of small programs that run once each: fully optimized, compiling them is half of the suite's time.
 # `JAX_DISABLE_MOST_OPTIMIZATIONS=0 python -m pytest` compiles them as users' programs are, and `.ci/run` does so once.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")

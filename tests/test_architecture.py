@@ -25,6 +25,7 @@ FLOORS = {
     "tracing": 0,
     "layers": 1,
     "text": 1.5,
+    "compilation": 2,
     "environment": 2,
     "tasks": 2,
     "models": 3,

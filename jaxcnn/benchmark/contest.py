@@ -1,14 +1,16 @@
 """The race: every contestant has a separate process, and only one of them runs at a time."""
 
+import functools
 import importlib.util
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol, Self
 
 from jaxcnn.benchmark.peers import CONTESTANTS, OURS, implied
@@ -79,6 +81,8 @@ class Outcome:
       status: "measured", "missing" (not installed, or not possible here) or "failed".
       reason: why it is missing or failed.
       ready: its answer before the first round: parameters, seconds of its cold start, facts.
+      warm_start: seconds of the parts of its start with the programs that an earlier process has kept; None for the
+        peers, which keep none.
       rounds: its answers to the rounds that count.
     """
 
@@ -86,6 +90,7 @@ class Outcome:
     status: str = "measured"
     reason: str | None = None
     ready: dict[str, Any] = field(default_factory=dict)
+    warm_start: dict[str, float | None] | None = None
     rounds: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -150,9 +155,11 @@ class WorkerProcess:
         absent = [name for name in {name.partition(".")[0] for name in imports} if not importlib.util.find_spec(name)]
         if absent:
             raise Stopped("missing", f"not installed; {CONTESTANTS[spec.contestant].install}")
+        if spec.contestant == OURS:
+            _build_kernels()
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in close()
         self._process = subprocess.Popen(
-            [sys.executable, "-c", PROCESS, *imports],
+            [sys.executable, "-c", PROCESS, str(time.time()), *imports],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -216,10 +223,10 @@ def race(
 ) -> Race:
     """Measures jaxcnn and its peers in turns.
 
-    First each contestant gets ready alone. Then they run round by round, in alternating order, so that a slowdown or
-    drift of the machine affects all of them. The first round of each does not count, and is skipped if the first step
-    takes at least `WARM_SECONDS`. A contestant that has run for `PATIENCE_SECONDS` in at least `PATIENCE_ROUNDS` rounds
-    skips the others.
+    First each contestant gets ready alone; jaxcnn does so twice, the second time with the programs that it has kept.
+    Then they run round by round, in alternating order, so that a slowdown or drift of the machine affects all of them.
+    The first round of each does not count, and is skipped if the first step takes at least `WARM_SECONDS`. A contestant
+    that has run for `PATIENCE_SECONDS` in at least `PATIENCE_ROUNDS` rounds skips the others.
 
     Args:
       contest: the contest.
@@ -243,16 +250,22 @@ def _run(
     title = f"{contest.name}, {contest.mode}"
     with ExitStack() as stack:
 
-        def get_ready(name: str) -> Outcome:
+        def get_ready(name: str, programs: str | None = None) -> Outcome:
             outcomes.append(outcome := Outcome(name))
             report(f"{title}: {name} gets ready")
+            spec = replace(contest.spec(name), programs=programs)
             with _stopping(outcome):
-                runners[name] = start(contest.spec(name))
+                if programs:
+                    first = start(spec)
+                    first.close()
+                    report(f"{title}: {name} gets ready again, with the programs that it has kept")
+                runners[name] = start(spec)
                 stack.callback(runners[name].close)
-                outcome.ready = runners[name].ready
+                outcome.ready = first.ready if programs else runners[name].ready
+                outcome.warm_start = runners[name].ready["cold_start"] if programs else None
             return outcome
 
-        ours = get_ready(OURS)
+        ours = get_ready(OURS, stack.enter_context(tempfile.TemporaryDirectory()))
         on_gpu = ours.status == "measured" and ours.ready["facts"]["device"]["platform"] == "gpu"
         for name in implied(contest.peers, gpu=on_gpu):
             _check_comparable(ours, get_ready(name))
@@ -299,17 +312,34 @@ def _check_comparable(ours: Outcome, peer: Outcome) -> None:
         peer.reason = f"jaxcnn runs on {place}, it on {other}; install its build for {place}"
 
 
+@functools.cache
+def _build_kernels() -> None:
+    """Builds the C++ kernels, which happens once for each machine: it is part of no start.
+
+    Another process does so, since this one must not take an accelerator's memory.
+    """
+    code = "import jax; from jaxcnn.ops.lowering import native; jax.default_backend() == 'cpu' and native.ready()"
+    environment = {**os.environ, "PYTHONPATH": _python_path(), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, env=environment, check=False)
+
+
+def _python_path() -> str:
+    """Returns where to look for modules: what this process can import, such as the model's module, others can too."""
+    return os.pathsep.join(path or os.getcwd() for path in sys.path)
+
+
 def _environment(spec: Spec) -> dict[str, str]:
     environment = {
         **os.environ,
-        # What this process can import, such as the module of the model, the other one can import too.
-        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+        "PYTHONPATH": _python_path(),
         "KERAS_BACKEND": "jax",
         # All contestants share the device's memory, and none may take most of it in advance.
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        # With a cached program, the start would not be cold.
-        "JAX_ENABLE_COMPILATION_CACHE": "false",
     }
+    # With programs that were kept before, the start would not be cold.
+    for name in ("JAX_COMPILATION_CACHE_DIR", "JAXCNN_COMPILATION_CACHE"):
+        environment.pop(name, None)
+    environment["JAX_ENABLE_COMPILATION_CACHE"] = "true" if spec.programs else "false"
     if CONTESTANTS[spec.contestant].imports == ("torch",):
         # There JAX only reads the layer value: it must not take memory of the device.
         environment["JAX_PLATFORMS"] = "cpu"

@@ -22,8 +22,10 @@ def make_records(race: Race) -> list[Record]:
       race: the result of `jaxcnn.benchmark.race`.
 
     Returns:
-      A record for each contestant, with the same keys; unknown or unmeasured values are None. Seconds are for one step.
-      "ratio" is jaxcnn's time divided by the contestant's, round by round; None for jaxcnn itself.
+      A record for each contestant, with the same keys; unknown or unmeasured values are None. Seconds are for one step;
+      those of "cold_start_seconds" and "warm_start_seconds" are the parts of the time from the start of the process to
+      the first result (`jaxcnn.benchmark.program.COLD_START`). "ratio" is jaxcnn's time divided by the contestant's,
+      round by round; None for jaxcnn itself.
     """
     contest, ours = race.contest, race.outcomes[0]
     multiply_adds = ours.ready.get("facts", {}).get("multiply_adds")
@@ -62,6 +64,7 @@ def _own(contest: Contest, outcome: Outcome, ours: Outcome, flops: int | None) -
         "reason": outcome.reason,
         "parameters": outcome.ready.get("parameters"),
         "cold_start_seconds": outcome.ready.get("cold_start"),
+        "warm_start_seconds": outcome.warm_start,
         "step_seconds": step.as_dict() if step else None,
         "rounds": len(outcome.rounds),
         "images_per_second": contest.batch_size / step.median if step else None,

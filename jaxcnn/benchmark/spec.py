@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import functools
 import importlib
 import io
 import json
@@ -30,6 +31,8 @@ class Spec:
       mode: "train" or "infer".
       precision: dtype of the computation; parameters, moments and the loss are always float32.
       devices: number of devices that share the batch.
+      programs: folder of compiled programs, which jaxcnn takes if they are there, and otherwise leaves there; None for
+        the peers, which keep none.
     """
 
     contestant: str
@@ -39,8 +42,9 @@ class Spec:
     mode: Mode = "train"
     precision: Precision = "float32"
     devices: int = 1
+    programs: str | None = None
 
-    @property
+    @functools.cached_property
     def output_shape(self) -> Shape:
         """Shape of the model's result for one image in evaluation; its last axis are the classes."""
         shape = output_shape(self.model, self.image_shape)
@@ -51,14 +55,20 @@ class Spec:
     def to_json(self) -> str:
         """Writes the spec as one line."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return json.dumps({**fields, "model": base64.b64encode(_pickle(self.model)).decode()})
+        # The other process must not trace the model to know the shape: that would be part of its cold start.
+        return json.dumps(
+            {**fields, "model": base64.b64encode(_pickle(self.model)).decode(), "output_shape": self.output_shape}
+        )
 
     @classmethod
     def from_json(cls, line: str) -> "Spec":
         """Reads a line that `to_json` wrote; only for trusted lines, since a layer is unpickled."""
         fields = json.loads(line)
+        output_shape = tuple(fields.pop("output_shape"))
         model = pickle.loads(base64.b64decode(fields["model"]))
-        return cls(**{**fields, "model": model, "image_shape": tuple(fields["image_shape"])})
+        spec = cls(**{**fields, "model": model, "image_shape": tuple(fields["image_shape"])})
+        spec.__dict__["output_shape"] = output_shape
+        return spec
 
 
 class _Pickler(pickle.Pickler):

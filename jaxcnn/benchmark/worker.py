@@ -16,20 +16,24 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxcnn import environment
-from jaxcnn.benchmark.peers import make_program
+from jaxcnn.benchmark.peers import OURS, make_program
 from jaxcnn.benchmark.program import Program, Unavailable, Untranslatable
 from jaxcnn.benchmark.spec import Spec
+from jaxcnn.compilation import enable_compilation_cache
+from jaxcnn.layers import multiply_adds
 
 PROCESS = """
 import importlib, sys, time
+process_seconds = time.time() - float(sys.argv[1])
 started = time.perf_counter()
-for name in sys.argv[1:]:
+for name in sys.argv[2:]:
     importlib.import_module(name)
-seconds = time.perf_counter() - started
+import_seconds = time.perf_counter() - started
 from jaxcnn.benchmark import worker
-worker.main(seconds)
+worker.main(process_seconds, import_seconds)
 """
-"""The program of the process. First it times the import of the modules that are its arguments."""
+"""The program of the process. Its arguments are when it was started, in seconds since the epoch, and modules: it times
+their import, without what the benchmark itself imports."""
 
 _PACKAGES = ("jaxcnn", "jax", "jaxlib", "optax", "flax", "torch", "equinox", "keras", "numpy")
 
@@ -37,10 +41,11 @@ SAMPLE_SECONDS = 0.02
 """Least duration of a sample in seconds, so that the wait for the device at its end is negligible."""
 
 
-def main(import_seconds: float) -> None:
+def main(process_seconds: float, import_seconds: float) -> None:
     """Talks to the parent process until the input ends.
 
     Args:
+      process_seconds: seconds that the start of the process took.
       import_seconds: seconds to import the contestant.
     """
     # The output of libraries must not mix with the answers.
@@ -52,10 +57,24 @@ def main(import_seconds: float) -> None:
 
     spec = Spec.from_json(sys.stdin.readline())
     try:
+        if spec.programs:
+            enable_compilation_cache(spec.programs)
         program = make_program(spec)
         seconds = _seconds(program, 1)
-        cold_start = {**program.cold_start, "import": import_seconds, "first_step": seconds}
-        answer(ready={"parameters": program.parameters, "cold_start": cold_start, "facts": _facts(program)})
+        cold_start = {
+            **program.cold_start,
+            "process": process_seconds,
+            "import": import_seconds,
+            "first_step": seconds,
+        }
+        facts = {"multiply_adds": multiply_adds(spec.model, spec.image_shape)} if spec.contestant == OURS else {}
+        answer(
+            ready={
+                "parameters": program.parameters,
+                "cold_start": cold_start,
+                "facts": {**facts, **program.facts, "versions": environment.versions(*_PACKAGES)},
+            }
+        )
         steps = 1
         for line in sys.stdin:
             samples = run_round(lambda n: _seconds(program, n), json.loads(line)["seconds"], steps)
@@ -110,7 +129,3 @@ def _memory(program: Program) -> dict[str, Any]:
         return {"peak_bytes": on_device, "memory": "device"}
     unit = 1 if sys.platform == "darwin" else 1024
     return {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "memory": "process"}
-
-
-def _facts(program: Program) -> dict[str, Any]:
-    return {**program.facts, "versions": environment.versions(*_PACKAGES)}

@@ -25,6 +25,10 @@ _MEANING = (
     "ours / theirs: the time of a jaxcnn step divided by the peer's in the same round, median and quartiles over "
     "rounds; below 1 jaxcnn is faster."
 )
+_START = (
+    "sum: seconds from the start of the process to the end of the first step; warm: the same with the compiled "
+    "programs that an earlier process has kept."
+)
 _SCALING = (
     "efficiency: images/s on all devices, divided by their number times the images/s of one device with its part of "
     "the batch."
@@ -70,6 +74,8 @@ def bench(options: Bench) -> int:
             benchmark.append_records(options.output, found)
         records += found
         print_records(found)
+    if any(record["warm_start_seconds"] for record in records):
+        say(_START)
     if any(record["ratio"] is not None for record in records):
         say(_MEANING)
     if any(record.get("scaling_efficiency") for record in records):
@@ -159,7 +165,7 @@ def _image_shape(options: Bench, name: str) -> Shape:
 
 
 def print_records(records: list[benchmark.Record]) -> None:
-    """Prints the tables of one race: the warm step and the cold start.
+    """Prints the tables of one race: the warm step, and the time from the start of the process to the first step.
 
     Args:
       records: records from `make_records`.
@@ -175,8 +181,9 @@ def print_records(records: list[benchmark.Record]) -> None:
         warm = (*warm, "efficiency")
         rows = [(*row, _efficiency_cell(record)) for row, record in zip(rows, measured, strict=True)]
     _print(f"{title}: warm step", warm, rows, spare=(5, 2, 4, 6, 3))
-    headings = ("contestant", *(part.replace("_", " ") for part in COLD_START), "sum")
-    _print(f"{title}: cold start, seconds", headings, [_cold_cells(record) for record in measured], spare=(2, 3, 4))
+    starts = ("contestant", *(part.replace("_", " ") for part in COLD_START), "sum", "warm")
+    rows = [_start_cells(record) for record in measured]
+    _print(f"{title}: start to first step, seconds", starts, rows, spare=(1, 3, 4, 5))
     for record in records:
         if record["status"] != "measured":
             say(f"{record['contestant']}: {record['status']}: {record['reason']}")
@@ -216,10 +223,15 @@ def _efficiency_cell(record: benchmark.Record) -> str:
     return "" if efficiency is None else f"{efficiency:.0%}"
 
 
-def _cold_cells(record: benchmark.Record) -> tuple[str, ...]:
+def _start_cells(record: benchmark.Record) -> tuple[str, ...]:
     seconds = record["cold_start_seconds"]
     parts = ["" if seconds[part] is None else f"{seconds[part]:.2f}" for part in COLD_START]
-    return (record["contestant"], *parts, f"{sum(filter(None, seconds.values())):.2f}")
+    warm = record["warm_start_seconds"]
+    return (record["contestant"], *parts, _sum(seconds), "" if warm is None else _sum(warm))
+
+
+def _sum(seconds: dict[str, float | None]) -> str:
+    return f"{sum(filter(None, seconds.values())):.2f}"
 
 
 def _check_plot(path: Path | None) -> None:

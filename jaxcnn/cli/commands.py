@@ -23,10 +23,14 @@ from jaxcnn.cli.options import (
     Summary,
     Train,
 )
-from jaxcnn.cli.terminal import complain, errors_escaped, say, writing
+from jaxcnn.cli.terminal import complain, errors_escaped, notices, say, writing
+from jaxcnn.compilation import enable_compilation_cache
 from jaxcnn.training.presets import PRESETS
 
 _DESCRIPTION = "jaxcnn: train, evaluate and look into convolutional networks in JAX."
+
+_COMPILING = (Train, Evaluate, Predict, Export, Bench, Preview)
+"""Commands that compile programs, and keep them for the next start."""
 
 
 def run(arguments: list[str]) -> int:
@@ -42,7 +46,11 @@ def run(arguments: list[str]) -> int:
         say(f"jaxcnn {importlib.metadata.version('jaxcnn')}")
         return 0
     try:
-        return _dispatch(_parsed(arguments), arguments)
+        command = _parsed(arguments)
+        with notices():
+            if isinstance(command, _COMPILING):
+                enable_compilation_cache()
+            return _dispatch(command, arguments)
     except CommandError as error:
         complain(f"error: {error}")
         return 2

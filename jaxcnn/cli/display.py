@@ -4,6 +4,7 @@ import logging
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,8 +14,7 @@ from rich.table import Column
 from rich.text import Text
 
 from jaxcnn.cli.errors import OutputError
-from jaxcnn.cli.terminal import escaped, make_console, say, shown
-from jaxcnn.text import printable
+from jaxcnn.cli.terminal import escaped, make_console, notices, say, shown
 from jaxcnn.training import Progress
 from jaxcnn.training.observers import Observer, Start
 
@@ -37,24 +37,16 @@ class Display(Observer):
     def __init__(self, model: str, data: str) -> None:
         self._model, self._data = model, data
         self._clock, self._advised = Clock(), False
-        self._handler = _Notices(self)
+        self._notices = ExitStack()
 
     def __enter__(self) -> Self:
-        logger = logging.getLogger("jaxcnn")
-        self._before = logger.level, logger.propagate
-        logger.addHandler(self._handler)
-        logger.setLevel(logging.INFO)
-        # Packages add handlers to the root logger, which would show a notice a second time.
-        logger.propagate = False
+        self._notices.enter_context(notices(lambda note: self.on_note(note), logging.INFO))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        logger = logging.getLogger("jaxcnn")
-        logger.removeHandler(self._handler)
-        level, logger.propagate = self._before
-        logger.setLevel(level)
+        self._notices.close()
 
     def on_start(self, start: Start) -> None:
         """Describes the training."""
@@ -96,18 +88,6 @@ class Display(Observer):
 def _waiting(share: float) -> str:
     """Writes the share of waiting for data; nothing below a percent."""
     return f", waiting {share:.0%}" if share >= _ANY_WAITING else ""
-
-
-class _Notices(logging.Handler):
-    """Shows the records of a logger as notes."""
-
-    def __init__(self, display: Display) -> None:
-        super().__init__(logging.INFO)
-        self._display = display
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Shows a record."""
-        self._display.on_note(printable(record.getMessage()))
 
 
 class Clock:

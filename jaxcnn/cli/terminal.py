@@ -2,11 +2,12 @@
 
 import contextlib
 import io
+import logging
 import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from rich.console import Console
@@ -102,6 +103,38 @@ def complain(text: str) -> None:
         sys.stdout.flush()
     with contextlib.suppress(OSError):
         print(_encodable(printable(text, keep="\n"), sys.stderr), file=sys.stderr)
+
+
+class _Notices(logging.Handler):
+    """Shows the records of a logger, each by a function that prints a line."""
+
+    def __init__(self, show: Callable[[str], None], level: int) -> None:
+        super().__init__(level)
+        self._show = show
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Shows a record."""
+        self._show(printable(record.getMessage()))
+
+
+@contextlib.contextmanager
+def notices(show: Callable[[str], None] = complain, level: int = logging.WARNING) -> Iterator[None]:
+    """Shows the notices of the library, which are those of the logger "jaxcnn", while the block runs.
+
+    Args:
+      show: prints a line; within another block, this one's function alone.
+      level: least level of a notice.
+    """
+    logger = logging.getLogger("jaxcnn")
+    before = logger.level, logger.propagate, logger.handlers
+    # Packages add handlers to the root logger, which would show a notice a second time.
+    logger.setLevel(level)
+    logger.propagate, logger.handlers = False, [_Notices(show, level)]
+    try:
+        yield
+    finally:
+        logger.setLevel(before[0])
+        _, logger.propagate, logger.handlers = before
 
 
 def make_console(*, stderr: bool = False) -> Console:

@@ -29,7 +29,7 @@ def make_program(spec):
     {body}
 
 worker.make_program = make_program
-worker.main(2.5)
+worker.main(0.5, 2.5)
 """
 
 
@@ -50,6 +50,7 @@ def test_a_worker_gets_ready_and_runs_rounds():
     (ready, first, second), errors = talk("return Program()", {"seconds": 0.0}, {"seconds": 0.001})
     assert ready["ready"]["parameters"] == 10
     cold_start = ready["ready"]["cold_start"]
+    assert cold_start["process"] == 0.5
     assert (cold_start["import"], cold_start["build"], cold_start["trace"]) == (2.5, 1.0, None)
     assert cold_start["first_step"] >= 0
     assert "jax" in ready["ready"]["facts"]["versions"]

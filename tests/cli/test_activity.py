@@ -1,4 +1,5 @@
 import io
+import logging
 import re
 import sys
 
@@ -6,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxcnn.cli import trained
 from jaxcnn.cli.activity import Activity
+from jaxcnn.cli.terminal import notices
 
 
 class Terminal(io.StringIO):
@@ -89,6 +92,27 @@ def test_predictions_in_a_file_leave_the_progress_on_the_terminal(jaxcnn, finish
     for text in ("reading the run", "predicting", "predicting, 2 images so far", "predicting, 5 images so far"):
         assert text in terminal.getvalue()
     assert left(terminal.getvalue()) == []
+
+
+def test_a_notice_of_the_library_stays_on_the_terminal(as_terminal, caplog):
+    terminal, logger = as_terminal("stderr"), logging.getLogger("jaxcnn")
+    with notices(), Activity("predicting"):
+        logger.info("of no concern")
+        logger.warning("building %s", "in a\x1b folder")
+    assert left(terminal.getvalue()) == ["building in a\\x1b folder"]
+    assert caplog.messages == []
+    logger.warning("after")
+    assert caplog.messages == ["after"]
+
+
+def test_a_command_shows_the_notices_of_the_library_once(jaxcnn, finished, monkeypatch):
+    def load(*arguments):
+        logging.getLogger("jaxcnn").warning("building")
+        return real(*arguments)
+
+    real = trained.load
+    monkeypatch.setattr(trained, "load", load)
+    assert jaxcnn("evaluate", finished).err == "building\n"
 
 
 def test_an_activity_ends_with_an_error(jaxcnn, as_terminal, tmp_path):

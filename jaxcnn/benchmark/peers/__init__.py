@@ -33,7 +33,7 @@ _TORCH = Contestant("to_torch", ("torch",), "pip install torch")
 OURS = "jaxcnn"
 
 CONTESTANTS: dict[str, Contestant] = {
-    OURS: Contestant("ours", ("jax", "optax", "jaxcnn"), "pip install jaxcnn"),
+    OURS: Contestant("ours", ("jax", "optax", "jaxcnn.models"), "pip install jaxcnn"),
     "torch": _TORCH,
     "torch-compile": _TORCH,
     "flax": _FLAX,

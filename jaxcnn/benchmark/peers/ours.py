@@ -45,11 +45,7 @@ def make_program(spec: Spec) -> Program:
     program = JaxProgram(
         spec,
         lambda: make_model(spec),
-        facts={
-            "folded_batch_norms": spec.mode == "infer",
-            "multiply_adds": layers.multiply_adds(spec.model, spec.image_shape),
-        },
+        facts={"folded_batch_norms": spec.mode == "infer"},
     )
-    # Checked at the end: the kernels are built with the first program, and their build is part of its cold start.
     program.facts["native_kernels"] = jax.default_backend() == "cpu" and native.ready()
     return program

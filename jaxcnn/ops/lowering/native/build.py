@@ -33,8 +33,11 @@ _TARGETS = (
     "jaxcnn_moments",
     "jaxcnn_own_moments",
 )
-# What the log says of each library: what it does, and how long a build takes.
-_BUILDS = {"kernels": ("convolutions", "about 15 seconds"), "resample": ("pictures", "a second or two")}
+# What the log says of each library, and how loudly: a user who waits for long must see why.
+_BUILDS = {
+    "kernels": (logging.WARNING, "convolutions", "about 15 seconds"),
+    "resample": (logging.INFO, "pictures", "a second or two"),
+}
 # The lines of /proc/cpuinfo that describe a processor, on x86 and on ARM.
 _PROCESSOR = ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU variant", "CPU part", "Features")
 # Timeout of a build in seconds; a build takes about 15.
@@ -48,10 +51,10 @@ def ready() -> bool:
 
     The environment variable JAXCNN_NATIVE=0 turns them off, CXX names the compiler, optionally with arguments
     (`CXX="ccache g++"`), and JAXCNN_CACHE_DIR the folder to keep them in (see `jaxcnn.files.cache_folder`). A
-    damaged library in that folder is built again.
+    damaged library in that folder is built again. With JAXCNN_LARGE_PAGES=0 they do not ask for large pages (pages.h).
 
     Returns:
-      Whether they can be used. If not, a warning of the logger "jaxcnn" says why, once.
+      Whether they can be used. If not, a warning of the logger "jaxcnn" says why, once. Another announces a build.
     """
     if os.environ.get("JAXCNN_NATIVE") == "0":
         return False
@@ -115,7 +118,7 @@ def _built(compiler: tuple[str, ...], folder: Path, name: str = "kernels") -> Pa
     """Returns a library, building it if it is missing or damaged. Only one process builds at a time."""
     sources = sorted(path for path in _FOLDER.iterdir() if path.suffix in (".cc", ".h"))
     command = (*compiler, *_FLAGS, *_OWN_FLAGS[name])
-    key = hashlib.sha256(repr((command, jaxlib.version.__version__, _processor())).encode())
+    key = hashlib.sha256(repr((command, jaxlib.version.__version__, describe_processor())).encode())
     for source in sources:
         key.update(source.read_bytes())
     library = folder / f"{name}-{key.hexdigest()[:16]}.so"
@@ -124,7 +127,9 @@ def _built(compiler: tuple[str, ...], folder: Path, name: str = "kernels") -> Pa
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         if not _sound(library, key.digest()):
-            _LOG.info("building the C++ kernels of jaxcnn in %s (%s); this takes %s, once", folder, *_BUILDS[name])
+            level, purpose, time = _BUILDS[name]
+            note = "building the C++ kernels of jaxcnn in %s (%s); this takes %s, once"
+            _LOG.log(level, note, folder, purpose, time)
             _build([*command, f"-I{jax.ffi.include_dir()}", str(_FOLDER / f"{name}.cc")], library, key.digest())
     return library
 
@@ -200,7 +205,7 @@ def _run(command: list[str]) -> None:
         raise BuildError(f"{shlex.join(command)} failed with status {compiler.returncode}:\n{text}")
 
 
-def _processor() -> str:
+def describe_processor() -> str:
     """Describes the processor to build for: machines of several kinds may share a cache folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
 
 #if defined(__linux__)
@@ -75,7 +76,19 @@ class Mappings {
   size_t next_ = 0;
 };
 
-inline void prefer_large_pages(const void* data, size_t bytes) { Mappings::get().prefer_large_pages(data, bytes); }
+// JAXCNN_LARGE_PAGES=0 turns the hint off, for systems that take longer to find large pages than these save, and for
+// containers whose memory is so scarce that a page which is partly used must not count whole.
+inline bool large_pages_wanted() {
+  static const bool wanted = [] {
+    const char* setting = std::getenv("JAXCNN_LARGE_PAGES");
+    return setting == nullptr || std::strcmp(setting, "0") != 0;
+  }();
+  return wanted;
+}
+
+inline void prefer_large_pages(const void* data, size_t bytes) {
+  if (large_pages_wanted()) Mappings::get().prefer_large_pages(data, bytes);
+}
 
 #else
 
