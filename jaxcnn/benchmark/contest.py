@@ -36,10 +36,11 @@ class Contest:
 
     Attributes:
       name: name of the model, for the record.
-      model: the layer value; it gives logits, or a map of them.
+      model: the layer value; a detector, or what gives logits, or a map of them.
       image_shape: (height, width, channels) of one image.
       batch_size: images in a step.
-      mode: "train" (forward in training, mean softmax cross-entropy, backward, SGD with momentum 0.9) or "infer".
+      mode: "train" (forward in training, mean softmax cross-entropy or
+        the loss of the detector, backward, SGD with momentum 0.9) or "infer".
       precision: dtype of the computation; parameters, moments and the loss are float32.
       devices: number of devices that share the batch.
       peers: names of `jaxcnn.benchmark.peers.PEERS`.
@@ -58,7 +59,8 @@ class Contest:
 
     def spec(self, contestant: str) -> Spec:
         """Returns what the process of a contestant measures."""
-        return Spec(contestant, self.model, self.image_shape, self.batch_size, self.mode, self.precision, self.devices)
+        settings = self.image_shape, self.batch_size, self.mode, self.precision, self.devices
+        return Spec(contestant, self.model, *settings, self.name)
 
     def check(self) -> None:
         """Refuses a model that cannot be measured, before any process starts.
@@ -255,14 +257,14 @@ def _run(
             report(f"{title}: {name} gets ready")
             spec = replace(contest.spec(name), programs=programs)
             with _stopping(outcome):
+                runners[name] = runner = start(spec)
+                outcome.ready = runner.ready
                 if programs:
-                    first = start(spec)
-                    first.close()
+                    runner.close()
                     report(f"{title}: {name} gets ready again, with the programs that it has kept")
-                runners[name] = start(spec)
-                stack.callback(runners[name].close)
-                outcome.ready = first.ready if programs else runners[name].ready
-                outcome.warm_start = runners[name].ready["cold_start"] if programs else None
+                    runners[name] = runner = start(spec)
+                    outcome.warm_start = runner.ready["cold_start"]
+                stack.callback(runner.close)
             return outcome
 
         ours = get_ready(OURS, stack.enter_context(tempfile.TemporaryDirectory()))

@@ -11,6 +11,7 @@ import optax
 
 from jaxcnn.benchmark.program import LEARNING_RATE, MOMENTUM, Stopwatch, Unavailable, draw_batch
 from jaxcnn.benchmark.spec import Spec
+from jaxcnn.types import Task
 
 Apply = Callable[[Any, Any, jax.Array, bool, jax.Array | None], tuple[Any, Any]]
 
@@ -34,26 +35,34 @@ class JaxModel(NamedTuple):
     lay_out: Callable[[np.ndarray], np.ndarray] = np.asarray
 
 
-def make_train_step(apply: Apply) -> Callable[[Any, jax.Array, jax.Array], tuple[Any, jax.Array]]:
+def make_train_step(apply: Apply, task: Task | None = None) -> Callable[[Any, jax.Array, Any], tuple[Any, jax.Array]]:
     """Makes the training step of a model, not compiled.
 
     Args:
       apply: as in `JaxModel`.
+      task: of a detector; None for the mean cross-entropy of logits.
 
     Returns:
       From a carry as `first_carry` makes it, images and labels to the new carry and the mean loss.
     """
     optimizer = _optimizer()
 
-    def train_step(carry: Any, images: jax.Array, labels: jax.Array) -> Any:
+    def train_step(carry: Any, images: jax.Array, labels: Any) -> Any:
         params, state, opt_state, key = carry
         key, step_key = jax.random.split(key)
+        # A two-stage detector samples regions by the objects, within its forward pass.
+        make_input = getattr(task, "training_input", None)
+        x = images if make_input is None else make_input(images, labels)
 
         def mean_loss(params: Any) -> tuple[jax.Array, Any]:
-            results, new_state = apply(params, state, images, True, step_key)
+            results, new_state = apply(params, state, x, True, step_key)
+            results = as_float32(results)
+            if task is not None:
+                total, weight = task.loss(results, labels)
+                return total / weight, new_state
             # Auxiliary heads give several results for one label, which all have the same weight.
             losses = [
-                optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels).mean()
+                optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
                 for logits in jax.tree.leaves(results)
             ]
             return jnp.mean(jnp.stack(losses)), new_state
@@ -99,9 +108,9 @@ class JaxProgram:
             jax.block_until_ready(arguments)
         # Donation lets the new parameters use the memory of the old ones, as in a training loop.
         if spec.mode == "train":
-            jitted = jax.jit(make_train_step(model.apply), donate_argnums=0, out_shardings=shared)
+            jitted = jax.jit(make_train_step(model.apply, spec.task), donate_argnums=0, out_shardings=shared)
         else:
-            jitted = jax.jit(_infer_step(model.apply), out_shardings=split)
+            jitted = jax.jit(_infer_step(model.apply, spec.task), out_shardings=split)
         with watch.part("trace"):
             traced = jitted.trace(*arguments)
         with watch.part("lower"):
@@ -138,11 +147,19 @@ class JaxProgram:
         return statistics.get("peak_bytes_in_use")
 
 
-def _infer_step(apply: Callable[..., Any]) -> Callable[..., Any]:
-    def infer_step(params: Any, state: Any, images: jax.Array) -> jax.Array:
-        return apply(params, state, images, False, None)[0]
+def _infer_step(apply: Callable[..., Any], task: Task | None) -> Callable[..., Any]:
+    """Makes the step of inference: the logits, or the detections."""
+
+    def infer_step(params: Any, state: Any, images: jax.Array) -> Any:
+        results = apply(params, state, images, False, None)[0]
+        return results if task is None else task.decode(as_float32(results))
 
     return infer_step
+
+
+def as_float32(tree: Any) -> Any:
+    """Converts the floating-point arrays of a tree."""
+    return jax.tree.map(lambda x: x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
 def _optimizer() -> optax.GradientTransformation:

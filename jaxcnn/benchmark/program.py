@@ -8,9 +8,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from jaxcnn.benchmark.spec import Spec
+from jaxcnn.models.detection.mask_rcnn import MaskRCNN
 
 LEARNING_RATE = 1e-3
 MOMENTUM = 0.9
+OBJECTS = 8
+"""Objects in each image that a detector is given."""
 COLD_START = ("process", "import", "build", "trace", "lower", "compile", "first_step")
 
 
@@ -66,7 +69,7 @@ class Stopwatch:
         self.seconds[name] = time.perf_counter() - started
 
 
-def draw_batch(spec: Spec) -> tuple[np.ndarray, np.ndarray]:
+def draw_batch(spec: Spec) -> tuple[np.ndarray, Any]:
     """Draws the one batch that all steps of all contestants use.
 
     Args:
@@ -74,9 +77,26 @@ def draw_batch(spec: Spec) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
       Images (batch, height, width, channels), standard normal, float32; and labels, one for each logit vector of the
-      model's result, int32: (batch,), or (batch, height, width) for a map.
+      model's result, int32: (batch,), or (batch, height, width) for a map. For a detector a dict of `OBJECTS` objects
+      in each image, as its task takes them: "boxes", "classes" and "valid", for one of masks also "masks".
     """
     rng = np.random.default_rng(0)
     *places, num_classes = spec.output_shape
     images = rng.standard_normal((spec.batch_size, *spec.image_shape), dtype=np.float32)
-    return images, rng.integers(num_classes, size=(spec.batch_size, *places), dtype=np.int32)
+    if spec.task is None:
+        return images, rng.integers(num_classes, size=(spec.batch_size, *places), dtype=np.int32)
+    slots = spec.batch_size, OBJECTS
+    height, width = spec.image_shape[:2]
+    corners = rng.uniform(0, 0.6, (*slots, 2))
+    sizes = rng.uniform(0.05, 0.4, (*slots, 2))
+    boxes = np.concatenate([corners, corners + sizes], axis=-1) * (width, height, width, height)
+    objects = {
+        "boxes": boxes.astype(np.float32),
+        "classes": rng.integers(num_classes, size=slots, dtype=np.int32),
+        "valid": np.ones(slots, bool),
+    }
+    if isinstance(spec.model, MaskRCNN):
+        x1, y1, x2, y2 = np.moveaxis(boxes[..., None, None], 2, 0)
+        rows, columns = np.mgrid[:height, :width]
+        objects["masks"] = (x1 <= columns) & (columns < x2) & (y1 <= rows) & (rows < y2)
+    return images, objects

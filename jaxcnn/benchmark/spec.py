@@ -12,7 +12,12 @@ from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, Literal
 
+import jax
+import jax.numpy as jnp
+
 from jaxcnn.layers import output_shape
+from jaxcnn.models.detection.detector import Detector
+from jaxcnn.tasks import Detection
 from jaxcnn.types import Layer, Shape
 
 Mode = Literal["train", "infer"]
@@ -25,12 +30,14 @@ class Spec:
 
     Attributes:
       contestant: a name of `jaxcnn.benchmark.peers.CONTESTANTS`.
-      model: the layer value; it gives logits, shape (num_classes,), or a map of them, (height, width, num_classes).
+      model: the layer value; a detector, or what gives logits, shape (num_classes,), or a map of them, (height, width,
+        num_classes).
       image_shape: (height, width, channels) of one image.
       batch_size: images in a step, over all devices.
       mode: "train" or "infer".
       precision: dtype of the computation; parameters, moments and the loss are always float32.
       devices: number of devices that share the batch.
+      name: of the model in the catalog, by which torchvision finds its own.
       programs: folder of compiled programs, which jaxcnn takes if they are there, and otherwise leaves there; None for
         the peers, which keep none.
     """
@@ -42,12 +49,23 @@ class Spec:
     mode: Mode = "train"
     precision: Precision = "float32"
     devices: int = 1
+    name: str = ""
     programs: str | None = None
 
     @functools.cached_property
+    def task(self) -> Detection | None:
+        """The task of a detector; None for a model of logits."""
+        if not isinstance(self.model, Detector):
+            return None
+        height, width, _ = self.image_shape
+        return self.model.task((height, width))
+
+    @functools.cached_property
     def output_shape(self) -> Shape:
-        """Shape of the model's result for one image in evaluation; its last axis are the classes."""
-        shape = output_shape(self.model, self.image_shape)
+        """Shape of the logits of one image in evaluation; its last axis are the classes, of a detector the only one."""
+        shape: Any = output_shape(self.model, self.image_shape)
+        if self.task is not None:
+            return (self.task.num_classes({"classes": jax.ShapeDtypeStruct(shape["classes"], jnp.float32)}),)
         if not isinstance(shape, tuple) or not shape or not all(isinstance(size, int) for size in shape):
             raise ValueError(f"the benchmark expects a model whose result is one array of logits, got {shape}")
         return shape

@@ -14,7 +14,7 @@ STANDARD: dict[str, int] = {
 }
 """Images in a step of the models of the standard set, by name in the catalog."""
 
-_SMALL_IMAGE = 64 * 64
+_SMALL_IMAGE, _LARGE_IMAGE = 64 * 64, 512 * 512
 
 
 def usual_batch_size(name: str, image_shape: Shape) -> int:
@@ -25,6 +25,7 @@ def usual_batch_size(name: str, image_shape: Shape) -> int:
       image_shape: (height, width, channels) of one image.
 
     Returns:
-      That of the standard set; for other models 128 images of up to 64x64 pixels, or 8 larger ones.
+      That of the standard set; for other models 128 images of up to 64x64 pixels, 8 of up to 512x512, or 2 larger ones.
     """
-    return STANDARD.get(name, 128 if image_shape[0] * image_shape[1] <= _SMALL_IMAGE else 8)
+    pixels = image_shape[0] * image_shape[1]
+    return STANDARD.get(name, 128 if pixels <= _SMALL_IMAGE else 8 if pixels <= _LARGE_IMAGE else 2)

@@ -313,12 +313,14 @@ class Bench:
     model of your own give MODULE:FUNCTION or FILE.py:FUNCTION, and --image-size. The function returns a layer; it gets
     those of num_classes, in_channels and image_size that it has as parameters."""
     peers: str = ""
-    """Libraries to compare with, separated by commas: torch, torch-compile, flax, equinox, keras. flax adds flax-flags,
-    flax with the best known XLA options; on a GPU, torch adds torch-compile."""
+    """Libraries to compare with, separated by commas: torch, torch-compile, torchvision, flax, equinox, keras; of
+    detectors torchvision alone. flax adds flax-flags, flax with the best known XLA options; on a GPU, torch adds
+    torch-compile."""
     mode: Literal["train", "infer", "both"] = "both"
     """Modes to measure."""
     batch_size: int | None = None
-    """Images in a step, over all devices. Default: that of the standard set, or 128 small or 8 large images."""
+    """Images in a step, over all devices. Default: that of the standard set; otherwise 128 of up to 64x64 pixels, 8 of
+    up to 512x512, or 2."""
     image_size: int | None = None
     """Height and width of the images in pixels. Default: those of the catalog."""
     in_channels: int | None = None

@@ -3,13 +3,13 @@
 A model is traced once (`plan.make_plan`): its layers in order of use, and the operations between them. Each peer's
 module translates a layer into the peer's own module, by a `functools.singledispatch` over the kinds of layers. A layer
 made of layers, such as a `Composite` of your own, needs no translation; another layer of your own joins in by
-registering one.
+registering one. Detectors are not translated: torchvision's own are their peers.
 """
 
 import importlib
 from typing import NamedTuple
 
-from jaxcnn.benchmark.program import Program
+from jaxcnn.benchmark.program import Program, Untranslatable
 from jaxcnn.benchmark.spec import Spec
 
 
@@ -39,6 +39,7 @@ CONTESTANTS: dict[str, Contestant] = {
     "flax": _FLAX,
     "flax-flags": _FLAX,
     "equinox": Contestant("to_equinox", ("jax", "optax", "equinox"), "pip install equinox"),
+    "torchvision": Contestant("to_torchvision", ("torch",), "pip install torchvision"),
     "keras": Contestant("to_keras", ("jax", "optax", "keras"), "pip install keras"),
 }
 """The contestants by name, in the order of the table; flax-flags is flax with the best known XLA options."""
@@ -75,5 +76,7 @@ def make_program(spec: Spec) -> Program:
       Unavailable: the contestant cannot run here.
       Untranslatable: the model has a layer that the peer has no translation for.
     """
+    if spec.contestant not in (OURS, "torchvision") and spec.task is not None:
+        raise Untranslatable("expects a model of logits, got a detector; its peer is torchvision")
     module = importlib.import_module(f"jaxcnn.benchmark.peers.{CONTESTANTS[spec.contestant].module}")
     return module.make_program(spec)

@@ -4,7 +4,7 @@
 # pyright: reportMissingImports=false
 
 from collections.abc import Callable
-from functools import singledispatch
+from functools import partial, singledispatch
 from typing import Any
 
 import jax
@@ -92,9 +92,8 @@ def make_program(spec: Spec) -> Program:
       Unavailable: several devices are requested, or torch.compile has no compiler here.
       Untranslatable: a layer has no translation.
     """
-    if spec.devices > 1:
-        raise Unavailable(f"the torch peer runs on one device, not on {spec.devices}")
-    return TorchProgram(spec)
+    plan = make_plan("torch", spec.model, spec.image_shape, train=spec.mode == "train")
+    return TorchProgram(spec, partial(build, plan))
 
 
 class TorchProgram:
@@ -102,10 +101,15 @@ class TorchProgram:
 
     Args:
       spec: what to measure.
+      make_model: builds the model; its time belongs to "build".
+
+    Raises:
+      Unavailable: several devices are requested, or torch.compile has no compiler here.
     """
 
-    def __init__(self, spec: Spec) -> None:
-        plan = make_plan("torch", spec.model, spec.image_shape, train=spec.mode == "train")
+    def __init__(self, spec: Spec, make_model: Callable[[], nn.Module]) -> None:
+        if spec.devices > 1:
+            raise Unavailable(f"the torch peer runs on one device, not on {spec.devices}")
         watch = Stopwatch()
         with watch.part("build"):
             self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -116,12 +120,12 @@ class TorchProgram:
             else:
                 torch.set_num_threads(environment.usable_cores())
             torch.manual_seed(0)
-            model: Any = build(plan)
+            model: Any = make_model()
             model = model.to(self._device, memory_format=torch.channels_last)
-            self.parameters = sum(parameter.numel() for parameter in model.parameters())
+            self.parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
             images, labels = draw_batch(spec)
             self._images = to_torch_images(images).to(self._device)
-            self._labels = torch.from_numpy(labels).long().to(self._device)
+            self._labels = jax.tree.map(lambda array: torch.from_numpy(array).to(self._device), labels)
             self._optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
             self._train = spec.mode == "train"
             model.train(self._train)
@@ -138,15 +142,23 @@ class TorchProgram:
         """Starts a step."""
         if not self._train:
             with torch.inference_mode(), self._autocast():
-                self._model(self._images)
+                self.infer(self._model, self._images)
             return
         self._optimizer.zero_grad(set_to_none=True)
         with self._autocast():
-            # Auxiliary heads give several results for one label, which all have the same weight.
-            results = jax.tree.leaves(self._model(self._images))
-            loss = torch.stack([F.cross_entropy(logits, self._labels) for logits in results]).mean()
+            loss = self.loss(self._model, self._images, self._labels)
         loss.backward()
         self._optimizer.step()
+
+    def infer(self, model: nn.Module, images: torch.Tensor) -> Any:
+        """Computes the results of a batch."""
+        return model(images)
+
+    def loss(self, model: nn.Module, images: torch.Tensor, labels: Any) -> torch.Tensor:
+        """Computes the mean loss of a batch."""
+        # Auxiliary heads give several results for one label, which all have the same weight.
+        results = jax.tree.leaves(model(images))
+        return torch.stack([F.cross_entropy(logits, labels.long()) for logits in results]).mean()
 
     def wait(self) -> None:
         """Waits for the CUDA device; on CPU calls are synchronous."""
