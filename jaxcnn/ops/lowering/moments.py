@@ -214,9 +214,10 @@ def _define(primitive: Primitive, arrays: int, rule: Callable[..., Any], in_nati
         chosen, split, images = rule, native.split_of(ctx), ctx.avals_in[0].shape[0]
         if split is not None and native.sums(ctx.avals_in[0]) and native.ready():
             chosen = split.each(in_native, [operand.shape[0] == images for operand in ctx.avals_in])
+            ctx, operands, chosen = native.before_conversion(ctx, operands, arrays, chosen)
         return mlir.lower_fun(chosen, multiple_results=many)(ctx, *operands)
 
-    mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")
+    mlir.register_lowering(primitive, lower_on_cpu, platform="cpu", cacheable=False)
 
 
 _define(_own_moments, 1, _own_moments_rule, native.own_moments)

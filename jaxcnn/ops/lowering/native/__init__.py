@@ -6,7 +6,8 @@ in this folder. The system's C++ compiler builds them for the processor of this 
 compiled; the library is kept in a cache folder. If the build fails, the rules of `lowering.cpu_jax` are used.
 """
 
-from jaxcnn.ops.lowering.native.build import ready
+from jaxcnn.ops.lowering.native.build import reads, ready
+from jaxcnn.ops.lowering.native.conversions import before_conversion
 from jaxcnn.ops.lowering.native.rules import (
     convolve,
     input_gradient,
@@ -19,11 +20,13 @@ from jaxcnn.ops.lowering.native.rules import (
 from jaxcnn.ops.lowering.native.splitting import split_of
 
 __all__ = [
+    "before_conversion",
     "convolve",
     "input_gradient",
     "kernel_gradient",
     "moments",
     "own_moments",
+    "reads",
     "ready",
     "split_of",
     "sums",

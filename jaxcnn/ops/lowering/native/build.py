@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import jaxlib
 
 from jaxcnn.files import LockedError, cache_folder, locked
@@ -66,6 +67,18 @@ def ready() -> bool:
     for target in _TARGETS:
         jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     return True
+
+
+@functools.cache
+def reads(dtype: Any) -> bool:
+    """Tells whether the kernels read and write numbers of a dtype, and loads them first; `ready` must be true.
+
+    Args:
+      dtype: of the images. bfloat16 is read everywhere, float16 where the processor converts it.
+    """
+    if dtype == jnp.float16:
+        return ctypes.c_bool.in_dll(_library("kernels", _TARGETS), "jaxcnn_reads_float16").value
+    return dtype in (jnp.bfloat16, jnp.float32, jnp.float64)
 
 
 @functools.cache

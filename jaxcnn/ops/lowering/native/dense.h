@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "gemm.h"
 #include "geometry.h"
 #include "parallel.h"
 #include "plain.h"
+#include "storage.h"
 
 namespace jaxcnn::dense {
 
@@ -47,7 +49,7 @@ void pack_panel(const Geometry& g, const T* kernel, bool exchanged, int64_t grou
 }
 
 // The pixels that one phase of a convolution, or of its transpose, writes, and the taps that it reads for them.
-template <typename T>
+template <typename S>
 struct Phase {
   const Reads& rows;
   const Reads& columns;
@@ -73,8 +75,8 @@ struct Phase {
   int64_t terms() const { return static_cast<int64_t>(taps.size()); }
 
   // Finds where some pixels are written, and what each tap reads for them: [tap][stride], zeros outside of the image.
-  void locate(int64_t start, int64_t count, const T* from, int64_t from_stride, const T* zeros, const T** sources,
-              int64_t stride, T* to, int64_t to_stride, T** targets) const {
+  void locate(int64_t start, int64_t count, const S* from, int64_t from_stride, const S* zeros, const S** sources,
+              int64_t stride, S* to, int64_t to_stride, S** targets) const {
     for (int64_t i = 0; i < count; ++i) {
       const int64_t pixel = start + i, column = pixel % column_count;
       const int64_t row = pixel / column_count % row_count, image = pixel / column_count / row_count;
@@ -93,6 +95,75 @@ struct Phase {
   }
 };
 
+// What an item of work reads and writes, in the type that it computes in. Numbers of 16 bits are converted here, for one item
+// at a time, so that they stay in a cache and are converted once for all taps and panels; others are used in place.
+template <typename S, typename T = Wide<S>>
+class Desk {
+ public:
+  // `sources` are (terms, stride), of which the first `count` of each term are read: `depth` numbers each, or S zeros.
+  // Results have `width` numbers.
+  Desk(const S** sources, int64_t terms, int64_t stride, int64_t count, int64_t depth, const S* zeros,
+       const T* wide_zeros, S** targets, int64_t width)
+      : count_(count), width_(width), targets_(targets) {
+    if constexpr (!kIsHalf<S>) {
+      sources_ = sources;
+      results_ = targets;
+    } else {
+      places_.assign(terms * stride, wide_zeros);
+      const S *lowest = nullptr, *highest = nullptr;
+      for (int64_t t = 0; t < terms; ++t) {
+        for (int64_t i = 0; i < count; ++i) {
+          const S* source = sources[t * stride + i];
+          if (source == zeros) continue;
+          if (lowest == nullptr || source < lowest) lowest = source;
+          if (highest == nullptr || source > highest) highest = source;
+        }
+      }
+      // Neighbouring pixels share what their taps read: then all from the first to the last pixel are converted, once.
+      const int64_t spanned = lowest == nullptr ? 0 : highest - lowest + depth;
+      const bool together = spanned <= terms * count * depth;
+      pixels_ = std::make_unique<Buffer<T>>((together ? spanned : terms * count * depth) + count * width);
+      T* to = pixels_->get();
+      wide_results_.resize(count);
+      for (int64_t i = 0; i < count; ++i, to += width) wide_results_[i] = to;
+      if (together && lowest != nullptr) widen(lowest, spanned, to);
+      for (int64_t t = 0; t < terms; ++t) {
+        for (int64_t i = 0; i < count; ++i) {
+          const S* source = sources[t * stride + i];
+          if (source == zeros) continue;
+          if (together) {
+            places_[t * stride + i] = to + (source - lowest);
+          } else {
+            T* place = to + (t * count + i) * depth;
+            widen(source, depth, place);
+            places_[t * stride + i] = place;
+          }
+        }
+      }
+      sources_ = places_.data();
+      results_ = wide_results_.data();
+    }
+  }
+
+  const T* const* sources() const { return sources_; }
+  T* const* results() const { return results_; }
+
+  // Writes the results to memory.
+  void store() const {
+    if constexpr (kIsHalf<S>)
+      for (int64_t i = 0; i < count_; ++i) round_to(results_[i], width_, targets_[i]);
+  }
+
+ private:
+  int64_t count_, width_;
+  S** targets_;
+  const T* const* sources_;
+  T* const* results_;
+  std::vector<const T*> places_;
+  std::vector<T*> wide_results_;
+  std::unique_ptr<Buffer<T>> pixels_;
+};
+
 // Writes each pixel of `to` as the sum over its taps of a pixel of `from` times the tap's matrix: a convolution where
 // `rows` and `columns` are forward reads, its transpose where they are transposed and the kernel is exchanged.
 //
@@ -100,19 +171,25 @@ struct Phase {
 // would take as long as the products: then the panels are split, and each is packed by the thread that multiplies it.
 //
 // `plain`, if given, recomputes the pixels of an item with a result that is not finite.
-template <typename T>
-void gather(const Geometry& g, const Reads& rows, const Reads& columns, const T* from, const T* kernel, bool exchanged,
-            T* to, Workers& workers, PlainSums<T>* plain = nullptr) {
+template <typename S, typename T = Wide<S>>
+void gather(const Geometry& g, const Reads& rows, const Reads& columns, const S* from, const T* kernel, bool exchanged,
+            S* to, Workers& workers, PlainSums<T>* plain = nullptr) {
   constexpr int64_t kFewPixels = 256;
   const int64_t depth = exchanged ? g.group_outputs() : g.group_channels();
   const int64_t width = exchanged ? g.group_channels() : g.group_outputs();
   const int64_t from_stride = exchanged ? g.outputs : g.pixel, to_stride = width * g.groups;
   const auto panels = panels_of<T>(width);
   const int64_t panel_count = static_cast<int64_t>(panels.size());
-  const std::vector<T> zeros(depth * g.groups, T(0));
+  const std::vector<S> zeros(depth * g.groups, S{});
+  const std::vector<T> wide_zeros(kIsHalf<S> ? depth * g.groups : 0, T(0));
+  const T* no_pixel;
+  if constexpr (kIsHalf<S>)
+    no_pixel = wide_zeros.data();
+  else
+    no_pixel = zeros.data();
   for (int64_t row_phase = 0; row_phase < rows.period; ++row_phase) {
     for (int64_t column_phase = 0; column_phase < columns.period; ++column_phase) {
-      const Phase<T> phase(g, rows, columns, row_phase, column_phase);
+      const Phase<S> phase(g, rows, columns, row_phase, column_phase);
       const int64_t pixels = phase.pixels, terms = phase.terms(), group_size = packed_size<T>(terms * depth, width);
       if (pixels == 0) continue;
       auto pack = [&](int64_t group, int64_t term, const Panel& panel, T* to) {
@@ -126,21 +203,24 @@ void gather(const Geometry& g, const Reads& rows, const Reads& columns, const T*
       };
       auto mend = [&](int64_t count, const T* const* sources, int64_t stride, T* const* targets) {
         if (plain == nullptr || all_finite(targets, count, to_stride)) return;
-        for (int64_t i = 0; i < count; ++i) plain->write(sources + i, stride, phase.taps, terms, zeros.data(), targets[i]);
+        for (int64_t i = 0; i < count; ++i) plain->write(sources + i, stride, phase.taps, terms, no_pixel, targets[i]);
       };
       if (pixels <= kFewPixels) {
-        std::vector<const T*> sources(terms * pixels);
-        std::vector<T*> targets(pixels);
+        std::vector<const S*> sources(terms * pixels);
+        std::vector<S*> targets(pixels);
         phase.locate(0, pixels, from, from_stride, zeros.data(), sources.data(), pixels, to, to_stride, targets.data());
+        const Desk<S> desk(sources.data(), terms, pixels, pixels, depth * g.groups, zeros.data(), no_pixel,
+                           targets.data(), to_stride);
         workers.for_each(g.groups * panel_count, [&](int64_t item) {
           const Panel& panel = panels[item % panel_count];
           const int64_t group = item / panel_count;
           Buffer<T> packed(terms * depth * panel.vectors * kLanes<T>);
           for (int64_t term = 0; term < terms; ++term) pack(group, term, panel, packed.get());
           T* panel_targets[kFewPixels];
-          multiply(group, panel, packed.get(), pixels, sources.data(), pixels, targets.data(), panel_targets);
+          multiply(group, panel, packed.get(), pixels, desk.sources(), pixels, desk.results(), panel_targets);
         });
-        mend(pixels, sources.data(), pixels, targets.data());
+        mend(pixels, desk.sources(), pixels, desk.results());
+        desk.store();
         continue;
       }
       Buffer<T> packed(g.groups * group_size);
@@ -152,15 +232,18 @@ void gather(const Geometry& g, const Reads& rows, const Reads& columns, const T*
       const int64_t at_once = pixels_of_item(pixels, workers.count());
       workers.for_each(ceil_div(pixels, at_once), [&](int64_t item) {
         const int64_t start = item * at_once, count = std::min(at_once, pixels - start);
-        std::vector<const T*> sources(terms * kPixels);
-        T* targets[kPixels];
+        std::vector<const S*> sources(terms * kPixels);
+        S* targets[kPixels];
         T* panel_targets[kPixels];
         phase.locate(start, count, from, from_stride, zeros.data(), sources.data(), kPixels, to, to_stride, targets);
+        const Desk<S> desk(sources.data(), terms, kPixels, count, depth * g.groups, zeros.data(), no_pixel, targets,
+                           to_stride);
         for (int64_t group = 0; group < g.groups; ++group)
           for (const Panel& panel : panels)
             multiply(group, panel, packed.get() + group * group_size + packed_start<T>(terms * depth, panel), count,
-                     sources.data(), kPixels, targets, panel_targets);
-        mend(count, sources.data(), kPixels, targets);
+                     desk.sources(), kPixels, desk.results(), panel_targets);
+        mend(count, desk.sources(), kPixels, desk.results());
+        desk.store();
       });
     }
   }
@@ -184,19 +267,19 @@ inline Geometry merged(const Geometry& g) {
 }
 
 // Copies images with their borders of zeros, as `merged` wants them.
-template <typename T>
-void add_borders(const Geometry& g, const Geometry& m, const T* x, T* to, Workers& workers) {
+template <typename S>
+void add_borders(const Geometry& g, const Geometry& m, const S* x, S* to, Workers& workers) {
   workers.for_each(g.images * m.rows.size, [&](int64_t item) {
     const int64_t image = item / m.rows.size, row = item % m.rows.size - g.rows.before;
-    T* line = to + item * m.columns.size * g.channels;
+    S* line = to + item * m.columns.size * g.channels;
     const int64_t first = std::clamp<int64_t>(g.columns.before, 0, m.columns.size);
     const int64_t skipped = std::max<int64_t>(0, -g.columns.before);
     const int64_t count =
         row < 0 || row >= g.rows.size ? 0 : std::clamp<int64_t>(g.columns.size - skipped, 0, m.columns.size - first);
-    std::fill_n(line, first * g.channels, T(0));
+    std::fill_n(line, first * g.channels, S{});
     std::copy_n(x + ((image * g.rows.size + std::max<int64_t>(row, 0)) * g.columns.size + skipped) * g.channels,
                 count * g.channels, line + first * g.channels);
-    std::fill_n(line + (first + count) * g.channels, (m.columns.size - first - count) * g.channels, T(0));
+    std::fill_n(line + (first + count) * g.channels, (m.columns.size - first - count) * g.channels, S{});
   });
 }
 
@@ -243,39 +326,39 @@ void unbundle(const Geometry& g, int64_t together, const T* bundled, T* to, Work
 }
 
 // `gather` with groups in bundles.
-template <typename T>
-void gather_bundles(const Geometry& g, const Reads& rows, const Reads& columns, const T* from, const T* kernel,
-                    bool exchanged, T* to, Workers& workers) {
+template <typename S, typename T = Wide<S>>
+void gather_bundles(const Geometry& g, const Reads& rows, const Reads& columns, const S* from, const T* kernel,
+                    bool exchanged, S* to, Workers& workers) {
   const int64_t together = bundled_groups<T>(g), size = g.taps() * g.group_channels() * g.outputs;
   PlainSums<T> plain(g, kernel, exchanged);
   if (together == 1) {
     const bool plainly = exchanged && !all_finite(&kernel, 1, size);
-    return gather<T>(g, rows, columns, from, kernel, exchanged, to, workers, plainly ? &plain : nullptr);
+    return gather<S>(g, rows, columns, from, kernel, exchanged, to, workers, plainly ? &plain : nullptr);
   }
   Buffer<T> bundled(together * size);
   bundle<T>(g, together, kernel, bundled.get(), workers);
-  gather<T>(in_bundles(g, together), rows, columns, from, bundled.get(), exchanged, to, workers, &plain);
+  gather<S>(in_bundles(g, together), rows, columns, from, bundled.get(), exchanged, to, workers, &plain);
 }
 
-template <typename T>
-void convolve(const Geometry& g, const T* x, const T* kernel, T* to, Workers& workers) {
+template <typename S, typename T = Wide<S>>
+void convolve(const Geometry& g, const S* x, const T* kernel, S* to, Workers& workers) {
   if (merges(g)) {
     const Geometry m = merged(g);
-    Buffer<T> bordered(g.images * m.rows.size * m.columns.size * g.channels);
-    add_borders<T>(g, m, x, bordered.get(), workers);
-    return convolve<T>(m, bordered.get(), kernel, to, workers);
+    Buffer<S> bordered(g.images * m.rows.size * m.columns.size * g.channels);
+    add_borders<S>(g, m, x, bordered.get(), workers);
+    return convolve<S>(m, bordered.get(), kernel, to, workers);
   }
-  gather_bundles<T>(g, Reads::forward(g.rows), Reads::forward(g.columns), x, kernel, false, to, workers);
+  gather_bundles<S>(g, Reads::forward(g.rows), Reads::forward(g.columns), x, kernel, false, to, workers);
 }
 
-template <typename T>
-void input_gradient(const Geometry& g, const T* dy, const T* kernel, T* to, Workers& workers) {
-  gather_bundles<T>(g, Reads::transposed(g.rows), Reads::transposed(g.columns), dy, kernel, true, to, workers);
+template <typename S, typename T = Wide<S>>
+void input_gradient(const Geometry& g, const S* dy, const T* kernel, S* to, Workers& workers) {
+  gather_bundles<S>(g, Reads::transposed(g.rows), Reads::transposed(g.columns), dy, kernel, true, to, workers);
 }
 
 // Computes the gradient of a kernel whose groups are bundles, (taps, group channels, outputs).
-template <typename T>
-void gradient_of_bundles(const Geometry& g, const T* x, const T* dy, T* to, Workers& workers) {
+template <typename S, typename T = Wide<S>>
+void gradient_of_bundles(const Geometry& g, const S* x, const S* dy, T* to, Workers& workers) {
   const int64_t channels = g.group_channels(), outputs = g.group_outputs(), size = g.taps() * channels * g.outputs;
   const Reads rows = Reads::forward(g.rows), columns = Reads::forward(g.columns);
   const int64_t width = g.columns.out_size, pixels = g.images * g.rows.out_size * width;
@@ -305,14 +388,15 @@ void gradient_of_bundles(const Geometry& g, const T* x, const T* dy, T* to, Work
     T* total = totals + part * size;
     const int64_t begin = pixels * part / parts, end = pixels * (part + 1) / parts;
     const int64_t chunk = ceil_div(end - begin, ceil_div(end - begin, kPackedRows));
-    // Few channels, as those of a group, are read in place: packing them would cost more than it saves.
-    const bool packs = channels > kFewChannels;
+    // Few channels, as those of a group, are read in place: packing them would cost more than it saves, unless it has to
+    // convert them. The runs, and with them the order of the sums, are the same.
+    const bool few = channels <= kFewChannels, packs = kIsHalf<S> || !few;
     Buffer<T> left(packs ? left_size(at_once, left_width(panels)) : 0), right(right_size<T>(outputs));
     std::vector<Run<T>> runs;
     for (int64_t start = begin; start < end; start += chunk) {
       const int64_t stop = std::min(start + chunk, end);
       for (int64_t pixel = start; pixel < stop; ++pixel)
-        pack_right<T>(dy + pixel * g.outputs + output, panels, pixel - start, right.get());
+        pack_right<S>(dy + pixel * g.outputs + output, panels, pixel - start, right.get());
       with_left_width(panels, [&](auto left_width) {
         for (const auto& row_tap : rows.phases[0]) {
           for (const auto& column_tap : columns.phases[0]) {
@@ -328,20 +412,22 @@ void gradient_of_bundles(const Geometry& g, const T* x, const T* dy, T* to, Work
                 const int64_t lowest = std::max(span.start, start - row * width);
                 const int64_t highest = std::min(span.stop, stop - row * width);
                 if (from_row < 0 || lowest >= highest) continue;
-                const T* from = x + ((row / g.rows.out_size * g.rows.size + from_row) * g.columns.size +
+                const S* from = x + ((row / g.rows.out_size * g.rows.size + from_row) * g.columns.size +
                                      lowest * columns.step + column_tap.offset) * g.pixel + group * channels + channel;
                 const int64_t place = row * width + lowest - start;
-                if (!packs) {
-                  runs.push_back({from, place, highest - lowest});
-                  continue;
+                if constexpr (!kIsHalf<S>) {
+                  if (!packs) {
+                    runs.push_back({from, place, highest - lowest});
+                    continue;
+                  }
                 }
-                if (!runs.empty() && runs.back().start + runs.back().count == place) {
+                if (!few && !runs.empty() && runs.back().start + runs.back().count == place) {
                   runs.back().count += highest - lowest;
                 } else {
                   runs.push_back({left.get() + packed * left_width, place, highest - lowest});
                 }
                 for (int64_t column = lowest; column < highest; ++column, from += columns.step * g.pixel)
-                  pack_left<T, left_width>(from, count, packed++, left.get());
+                  pack_left<S, left_width>(from, count, packed++, left.get());
               }
               const LeftSteps steps =
                   packs ? LeftSteps{left_width, kLeftStep} : LeftSteps{columns.step * g.pixel, left_width};
@@ -357,20 +443,20 @@ void gradient_of_bundles(const Geometry& g, const T* x, const T* dy, T* to, Work
 }
 
 // Computes the gradient of the kernel, (taps, group channels, outputs).
-template <typename T>
-void kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers& workers) {
+template <typename S, typename T = Wide<S>>
+void kernel_gradient(const Geometry& g, const S* x, const S* dy, T* to, Workers& workers) {
   if (merges(g)) {
     const Geometry m = merged(g);
-    Buffer<T> bordered(g.images * m.rows.size * m.columns.size * g.channels);
-    add_borders<T>(g, m, x, bordered.get(), workers);
-    return kernel_gradient<T>(m, bordered.get(), dy, to, workers);
+    Buffer<S> bordered(g.images * m.rows.size * m.columns.size * g.channels);
+    add_borders<S>(g, m, x, bordered.get(), workers);
+    return kernel_gradient<S>(m, bordered.get(), dy, to, workers);
   }
   if (const int64_t together = bundled_groups<T>(g); together > 1) {
     Buffer<T> bundled(g.taps() * together * g.group_channels() * g.outputs);
-    gradient_of_bundles<T>(in_bundles(g, together), x, dy, bundled.get(), workers);
+    gradient_of_bundles<S>(in_bundles(g, together), x, dy, bundled.get(), workers);
     return unbundle<T>(g, together, bundled.get(), to, workers);
   }
-  gradient_of_bundles<T>(g, x, dy, to, workers);
+  gradient_of_bundles<S>(g, x, dy, to, workers);
 }
 
 }  // namespace jaxcnn::dense

@@ -10,6 +10,7 @@
 #include "geometry.h"
 #include "parallel.h"
 #include "simd.h"
+#include "storage.h"
 
 namespace jaxcnn::depthwise {
 
@@ -119,8 +120,8 @@ inline void for_each_block(int64_t count, const Work& work) {
 }
 
 // Writes each pixel of `to` as the sum over its taps of a pixel of `from` times the tap's numbers.
-template <typename T>
-void gather(const Geometry& g, const Reads& rows, const Reads& columns, const T* from, const T* kernel, T* to,
+template <typename S, typename T = Wide<S>>
+void gather(const Geometry& g, const Reads& rows, const Reads& columns, const S* from, const T* kernel, S* to,
             Workers& workers) {
   const int64_t channels = g.channels;
   const bool neighbours = are_neighbours(columns);
@@ -154,13 +155,25 @@ void gather(const Geometry& g, const Reads& rows, const Reads& columns, const T*
     Buffer<T> pixels(read * width * kLanes<T>);
     std::fill_n(pixels.get(), read * width * kLanes<T>, T(0));
     const Window<T> window{pixels.get(), first_row, read, width, lowest};
+    // A row of results before it is rounded.
+    Buffer<T> results(kIsHalf<S> ? columns.to_size * kLanes<T> : 0);
     for_each_vector<T>(channels, [&](int64_t c) {
       for (int64_t row = 0; row < read; ++row) {
-        const T* line = from + (image * rows.from_size + first_row + row) * columns.from_size * channels + c;
+        const S* line = from + (image * rows.from_size + first_row + row) * columns.from_size * channels + c;
         T* place = pixels.get() + (row * width - lowest) * kLanes<T>;
-        for (int64_t i = 0; i < columns.from_size; ++i) store(place + i * kLanes<T>, load(line + i * channels));
+        for (int64_t i = 0; i < columns.from_size; ++i) store(place + i * kLanes<T>, load_wide(line + i * channels));
       }
       for (int64_t to_row = start; to_row < stop; ++to_row) {
+        S* to_line = to + (image * rows.to_size + to_row) * columns.to_size * channels + c;
+        T* results_line;
+        int64_t results_step;
+        if constexpr (kIsHalf<S>) {
+          results_line = results.get();
+          results_step = kLanes<T>;
+        } else {
+          results_line = to_line;
+          results_step = channels;
+        }
         for (int64_t phase = 0; phase < columns.period; ++phase) {
           const Row<T> row{window,
                            row_taps[to_row - start],
@@ -169,14 +182,17 @@ void gather(const Geometry& g, const Reads& rows, const Reads& columns, const T*
                            kernel + c,
                            g.columns.taps * channels,
                            channels,
-                           to + ((image * rows.to_size + to_row) * columns.to_size + phase) * channels + c,
-                           columns.period * channels};
+                           results_line + phase * results_step,
+                           columns.period * results_step};
           for_each_block(columns.count(phase), [&](auto size, int64_t n) {
             if (!neighbours) return gather_pixels<T, size>(row, n);
             with_constant<kMostNeighbours>(static_cast<int>(row.taps.size()),
                                            [&](auto taps) { gather_neighbours<T, size, taps>(row, n); });
           });
         }
+        if constexpr (kIsHalf<S>)
+          for (int64_t i = 0; i < columns.to_size; ++i)
+            store_rounded(to_line + i * channels, load(results.get() + i * kLanes<T>));
       }
     });
   });
@@ -206,9 +222,15 @@ inline void accumulate_row(const Reads& columns, const Reads::Tap* taps, const T
   for (int k = 0; k < kTaps; ++k) sum[k] = total[k];
 }
 
+// Copies one vector of channels of some pixels from storage, (pixels, lanes).
+template <typename S, typename T = Wide<S>>
+inline void copy_rows(const S* from, int64_t pixels, int64_t channels, T* to) {
+  for (int64_t i = 0; i < pixels; ++i) store(to + i * kLanes<T>, load_wide(from + i * channels));
+}
+
 // Computes the gradient of the kernel, (taps, 1, channels).
-template <typename T>
-void kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers& workers) {
+template <typename S, typename T = Wide<S>>
+void kernel_gradient(const Geometry& g, const S* x, const S* dy, T* to, Workers& workers) {
   constexpr int kMostTaps = 8;
   const int64_t channels = g.channels, size = g.taps() * channels, all_rows = g.images * g.rows.out_size;
   const Reads rows = Reads::forward(g.rows), columns = Reads::forward(g.columns);
@@ -226,7 +248,33 @@ void kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers&
     const int64_t begin = all_rows * part / parts, end = all_rows * (part + 1) / parts;
     for (int64_t start = begin; start < end; start += chunk) {
       const int64_t stop = std::min(start + chunk, end);
+      // The rows of x that are read, of all images one after the other: from the first to the last of them.
+      int64_t lowest = g.images * g.rows.size, highest = 0;
+      for (int64_t row = start; kIsHalf<S> && row < stop; ++row) {
+        for (const auto& row_tap : rows.phases[0]) {
+          const int64_t from_row = rows.source(row % g.rows.out_size, row_tap);
+          if (from_row < 0) continue;
+          lowest = std::min(lowest, row / g.rows.out_size * g.rows.size + from_row);
+          highest = std::max(highest, row / g.rows.out_size * g.rows.size + from_row + 1);
+        }
+      }
+      const int64_t read = std::max<int64_t>(0, highest - lowest) * g.columns.size;
+      const int64_t written = (stop - start) * g.columns.out_size;
+      Buffer<T> pixels(kIsHalf<S> ? read * kLanes<T> : 0), gradients(kIsHalf<S> ? written * kLanes<T> : 0);
       for_each_vector<T>(channels, [&](int64_t c) {
+        const T *from_line, *gradient_line;
+        int64_t step;
+        if constexpr (kIsHalf<S>) {
+          if (read > 0) copy_rows(x + lowest * g.columns.size * channels + c, read, channels, pixels.get());
+          copy_rows(dy + start * g.columns.out_size * channels + c, written, channels, gradients.get());
+          step = kLanes<T>;
+          from_line = pixels.get() - lowest * g.columns.size * step;
+          gradient_line = gradients.get() - start * g.columns.out_size * step;
+        } else {
+          step = channels;
+          from_line = x + c;
+          gradient_line = dy + c;
+        }
         const bool overlaps = c % kLanes<T> != 0;
         for (const auto& row_tap : rows.phases[0]) {
           for (int64_t first = 0; first < g.columns.taps; first += kMostTaps) {
@@ -241,8 +289,8 @@ void kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers&
                 const int64_t image = row / g.rows.out_size, from_row = rows.source(row % g.rows.out_size, row_tap);
                 if (from_row < 0) continue;
                 accumulate_row<T, taps>(columns, column_taps.data() + first,
-                                        x + (image * g.rows.size + from_row) * g.columns.size * channels + c,
-                                        dy + row * g.columns.out_size * channels + c, channels, free, sum);
+                                        from_line + (image * g.rows.size + from_row) * g.columns.size * step,
+                                        gradient_line + row * g.columns.out_size * step, step, free, sum);
               }
             });
             for (int k = 0; k < count; ++k) store(place + k * place_step, sum[k]);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "simd.h"
+#include "storage.h"
 
 namespace jaxcnn {
 
@@ -187,28 +188,41 @@ inline constexpr int64_t kLeftStep = kPackedRows * kMostRows + kPanelGap;
 inline int64_t left_size(int64_t columns, int width) { return ceil_div(columns, width) * kLeftStep; }
 
 // Packs one row of the right matrix.
-template <typename T>
-inline void pack_right(const T* from, const std::vector<Panel>& panels, int64_t row, T* right) {
+template <typename S, typename T = Wide<S>>
+inline void pack_right(const S* from, const std::vector<Panel>& panels, int64_t row, T* right) {
   for (const Panel& panel : panels) {
     const int64_t wide = panel.vectors * kLanes<T>;
     T* to = right_panel(right, panel) + row * wide;
     if (panel.width == kPanelWidth<T>) {
-      for (int v = 0; v < kPanelVectors; ++v) store(to + v * kLanes<T>, load(from + panel.start + v * kLanes<T>));
+      for (int v = 0; v < kPanelVectors; ++v) store(to + v * kLanes<T>, load_wide(from + panel.start + v * kLanes<T>));
     } else {
-      std::copy_n(from + panel.start, panel.width, to);
+      widen(from + panel.start, panel.width, to);
       std::fill_n(to + panel.width, wide - panel.width, T(0));
     }
   }
 }
 
-// Packs one row of the left matrix.
-template <typename T, int kWidth>
-inline void pack_left(const T* from, int64_t columns, int64_t row, T* left) {
+// Packs one row of the left matrix, after the rows before it.
+template <typename S, int kWidth, typename T = Wide<S>>
+inline void pack_left(const S* from, int64_t columns, int64_t row, T* left) {
   T* to = left + row * kWidth;
   int64_t column = 0;
-  for (; column + kWidth <= columns; column += kWidth, to += kLeftStep)
-    std::memcpy(to, from + column, kWidth * sizeof(T));
-  std::copy_n(from + column, columns - column, to);
+  if constexpr (std::is_same_v<S, BFloat16>) {
+    // Always eight numbers: those too many are overwritten by the next row, or lie in the gap after the last one.
+    typedef uint16_t Eight __attribute__((vector_size(16), aligned(2), may_alias));
+    typedef uint32_t WideEight __attribute__((vector_size(32), aligned(4), may_alias));
+    for (; column + 8 <= columns; column += kWidth, to += kLeftStep) {
+      const Eight bits = *reinterpret_cast<const Eight*>(from + column);
+      *reinterpret_cast<WideEight*>(to) = __builtin_convertvector(bits, WideEight) << 16;
+    }
+  }
+  for (; column + kWidth <= columns; column += kWidth, to += kLeftStep) {
+    if constexpr (kIsHalf<S>)
+      for (int i = 0; i < kWidth; ++i) to[i] = widened(from[column + i]);
+    else
+      std::memcpy(to, from + column, kWidth * sizeof(T));
+  }
+  for (int i = 0; column < columns; ++column, ++i) to[i] = widened(from[column]);
 }
 
 // Packed rows of the right matrix, from `start` on, and those of the left one that they belong to.

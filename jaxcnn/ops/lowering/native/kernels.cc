@@ -10,6 +10,7 @@
 #include "moments.h"
 #include "pages.h"
 #include "parallel.h"
+#include "storage.h"
 #include "winograd.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -43,7 +44,7 @@ struct Type {
   using type = T;
 };
 
-// Runs the work in the dtype of a buffer, and turns exceptions into errors of the program.
+// Runs the work for the dtype of a buffer, and turns exceptions into errors of the program.
 template <typename Work>
 ffi::Error in_dtype(ffi::DataType dtype, const Work& work) {
   try {
@@ -54,12 +55,27 @@ ffi::Error in_dtype(ffi::DataType dtype, const Work& work) {
       case ffi::F64:
         work(Type<double>{});
         return ffi::Error::Success();
+      case ffi::BF16:
+        work(Type<BFloat16>{});
+        return ffi::Error::Success();
+      case ffi::F16:
+        if constexpr (kReadsFloat16) {
+          work(Type<Float16>{});
+          return ffi::Error::Success();
+        }
+        [[fallthrough]];
       default:
-        return ffi::Error::InvalidArgument("expected float32 or float64");
+        return ffi::Error::InvalidArgument("expected a floating-point dtype that the kernels read");
     }
   } catch (const std::exception& error) {
     return ffi::Error::Internal(std::string("jaxcnn: ") + error.what());
   }
+}
+
+// The numbers of a buffer. XLA has no C++ types for those of 16 bits.
+template <typename S>
+S* data(const ffi::AnyBuffer& buffer) {
+  return static_cast<S*>(buffer.untyped_data());
 }
 
 // How to compute; the Python side chooses.
@@ -78,21 +94,24 @@ void check(Algorithm algorithm, const Geometry& g) {
 ffi::Error run_convolve(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer kernel, ffi::Result<ffi::AnyBuffer> y,
                         Numbers strides, Numbers before, Numbers dilation, int64_t groups, int64_t algorithm) {
   return in_dtype(x.element_type(), [&](auto type) {
-    using T = typename decltype(type)::type;
+    using S = typename decltype(type)::type;
+    using T = Wide<S>;
     Workers workers(pool);
     const Geometry g = geometry(x, *y, kernel, strides, before, dilation, groups);
-    const T *image = x.typed_data<T>(), *numbers = kernel.typed_data<T>();
-    T* to = y->typed_data<T>();
+    const S* image = data<S>(x);
+    const Widened<S> wide_kernel(data<S>(kernel), kernel.element_count(), workers);
+    const T* numbers = wide_kernel.get();
+    S* to = data<S>(*y);
     prefer_large_pages(to, y->size_bytes());
     check<T>(Algorithm(algorithm), g);
     switch (Algorithm(algorithm)) {
       case Algorithm::kDepthwise:
-        return depthwise::gather<T>(g, Reads::forward(g.rows), Reads::forward(g.columns), image, numbers, to, workers);
+        return depthwise::gather<S>(g, Reads::forward(g.rows), Reads::forward(g.columns), image, numbers, to, workers);
       case Algorithm::kWinograd:
-        if (winograd::suits(g, numbers)) return winograd::convolve<T>(g, image, numbers, to, workers);
+        if (winograd::suits(g, numbers)) return winograd::convolve<S>(g, image, numbers, to, workers);
         [[fallthrough]];
       case Algorithm::kDirect:
-        return dense::convolve<T>(g, image, numbers, to, workers);
+        return dense::convolve<S>(g, image, numbers, to, workers);
     }
   });
 }
@@ -101,24 +120,27 @@ ffi::Error run_input_gradient(ffi::ThreadPool pool, ffi::AnyBuffer dy, ffi::AnyB
                               ffi::Result<ffi::AnyBuffer> dx, Numbers strides, Numbers before, Numbers dilation,
                               int64_t groups, int64_t algorithm) {
   return in_dtype(dy.element_type(), [&](auto type) {
-    using T = typename decltype(type)::type;
+    using S = typename decltype(type)::type;
+    using T = Wide<S>;
     Workers workers(pool);
     const Geometry g = geometry(*dx, dy, kernel, strides, before, dilation, groups);
-    const T *gradient = dy.typed_data<T>(), *numbers = kernel.typed_data<T>();
-    T* to = dx->typed_data<T>();
+    const S* gradient = data<S>(dy);
+    const Widened<S> wide_kernel(data<S>(kernel), kernel.element_count(), workers);
+    const T* numbers = wide_kernel.get();
+    S* to = data<S>(*dx);
     prefer_large_pages(to, dx->size_bytes());
     check<T>(Algorithm(algorithm), g);
     switch (Algorithm(algorithm)) {
       case Algorithm::kDepthwise:
         // depthwise::gather multiplies the kernel by zeros beyond the outputs, which would make NaN.
-        if (!all_finite(&numbers, 1, g.taps() * g.channels)) return dense::input_gradient<T>(g, gradient, numbers, to, workers);
-        return depthwise::gather<T>(g, Reads::transposed(g.rows), Reads::transposed(g.columns), gradient, numbers, to,
+        if (!all_finite(&numbers, 1, g.taps() * g.channels)) return dense::input_gradient<S>(g, gradient, numbers, to, workers);
+        return depthwise::gather<S>(g, Reads::transposed(g.rows), Reads::transposed(g.columns), gradient, numbers, to,
                                     workers);
       case Algorithm::kWinograd:
-        if (winograd::suits(g, numbers)) return winograd::input_gradient<T>(g, gradient, numbers, to, workers);
+        if (winograd::suits(g, numbers)) return winograd::input_gradient<S>(g, gradient, numbers, to, workers);
         [[fallthrough]];
       case Algorithm::kDirect:
-        return dense::input_gradient<T>(g, gradient, numbers, to, workers);
+        return dense::input_gradient<S>(g, gradient, numbers, to, workers);
     }
   });
 }
@@ -127,21 +149,22 @@ ffi::Error run_kernel_gradient(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyB
                                ffi::Result<ffi::AnyBuffer> dk, Numbers strides, Numbers before, Numbers dilation,
                                int64_t groups, int64_t algorithm) {
   return in_dtype(x.element_type(), [&](auto type) {
-    using T = typename decltype(type)::type;
+    using S = typename decltype(type)::type;
+    using T = Wide<S>;
     Workers workers(pool);
     const Geometry g = geometry(x, dy, *dk, strides, before, dilation, groups);
-    const T *image = x.typed_data<T>(), *gradient = dy.typed_data<T>();
+    const S *image = data<S>(x), *gradient = data<S>(dy);
     T* to = dk->typed_data<T>();
     prefer_large_pages(to, dk->size_bytes());
     check<T>(Algorithm(algorithm), g);
     switch (Algorithm(algorithm)) {
       case Algorithm::kDepthwise:
-        return depthwise::kernel_gradient<T>(g, image, gradient, to, workers);
+        return depthwise::kernel_gradient<S>(g, image, gradient, to, workers);
       case Algorithm::kWinograd:
-        if (winograd::kernel_gradient<T>(g, image, gradient, to, workers)) return;
+        if (winograd::kernel_gradient<S>(g, image, gradient, to, workers)) return;
         [[fallthrough]];
       case Algorithm::kDirect:
-        return dense::kernel_gradient<T>(g, image, gradient, to, workers);
+        return dense::kernel_gradient<S>(g, image, gradient, to, workers);
     }
   });
 }
@@ -152,10 +175,11 @@ int64_t shift_step(const ffi::AnyBuffer& shift) { return shift.dimensions()[0] =
 ffi::Error run_moments(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer y, ffi::AnyBuffer shift,
                        ffi::Result<ffi::AnyBuffer> first, ffi::Result<ffi::AnyBuffer> second) {
   return in_dtype(x.element_type(), [&](auto type) {
-    using T = typename decltype(type)::type;
+    using S = typename decltype(type)::type;
+    using T = Wide<S>;
     Workers workers(pool);
     const auto size = x.dimensions();
-    moments<T>(size[0], size[1], size[2], x.typed_data<T>(), y.typed_data<T>(), shift.typed_data<T>(),
+    moments<S>(size[0], size[1], size[2], data<S>(x), data<S>(y), shift.typed_data<T>(),
                shift_step(shift), first->typed_data<T>(), second->typed_data<T>(), workers);
   });
 }
@@ -163,10 +187,11 @@ ffi::Error run_moments(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer y,
 ffi::Error run_own_moments(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer shift,
                            ffi::Result<ffi::AnyBuffer> mean, ffi::Result<ffi::AnyBuffer> squares) {
   return in_dtype(x.element_type(), [&](auto type) {
-    using T = typename decltype(type)::type;
+    using S = typename decltype(type)::type;
+    using T = Wide<S>;
     Workers workers(pool);
     const auto size = x.dimensions();
-    own_moments<T>(size[0], size[1], size[2], x.typed_data<T>(), shift.typed_data<T>(), shift_step(shift),
+    own_moments<S>(size[0], size[1], size[2], data<S>(x), shift.typed_data<T>(), shift_step(shift),
                    mean->typed_data<T>(), squares->typed_data<T>(), workers);
   });
 }
@@ -205,3 +230,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_own_moments, jaxcnn::run_own_moments,
                                   .Arg<ffi::AnyBuffer>()
                                   .Ret<ffi::AnyBuffer>()
                                   .Ret<ffi::AnyBuffer>());
+
+// Whether the library computes with float16; it always does with bfloat16.
+extern "C" const bool jaxcnn_reads_float16 = jaxcnn::kReadsFloat16;

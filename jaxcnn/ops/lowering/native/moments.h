@@ -7,19 +7,20 @@
 
 #include "parallel.h"
 #include "simd.h"
+#include "storage.h"
 
 namespace jaxcnn {
 
 // Adds up, over `count` rows that lie `stride` apart, y and (x - shift) * y.
-template <typename T, int kVectors>
-inline void sum_products(const T* x, const T* y, const T* shift, int64_t count, int64_t stride, T* first, T* second) {
+template <typename S, int kVectors, typename T = Wide<S>>
+inline void sum_products(const S* x, const S* y, const T* shift, int64_t count, int64_t stride, T* first, T* second) {
   Vector<T> origin[kVectors], sum[kVectors] = {}, product[kVectors] = {};
   for (int v = 0; v < kVectors; ++v) origin[v] = load(shift + v * kLanes<T>);
   for (int64_t row = 0; row < count; ++row, x += stride, y += stride) {
     for (int v = 0; v < kVectors; ++v) {
-      const Vector<T> other = load(y + v * kLanes<T>);
+      const Vector<T> other = load_wide(y + v * kLanes<T>);
       sum[v] += other;
-      product[v] += (load(x + v * kLanes<T>) - origin[v]) * other;
+      product[v] += (load_wide(x + v * kLanes<T>) - origin[v]) * other;
     }
   }
   for (int v = 0; v < kVectors; ++v) {
@@ -30,17 +31,17 @@ inline void sum_products(const T* x, const T* y, const T* shift, int64_t count, 
 
 // Writes the mean of x - shift over such rows, and the sum of squared deviations from it. The second pass, about the mean of
 // the first, keeps the deviations small whatever the shift (Chan, Golub & LeVeque 1983); it reads the rows from a cache.
-template <typename T, int kVectors>
-inline void sum_deviations(const T* x, const T* shift, int64_t count, int64_t stride, T* mean, T* squares) {
+template <typename S, int kVectors, typename T = Wide<S>>
+inline void sum_deviations(const S* x, const T* shift, int64_t count, int64_t stride, T* mean, T* squares) {
   Vector<T> origin[kVectors], middle[kVectors] = {}, rest[kVectors] = {}, square[kVectors] = {};
   for (int v = 0; v < kVectors; ++v) origin[v] = load(shift + v * kLanes<T>);
   for (int64_t row = 0; row < count; ++row)
-    for (int v = 0; v < kVectors; ++v) middle[v] += load(x + row * stride + v * kLanes<T>) - origin[v];
+    for (int v = 0; v < kVectors; ++v) middle[v] += load_wide(x + row * stride + v * kLanes<T>) - origin[v];
   const T share = T(1) / static_cast<T>(count);
   for (int v = 0; v < kVectors; ++v) middle[v] *= share;
   for (int64_t row = 0; row < count; ++row) {
     for (int v = 0; v < kVectors; ++v) {
-      const Vector<T> deviation = load(x + row * stride + v * kLanes<T>) - origin[v] - middle[v];
+      const Vector<T> deviation = load_wide(x + row * stride + v * kLanes<T>) - origin[v] - middle[v];
       rest[v] += deviation;
       square[v] += deviation * deviation;
     }
@@ -78,22 +79,23 @@ void for_each_piece(int64_t images, int64_t pixels, int64_t channels, Workers& w
 }
 
 // Writes the sums of y and of (x - shift) * y, each (images, channels), of x and y (images, pixels, channels).
-template <typename T>
-void moments(int64_t images, int64_t pixels, int64_t channels, const T* x, const T* y, const T* shift,
+template <typename S, typename T = Wide<S>>
+void moments(int64_t images, int64_t pixels, int64_t channels, const S* x, const S* y, const T* shift,
              int64_t shift_step, T* first, T* second, Workers& workers) {
   const int64_t pieces = ceil_div(pixels, kPiece);
   Buffer<T> firsts(images * pieces * channels), seconds(images * pieces * channels);
   for_each_piece<T>(
       images, pixels, channels, workers,
       [&](int64_t image, int64_t at, int64_t count, int64_t place, auto vectors, int64_t c) {
-        sum_products<T, vectors>(x + at, y + at, shift + image * shift_step + c, count, channels, firsts.get() + place,
+        sum_products<S, vectors>(x + at, y + at, shift + image * shift_step + c, count, channels, firsts.get() + place,
                                  seconds.get() + place);
       },
       [&](int64_t image, int64_t at, int64_t count, int64_t place, int64_t c) {
         T total = 0, product = 0;
         for (int64_t i = at; i < at + count * channels; i += channels) {
-          total += y[i];
-          product += (x[i] - shift[image * shift_step + c]) * y[i];
+          const T other = widened(y[i]);
+          total += other;
+          product += (widened(x[i]) - shift[image * shift_step + c]) * other;
         }
         firsts.get()[place] = total;
         seconds.get()[place] = product;
@@ -112,24 +114,24 @@ void moments(int64_t images, int64_t pixels, int64_t channels, const T* x, const
 }
 
 // Writes the mean of x - shift, and the sum of squared deviations from it, each (images, channels).
-template <typename T>
-void own_moments(int64_t images, int64_t pixels, int64_t channels, const T* x, const T* shift, int64_t shift_step,
+template <typename S, typename T = Wide<S>>
+void own_moments(int64_t images, int64_t pixels, int64_t channels, const S* x, const T* shift, int64_t shift_step,
                  T* mean, T* squares, Workers& workers) {
   const int64_t pieces = ceil_div(pixels, kPiece);
   Buffer<T> means(images * pieces * channels), sums(images * pieces * channels);
   for_each_piece<T>(
       images, pixels, channels, workers,
       [&](int64_t image, int64_t at, int64_t count, int64_t place, auto vectors, int64_t c) {
-        sum_deviations<T, vectors>(x + at, shift + image * shift_step + c, count, channels, means.get() + place,
+        sum_deviations<S, vectors>(x + at, shift + image * shift_step + c, count, channels, means.get() + place,
                                    sums.get() + place);
       },
       [&](int64_t image, int64_t at, int64_t count, int64_t place, int64_t c) {
         const T origin = shift[image * shift_step + c];
         double middle = 0, square = 0;
-        for (int64_t i = at; i < at + count * channels; i += channels) middle += x[i] - origin;
+        for (int64_t i = at; i < at + count * channels; i += channels) middle += widened(x[i]) - origin;
         middle /= static_cast<double>(count);
         for (int64_t i = at; i < at + count * channels; i += channels) {
-          const double deviation = x[i] - origin - middle;
+          const double deviation = widened(x[i]) - origin - middle;
           square += deviation * deviation;
         }
         means.get()[place] = static_cast<T>(middle);

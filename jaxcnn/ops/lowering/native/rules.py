@@ -21,6 +21,7 @@ import numpy as np
 
 from jaxcnn.ops.check import at_least_float32
 from jaxcnn.ops.lowering.geometry import Geometry
+from jaxcnn.ops.lowering.native.build import reads
 
 Pair = tuple[int, int]
 
@@ -71,17 +72,17 @@ def _is_known(shape: Sequence[Any]) -> bool:
 
 
 def own_moments(x: jax.Array, shift: jax.Array) -> Sequence[jax.Array]:
-    """See `lowering.moments.own_moments`."""
+    """See `lowering.moments.own_moments`; `x` may be of any dtype that `reads` accepts, and is summed in float32."""
     return jax.ffi.ffi_call("jaxcnn_own_moments", _sums(x))(x, shift)
 
 
 def moments(x: jax.Array, y: jax.Array, shift: jax.Array) -> Sequence[jax.Array]:
-    """Sums y and (x - shift) * y; see `lowering.moments`."""
+    """Sums y and (x - shift) * y; see `lowering.moments` and, for dtypes, `own_moments`."""
     return jax.ffi.ffi_call("jaxcnn_moments", _sums(x))(x, y, shift)
 
 
 def _sums(x: jax.Array) -> list[jax.ShapeDtypeStruct]:
-    return [jax.ShapeDtypeStruct((x.shape[0], x.shape[2]), x.dtype)] * 2
+    return [jax.ShapeDtypeStruct((x.shape[0], x.shape[2]), at_least_float32(x.dtype))] * 2
 
 
 def convolve(x: jax.Array, kernel: jax.Array, *, geometry: Geometry, output_size: Pair) -> jax.Array:
@@ -113,17 +114,20 @@ def _call(
     kernel_shape: tuple[int, ...],
     pixels: Pair,
 ) -> jax.Array:
-    # Narrower numbers are multiplied and summed as float32; their results are rounded once.
-    images, dtype = operands[0].shape[0], at_least_float32(operands[0].dtype)
-    result = jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(shape, dtype))
+    # Narrower numbers are multiplied and summed as float32, and their results are rounded once: those of a kernel's
+    # gradient by XLA, together with what follows.
+    images, given = operands[0].shape[0], operands[0].dtype
+    dtype = at_least_float32(given)
+    stored = given if reads(given) else dtype
+    result = jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(shape, dtype if shape is kernel_shape else stored))
     return result(
-        *(x.astype(dtype) for x in operands),
+        *(x.astype(stored) for x in operands),
         strides=np.array(geometry.strides, np.int64),
         before=np.array([geometry.padding[0][0], geometry.padding[1][0]], np.int64),
         dilation=np.array(geometry.dilation, np.int64),
         groups=np.int64(geometry.groups),
         algorithm=np.int64(_algorithm(geometry, kernel_shape, images, pixels, dtype)),
-    ).astype(operands[0].dtype)
+    ).astype(given)
 
 
 def _lanes(dtype: Any) -> int:

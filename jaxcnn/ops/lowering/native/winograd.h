@@ -20,6 +20,7 @@
 #include "parallel.h"
 #include "plain.h"
 #include "simd.h"
+#include "storage.h"
 
 namespace jaxcnn::winograd {
 
@@ -159,8 +160,8 @@ class Range {
 
 // Transforms squares of pixels, zero outside of the image, whose first is (tile * kTile - before):
 // to[point][tile][channel] = M square M^T. Calls look(tile, square) for each vector of channels.
-template <typename T, typename M, typename Look>
-void transform_tiles(const Tiles& tiles, int64_t first, int64_t count, const T* image, int64_t rows, int64_t columns,
+template <typename S, typename M, typename Look, typename T = Wide<S>>
+void transform_tiles(const Tiles& tiles, int64_t first, int64_t count, const S* image, int64_t rows, int64_t columns,
                      int64_t channels, int64_t before_rows, int64_t before_columns, T* to, int64_t capacity,
                      const Look& look) {
   constexpr int kSide = M::kColumns;
@@ -168,17 +169,17 @@ void transform_tiles(const Tiles& tiles, int64_t first, int64_t count, const T* 
     const int64_t tile = first + n, picture = tile / tiles.across / tiles.down;
     const int64_t row = tile / tiles.across % tiles.down * kTile - before_rows;
     const int64_t column = tile % tiles.across * kTile - before_columns;
-    const T* corner = image + ((picture * rows + row) * columns + column) * channels;
+    const S* corner = image + ((picture * rows + row) * columns + column) * channels;
     for (int64_t c = 0; c < channels; c += kLanes<T>) {
       Vector<T> square[kSide * kSide], points[kPoints];
       if (row >= 0 && column >= 0 && row + kSide <= rows && column + kSide <= columns) {
         for (int i = 0; i < kSide; ++i)
-          for (int j = 0; j < kSide; ++j) square[i * kSide + j] = load(corner + (i * columns + j) * channels + c);
+          for (int j = 0; j < kSide; ++j) square[i * kSide + j] = load_wide(corner + (i * columns + j) * channels + c);
       } else {
         for (int i = 0; i < kSide; ++i)
           for (int j = 0; j < kSide; ++j)
             square[i * kSide + j] = row + i >= 0 && row + i < rows && column + j >= 0 && column + j < columns
-                                        ? load(corner + (i * columns + j) * channels + c)
+                                        ? load_wide(corner + (i * columns + j) * channels + c)
                                         : Vector<T>{};
       }
       look(n, square);
@@ -236,11 +237,12 @@ T largest(const T* numbers, int64_t count) {
 
 // Recomputes the results of a tile, (width,) for each of its pixels, whose own pixels are far smaller than the largest of the
 // tile; or all of them, if one is not finite.
-template <typename T>
-void mend(const Range<T>& range, bool finite, const T* image, int64_t rows, int64_t columns, int64_t depth, int64_t row,
-          int64_t column, const T* zeros, PlainSums<T>& plain, T* corner, int64_t to_step, int64_t width, int64_t down,
+template <typename S, typename T = Wide<S>>
+void mend(const Range<T>& range, bool finite, const S* image, int64_t rows, int64_t columns, int64_t depth, int64_t row,
+          int64_t column, const T* zeros, PlainSums<T>& plain, S* corner, int64_t to_step, int64_t width, int64_t down,
           int64_t across) {
   static constexpr int kTaps[9] = {0, 1, 2, 3, 4, 5, 6, 7, 8};
+  std::vector<T> pixels(kIsHalf<S> ? 9 * depth : 0), results(kIsHalf<S> ? width : 0);
   for (int64_t i = 0; i < down; ++i) {
     for (int64_t j = 0; j < across; ++j) {
       if (finite && range.is_near_block_under(i, j)) continue;
@@ -248,22 +250,37 @@ void mend(const Range<T>& range, bool finite, const T* image, int64_t rows, int6
       T most = 0;
       for (int tap = 0; tap < 9; ++tap) {
         const int64_t r = row + i + tap / 3, c = column + j + tap % 3;
-        sources[tap] = r >= 0 && r < rows && c >= 0 && c < columns ? image + (r * columns + c) * depth : zeros;
+        sources[tap] = zeros;
+        if (r >= 0 && r < rows && c >= 0 && c < columns) {
+          const S* pixel = image + (r * columns + c) * depth;
+          if constexpr (kIsHalf<S>) {
+            widen(pixel, depth, pixels.data() + tap * depth);
+            sources[tap] = pixels.data() + tap * depth;
+          } else {
+            sources[tap] = pixel;
+          }
+        }
         if (finite) most = std::max(most, largest(sources[tap], depth));
       }
-      T* to = corner + i * to_step + j * width;
-      if (finite && most == 0)
-        std::fill_n(to, width, T(0));
-      else if (!finite || !range.is_near(most))
-        plain.write(sources, 1, kTaps, 9, zeros, to);
+      S* to = corner + i * to_step + j * width;
+      if (finite && most == 0) {
+        std::fill_n(to, width, S{});
+      } else if (!finite || !range.is_near(most)) {
+        if constexpr (kIsHalf<S>) {
+          plain.write(sources, 1, kTaps, 9, zeros, results.data());
+          round_to(results.data(), width, to);
+        } else {
+          plain.write(sources, 1, kTaps, 9, zeros, to);
+        }
+      }
     }
   }
 }
 
 // Convolves images (images, rows, columns, depth) with a transformed kernel; `before` are the zeros before the first pixel.
-template <typename T>
-void gather(int64_t images, const T* from, int64_t rows, int64_t columns, int64_t depth, int64_t before_rows,
-            int64_t before_columns, const T* packed, PlainSums<T>& plain, T* to, int64_t to_rows, int64_t to_columns,
+template <typename S, typename T = Wide<S>>
+void gather(int64_t images, const S* from, int64_t rows, int64_t columns, int64_t depth, int64_t before_rows,
+            int64_t before_columns, const T* packed, PlainSums<T>& plain, S* to, int64_t to_rows, int64_t to_columns,
             int64_t width, Workers& workers) {
   const Tiles tiles(images, to_rows, to_columns);
   const auto panels = panels_of<T>(width);
@@ -274,7 +291,7 @@ void gather(int64_t images, const T* from, int64_t rows, int64_t columns, int64_
     const int64_t first = item * at_once, count = std::min(at_once, tiles.count() - first);
     Buffer<T> patches(kPoints * count * depth), products(kPoints * count * width);
     std::vector<Range<T>> ranges(count);
-    transform_tiles<T, B>(tiles, first, count, from, rows, columns, depth, before_rows, before_columns, patches.get(),
+    transform_tiles<S, B>(tiles, first, count, from, rows, columns, depth, before_rows, before_columns, patches.get(),
                           count, [&](int64_t n, const Vector<T>* square) { ranges[n].add(square); });
     std::vector<const T*> sources(count);
     std::vector<T*> targets(count);
@@ -290,7 +307,7 @@ void gather(int64_t images, const T* from, int64_t rows, int64_t columns, int64_
       const int64_t tile = first + n, picture = tile / tiles.across / tiles.down;
       const int64_t row = tile / tiles.across % tiles.down * kTile, column = tile % tiles.across * kTile;
       const int64_t down = std::min<int64_t>(kTile, to_rows - row), across = std::min<int64_t>(kTile, to_columns - column);
-      T* corner = to + ((picture * to_rows + row) * to_columns + column) * width;
+      S* corner = to + ((picture * to_rows + row) * to_columns + column) * width;
       Vector<T> not_finite = {};
       for (int64_t c = 0; c < width; c += kLanes<T>) {
         Vector<T> points[kPoints], results[kTile * kTile];
@@ -298,12 +315,12 @@ void gather(int64_t images, const T* from, int64_t rows, int64_t columns, int64_
         transform_both<A, T>(points, results);
         for (int i = 0; i < kTile * kTile; ++i) not_finite += results[i] - results[i];
         for (int i = 0; i < down; ++i)
-          for (int j = 0; j < across; ++j) store(corner + (i * to_columns + j) * width + c, results[i * kTile + j]);
+          for (int j = 0; j < across; ++j) store_rounded(corner + (i * to_columns + j) * width + c, results[i * kTile + j]);
       }
       T sum = 0;
       for (int lane = 0; lane < kLanes<T>; ++lane) sum += not_finite[lane];
       if (!ranges[n].is_small(down, across) || sum != 0)
-        mend<T>(ranges[n], sum == 0, from + picture * rows * columns * depth, rows, columns, depth, row - before_rows,
+        mend<S>(ranges[n], sum == 0, from + picture * rows * columns * depth, rows, columns, depth, row - before_rows,
                 column - before_columns, zeros.data(), plain, corner, to_columns * width, width, down, across);
     }
   });
@@ -323,29 +340,29 @@ bool suits(const Geometry& g, const T* kernel) {
   return highest <= kMostRange * lowest;
 }
 
-template <typename T>
-void convolve(const Geometry& g, const T* x, const T* kernel, T* to, Workers& workers) {
+template <typename S, typename T = Wide<S>>
+void convolve(const Geometry& g, const S* x, const T* kernel, S* to, Workers& workers) {
   Buffer<T> packed(kPoints * packed_size<T>(g.channels, g.outputs));
   transform_kernel<T>(kernel, g.channels, g.outputs, false, packed.get(), workers);
   PlainSums<T> plain(g, kernel, false);
-  gather<T>(g.images, x, g.rows.size, g.columns.size, g.channels, g.rows.before, g.columns.before, packed.get(), plain,
+  gather<S>(g.images, x, g.rows.size, g.columns.size, g.channels, g.rows.before, g.columns.before, packed.get(), plain,
             to, g.rows.out_size, g.columns.out_size, g.outputs, workers);
 }
 
 // A convolution itself, with the kernel turned round.
-template <typename T>
-void input_gradient(const Geometry& g, const T* dy, const T* kernel, T* to, Workers& workers) {
+template <typename S, typename T = Wide<S>>
+void input_gradient(const Geometry& g, const S* dy, const T* kernel, S* to, Workers& workers) {
   Buffer<T> packed(kPoints * packed_size<T>(g.outputs, g.channels));
   transform_kernel<T>(kernel, g.channels, g.outputs, true, packed.get(), workers);
   PlainSums<T> plain(g, kernel, true, true);
-  gather<T>(g.images, dy, g.rows.out_size, g.columns.out_size, g.outputs, 2 - g.rows.before, 2 - g.columns.before,
+  gather<S>(g.images, dy, g.rows.out_size, g.columns.out_size, g.outputs, 2 - g.rows.before, 2 - g.columns.before,
             packed.get(), plain, to, g.rows.size, g.columns.size, g.channels, workers);
 }
 
 // Computes the gradient of the kernel: the transpose of the above with respect to it. Returns whether all results are
 // finite; if not, the caller recomputes them directly.
-template <typename T>
-bool kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers& workers) {
+template <typename S, typename T = Wide<S>>
+bool kernel_gradient(const Geometry& g, const S* x, const S* dy, T* to, Workers& workers) {
   const Tiles tiles(g.images, g.rows.out_size, g.columns.out_size);
   const auto panels = panels_of<T>(g.outputs);
   // As many tiles as the last cache holds, in which all threads work point by point.
@@ -359,9 +376,9 @@ bool kernel_gradient(const Geometry& g, const T* x, const T* dy, T* to, Workers&
     const int64_t count = std::min(at_once, tiles.count() - first);
     workers.for_each(ceil_div(count, kPiece), [&](int64_t piece) {
       const int64_t start = piece * kPiece, size = std::min(kPiece, count - start);
-      transform_tiles<T, B>(tiles, first + start, size, x, g.rows.size, g.columns.size, g.channels, g.rows.before,
+      transform_tiles<S, B>(tiles, first + start, size, x, g.rows.size, g.columns.size, g.channels, g.rows.before,
                             g.columns.before, patches.get() + start * g.channels, count, ignore);
-      transform_tiles<T, Transposed<A>>(tiles, first + start, size, dy, g.rows.out_size, g.columns.out_size, g.outputs, 0,
+      transform_tiles<S, Transposed<A>>(tiles, first + start, size, dy, g.rows.out_size, g.columns.out_size, g.outputs, 0,
                                         0, gradients.get() + start * g.outputs, count, ignore);
     });
     workers.for_each(kPoints, [&](int64_t p) {
