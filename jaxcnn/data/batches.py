@@ -96,6 +96,14 @@ class Batches:
         (batch,) = self.at([step])
         return batch
 
+    def indices(self, step: int) -> np.ndarray:
+        """Returns the indices in the source of the examples of a step, in the order of the batch, shape (batch,).
+
+        Args:
+          step: as for `batches[step]`.
+        """
+        return self._request(step).indices
+
     def at(self, steps: Iterable[int]) -> Generator[dict[str, np.ndarray], None, None]:
         """Yields the batches of several steps; where threads read, they read the next batch meanwhile.
 

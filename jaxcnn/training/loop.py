@@ -78,21 +78,29 @@ Callback = Callable[[Progress], bool | None]
 class NonFiniteLossError(ArithmeticError):
     """A loss, parameter or running moment became NaN or infinite.
 
+    Args:
+      step: the step.
+      loss: its mean loss.
+      non_finite: number of parameters and running moments (arrays) that are not finite.
+      where: whose loss it is, such as " on the validation set"; "" for that of training.
+
     Attributes:
       step: the step whose loss or update is non-finite, from 1.
+      validates: whether it is the loss of the validation set.
+      expected: what was expected and got, without advice.
     """
 
-    def __init__(self, step: int, loss: float, non_finite: int = 0) -> None:
+    def __init__(self, step: int, loss: float, non_finite: int = 0, *, where: str = "") -> None:
         got = (
-            f"a finite loss, got {loss} at step {step}"
+            f"a finite loss{where}, got {loss} at step {step}"
             if not math.isfinite(loss)
             else f"finite parameters and running moments, got NaN or infinity in {non_finite} arrays after step {step}"
         )
+        self.step, self.validates, self.expected = step, bool(where), f"expected {got}"
         super().__init__(
-            f"expected {got}; lower the learning rate, warm it up or clip the gradients, and make sure that the images "
-            "are finite and the labels in [0, num_classes)"
+            f"{self.expected}; lower the learning rate, warm it up or clip the gradients, and make sure that the "
+            "images are finite and the labels in [0, num_classes)"
         )
-        self.step = step
 
 
 def fit(

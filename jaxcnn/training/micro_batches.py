@@ -33,8 +33,7 @@ def sum_over(part: Part, count: int, state: State, batch: Example, key: jax.Arra
     """
     if count == 1:
         return part(state, batch, key)
-    micro_batches = jax.tree.map(lambda array: _split(array, count), batch)
-    each = micro_batches, jax.random.split(key, count)
+    each = split_in_turn(batch, count), jax.random.split(key, count)
     shapes, _ = jax.eval_shape(part, state, *jax.tree.map(lambda array: array[0], each))
     zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
 
@@ -45,6 +44,22 @@ def sum_over(part: Part, count: int, state: State, batch: Example, key: jax.Arra
 
     (sums, state), _ = jax.lax.scan(body, (zeros, state), each)
     return sums, state
+
+
+def split_in_turn(batch: Example, count: int) -> Example:
+    """Splits a batch into micro-batches as `sum_over` does.
+
+    Args:
+      batch: arrays of one length, which `count` divides.
+      count: number of micro-batches.
+
+    Returns:
+      The arrays, with the micro-batch as their first axis.
+
+    Raises:
+      ValueError: `count` does not divide the batch.
+    """
+    return jax.tree.map(lambda array: _split(array, count), batch)
 
 
 def _split(array: jax.Array, count: int) -> jax.Array:

@@ -14,6 +14,7 @@ noticed when it is read. The folder can be moved.
 import contextlib
 import json
 import os
+import re
 import secrets
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -487,9 +488,6 @@ def listed_runs(folder: str | os.PathLike[str]) -> tuple[Path, ...]:
     return tuple(Path(folder) / name for name in verified(read_json(file), file)["runs"]) if file.is_file() else ()
 
 
-_FILES = ("config.json", "metrics.jsonl", "result.json", "best.npz")
-
-
 def _no_epoch(path: Path) -> str:
     return (
         f"expected a run with at least one whole epoch, got {printable(path)}, which stopped earlier; resume it first"
@@ -553,8 +551,8 @@ def _check_empty(folder: Path) -> None:
 
 
 def _unfinished(folder: Path) -> list[Path]:
-    """Lists what a process left that was killed while it wrote a file of the run."""
-    return [path for name in _FILES for path in folder.glob(f".{name}.*.tmp")]
+    """Lists what a process left that was killed while it wrote a file of the run, or a picture: see `written_whole`."""
+    return [path for path in folder.glob(".*.tmp") if re.fullmatch(r"\..+\.[0-9a-f]{16}\.tmp", path.name)]
 
 
 def _remove_unfinished(folder: Path) -> None:

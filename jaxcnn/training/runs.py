@@ -22,7 +22,7 @@ from jaxcnn.data.splits import shared_files
 from jaxcnn.layers.flow import structure
 from jaxcnn.text import printable
 from jaxcnn.training import first_schema, hosts
-from jaxcnn.training.checkpoint import Checkpoints
+from jaxcnn.training.checkpoint import CheckpointError, Checkpoints
 from jaxcnn.training.experiment import (
     Experiment,
     changed_versions,
@@ -35,6 +35,7 @@ from jaxcnn.training.experiment import (
 )
 from jaxcnn.training.loop import Fitted, NonFiniteLossError, Progress, evaluate, fit, predict
 from jaxcnn.training.metrics import Metrics
+from jaxcnn.training.non_finite import Cause, find_cause
 from jaxcnn.training.observers import Observer, Start
 from jaxcnn.training.phases import Phase, cut_in_two, make_phase_step
 from jaxcnn.training.placement import Placement
@@ -317,9 +318,12 @@ class Job:
         self.saved_step: int | None = None
         self.interrupted, self.wanted, self.stopped_early = False, False, False
         self.stopwatch = _Stopwatch(self.recipe.batch_size)
+        self._first: tuple[Params, State] | None = None
 
     def start(self, params: Params, state: State) -> Result:
         """Trains from the first step."""
+        # To repeat steps from them; `run` holds them in any case.
+        self._first = params, state
         return self._go(self._placed(self.first(params, state)), Metrics())
 
     def first(self, params: Params, state: State) -> TrainState:
@@ -544,8 +548,12 @@ class Job:
 
     def training_key(self) -> jax.Array:
         """Returns the key of all steps."""
-        key = jax.random.split(jax.random.key(self.recipe.seed))[1]
-        return key if self.placement is None else self.placement.put_whole(key)
+        return self._key if self.placement is None else self.placement.put_whole(self._key)
+
+    @property
+    def _key(self) -> jax.Array:
+        """The key of all steps, on one device."""
+        return jax.random.split(jax.random.key(self.recipe.seed))[1]
 
     def _gathered(self, tree: Any) -> Any:
         return tree if self.placement is None else self.placement.gather(tree)
@@ -558,11 +566,63 @@ class Job:
         try:
             return self._fit_phases(train_state, metrics)
         except NonFiniteLossError as error:
+            if (cause := self._cause(error)) is not None:
+                error.args = (f"{error.expected}; {cause.where}; {cause.advice}",)
             if self.folder is not None and self.checkpoints is not None:
                 latest = self.checkpoints.latest_step()
                 kept = "there is no checkpoint yet" if latest is None else f"the checkpoint of step {latest} is kept"
                 error.args = (f"{error}; {kept} in {printable(self.folder.path)}",)
             raise
+
+    def _cause(self, error: NonFiniteLossError) -> Cause | None:
+        """Repeats the steps since the newest checkpoint, and looks into the one whose numbers are not finite.
+
+        The train state before that step is lost, since it was donated; to keep it would cost each step a copy.
+
+        Returns:
+          The cause; None if it cannot be found: the checkpoint is too long ago, or of another phase.
+        """
+        if error.validates or self.spans:
+            return None
+        begin = self._before(error.step)
+        if begin is None:
+            return None
+        with self.doing("repeating the steps since the checkpoint, to find the cause"):
+            train_state, key, last = self._placed(begin), self.training_key(), error.step - 1
+            first = int(train_state.step)
+            for step, batch in zip(range(first, last), self.batches.at(range(first, last)), strict=True):
+                if self.interrupted:
+                    return None
+                train_state, _ = self._make_step(step, self.placement)(train_state, batch, key)
+            names = functools.partial(_example_name, self.experiment.splits["train"], self.batches.indices(last))
+            parts = self._make_step(last, None).parts
+            try:
+                return find_cause(parts, self._gathered(train_state), self.batches[last], self._key, names)
+            except jax.errors.JaxRuntimeError:
+                # It needs more memory than a step. The message about the step matters more.
+                return None
+
+    def _before(self, step: int) -> TrainState | None:
+        """Returns the newest train state before a step, on one device; None if it is too long ago, or of another phase.
+
+        Args:
+          step: the number of the step, from 1.
+        """
+        first = self._first_step
+        try:
+            if self.folder is not None and self.checkpoints is not None and self.checkpoints.latest_step() is not None:
+                restored = self.checkpoints.restore(self._like).tree["train_state"]
+                at = int(restored.step)
+                if first < at < step:
+                    return restored
+                if at == first:
+                    return self.begin(self.phase, restored.params, restored.state, step=first)
+        except (CheckpointError, ValueError, OSError):
+            # The message about the step matters more than one about a damaged checkpoint.
+            return None
+        if first or self._first is None or step > self.recipe.checkpoint_epochs * self.steps_per_epoch:
+            return None
+        return self.begin(self.phase, *self._first, step=0)
 
     def _fit_phases(self, train_state: TrainState, metrics: Metrics) -> Fitted:
         """Runs the phases, from the one of the train state's step."""
@@ -619,15 +679,20 @@ class Job:
         self.examples, self.batches = examples, dataclasses.replace(self.experiment.batches, source=examples.train)
         num_classes = len(self.experiment.splits["train"].class_names)
 
-        def announced_step(*, plain: bool = False) -> Any:
-            step = make_phase_step(
-                phase, model, recipe, self.experiment.task, num_classes, plain=plain, placement=self.placement
-            )
-            return self.announced(step, "compiling the training step")
+        first_plain = (recipe.epochs - recipe.plain_epochs) * self.steps_per_epoch
 
+        @functools.cache
+        def make_step(plain: bool, placement: Placement | None) -> Any:
+            return make_phase_step(
+                phase, model, recipe, self.experiment.task, num_classes, plain=plain, placement=placement
+            )
+
+        def announced_step(*, plain: bool = False) -> Any:
+            return self.announced(make_step(plain, self.placement), "compiling the training step")
+
+        self._make_step = lambda step, placement: make_step(step >= first_plain, placement)
         self.train_step: Any = announced_step()
         if recipe.plain_epochs:
-            first_plain = (recipe.epochs - recipe.plain_epochs) * self.steps_per_epoch
             self.train_step = _Switch(
                 self.train_step, announced_step(plain=True), int(train_state.step), first_plain, self.note_plain
             )
@@ -671,7 +736,7 @@ class Job:
         params, state = evaluation_weights(progress.train_state)
         figures = self._report(sums)
         if not math.isfinite(figures["loss"]):
-            raise NonFiniteLossError(progress.step, figures["loss"])
+            raise NonFiniteLossError(progress.step, figures["loss"], where=" on the validation set")
         score = _score(self.experiment.task, figures)
         improved = (score, -figures["loss"]) > (self.best.score, -self.best.loss)
         if improved:
@@ -842,6 +907,16 @@ def _score(task: Task, figures: Mapping[str, float]) -> float:
 def _prefixed(part: str, figures: Mapping[str, float]) -> dict[str, float | None]:
     """Names figures as in metrics.jsonl; NaN, which JSON does not know, becomes None."""
     return {f"{part}_{name}": value if math.isfinite(value) else None for name, value in figures.items()}
+
+
+def _example_name(source: Source, indices: np.ndarray, place: int) -> str:
+    """Names an example of a batch by its index in the source, and by its file if it has one."""
+    index = int(indices[place])
+    # Sources that fit the pictures or number the classes of another one.
+    inner: Any = source
+    while not hasattr(inner, "path") and hasattr(inner, "source"):
+        inner = inner.source
+    return f"{index} of train" + (f" ({printable(inner.path(index))})" if hasattr(inner, "path") else "")
 
 
 def _cached(predict_step: Any, train_state: TrainState, workers: int | None) -> Callable[[Source], Arrays]:

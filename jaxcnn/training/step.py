@@ -38,6 +38,44 @@ class TrainStep(Protocol):
         ...
 
 
+class Prepared(NamedTuple):
+    """What a step differentiates.
+
+    Attributes:
+      augmented: the batch after the augmentation.
+      batch: the batch after mixing.
+      trained: the parameters that are trained; None in place of the others.
+      frozen: the others.
+      state: the state of the model that the step computes.
+      key: key of the model's random numbers.
+    """
+
+    augmented: Example
+    batch: Example
+    trained: Params
+    frozen: Params
+    state: State
+    key: jax.Array
+
+
+class StepParts(NamedTuple):
+    """The parts of a training step, to look at the numbers between them; all are traceable and donate nothing.
+
+    Attributes:
+      prepare: from train state, batch and key to what the step differentiates.
+      forward: the forward pass.
+      gradients: from what is prepared to the mean loss, the gradients, the sums of the task and the new state.
+      compute: the whole step.
+      micro_batches: number of micro-batches.
+    """
+
+    prepare: Callable[[TrainState, Example, jax.Array], Prepared]
+    forward: "Forward"
+    gradients: Callable[[Prepared], tuple[jax.Array, Params, dict[str, Mean], State]]
+    compute: Callable[[TrainState, Example, jax.Array], tuple[TrainState, Metrics]]
+    micro_batches: int
+
+
 def make_train_step(
     model: Layer,
     optimizer: optax.GradientTransformation,
@@ -119,56 +157,61 @@ def make_train_step(
             "drop_path_schedule, got one without; omit it, or build the model with drop_path="
         )
     trained_model = model if drop_path_schedule is None else scheduled(model)
-    forward = _Forward(trained_model, task, as_precision(precision), float(auxiliary_weight))
+    forward = Forward(trained_model, task, as_precision(precision), float(auxiliary_weight))
     extra_args = _extra_args(optimizer)
 
-    def compute(train_state: TrainState, batch: Example, key: jax.Array) -> tuple[TrainState, Metrics]:
+    def prepare(train_state: TrainState, batch: Example, key: jax.Array) -> Prepared:
         augment_key, model_key, mix_key = jax.random.split(jax.random.fold_in(key, train_state.step), 3)
         batch = {**batch, "image": unit_pixels(batch["image"])}
         if augment is not None:
             batch = jax.vmap(augment)(jax.random.split(augment_key, batch["image"].shape[0]), batch)
-        if mix is not None:
-            batch = mix(mix_key, batch)
-        mask = trainable_mask(model, train_state.params, trainable)
-        trained, frozen = trees.partition(train_state.params, mask)
+        mixed = batch if mix is None else mix(mix_key, batch)
+        trained, frozen = trees.partition(train_state.params, trainable_mask(model, train_state.params, trainable))
         _check_opt_state(optimizer, train_state, trained)
-        first_state = train_state.state
+        state = train_state.state
         if drop_path_schedule is not None:
             share = jnp.asarray(drop_path_schedule(train_state.step), jnp.float32)
-            first_state = with_share(trained_model, first_state, share)
-        sum_parts = functools.partial(sum_over, count=micro_batches, state=first_state, batch=batch, key=model_key)
+            state = with_share(trained_model, state, share)
+        return Prepared(batch, mixed, trained, frozen, state, model_key)
 
-        def sums_of(params: Params, *part: Any) -> tuple[dict[str, Mean], State]:
-            return forward.sums(trees.merge(params, frozen), *part)
+    def sums_of(frozen: Params, params: Params, *part: Any) -> tuple[dict[str, Mean], State]:
+        return forward.sums(trees.merge(params, frozen), *part)
 
-        def value_and_gradient(params: Params) -> tuple[jax.Array, Params, dict[str, Mean], State]:
-            (sums, gradients), state = sum_parts(functools.partial(_differentiated, sums_of, params))
-            loss = sums["loss"]
-            gradients = jax.tree.map(lambda g, p: _quotient(g, loss.weight).astype(p.dtype), gradients, params)
-            return _quotient(*loss), gradients, sums, state
+    def over_parts(prepared: Prepared, part: Any) -> tuple[Any, State]:
+        return sum_over(part, micro_batches, prepared.state, prepared.batch, prepared.key)
+
+    def gradients_of(prepared: Prepared) -> tuple[jax.Array, Params, dict[str, Mean], State]:
+        params = prepared.trained if placement is None else placement.gathered(prepared.trained)
+        part = functools.partial(_differentiated, functools.partial(sums_of, prepared.frozen), params)
+        (sums, gradients), state = over_parts(prepared, part)
+        loss = sums["loss"]
+        gradients = jax.tree.map(lambda g, p: _quotient(g, loss.weight).astype(p.dtype), gradients, params)
+        if drop_path_schedule is not None:
+            state = without_share(trained_model, state)
+        return _quotient(*loss), gradients, sums, state
+
+    def compute(train_state: TrainState, batch: Example, key: jax.Array) -> tuple[TrainState, Metrics]:
+        prepared = prepare(train_state, batch, key)
 
         # Optax's line searches require that `value_fn` takes all arguments that they do not use themselves.
         def value_fn(params: Params, obj_fn: Any = None, grad_fn: Any = None) -> jax.Array:
-            part = functools.partial(sums_of, params)
+            part = functools.partial(sums_of, prepared.frozen, params)
             # Recomputed in a backward pass: otherwise the activations of all micro-batches would be in memory at once.
-            sums, _ = sum_parts(part if micro_batches == 1 else jax.checkpoint(part))
+            sums, _ = over_parts(prepared, part if micro_batches == 1 else jax.checkpoint(part))
             return _quotient(*sums["loss"])
 
         def grad_fn(params: Params, number: Any = None) -> Params:
-            return value_and_gradient(params)[1]
+            return gradients_of(prepared._replace(trained=params))[1]
 
-        whole = trained if placement is None else placement.gathered(trained)
-        value, gradients, sums, state = value_and_gradient(whole)
-        if drop_path_schedule is not None:
-            state = without_share(trained_model, state)
+        value, gradients, sums, state = gradients_of(prepared)
         known = {"value": value, "grad": gradients, "value_fn": value_fn, "obj_fn": value_fn, "grad_fn": grad_fn}
         updates, opt_state = optimizer.update(
             gradients,
             train_state.opt_state,
-            trained,
+            prepared.trained,
             **{name: argument for name, argument in known.items() if extra_args is None or name in extra_args},
         )
-        params = trees.merge(optax.apply_updates(trained, updates), frozen)
+        params = trees.merge(optax.apply_updates(prepared.trained, updates), prepared.frozen)
         average = None if ema is None else _averaged(train_state, Average(params, state), ema)
         metrics = Metrics(sums, _norm(gradients), _count_non_finite((params, state)))
         return TrainState(train_state.step + 1, params, state, with_fixed_types(opt_state), average), metrics
@@ -190,10 +233,11 @@ def make_train_step(
         )
         return results if placement is None else (placement.keep(results[0]), placement.whole(results[1]))
 
-    return _DonatingJit(train_step, placement, compiler_options=compiler_options, donate_argnums=0)
+    parts = StepParts(prepare, forward, gradients_of, compute, micro_batches)
+    return _DonatingJit(train_step, placement, parts, compiler_options=compiler_options, donate_argnums=0)
 
 
-class _Forward(NamedTuple):
+class Forward(NamedTuple):
     """A model's forward pass in training, and the sums of its task."""
 
     model: Layer
@@ -203,19 +247,27 @@ class _Forward(NamedTuple):
 
     def sums(self, params: Params, state: State, batch: Example, key: jax.Array) -> tuple[dict[str, Mean], State]:
         """Computes the loss, with that of auxiliary heads, and the metrics of a batch, and the new state."""
+        outputs, state = self.outputs(params, state, batch, key)
+        return self.measured(outputs, batch), state
+
+    def outputs(self, params: Params, state: State, batch: Example, key: jax.Array) -> tuple[Any, State]:
+        """Computes the outputs of the model for a batch, and the new state."""
         images = self.precision.cast_images(batch["image"])
         # A two-stage detector samples regions by the objects, within its forward pass.
         make_input = getattr(self.task, "training_input", None)
         x = images if make_input is None else make_input(images, batch)
         outputs, state = batched(self.model)(params, state, x, train=True, key=key)
-        outputs = self.precision.cast_outputs(outputs)
+        return self.precision.cast_outputs(outputs), state
+
+    def measured(self, outputs: Any, batch: Example) -> dict[str, Mean]:
+        """Computes the loss, with that of auxiliary heads, and the metrics."""
         main, others = outputs, []
         if isinstance(outputs, Mapping) and "main" in outputs:
             main, others = outputs["main"], [other for name, other in outputs.items() if name != "main"]
         loss = self.task.loss(main, batch)
         added = (self.auxiliary_weight * self.task.loss(other, batch).total for other in others)
         loss = Mean(functools.reduce(operator.add, added, loss.total), loss.weight)
-        return {"loss": loss, **self.task.metrics(main, batch)}, state
+        return {"loss": loss, **self.task.metrics(main, batch)}
 
 
 def _differentiated(sums_of: Any, params: Params, *part: Any) -> tuple[tuple[dict[str, Mean], Params], State]:
@@ -298,10 +350,13 @@ def _check_options(micro_batches: int, ema: float | None, auxiliary_weight: floa
 class _DonatingJit:
     """A compiled training step with an error that explains the reuse of a donated train state."""
 
-    def __init__(self, function: Callable[..., Any], placement: Placement | None, **options: Any) -> None:
+    def __init__(
+        self, function: Callable[..., Any], placement: Placement | None, parts: StepParts, **options: Any
+    ) -> None:
         functools.update_wrapper(self, function)
         jitted = jax.jit(function, **options)
         self._jitted, self._placement, self.trace, self.lower = jitted, placement, jitted.trace, jitted.lower
+        self.parts = parts
 
     def __call__(self, train_state: TrainState, batch: Any, key: jax.Array) -> Any:
         args = train_state, batch, key

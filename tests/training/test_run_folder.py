@@ -373,7 +373,7 @@ def test_what_a_killed_process_left_half_written_is_in_nobodys_way(path, tmp_pat
         """Leaves what a process leaves that is killed while it writes the files of a run."""
         code = (
             "import os, pathlib, sys\nfrom jaxcnn.files import written_whole\nkept = []\n"
-            "for name in ('config.json', 'metrics.jsonl', 'result.json', 'best.npz'):\n"
+            "for name in ('config.json', 'metrics.jsonl', 'result.json', 'best.npz', 'curves.png'):\n"
             "    kept.append(written_whole(pathlib.Path(sys.argv[1]) / name))\n    kept[-1].__enter__()\n"
             "(pathlib.Path(sys.argv[1]) / 'lock').touch()\nos._exit(9)"
         )
@@ -382,10 +382,10 @@ def test_what_a_killed_process_left_half_written_is_in_nobodys_way(path, tmp_pat
 
     new = tmp_path / "new"
     new.mkdir()
-    assert len(killed_in(new)) == 4
+    assert len(killed_in(new)) == 5
     with RunFolder.create(new, CONFIG):
         assert sorted(file.name for file in new.iterdir()) == ["config.json", "lock"]
-    assert len(killed_in(path)) == 4
+    assert len(killed_in(path)) == 5
     with RunFolder(path).writing() as folder:
         assert not [file for file in path.iterdir() if file.name.startswith(".")]
         assert [row["epoch"] for row in folder.metrics()] == [1, 2, 3]
