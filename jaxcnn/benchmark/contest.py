@@ -255,14 +255,14 @@ def _run(
             report(f"{title}: {name} gets ready")
             spec = replace(contest.spec(name), programs=programs)
             with _stopping(outcome):
-                if programs:
-                    first = start(spec)
-                    first.close()
-                    report(f"{title}: {name} gets ready again, with the programs that it has kept")
                 runners[name] = start(spec)
+                outcome.ready = runners[name].ready
+                if programs:
+                    runners[name].close()
+                    report(f"{title}: {name} gets ready again, with the programs that it has kept")
+                    runners[name] = start(spec)
+                    outcome.warm_start = runners[name].ready["cold_start"]
                 stack.callback(runners[name].close)
-                outcome.ready = first.ready if programs else runners[name].ready
-                outcome.warm_start = runners[name].ready["cold_start"] if programs else None
             return outcome
 
         ours = get_ready(OURS, stack.enter_context(tempfile.TemporaryDirectory()))
