@@ -41,7 +41,12 @@ LARGER |= {"yolov1", "yolov3"} | {f"yolox_{size}" for size in ("tiny", "s", "m",
 """Models with the blocks of one above, only more or wider (VGG: with AlexNet's layers)."""
 
 
-def members(names):
+def members(names, larger=LARGER):
     """Marks the larger models of each family as slow, for `pytest.mark.parametrize`."""
     slow = [pytest.mark.slow, pytest.mark.heavy]
-    return [pytest.param(name, marks=slow if name in LARGER else []) for name in names]
+    return [pytest.param(name, marks=slow if name.removesuffix("_cifar") in larger else []) for name in names]
+
+
+def small_members(names):
+    """Marks all but the small models as slow, for `pytest.mark.parametrize`."""
+    return members(names, LARGER | DEEP)

@@ -639,10 +639,18 @@ def small_shape(entry):
     return size, size, entry.image_shape[2]
 
 
+def slowly(group):
+    """Marks one of many alike, for `pytest.mark.parametrize`."""
+    return [pytest.mark.slow, pytest.mark.heavy(group)]
+
+
 def subjects():
     for kind, cases in {**LAYERS, **USER_BLOCKS}.items():
+        # By default, a small U-Net and a small RetinaNet stand for them.
+        is_dense = kind.__module__.startswith(("jaxcnn.models.detection.", "jaxcnn.models.segmentation."))
+        marks = slowly(kind.__name__) if is_dense else []
         for i, (shape, build) in enumerate(cases):
-            yield pytest.param((build, shape, False, False), id=f"{kind.__name__}-{i}")
+            yield pytest.param((build, shape, False, False), id=f"{kind.__name__}-{i}", marks=marks)
     for name, entry in catalog.CATALOG.items():
         # The same model functions with another stem, which the tests of the models look at.
         if name.endswith("_cifar") or name in LARGER:
@@ -650,9 +658,7 @@ def subjects():
         shape = small_shape(entry)
         build = functools.partial(catalog.build, name, 10, shape)
         deep = name in DEEP
-        yield pytest.param(
-            (build, shape, True, deep), id=name, marks=[pytest.mark.slow, pytest.mark.heavy(name)] if deep else []
-        )
+        yield pytest.param((build, shape, True, deep), id=name, marks=slowly(name) if deep else [])
 
 
 @pytest.fixture(scope="module", params=subjects())
@@ -865,11 +871,24 @@ def test_no_two_models_of_the_catalog_are_equal():
 
 
 # Every layer of the table, and every model of the catalog; nothing is drawn.
-BUILDS = {f"{kind.__name__}-{i}": build for kind, cases in LAYERS.items() for i, (_, build) in enumerate(cases)}
-BUILDS |= {name: functools.partial(catalog.build, name, 10, e.image_shape) for name, e in catalog.CATALOG.items()}
+BUILDS = [
+    *(
+        pytest.param(build, id=f"{kind.__name__}-{i}")
+        for kind, cases in LAYERS.items()
+        for i, (_, build) in enumerate(cases)
+    ),
+    *(
+        pytest.param(
+            functools.partial(catalog.build, name, 10, entry.image_shape),
+            id=name,
+            marks=slowly(name) if name in LARGER else [],
+        )
+        for name, entry in catalog.CATALOG.items()
+    ),
+]
 
 
-@pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
+@pytest.mark.parametrize("build", BUILDS)
 def test_copies_and_pickles_are_equal(build):
     value = build()
     for again in (pickle.loads(pickle.dumps(value)), copy.deepcopy(value), copy.copy(value)):
@@ -885,7 +904,7 @@ def in_numpy(value):
     return kinds[type(value)](value) if type(value) in kinds else value
 
 
-@pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
+@pytest.mark.parametrize("build", BUILDS)
 def test_layers_made_with_numbers_of_numpy_hold_those_of_python(build):
     value = build()
     if isinstance(value, Partial):

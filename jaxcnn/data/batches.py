@@ -114,12 +114,11 @@ class Batches:
         indices = order[position * self.batch_size : (position + 1) * self.batch_size][
             _part(self.batch_size, self.shard)
         ]
+        prepare = None if self.prepare is None else functools.partial(self._prepared, epoch)
+        if not self.add:
+            return Request(indices, prepare)
         added = {"index": indices.astype(np.int32), "epoch": np.full(len(indices), epoch, np.int32)}
-        return Request(
-            indices,
-            None if self.prepare is None else functools.partial(self._prepared, epoch),
-            {name: added[name] for name in self.add},
-        )
+        return Request(indices, prepare, {name: added[name] for name in self.add})
 
     def _prepared(self, epoch: int, index: int) -> dict[str, np.ndarray]:
         assert self.prepare is not None

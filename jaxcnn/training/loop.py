@@ -318,12 +318,13 @@ class _Unread:
         """Waits for all steps and adds their metrics; refuses a non-finite loss or train state."""
         if not self._steps:
             return metrics
-        for step, step_metrics in _on_host(self._steps):
+        on_host = _on_host(self._steps)
+        for step, step_metrics in on_host:
             # Check the sum, not the mean: that of a batch of weight 0 is NaN, which is no fault of the model.
             finite = math.isfinite(step_metrics.sums["loss"].total)
             if step_metrics.non_finite or not finite:
                 raise NonFiniteLossError(step, step_metrics.mean_loss, int(step_metrics.non_finite))
-            metrics = metrics.plus(step_metrics)
+        metrics = metrics.plus(*(step_metrics for _, step_metrics in on_host))
         now = time.perf_counter()
         seconds = (now - self._read_at) / len(self._steps)
         self._together = min(max(int(_READ_SECONDS / max(seconds, 1e-9)), 1), _MOST_UNREAD)

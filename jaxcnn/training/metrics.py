@@ -1,7 +1,9 @@
 """The metrics of a training step: sums that add up exactly, and checks that do not."""
 
+import functools
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -23,13 +25,13 @@ class Metrics(NamedTuple):
     gradient_norm: Any = 0.0
     non_finite: Any = 0
 
-    def plus(self, other: "Metrics") -> "Metrics":
-        """Adds the metrics of other examples in float64; waits for the device if it still computes them."""
+    def plus(self, *others: "Metrics") -> "Metrics":
+        """Adds the metrics of other examples in float64, in order; waits for the device if it still computes them."""
         return Metrics(
-            add_sums(self.sums, other.sums),
+            add_sums(self.sums, *(other.sums for other in others)),
             # Unlike Python's `max`, NumPy's keeps NaN.
-            float(np.maximum(self.gradient_norm, other.gradient_norm)),
-            int(self.non_finite) + int(other.non_finite),
+            float(np.max([self.gradient_norm, *(other.gradient_norm for other in others)])),
+            int(self.non_finite) + sum(int(other.non_finite) for other in others),
         )
 
     @property
@@ -58,27 +60,32 @@ class Metrics(NamedTuple):
         return cls(sums, stored["gradient_norm"], stored["non_finite"])
 
 
-def add_sums(one: Mapping[str, Mean], other: Mapping[str, Mean]) -> dict[str, Mean]:
-    """Adds metrics in float64 on the host.
+def add_sums(one: Mapping[str, Mean], *others: Mapping[str, Mean]) -> dict[str, Mean]:
+    """Adds metrics in float64 on the host, one after the other.
 
     Args:
       one: metrics by name; empty for no example.
-      other: metrics of other examples.
+      *others: metrics of other examples.
 
     Returns:
-      The sums of both.
+      The sums of all.
 
     Raises:
       ValueError: the names differ.
     """
-    if one and one.keys() != other.keys():
-        raise ValueError(f"expected metrics of the same names, got {sorted(one)} and {sorted(other)}")
+    one = one or {name: Mean(0.0, 0.0) for name in others[0]}
+    for other in others:
+        if one.keys() != other.keys():
+            raise ValueError(f"expected metrics of the same names, got {sorted(one)} and {sorted(other)}")
     return {
-        name: Mean(
-            *(_float64(a) + _float64(b) for a, b in zip(one.get(name, (0.0, 0.0)), mean, strict=True)),
-        )
-        for name, mean in other.items()
+        name: Mean(*(_total(parts) for parts in zip(mean, *(other[name] for other in others), strict=True)))
+        for name, mean in one.items()
     }
+
+
+def _total(numbers: Sequence[Any]) -> Any:
+    # Not by NumPy's sum, which adds pairs: the result must not depend on how many are added at once.
+    return functools.reduce(operator.add, map(np.asarray, numbers[1:]), _float64(numbers[0]))
 
 
 def _float64(number: Any) -> Any:

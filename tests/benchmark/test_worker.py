@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from jaxcnn.benchmark.spec import Spec
 from jaxcnn.benchmark.worker import run_round, steps_per_sample
 from jaxcnn.layers import Dense
@@ -58,6 +60,8 @@ def test_a_worker_gets_ready_and_runs_rounds():
     assert "a library prints" in errors
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_worker_says_why_it_cannot():
     assert talk('raise Unavailable("no compiler")')[0] == [{"missing": "no compiler"}]
     assert talk('raise Untranslatable("no counterpart")')[0] == [{"missing": "no counterpart"}]

@@ -79,6 +79,8 @@ def test_where_nobody_looks_nothing_is_shown(as_terminal, capsys):
     assert dumb.getvalue() == ""
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_predictions_in_a_file_leave_the_progress_on_the_terminal(jaxcnn, finished, as_terminal, tmp_path):
     terminal = as_terminal("stderr")
     for i in range(5):

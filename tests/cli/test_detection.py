@@ -168,6 +168,8 @@ def test_evaluate_gives_the_figures_of_coco_and_voc(jaxcnn, lively, truth_and_re
     assert record["examples"] == 24
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_evaluate_prints_tables_and_draws_pictures(jaxcnn, detected, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(terminal, "columns", lambda: 80)
@@ -276,6 +278,8 @@ def test_a_finished_run_says_its_figures_again(jaxcnn, detected):
     assert f"\ntest {words} (COCO)\n" in done.out
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_without_the_tools_of_coco_a_run_ends_and_evaluate_says_what_is_missing(
     jaxcnn, detected, tmp_path, monkeypatch
 ):

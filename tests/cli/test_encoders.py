@@ -52,6 +52,8 @@ def started(source, model="unet_resnet18", **options):
     return trees.named_leaves(params), trees.named_leaves(state), found, notes
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_weights_of_a_classifier_start_the_encoder(classifier):
     params, state, source, notes = started(classifier)
     assert notes == ["weights of resnet18 for the backbone; the other layers are new"]
@@ -64,6 +66,8 @@ def test_weights_of_a_classifier_start_the_encoder(classifier):
     assert source.normalization.mean == (0.485, 0.456, 0.406)
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_folder_of_the_library_starts_all_but_the_head(smp_folder):
     params, _, source, notes = started(smp_folder)
     assert notes == []
@@ -74,6 +78,8 @@ def test_a_folder_of_the_library_starts_all_but_the_head(smp_folder):
     assert (network.layer, network.task) == (catalog.build("unet_resnet18", 3), Segmentation(3))
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_other_weights_are_refused(classifier, smp_folder, tmp_path):
     with pytest.raises(CommandError, match=r"(?s)weights of unet_resnet34.*nor of its backbone: .* resnet34"):
         started(classifier, model="unet_resnet34")

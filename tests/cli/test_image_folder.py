@@ -51,6 +51,8 @@ def trained(finish, photographs):
     return finish(lambda run: [*words, "--run-dir", run])
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_training_pictures_are_cropped_at_random_and_others_in_the_centre(
     jaxcnn, photographs, tmp_path, at_step, ctrl_c, rows
 ):
@@ -235,6 +237,8 @@ def test_options_that_do_not_fit_the_data_are_refused(jaxcnn, tmp_path, monkeypa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_digits_may_have_another_size(jaxcnn, tmp_path):
     done = jaxcnn("train", "--model", "mlp", "--image-size", 8, "--run-dir", tmp_path / "run", *SHORT)
     assert done.status == 0, done.err

@@ -108,6 +108,8 @@ def test_what_cannot_be_done_is_refused(jaxcnn, tmp_path, monkeypatch, words, me
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_objects_are_counted(jaxcnn, tmp_path):
     done = jaxcnn("data", "info", "digit_scenes", "--limit", 2, "--output", tmp_path / "sheet.png")
     lines = [line.split() for line in done.out.splitlines()]

@@ -92,6 +92,8 @@ def test_a_missing_tracker_is_named_before_the_run_begins(jaxcnn, words, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_search_for_a_learning_rate_draws_and_prints_it(jaxcnn, npz, tmp_path, monkeypatch):
     monkeypatch.undo()  # draws the picture
     monkeypatch.chdir(tmp_path)

@@ -70,6 +70,8 @@ def test_a_run_by_recipe_keeps_its_options_and_goes_on_with_them(jaxcnn, npz, tm
     )
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.usefixtures("no_pictures")
 def test_a_model_is_fine_tuned_by_recipe(jaxcnn, npz, finished, tmp_path):
     words = ["--data", npz, "--model", "mlp", "--init-from", finished, "--epochs", 2, "--unfreeze-epoch", 1]

@@ -169,6 +169,8 @@ sys.exit(main())
 """
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.usefixtures("no_pictures")
 def test_a_run_killed_between_checkpoints_goes_on_exactly_from_the_last_one(
     jaxcnn, words, environment, tmp_path, saved, assert_as_uninterrupted
@@ -283,6 +285,8 @@ def test_a_finished_run_is_not_touched(jaxcnn, uninterrupted, monkeypatch):
     assert contents(uninterrupted) == before
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_run_that_was_killed_while_it_drew_its_pictures_is_finished_by_resuming(
     jaxcnn, uninterrupted, tmp_path, assert_as_uninterrupted
 ):

@@ -264,6 +264,8 @@ def test_missing_lines_of_the_metrics_are_noticed(jaxcnn, finished, tmp_path):
     assert re.match(r"error: expected the metrics of 4 epochs in .*metrics\.jsonl, got 2; restore", resumed.err)
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_pictures_that_a_killed_run_did_not_draw_are_drawn_later(jaxcnn, finished, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
@@ -299,6 +301,8 @@ def test_runs_of_the_same_second_have_folders_of_their_own(jaxcnn, words, tmp_pa
     assert sorted(os.listdir("runs")) == ["20260101-120000-mlp-0", "20260101-120000-mlp-0-2"]
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.usefixtures("no_pictures")
 def test_a_run_in_progress_cannot_be_resumed_by_another_process(jaxcnn, words, at_step, environment, tmp_path):
     run = tmp_path / "run"
@@ -340,6 +344,8 @@ sys.exit(main())
 """
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_full_disk_is_one_sentence(words, environment, tmp_path):
     run = tmp_path / "run"
     command = words(run, "--epochs", 2, "--augment", "none", "--checkpoint-epochs", 1)

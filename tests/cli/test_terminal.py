@@ -68,6 +68,8 @@ CLOSED = "error: standard output is closed; send it to a file or to /dev/null\n"
 FULL = "error: cannot write to standard output: No space left on device\n"
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("redirections", "words", "error"),
     [

@@ -200,6 +200,8 @@ def test_label_smoothing_belongs_to_the_training_loss_only(jaxcnn, words, splits
     assert row["learning_rate"] == 0.0
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.usefixtures("no_pictures")
 def test_every_option_of_the_training_changes_what_is_trained(jaxcnn, words, saved, tmp_path):
     base = ["--epochs", 1, "--augment", "none", "--warmup-epochs", 0.5]
@@ -375,6 +377,8 @@ def test_an_epoch_whose_validation_loss_is_not_finite_is_never_the_best(jaxcnn, 
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_images_of_two_channels_are_trained_to_the_end_or_refused_at_once(jaxcnn, words, tmp_path):
     random, run = np.random.default_rng(0), tmp_path / "run"
     np.savez(tmp_path / "two.npz", images=random.uniform(size=(60, 8, 8, 2)), labels=np.arange(60) % 3)
@@ -415,6 +419,8 @@ def two_heads(num_classes=10, *, in_channels=1):
     return AuxiliaryHeads("aux", conv=Conv(in_channels, 4), aux=classifier, relu=Function(jax.nn.relu), head=classifier)
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.usefixtures("no_pictures")
 def test_a_model_with_auxiliary_heads_trains_with_their_weight(jaxcnn, words, tmp_path, monkeypatch):
     losses = {}
@@ -441,6 +447,8 @@ def test_a_model_with_auxiliary_heads_trains_with_their_weight(jaxcnn, words, tm
     assert losses[0.3] > 1.2 * losses[0.0]
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_where_the_examples_are_is_no_part_of_the_run(jaxcnn, finished, saved, rows, tmp_path):
     options = [*RunFolder(finished).config["command"][2:], "--run-dir", tmp_path / "run"]
     done = jaxcnn("train", *options, "--place", "stream")

@@ -407,6 +407,8 @@ def test_an_auxiliary_head_that_the_weights_do_not_have_is_new():
         transfer.first_parameters(Train(model="fcn_resnet50", init_from="x.pth"), model, jax.random.key(0), source)
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_segmentation_model_starts_from_the_weights_of_its_classifier(monkeypatch, tmp_path):
     classifier = resnet18(7)
     entry = CATALOG["fcn_resnet50"]._replace(backbone="resnet18")

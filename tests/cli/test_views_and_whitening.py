@@ -103,6 +103,8 @@ def test_views_of_masks_are_refused(jaxcnn, masked, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_training_images_may_be_smaller_than_those_of_evaluation(jaxcnn, colours, tmp_path):
     sizes = ("--random-resized-crop", "--training-size", 9, "--image-size", 12)
     done = jaxcnn(*words(colours, tmp_path / "run", *sizes))

@@ -102,6 +102,8 @@ def drawn(request, image):
     return request.param, draw(request.param, image, 20, seed=1)
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_loop_over_the_same_keys_gives_the_same_images(drawn, image):
     step, together = drawn
     one = jax.jit(step)
@@ -627,6 +629,8 @@ def test_a_mask_moves_as_its_image(step):
     assert len({one.tobytes() for one in mask}) > (1 if is_flip(step) else 10)
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("step", GEOMETRIC[1:-1], ids=repr)
 def test_every_pixel_of_a_mask_is_the_one_nearest_to_where_its_image_was_read(step):
     height, width = 17, 23
@@ -644,6 +648,8 @@ def test_every_pixel_of_a_mask_is_the_one_nearest_to_where_its_image_was_read(st
     assert sure.mean() > 0.4
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("step", GEOMETRIC, ids=repr)
 def test_what_comes_into_view_belongs_to_no_class_unless_told_otherwise(step):
     example = {"image": jnp.ones((12, 14, 1)), "mask": jnp.ones((12, 14), jnp.int32)}
@@ -666,6 +672,8 @@ def test_changes_of_colour_leave_the_mask(step, image):
     assert (drawn["image"] != np.asarray(image)).any()
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("step", [*GEOMETRIC, *FIXED], ids=repr)
 def test_the_image_does_not_depend_on_other_entries_which_stay(step, image):
     others = {"label": jnp.int32(3), "target": jnp.linspace(0, 1, 5), "weight": jnp.float32(0.5)}

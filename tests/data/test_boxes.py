@@ -60,6 +60,8 @@ def drawn(step, count=30):
     return {name: np.asarray(array) for name, array in jax.jit(jax.vmap(lambda key: step(key, example)))(keys).items()}
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("step", STEPS, ids=repr)
 def test_boxes_lie_around_the_pixels_that_moved_with_them(step):
     examples = drawn(step)

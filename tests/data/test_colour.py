@@ -312,6 +312,8 @@ def test_color_jitter_draws_its_factors_and_their_order():
         assert factors.max() > 1.35
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_color_jitter_applies_the_changes_in_every_order():
     image = np.array([[[0.9, 0.2, 0.1], [0.1, 0.8, 0.7]]], np.float32)
     options = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.5}

@@ -39,6 +39,8 @@ def change():
     )
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("step", POLICIES, ids=repr)
 def test_policies_draw_many_images_in_range(step, image):
     images = drawn(step, {"image": image})["image"]
@@ -126,6 +128,8 @@ def test_quarter_turns_and_translations_are_exact(image, change):
     np.testing.assert_array_equal(change("translate_y", -3.9, image), moved)
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("step", [Step(rand_augment, magnitude=20), Step(trivial_augment)], ids=repr)
 def test_masks_and_boxes_move_along(step):
     """A white square on black: what changes colours leaves it brighter than the rest, or inverts both."""
@@ -161,6 +165,8 @@ def test_aug_mix_keeps_the_share_of_the_image(image):
     assert 15 < sum(kept) < 55  # an extreme alpha gives the image alone or the chain alone
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_aug_mix_refuses_what_it_cannot_move(image, key):
     with pytest.raises(ValueError, match=r"aug_mix expects an example without mask and boxes, .*; use rand_augment or"):
         Step(aug_mix)(key, {"image": image, "mask": jnp.zeros(image.shape[:2], int)})

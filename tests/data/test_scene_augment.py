@@ -159,6 +159,8 @@ def test_jittered_images_are_scaled_and_lie_at_the_top_left_or_are_cut():
         assert np.ptp(corners[~smaller, axis]) > 5
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "step",
     [

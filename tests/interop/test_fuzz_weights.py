@@ -13,6 +13,8 @@ def traced():
     tracemalloc.stop()
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_damaged_files_are_read_rightly_or_refused_as_documented(tmp_path):
     totals = fuzz(400, 1, tmp_path)
     assert sum(read for read, _ in totals.values()) == 400

@@ -36,6 +36,8 @@ def assert_close(actual, expected, tolerance=1e-4):
         np.testing.assert_allclose(got, want, atol=tolerance * np.abs(want).max())
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", BLOCKS)
 def test_an_exported_block_computes_the_same(name):
     model = BLOCKS[name]

@@ -92,6 +92,8 @@ def test_parameters_are_as_many_as_published():
     assert multiply_adds(mobilenet_v2(), (224, 224, 3)) == 300_774_272
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("width", "megas", "mega_adds"),
     [(0.35, 1.66, 59), (0.5, 1.95, 97), (0.75, 2.61, 209), (1.0, 3.47, 301), (1.3, 5.34, 509), (1.4, 6.06, 582)],
@@ -299,6 +301,8 @@ def test_a_convolution_takes_any_padding():
     assert conv_norm(3, 4, 3, 2, padding=((0, 1), (2, 3)))["conv"].padding == ((0, 1), (2, 3))
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_features_are_dropped_right_before_the_head():
     model = mobilenet_v2(dropout_rate=0.5)
     assert model.names[-2:] == ("dropout", "head")

@@ -8,6 +8,7 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
+from catalog_members import members
 
 from jaxcnn import models, ops
 from jaxcnn.layers import BatchNorm, Conv, DropPath, Function, GroupNorm, LayerNorm, identity
@@ -158,7 +159,9 @@ def offered(function):
 
 
 # R-CNN is made of a classifier, which has these options.
-@pytest.mark.parametrize("name", [name for name in models.__all__ if name not in ("lenet5_1998", "rcnn", "small_rcnn")])
+@pytest.mark.parametrize(
+    "name", members(name for name in models.__all__ if name not in ("lenet5_1998", "rcnn", "small_rcnn"))
+)
 def test_every_model_offers_the_options_of_its_family(name):
     function = getattr(models, name)
     common = {"num_classes", "in_channels"} | ({"activation"} if "mobilenet_v3" not in name else set())

@@ -66,6 +66,8 @@ def test_parameters_have_the_names_of_the_classifier():
     assert set(shapes[0]) - set(of_classifier[0]) == {"decoder", "aux"}
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("shape", [(65, 90, 3), (1, 1, 3), (33, 7, 3)])
 @pytest.mark.parametrize("name", ["fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"])
 def test_the_logits_have_the_size_of_any_image(name, shape):

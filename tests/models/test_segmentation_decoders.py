@@ -32,6 +32,8 @@ def test_logits_are_as_large_as_the_image_and_the_text_tells_the_model(name):
         output_shape(model, (36, 31, 3))
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(("name", "multiple"), [("fpn", 32), ("upernet", 8)])
 def test_they_can_be_exported_for_images_of_any_size(name, multiple):
     model = MODELS[name]()

@@ -182,6 +182,8 @@ def test_sampling_is_random_or_the_first():
         tiny(sampling="last")
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_slots_without_an_object_change_nothing_and_need_no_new_program():
     model = tiny()
     params, state = model.init(jax.random.key(0))
@@ -282,6 +284,8 @@ def test_the_task_says_what_outputs_it_expects():
         model.task((64, 32)).loss(outputs, batch)
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_tools_of_layers_know_two_stage_detectors():
     model = tiny(norm=BatchNorm)
     params, state = random_weights(model, np.float32)
@@ -319,6 +323,8 @@ def tiny_masks(**options):
     return MaskRCNN(**{**fields, "head": head}, mask_tower=mask_tower(5))
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_loss_of_masks_is_that_of_numpy():
     model = tiny_masks(sampling="first", max_detections=6)
     params, state = model.init(jax.random.key(0))
@@ -365,6 +371,8 @@ def cut_out(mask, box):
     return sides[0] @ mask @ sides[1].T
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_masks_are_those_of_the_detections():
     model = tiny_masks(score_threshold=0.0, max_detections=6)
     params, state = random_weights(model, np.float32)

@@ -44,6 +44,8 @@ def test_the_cells_of_a_grid_are_where_the_image_has_them():
         jax.eval_shape(lambda: model.apply(*model.init(jax.random.key(0)), jnp.zeros((96, 96, 3)), train=False))
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_folding_keeps_the_outputs():
     model = yolov1_tiny(3, image_size=32)
     params, state = model.init(jax.random.key(0))

@@ -46,6 +46,8 @@ def test_maps_of_any_size_are_joined():
     assert outputs["objectness"].shape == (9 * 7 + 5 * 4 + 3 * 2,)
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_new_model_expects_an_object_in_one_of_a_hundred_cells(key):
     model = tiny(5)
     outputs, _ = model.apply(*model.init(key), jax.random.uniform(key, (64, 64, 3)), train=False)
@@ -54,6 +56,8 @@ def test_a_new_model_expects_an_object_in_one_of_a_hundred_cells(key):
         assert float(probabilities.mean()) == pytest.approx(0.01, rel=0.2)
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_tools_of_layers_know_it():
     model = tiny(depthwise=True)
     params, state = random_weights(model, np.float32)

@@ -14,6 +14,8 @@ def test_gelu_weights_a_value_by_the_probability_below_it(float64):
     np.testing.assert_allclose(ops.gelu(jnp.asarray(X)), X * ndtr(X), rtol=0, atol=1e-14)
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_gelu_has_the_derivatives_of_its_definition(float64):
     density = np.exp(-(X**2) / 2) / np.sqrt(2 * np.pi)
     first = jax.grad(ops.gelu)

@@ -79,6 +79,8 @@ def test_a_batch_may_be_empty(name):
     assert gradient.shape == (0, *SHAPE)
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", [*MEANS, *BORDERS, *MAXIMA])
 def test_what_is_not_finite_reaches_what_depends_on_it_and_nothing_else(name):

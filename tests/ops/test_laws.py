@@ -141,6 +141,8 @@ def test_a_value_that_is_not_finite_reaches_what_is_made_of_it_and_nothing_else(
             assert not np.isfinite(spoiled[touched]).any()
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @each_op
 def test_a_gradient_that_is_not_finite_reaches_what_its_result_is_made_of_and_nothing_else(name):
     op, parameters = function(name)
@@ -213,6 +215,8 @@ def test_weights_of_any_floating_dtype_are_taken(name):
         assert y.dtype == jnp.float32
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @each_op
 def test_the_length_of_a_program_does_not_grow_with_its_batch(name):
     op, parameters = function(name)

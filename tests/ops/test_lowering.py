@@ -244,6 +244,8 @@ for groups, window in ((1, 3), (1, 1), (16, 3), (4, 3)):
 """
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_batch_over_several_devices_is_not_gathered():
     run = subprocess.run(
         [sys.executable, "-W", "error", "-c", SHARDED],

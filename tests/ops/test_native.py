@@ -117,6 +117,8 @@ def spoilable(case):
     return (x, kernel, dy), program, plain, program(x, kernel, dy)
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e37, 1e6])
 @pytest.mark.parametrize("case", SPOILED)
 def test_a_number_out_of_the_ordinary_reaches_the_results_that_are_made_of_it_and_no_other(case, value):

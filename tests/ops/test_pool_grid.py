@@ -272,6 +272,8 @@ def assert_all_agree(indices):
     assert not wrong, "\n".join([f"{len(wrong)} of {len(indices)} poolings are wrong:", *lines])
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.usefixtures("float64")
 def test_a_sample_of_poolings_is_right_in_values_gradients_and_a_transformation():
     assert_all_agree(SAMPLE)

@@ -106,6 +106,8 @@ def test_padding_and_order_change_nothing():
         assert order[kept].tolist() == expected
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_vmap_equals_a_loop_and_counts_of_objects_do_not_retrace():
     batch = [scored(seed, 140) for seed in (0, 2, 4)]
     boxes, scores, classes = (jnp.asarray(np.stack(parts)) for parts in zip(*batch, strict=True))

@@ -26,7 +26,7 @@ from weights_peer import (
 from jaxcnn.interop.weights import load_weights
 from jaxcnn.layers import count_parameters
 
-pytestmark = pytest.mark.usefixtures("float64")
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("float64")]
 
 PARAMETERS = {
     "densenet121": 7_978_856,
@@ -46,7 +46,6 @@ def test_weights_of_timm_give_its_logits(tmp_path):
     check_torch_weights("timm/densenet169", timm.create_model("densenet169", num_classes=10), tmp_path, SIZES)
 
 
-@pytest.mark.heavy
 def test_weights_of_keras_give_its_logits(tmp_path):
     check_keras_weights("keras/DenseNet121", tmp_path, SIZES)
 
@@ -77,7 +76,6 @@ def test_the_older_names_of_published_files_are_read(tmp_path):
     assert (our_logits(weights, batch) == our_logits(weights._replace(params=params, state=state), batch)).all()
 
 
-@pytest.mark.heavy
 def test_a_training_step_is_that_of_torchvision(tmp_path):
     module = torchvision.models.densenet121(num_classes=10)
     check_torch_training("torchvision/densenet121", module, tmp_path, 64)

@@ -33,7 +33,7 @@ from jaxcnn.interop.records.efficientnet import keras_normalization
 from jaxcnn.layers import Conv, count_parameters
 from jaxcnn.models import catalog
 
-pytestmark = pytest.mark.usefixtures("float64")
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("float64")]
 
 SIZES = (64, 75)
 # Calibrated with few pixels a channel, the deep ones amplify rounding beyond the tolerance, in torch as here.
@@ -59,7 +59,6 @@ def test_weights_of_timm_give_its_logits(name, tmp_path):
     check_torch_weights(f"timm/{name}", timm.create_model(name, num_classes=10), tmp_path, SIZES)
 
 
-@pytest.mark.heavy
 @pytest.mark.parametrize(
     "name", ["torchvision/efficientnet_b5", "torchvision/efficientnet_v2_s", "timm/tf_efficientnetv2_s"]
 )
@@ -110,13 +109,11 @@ def normalized(preprocessing, image):
     return (image / 255 - np.array(preprocessing.mean)) / np.array(preprocessing.std)
 
 
-@pytest.mark.heavy
 def test_weights_of_keras_give_its_logits(tmp_path):
     weights, expected = keras_weights("keras/EfficientNetB0", tmp_path, SIZES)
     check_logits(weights, [normalized(weights.preprocessing, images(size)) for size in SIZES], expected)
 
 
-@pytest.mark.heavy
 def test_weights_of_keras_for_the_second_version_give_its_logits(tmp_path):
     weights, expected = keras_weights("keras/EfficientNetV2S", tmp_path, LARGER_SIZES, include_preprocessing=False)
     for size, logits in zip(LARGER_SIZES, expected, strict=True):

@@ -16,7 +16,7 @@ from jaxcnn.models import fasterrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn_v2
 from jaxcnn.models.detection import region_proposals
 from jaxcnn.ops import regions
 
-pytestmark = pytest.mark.usefixtures("float64")
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("float64")]
 
 detection = torchvision.models.detection
 SIZE = (96, 70)

@@ -23,7 +23,7 @@ from jaxcnn.interop.records import RECORDS
 from jaxcnn.interop.weights import load_weights
 from jaxcnn.layers import AuxiliaryHeads, MaxPool, Sequential, count_parameters
 
-pytestmark = pytest.mark.usefixtures("float64")
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("float64")]
 
 
 def googlenet(**options):

@@ -25,7 +25,7 @@ from jaxcnn.interop import conversion
 from jaxcnn.interop.records import RECORDS
 from jaxcnn.layers import AvgPool, count_parameters
 
-pytestmark = pytest.mark.usefixtures("float64")
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("float64")]
 
 
 def inception_v3():
@@ -76,7 +76,6 @@ def test_planted_faults_are_seen(tmp_path):
     assert error(our_logits(weights, batch, model=uncounted), expected) > 1e-6
 
 
-@pytest.mark.heavy
 def test_weights_of_keras_give_its_logits(tmp_path):
     weights, expected = check_keras_weights("keras/InceptionV3", tmp_path, (107, (139, 111)))
     counted = changed(weights.model, AvgPool, count_include_pad=True)

@@ -11,7 +11,7 @@ from weights_peer import changed, check_names, error, images, record_of
 from jaxcnn.layers import BatchNorm, count_parameters, multiply_adds
 from jaxcnn.models import maskrcnn_resnet50_fpn_v2
 
-pytestmark = pytest.mark.usefixtures("float64")
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("float64")]
 
 detection = torchvision.models.detection
 SIZE = (96, 70)

@@ -460,6 +460,7 @@ def test_a_share_of_the_many_samples_of_torch_gives_what_it_gives_in_torch(name)
 
 
 @slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("name", MANY)
 def test_the_many_samples_of_torch_give_what_they_give_in_torch(name, part):

@@ -27,7 +27,7 @@ from jaxcnn.interop.records.regnet import RECORDS
 from jaxcnn.interop.weights import load_weights
 from jaxcnn.layers import Function, Gate, count_parameters
 
-pytestmark = pytest.mark.usefixtures("float64")
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("float64")]
 
 SIZES = (64, 75)
 TIMM = [record.architecture for record in RECORDS if record.origin == "timm"]

@@ -24,7 +24,7 @@ from weights_peer import (
 from jaxcnn import ops
 from jaxcnn.layers import Function, count_parameters
 
-pytestmark = pytest.mark.usefixtures("float64")
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("float64")]
 
 PARAMETERS = {
     "shufflenet_v2_x0_5": 1_366_792,

@@ -32,7 +32,11 @@ from jaxcnn.models.segmentation.encoder_unet import UpBlock
 from jaxcnn.tasks import Segmentation
 
 smp = pytest.importorskip("segmentation_models_pytorch")
-pytestmark = [pytest.mark.usefixtures("float64"), pytest.mark.filterwarnings("ignore:`timm-` encoders")]
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.usefixtures("float64"),
+    pytest.mark.filterwarnings("ignore:`timm-` encoders"),
+]
 
 OTHER_OPTIONS = {"decoder_attention_type": "scse", "decoder_interpolation": "bilinear"}
 WITHOUT_NORM = {"decoder_use_norm": False}
@@ -177,7 +181,7 @@ MORE_ENCODERS += ["timm-efficientnet-b2", "tu-resnet34", "tu-efficientnet_b0", "
 
 
 @pytest.mark.parametrize(
-    "encoder", [*ENCODERS, *(pytest.param(name, marks=[pytest.mark.slow, pytest.mark.heavy]) for name in MORE_ENCODERS)]
+    "encoder", [*ENCODERS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_ENCODERS)]
 )
 def test_every_family_of_encoders_gives_the_outputs_of_the_library(encoder, tmp_path):
     check(module_of("Unet", encoder, decoder_channels=(32, 24, 20, 18, 16)), tmp_path)

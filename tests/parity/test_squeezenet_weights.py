@@ -16,7 +16,7 @@ from weights_peer import (
 
 from jaxcnn.layers import MaxPool
 
-pytestmark = pytest.mark.usefixtures("float64")
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("float64")]
 
 
 @pytest.mark.parametrize("name", ["squeezenet1_0", "squeezenet1_1"])

@@ -22,7 +22,7 @@ from weights_peer import (
 
 from jaxcnn.layers import count_parameters
 
-pytestmark = pytest.mark.usefixtures("float64")
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("float64")]
 
 COUNTS = {
     "vgg11": 132_863_336,
@@ -101,7 +101,6 @@ def test_a_wrong_epsilon_is_seen(build, tmp_path):
     check_faults_are_seen(weights, batch, torch_logits(module, batch), bias="stage4/norm1/bias", same=False)
 
 
-@pytest.mark.heavy
 def test_weights_of_keras_give_its_logits(tmp_path):
     # Keras flattens the last map: these are the sizes that leave 7x7 of it.
     check_keras_weights("keras/VGG16", tmp_path, (224, (225, 239)))

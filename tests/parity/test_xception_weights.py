@@ -4,10 +4,9 @@ import pytest
 from weights_peer import check_faults_are_seen, check_keras_weights, images
 
 pytest.importorskip("torch")
-pytestmark = pytest.mark.usefixtures("float64")
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("float64")]
 
 
-@pytest.mark.heavy
 def test_weights_of_keras_give_its_logits_and_faults_are_seen(tmp_path):
     weights, expected = check_keras_weights("keras/Xception", tmp_path, (72, 75))
     check_faults_are_seen(

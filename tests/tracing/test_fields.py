@@ -269,6 +269,8 @@ def operation(rng, channels, size):
             return lambda x: jax.nn.sigmoid(ops.conv(x, kernel(1, 3, channels, channels))) * x
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("seed", range(20))
 def test_random_compositions_see_no_more_than_their_fields(seed):
     rng = np.random.default_rng(seed)

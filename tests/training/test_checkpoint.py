@@ -356,6 +356,8 @@ assert threading.enumerate() == [threading.current_thread()]
 """
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_plain_process_leaves_no_thread_and_prints_nothing_even_for_a_damaged_checkpoint(tmp_path):
     process = subprocess.run(
         [sys.executable, "-W", "error", "-c", PLAIN_PROCESS, tmp_path], cwd=ROOT, capture_output=True, text=True

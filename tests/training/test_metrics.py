@@ -1,3 +1,4 @@
+import functools
 import json
 import math
 
@@ -49,3 +50,10 @@ def test_metrics_go_through_json_to_the_bit():
 def test_without_examples_there_is_no_mean():
     assert math.isnan(Metrics().mean_loss)
     assert Metrics().figures() == {}
+
+
+def test_the_sums_do_not_depend_on_how_many_steps_are_added_at_once():
+    numbers = np.float32(np.random.default_rng(0).normal(size=(40, 2)) * 10.0 ** np.arange(-10, 30)[:, None])
+    steps = [Metrics({"loss": Mean(*pair)}, abs(pair[0]), np.int32(1)) for pair in numbers]
+    one_by_one = functools.reduce(Metrics.plus, steps, Metrics())
+    assert Metrics().plus(*steps) == Metrics().plus(*steps[:16]).plus(*steps[16:]) == one_by_one

@@ -122,6 +122,8 @@ def test_a_label_out_of_range_is_nan(mix):
     assert np.isnan(mixed["label"]).any()
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("mix", [*BOTH, RandomMix(BOTH)], ids=repr)
 def test_the_step_mixes_another_way_in_each_step(mix):
     model, still = Sequential(flatten=Flatten(), head=Dense(9 * 7 * 2, CLASSES)), optax.sgd(0.0)

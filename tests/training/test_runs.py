@@ -179,6 +179,8 @@ def dropping():
     return Sequential(flatten=Flatten(), block=Residual(branch), head=Dense(36, 2))
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_rise_of_drop_path_goes_on_to_the_same_bits(stripes, tmp_path):
     recipe = dataclasses.replace(RECIPE, epochs=2, checkpoint_epochs=1, drop_path_warmup_epochs=1.5)
     whole = run(dropping(), stripes, recipe)
@@ -389,6 +391,8 @@ def test_patience_ends_a_run_that_no_longer_improves(stripes, tmp_path):
     assert again.figures == result.figures
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_masks_are_segmented(stripes):
     images = stripes.entries["image"]
     masks = (images[..., 0] > 0.5).astype(np.uint8)
@@ -641,6 +645,8 @@ def test_examples_of_training_are_prepared(stripes, tmp_path):
         run(classifier(), data.split(stripes, seed=0), resume=True, recipe=recipe, folder=tmp_path / "run")
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_alternating_flips_are_the_same_in_all_places_and_after_a_stop(stripes, tmp_path):
     words = {"recipe": dataclasses.replace(RECIPE, augment="alternating_flip()", epochs=2, warmup_epochs=0)}
     whole = run(classifier(), stripes, place="memory", **words)

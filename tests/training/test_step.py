@@ -579,6 +579,8 @@ def test_micro_batches_give_what_the_large_batch_gives_in_float64_to_1e_12():
         assert_close(results[count], results[1], rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("micro_batches", [2, 3])
 def test_with_batch_norm_micro_batches_are_small_batches_one_after_the_other(micro_batches):
     model = Sequential(norm=BatchNorm(2), **dict(LINEAR.layers))

@@ -66,6 +66,8 @@ def points(folder):
     return found
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_tensorboard_gets_every_figure_of_every_epoch_at_its_step(source, tmp_path):
     pytest.importorskip("tensorboardX")
     result = run(MODEL, source, RECIPE, folder=tmp_path / "run", observers=[TensorBoard()])

@@ -33,7 +33,7 @@ class OnDevice:
             if name in self.source.entries:
                 check_classes(name, self.source.entries[name], self.source.class_names)
 
-    @property
+    @functools.cached_property
     def spec(self) -> Mapping[str, ArraySpec]:
         """That of the source, in the dtypes of the device: without `jax_enable_x64`, it has no numbers of 64 bits."""
         spec = self.source.spec
