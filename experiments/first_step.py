@@ -47,15 +47,15 @@ def main() -> None:
             "seconds": {label: medians(found) for label, found in starts.items()},
         }
         print(table(name, results[name]["seconds"]), flush=True)
-    record = {
-        "script": "experiments/first_step.py",
-        "cpu": environment.processor(),
-        "cores": environment.usable_cores(),
-        "commit": environment.commit(),
-        "versions": environment.versions("jax", "torch", "flax"),
-        "models": results,
-    }
-    write_text(RESULTS, json.dumps(record, indent=1) + "\n")
+        record = {
+            "script": "experiments/first_step.py",
+            "cpu": environment.processor(),
+            "cores": environment.usable_cores(),
+            "commit": environment.commit(),
+            "versions": environment.versions("jax", "torch", "flax"),
+            "models": results,
+        }
+        write_text(RESULTS, json.dumps(record, indent=1) + "\n")
 
 
 def measured(name: str, repeats: int) -> dict[str, list[Start]]:

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import filelock
 import jax
@@ -50,9 +51,9 @@ def enable_compilation_cache(
     """
     if max_bytes is not None and max_bytes < 1:
         raise ValueError(f"max_bytes expects a number of bytes, at least 1, or None for no bound, got {max_bytes}")
-    if os.environ.get("JAXCNN_COMPILATION_CACHE") == "0" or not jax.config.jax_enable_compilation_cache:
+    if os.environ.get("JAXCNN_COMPILATION_CACHE") == "0" or not _setting("jax_enable_compilation_cache"):
         return None
-    if (given := jax.config.jax_compilation_cache_dir) is not None:
+    if (given := _setting("jax_compilation_cache_dir")) is not None:
         return Path(given) if given else None
     try:
         parent = cache_folder() / "programs" if folder is None else Path(folder)
@@ -72,10 +73,14 @@ def enable_compilation_cache(
         "jax_persistent_cache_min_compile_time_secs": 0.0,
     }
     for name, value in wanted.items():
-        if name.upper() not in os.environ and getattr(jax.config, name) == _DEFAULTS[name]:
+        if name.upper() not in os.environ and _setting(name) == _DEFAULTS[name]:
             jax.config.update(name, value)
     jax.config.update("jax_compilation_cache_dir", str(programs))
     return programs
+
+
+def _setting(name: str) -> Any:
+    return getattr(jax.config, name)
 
 
 def _processor_name() -> str:

@@ -39,8 +39,8 @@ class Contest:
       model: the layer value; a detector, or what gives logits, or a map of them.
       image_shape: (height, width, channels) of one image.
       batch_size: images in a step.
-      mode: "train" (forward in training, mean softmax cross-entropy or
-        the loss of the detector, backward, SGD with momentum 0.9) or "infer".
+      mode: "train" (forward in training, mean softmax cross-entropy or the detector's loss, backward, SGD with momentum
+        0.9) or "infer".
       precision: dtype of the computation; parameters, moments and the loss are float32.
       devices: number of devices that share the batch.
       peers: names of `jaxcnn.benchmark.peers.PEERS`.

@@ -2,8 +2,9 @@
 
 XLA's convolutions on CPU reach half of what the cores can do, and its kernel gradients a third. These reach nearly all
 of it, and Winograd's algorithm saves three quarters of the multiplications of a 3x3 kernel of stride 1. The sources are
-in this folder. The system's C++ compiler builds them for the processor of this machine when the first convolution is
-compiled; the library is kept in a cache folder. If the build fails, the rules of `lowering.cpu_jax` are used.
+in this folder. An installed package has libraries for several kinds of processors (setup.py). Where it has none that
+fits, the system's C++ compiler builds one for this processor when the first convolution is compiled, and it is kept in
+a cache folder. If the build fails, the rules of `lowering.cpu_jax` are used.
 """
 
 from jaxcnn.ops.lowering.native.build import reads, ready

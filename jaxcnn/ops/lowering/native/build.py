@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import functools
-import hashlib
 import logging
 import os
 import platform
@@ -21,12 +20,10 @@ import jax.numpy as jnp
 import jaxlib
 
 from jaxcnn.files import LockedError, cache_folder, locked
+from jaxcnn.ops.lowering.native import variants
 
 _LOG = logging.getLogger("jaxcnn")
 
-_FOLDER = Path(__file__).parent
-_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-w")
-_OWN_FLAGS = {"kernels": (), "resample": ("-ffp-contract=off",)}  # without it, its weights would not be Pillow's
 _TARGETS = (
     "jaxcnn_convolve",
     "jaxcnn_input_gradient",
@@ -43,12 +40,11 @@ _BUILDS = {
 _PROCESSOR = ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU variant", "CPU part", "Features")
 # Timeout of a build in seconds; a build takes about 15.
 _PATIENCE = 300.0
-_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @functools.cache
 def ready() -> bool:
-    """Loads the kernels, and builds them first if necessary.
+    """Loads the kernels: those of the package, or those that are built here first if necessary.
 
     The environment variable JAXCNN_NATIVE=0 turns them off, CXX names the compiler, optionally with arguments
     (`CXX="ccache g++"`), and JAXCNN_CACHE_DIR the folder to keep them in (see `jaxcnn.files.cache_folder`). A
@@ -61,11 +57,11 @@ def ready() -> bool:
         return False
     try:
         library = _library("kernels", _TARGETS)
+        for target in _TARGETS:
+            jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     except (OSError, RuntimeError) as error:
         _LOG.warning("convolutions on CPU run without the C++ kernels of jaxcnn, and slower: %s", error)
         return False
-    for target in _TARGETS:
-        jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     return True
 
 
@@ -103,10 +99,29 @@ def resampler() -> Any:
 
 @functools.cache
 def _library(name: str, functions: tuple[str, ...]) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(_built(_compiler(), cache_folder(), name)))
+    library = ctypes.CDLL(str(_packaged(name) or _built(_compiler(), cache_folder(), name)))
     if missing := [function for function in functions if not hasattr(library, function)]:
         raise BuildError(f"the library that was built lacks {', '.join(missing)}; is CXX a C++ compiler?")
     return library
+
+
+def _packaged(name: str, folder: Path = variants.BUILT) -> Path | None:
+    """Returns the best library of the package for this processor; None if the package has none that can be used.
+
+    One of other sources is not used, nor a damaged one, nor one for an interface that this version of jax lacks.
+    """
+    try:
+        installed = variants.interface(Path(jax.ffi.include_dir()))
+    except (OSError, ValueError):
+        return None
+    for variant in variants.best(_features()):
+        for library in sorted(folder.glob(f"{name}-{variant.name}-ffi*.so")):
+            version = variants.version_of(library)
+            # XLA takes what was built for an older minor version.
+            fits = version[0] == installed[0] and version[1] <= installed[1]
+            if fits and variants.is_sound(library, variants.key(library.name)):
+                return library
+    return None
 
 
 class BuildError(RuntimeError):
@@ -129,37 +144,20 @@ def _compiler() -> tuple[str, ...]:
 
 def _built(compiler: tuple[str, ...], folder: Path, name: str = "kernels") -> Path:
     """Returns a library, building it if it is missing or damaged. Only one process builds at a time."""
-    sources = sorted(path for path in _FOLDER.iterdir() if path.suffix in (".cc", ".h"))
-    command = (*compiler, *_FLAGS, *_OWN_FLAGS[name])
-    key = hashlib.sha256(repr((command, jaxlib.version.__version__, describe_processor())).encode())
-    for source in sources:
-        key.update(source.read_bytes())
-    library = folder / f"{name}-{key.hexdigest()[:16]}.so"
-    if _sound(library, key.digest()):
+    command = variants.command(compiler, name, ("-march=native",))
+    key = variants.key(command, jaxlib.version.__version__, describe_processor())
+    library = folder / f"{name}-{key.hex()[:16]}.so"
+    if variants.is_sound(library, key):
         return library
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
-        if not _sound(library, key.digest()):
+        if not variants.is_sound(library, key):
             level, purpose, time = _BUILDS[name]
             note = "building the C++ kernels of jaxcnn in %s (%s); this takes %s, once"
             _LOG.log(level, note, folder, purpose, time)
-            _build([*command, f"-I{jax.ffi.include_dir()}", str(_FOLDER / f"{name}.cc")], library, key.digest())
+            source = variants.FOLDER / f"{name}.cc"
+            _build([*command, f"-I{jax.ffi.include_dir()}", str(source)], library, key)
     return library
-
-
-def _sound(library: Path, key: bytes) -> bool:
-    """Checks the checksum of a library.
-
-    Loading a truncated file would crash the process.
-    """
-    if not library.is_file():
-        return False
-    content = library.read_bytes()
-    return _checksum(key, content[:-_DIGEST_BYTES]) == content[-_DIGEST_BYTES:]
-
-
-def _checksum(key: bytes, content: bytes) -> bytes:
-    return hashlib.sha256(key + content).digest()
 
 
 @contextlib.contextmanager
@@ -190,8 +188,8 @@ def _build(command: list[str], library: Path, key: bytes) -> None:
         if not output.is_file():
             raise BuildError(f"{shlex.join(command)} left no library; is it a C++ compiler?")
         with output.open("r+b") as file:
-            # Append the checksum; the loader ignores trailing bytes.
-            file.write(_checksum(key, file.read()))
+            content = file.read()
+            file.write(variants.sealed(content, key)[len(content) :])
             file.flush()
             os.fsync(file.fileno())
         # Renamed when it is complete: a build that is stopped leaves nothing that could be loaded.
@@ -220,9 +218,20 @@ def _run(command: list[str]) -> None:
 
 def describe_processor() -> str:
     """Describes the processor to build for: machines of several kinds may share a cache folder."""
+    if not (found := _cpuinfo()):
+        return f"{platform.machine()} {platform.processor()}"
+    return repr([platform.machine(), *(found.get(name) for name in _PROCESSOR)])
+
+
+def _features() -> set[str]:
+    """Returns what the processor can do, as the system names it."""
+    return set(_cpuinfo().get("flags", "").split())
+
+
+def _cpuinfo() -> dict[str, str]:
+    """Reads what the system says about the first processor; nothing on systems that say it elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    first = {name.strip(): value for name, _, value in (line.partition(":") for line in reversed(lines))}
-    return repr([platform.machine(), *(first.get(name) for name in _PROCESSOR)])
+        return {}
+    return {name.strip(): value for name, _, value in (line.partition(":") for line in reversed(lines))}
