@@ -8,6 +8,7 @@ measured before are kept. Run nothing else on the machine.
     python experiments/half_precision.py resnet18_cifar unet      some models
 """
 
+import importlib.metadata
 import statistics
 import sys
 from collections.abc import Sequence
@@ -85,7 +86,8 @@ def main(names: Sequence[str]) -> None:
             times = ", ".join(f"{who} {spread[1]:,.1f} ms" for who, spread in row["milliseconds"].items())
             ratios = ", ".join(f"{spread[1]:.2f} of {who}" for who, spread in row["jaxcnn bfloat16 over"].items())
             print(f"{name}, {mode}: {times}; {ratios}", flush=True)
-            write_report(__file__, {"rounds": ROUNDS, "rows": list(rows.values())})
+            versions = {"torch": importlib.metadata.version("torch")}
+            write_report(__file__, {**versions, "rounds": ROUNDS, "rows": list(rows.values())})
 
 
 if __name__ == "__main__":
