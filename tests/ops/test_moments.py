@@ -121,3 +121,44 @@ def test_a_shift_is_not_differentiated():
     x, _, _, shift = draw(1, 4, 3, True)
     with pytest.raises(ValueError, match=r"the shift of a sum over pixels is a constant.*stop_gradient"):
         jax.grad(lambda s: moments.own_moments(x, s)[0].sum())(shift)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(("pixels", "width"), [(1, 3), (65, 16), (200, 35), (130, 100)])
+def test_sums_of_half_precision_are_those_of_float64(pixels, width, dtype):
+    if not native.ready() or not native.reads(jnp.dtype(dtype)):
+        pytest.skip("there is no C++ compiler here, or no conversion of this dtype")
+    rng = np.random.default_rng(pixels)
+    x, y = (jnp.asarray(rng.standard_normal((2, pixels, width)) + 3, dtype) for _ in range(2))
+    shift = jnp.asarray(rng.standard_normal((1, width)) + 3, jnp.float32)
+    wide_x, wide_y, origin = (np.asarray(a, np.float64) for a in (x, y, shift))
+    mean, squares = jax.jit(native.own_moments)(x, shift)
+    assert mean.dtype == squares.dtype == jnp.float32
+    np.testing.assert_allclose(mean, wide_x.mean(1) - origin, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(squares, wide_x.var(1) * pixels, rtol=1e-5, atol=1e-5)
+    first, second = jax.jit(native.moments)(x, y, shift)
+    np.testing.assert_allclose(first, wide_y.sum(1), rtol=1e-5)
+    np.testing.assert_allclose(second, ((wide_x - origin[:, None]) * wide_y).sum(1), rtol=1e-5, atol=1e-3)
+
+
+def sums_read(dtype, other):
+    """Returns the dtypes that the C++ sums of x and y read where both are cast to float32 before."""
+
+    def run(x, y):
+        pixels = (jnp.sin(x).astype(jnp.float32).reshape(2, 12, 16), jnp.cos(y).astype(jnp.float32).reshape(2, 12, 16))
+        return moments._own_moments.bind(pixels[0], jnp.zeros((1, 16))), moments._moments.bind(
+            *pixels, jnp.zeros((1, 16))
+        )
+
+    images = jnp.ones((2, 3, 4, 16))
+    text = jax.jit(run).lower(images.astype(dtype), images.astype(other)).as_text()
+    calls = [line.rpartition(": (")[2].partition(")")[0] for line in text.splitlines() if "@jaxcnn_" in line]
+    return [[part.rpartition("x")[2].rstrip(">") for part in call.split(", ")] for call in calls]
+
+
+def test_sums_read_the_image_as_it_was_before_its_cast():
+    if not native.ready():
+        pytest.skip("there is no C++ compiler here")
+    assert sums_read(jnp.bfloat16, jnp.bfloat16) == [["bf16", "f32"], ["bf16", "bf16", "f32"]]
+    assert sums_read(jnp.bfloat16, jnp.float32) == [["bf16", "f32"], ["f32", "f32", "f32"]]
+    assert sums_read(jnp.float32, jnp.float32) == [["f32", "f32"], ["f32", "f32", "f32"]]

@@ -234,6 +234,85 @@ def test_half_precision_is_summed_up_in_float32_and_rounded_once(case, dtype):
         np.testing.assert_array_equal(one, other.astype(dtype))
 
 
+def random_case(seed):
+    """Draws the shapes of a convolution and its geometry."""
+    rng = np.random.default_rng(seed)
+
+    def pair(most):
+        return tuple(int(n) for n in rng.integers(1, most, 2, endpoint=True))
+
+    kind = ("dense", "grouped", "depthwise", "pointwise")[seed % 4]
+    taps, dilation = (1, 1) if kind == "pointwise" else pair(4), pair(2)
+    padding = tuple(tuple(int(n) for n in rng.integers(0, 3, 2)) for _ in range(2))
+    groups = {"grouped": int(rng.integers(2, 9)), "depthwise": int(rng.integers(16, 70))}.get(kind, 1)
+    channels, outputs = (1, 1) if kind == "depthwise" else pair(50)
+    size = [reach + int(rng.integers(1, 25)) for reach in (d * (t - 1) for d, t in zip(dilation, taps, strict=True))]
+    geometry = Geometry(pair(3), padding, dilation, groups)
+    return (int(rng.integers(1, 4)), *size, channels * groups), (*taps, channels, outputs * groups), geometry
+
+
+@pytest.mark.parametrize(
+    "seed", [*range(6), *(pytest.param(n, marks=[pytest.mark.slow, pytest.mark.heavy]) for n in range(6, 400))]
+)
+def test_half_precision_of_random_convolutions_is_that_of_float64_rounded_once(seed):
+    shape, kernel_shape, geometry = random_case(seed)
+    dtype = (jnp.bfloat16, jnp.float16)[seed // 4 % 2]
+    size = reference.conv_output_size(
+        shape[1:3], kernel_shape[:2], geometry.strides, geometry.padding, geometry.dilation
+    )
+    rng = np.random.default_rng(seed)
+    shapes = (shape, kernel_shape, (shape[0], *size, kernel_shape[3]))
+    arrays = [jnp.asarray(rng.standard_normal(s), dtype) for s in shapes]
+    ours = three(native, geometry, *arrays[:2])(*arrays)
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(np.asarray(a, np.float64)) for a in arrays]
+        exact = [np.asarray(y) for y in three(xla, geometry, *wide[:2])(*wide)]
+    for one, other in zip(ours, exact, strict=True):
+        assert one.dtype == dtype
+        # Half of a last place for the rounding, and what sums in float32 lose.
+        most = float(jnp.finfo(dtype).eps) / 2 * np.abs(other) + 1e-5 * np.abs(other).max()
+        assert (np.abs(np.asarray(one, np.float64) - other) <= most).all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_read_and_rounded_as_by_numpy(dtype):
+    numbers = np.arange(2**16, dtype=np.uint16).view(jnp.dtype(dtype))
+    added = np.random.default_rng(0).permutation(numbers)
+    x = jnp.asarray(np.stack([numbers, added], axis=-1)).reshape(1, 256, 256, 2)
+    y = jax.jit(
+        lambda x: native.convolve(x, jnp.ones((1, 1, 2, 1), dtype), geometry=Geometry(), output_size=(256, 256))
+    )
+    with np.errstate(invalid="ignore", over="ignore"):
+        expected = (numbers.astype(np.float32) + added.astype(np.float32)).astype(dtype)
+    assert np.isnan(expected).sum() > 100
+    assert np.isinf(expected).sum() >= 2
+    # XLA's threads may take numbers below 2^-126 for zero.
+    np.testing.assert_allclose(np.ravel(y(x)).astype(np.float64), expected.astype(np.float64), rtol=0, atol=2.0**-125)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("case", SPOILED)
+def test_numbers_that_are_not_finite_reach_the_same_results_in_half_precision(case, value):
+    x, kernel, dy, geometry = draw(case, jnp.bfloat16)
+    program = three(native, geometry, x, kernel)
+    for operand, array in ((0, x), (2, dy)):
+        arrays = [x, kernel, dy]
+        arrays[operand] = array.at[tuple(n // 2 for n in array.shape)].set(value)
+        wide = [a.astype(jnp.float32) for a in arrays]
+        for one, other in zip(program(*arrays), program(*wide), strict=True):
+            np.testing.assert_array_equal(np.isfinite(one), np.isfinite(other))
+
+
+def test_the_kernels_are_given_half_precision_as_it_is():
+    x, kernel, dy, geometry = draw("dense", jnp.bfloat16)
+    text = jax.jit(three(native, geometry, x, kernel)).lower(x, kernel, dy).as_text()
+    calls = [line for line in text.splitlines() if "@jaxcnn_" in line]
+    assert len(calls) == 3
+    assert all(line.rpartition(": (")[2].count("xbf16>") >= 2 for line in calls)
+    # Only the kernel's gradient is rounded by XLA.
+    assert text.count("stablehlo.convert") == 1
+
+
 def test_an_exported_program_does_not_need_this_package():
     x, kernel, dy, geometry = draw("dense", jnp.float32)
     program = jax.jit(lambda x, kernel: lowering.convolve(x, kernel, geometry, dy.shape[1:3]))
@@ -267,8 +346,10 @@ assert "jaxcnn_convolve" not in compiled
     run_python(code, XLA_FLAGS="--xla_force_host_platform_device_count=8")
 
 
-def test_the_same_call_gives_the_same_bits():
-    x, kernel, dy, geometry = draw("winograd", jnp.float32)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("case", ["winograd", "many pixels", "depthwise"])
+def test_the_same_call_gives_the_same_bits(case, dtype):
+    x, kernel, dy, geometry = draw(case, dtype)
     program = three(native, geometry, x, kernel)
     first = program(x, kernel, dy)
     for _ in range(3):

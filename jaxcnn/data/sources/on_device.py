@@ -33,9 +33,13 @@ class OnDevice:
             if name in self.source.entries:
                 check_classes(name, self.source.entries[name], self.source.class_names)
 
-    @functools.cached_property
+    @property
     def spec(self) -> Mapping[str, ArraySpec]:
         """That of the source, in the dtypes of the device: without `jax_enable_x64`, it has no numbers of 64 bits."""
+        return self._spec
+
+    @functools.cached_property
+    def _spec(self) -> Mapping[str, ArraySpec]:
         spec = self.source.spec
         return {name: ArraySpec(entry.shape, canonicalize_dtype(entry.dtype)) for name, entry in spec.items()}
 
