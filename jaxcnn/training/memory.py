@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxcnn import trees
 from jaxcnn.training.step import StepParts
@@ -79,7 +80,7 @@ def memory_of_step(parts: StepParts, train_state: TrainState, batch: Any, key: A
 
 
 def _bytes(tree: Any) -> int:
-    leaves = (leaf for leaf in jax.tree.leaves(tree) if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+    leaves = (leaf for leaf in jax.tree.leaves(tree) if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
 
 
