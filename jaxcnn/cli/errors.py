@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from jaxcnn.training.memory import OutOfMemoryError
 from jaxcnn.training.recipe import RecipeError
 
 
@@ -20,11 +21,11 @@ def reported(*kinds: type[Exception]) -> Iterator[None]:
     """Turns errors of the library that the user can cause into messages.
 
     Args:
-      *kinds: the exceptions to turn, besides `RecipeError`; all others keep their traceback.
+      *kinds: the exceptions to turn, besides `RecipeError` and `OutOfMemoryError`; all others keep their traceback.
     """
     try:
         yield
-    except RecipeError as error:
+    except (RecipeError, OutOfMemoryError) as error:
         raise CommandError(_in_options(error)) from error
     except kinds as error:
         # Other notes are JAX's, about tracebacks, which are not shown here.
@@ -37,7 +38,7 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _in_options(error: RecipeError) -> str:
-    """Returns the message of an error in a recipe, with options instead of fields."""
+def _in_options(error: RecipeError | OutOfMemoryError) -> str:
+    """Returns the message of an error about fields of a recipe, with options instead of fields."""
     names = re.compile(rf"\b({'|'.join(map(re.escape, error.fields))})\b")
     return names.sub(lambda found: flag(found[0]), str(error), count=len(error.fields))

@@ -5,6 +5,7 @@ Checkpoints are in `training.checkpoint`.
 
 from jaxcnn.training.loop import Fitted, NonFiniteLossError, Progress, evaluate, fit, image_batches, predict
 from jaxcnn.training.many import Runs, train_many
+from jaxcnn.training.memory import OutOfMemoryError
 from jaxcnn.training.metrics import Metrics
 from jaxcnn.training.mixing import CutMix, MixInTurn, Mixup, RandomMix
 from jaxcnn.training.mosaic import Mosaic, ObjectMixup
@@ -47,6 +48,7 @@ __all__ = [
     "NonFiniteLossError",
     "ObjectMixup",
     "Observer",
+    "OutOfMemoryError",
     "Placement",
     "Precision",
     "Progress",

@@ -309,6 +309,8 @@ def facts(experiment: Experiment, weights: tuple[Params, State] | None) -> dict[
         "prepare": _repr(experiment.prepare),
         "placement": repr(experiment.placement),
         "weights": None if weights is None else weights_fingerprint(*weights),
+        **{f"number of {name} examples": len(part) for name, part in experiment.splits.items()},
+        "classes": list(experiment.splits["train"].class_names),
         **{f"{name} data": print_ for name, print_ in fingerprints(experiment.splits).items()},
         **{f"version of {name}": version for name, version in environment.versions(*_PACKAGES).items()},
     }

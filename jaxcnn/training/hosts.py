@@ -200,19 +200,26 @@ def check_agreement(facts: Mapping[str, Any]) -> None:
       facts: JSON values by name.
 
     Raises:
-      HostsError: a fact differs; the message names it, and the processes. All processes raise it.
+      HostsError: facts differ, or are missing in some processes; the message names each, and for each the first process
+        that differs from process 0. All processes raise it.
     """
     own = json.dumps(facts).encode()
     sizes = multihost_utils.process_allgather(np.array(len(own), np.int32))
     padded = np.frombuffer(own.ljust(int(sizes.max())), np.uint8)
     everyone = [json.loads(row.tobytes()) for row in multihost_utils.process_allgather(padded)]
-    for index, other in enumerate(everyone):
-        for name, expected in everyone[0].items():
-            if other.get(name) != expected:
-                raise HostsError(
-                    f"expected the same {name} in all processes, got {expected!r:.200} in process 0 and "
-                    f"{other.get(name)!r:.200} in process {index}; start all with the same options, data and versions"
-                )
+    differences = []
+    for name in dict.fromkeys(name for each in everyone for name in each):
+        first = everyone[0].get(name)
+        index = next((index for index, other in enumerate(everyone) if other.get(name) != first), None)
+        if index is not None:
+            differences.append(
+                f"{name} in all processes, got {first!r:.200} in process 0 and {everyone[index].get(name)!r:.200} in "
+                f"process {index}"
+            )
+    if differences:
+        raise HostsError(
+            f"expected the same {'; the same '.join(differences)}; start all with the same options, data and versions"
+        )
 
 
 class LostProcessError(HostsError):

@@ -34,6 +34,7 @@ from jaxcnn.training.experiment import (
     weights_fingerprint,
 )
 from jaxcnn.training.loop import Fitted, NonFiniteLossError, Progress, evaluate, fit, predict
+from jaxcnn.training.memory import OutOfMemoryError, memory_of_step, memory_reported
 from jaxcnn.training.metrics import Metrics
 from jaxcnn.training.non_finite import Cause, find_cause
 from jaxcnn.training.observers import Observer, Start
@@ -131,6 +132,7 @@ def run(
       ValueError: model, data, task, recipe and weights do not fit together, or the folder does not allow the training.
       TypeError: an argument is of another kind, such as the name of a model.
       NonFiniteLossError: the training diverged.
+      OutOfMemoryError: a step needs more memory than there is.
       CheckpointError: a checkpoint cannot be written, or all are damaged.
       HostsError: the processes were called with different arguments, or process 0 failed.
     """
@@ -564,15 +566,47 @@ class Job:
 
     def _fit(self, train_state: TrainState, metrics: Metrics) -> Fitted:
         try:
-            return self._fit_phases(train_state, metrics)
+            shape = "x".join(str(size or "?") for size in self.experiment.batches.spec["image"].shape)
+            with memory_reported(
+                f"a training step of {self.recipe.batch_size} images of {shape}",
+                f"micro_batches {2 * self.recipe.micro_batches}, which computes the batch in equal parts, a smaller "
+                "batch_size, precision bfloat16, smaller images, or more devices",
+                "micro_batches",
+                "batch_size",
+                "precision",
+                needs=self._memory,
+            ):
+                return self._fit_phases(train_state, metrics)
         except NonFiniteLossError as error:
             if (cause := self._cause(error)) is not None:
                 error.args = (f"{error.expected}; {cause.where}; {cause.advice}",)
-            if self.folder is not None and self.checkpoints is not None:
-                latest = self.checkpoints.latest_step()
-                kept = "there is no checkpoint yet" if latest is None else f"the checkpoint of step {latest} is kept"
-                error.args = (f"{error}; {kept} in {printable(self.folder.path)}",)
+            error.args = (f"{error}{self._kept()}",)
             raise
+        except OutOfMemoryError as error:
+            error.args = (f"{error}{self._kept()}",)
+            raise
+
+    def _kept(self) -> str:
+        """The end of a message about a training that failed: which checkpoint is left."""
+        if self.folder is None or self.checkpoints is None:
+            return ""
+        latest = self.checkpoints.latest_step()
+        kept = "there is no checkpoint yet" if latest is None else f"the checkpoint of step {latest} is kept"
+        return f"; {kept} in {printable(self.folder.path)}"
+
+    def _memory(self) -> dict[str, int]:
+        """Estimates the bytes of a step by part."""
+        step = int(self._first_step)
+        spec = {
+            name: jax.ShapeDtypeStruct(
+                (self.recipe.batch_size, *entry.shape), jax.dtypes.canonicalize_dtype(entry.dtype)
+            )
+            for name, entry in self.batches.spec.items()
+        }
+        train_state = jax.eval_shape(
+            lambda *weights: self.begin(self.phase, *weights, step=0), *structure(self.phase.layer)
+        )
+        return memory_of_step(self._make_step(step, None).parts, train_state, spec, jax.eval_shape(lambda: self._key))
 
     def _cause(self, error: NonFiniteLossError) -> Cause | None:
         """Repeats the steps since the newest checkpoint, and looks into the one whose numbers are not finite.
@@ -787,7 +821,14 @@ class Job:
         # The padding has weight 0.
         size = math.ceil(min(EVAL_BATCH_SIZE, len(source)) / parts) * parts
         batches = data.eval_batches(source, size, shard=shard, workers=self.experiment.workers)
-        return evaluate(eval_step, params, state, batches, count=None if self.spans else len(source))
+        shape = "x".join(str(length or "?") for length in source.spec["image"].shape)
+        with memory_reported(
+            f"the evaluation of {size} images of {shape} at once",
+            "precision bfloat16, smaller images, or more devices",
+            "precision",
+            needs=dict,
+        ):
+            return evaluate(eval_step, params, state, batches, count=None if self.spans else len(source))
 
     def save(self, train_state: TrainState, metrics: Metrics) -> None:
         """Writes a checkpoint and the best weights, if there is a folder and this step is not saved yet.

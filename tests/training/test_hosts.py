@@ -131,6 +131,51 @@ def test_processes_that_differ_say_in_what(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def gathered(monkeypatch, *everyone):
+    """Pretends that the processes have these facts; this is the last one."""
+    rows = [json.dumps(facts).encode() for facts in everyone]
+    longest = max(map(len, rows))
+
+    def allgather(array):
+        if array.ndim == 0:
+            return np.array([len(row) for row in rows])
+        np.testing.assert_array_equal(array, np.frombuffer(rows[-1].ljust(longest), np.uint8))
+        return np.stack([np.frombuffer(row.ljust(longest), np.uint8) for row in rows])
+
+    monkeypatch.setattr(hosts.multihost_utils, "process_allgather", allgather)
+    return everyone[-1]
+
+
+def test_everything_that_differs_is_named_with_both_values(monkeypatch):
+    one = {"epochs": 3, "train data": "aa", "classes": ["a", "b"], "version of jax": "0.10.2"}
+    other = {"epochs": 3, "train data": "bb", "classes": ["a", "c"], "version of jax": "0.10.1", "mosaic": 0.5}
+    own = gathered(monkeypatch, one, one, other)
+    with pytest.raises(hosts.HostsError) as error:
+        hosts.check_agreement(own)
+    assert str(error.value) == (
+        "expected the same train data in all processes, got 'aa' in process 0 and 'bb' in process 2; "
+        "the same classes in all processes, got ['a', 'b'] in process 0 and ['a', 'c'] in process 2; "
+        "the same version of jax in all processes, got '0.10.2' in process 0 and '0.10.1' in process 2; "
+        "the same mosaic in all processes, got None in process 0 and 0.5 in process 2; "
+        "start all with the same options, data and versions"
+    )
+
+
+def test_processes_that_agree_go_on(monkeypatch):
+    hosts.check_agreement(gathered(monkeypatch, {"epochs": 3}, {"epochs": 3}))
+
+
+@pytest.mark.slow
+def test_processes_that_differ_in_several_things_name_each(tmp_path):
+    second = ["--learning-rate", "0.1", "--seed", "3"]
+    for status, _, errors in map(end, start_two(*TRAIN, "--epochs", 1, "--run-dir", tmp_path / "run", second=second)):
+        assert status == 2, errors
+        assert "Traceback" not in errors
+        for name in ("learning_rate", "seed", "weights"):
+            assert f"the same {name} in all processes, got " in errors, errors
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_an_error_of_process_0_ends_both(tmp_path):
     folder = tmp_path / "run"
