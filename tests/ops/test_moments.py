@@ -162,3 +162,17 @@ def test_sums_read_the_image_as_it_was_before_its_cast():
     assert sums_read(jnp.bfloat16, jnp.bfloat16) == [["bf16", "f32"], ["bf16", "bf16", "f32"]]
     assert sums_read(jnp.bfloat16, jnp.float32) == [["bf16", "f32"], ["f32", "f32", "f32"]]
     assert sums_read(jnp.float32, jnp.float32) == [["f32", "f32"], ["f32", "f32", "f32"]]
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_an_image_that_was_cast_to_float64_is_summed_in_float64(float64, dtype):
+    x = jnp.asarray(draw(2, 50, 16, True)[0], dtype)
+
+    def run(x):
+        return moments._own_moments.bind(x.astype(jnp.float64), jnp.zeros((1, 16)))
+
+    mean, squares = jax.jit(run)(x)
+    assert mean.dtype == squares.dtype == jnp.float64
+    wide = np.asarray(x, np.float64)
+    np.testing.assert_allclose(mean, wide.mean(1), rtol=1e-13)
+    np.testing.assert_allclose(squares, wide.var(1) * 50, rtol=1e-13)

@@ -30,6 +30,9 @@ def before_conversion(
     Returns:
       Context, operands and rule, with the new operands or unchanged.
     """
+    # Those that were converted to float64 are summed in float64.
+    if any(aval.dtype != jnp.float32 for aval in ctx.avals_in[:arrays]):
+        return ctx, operands, rule
     sources = [_source(operand) for operand in operands[:arrays]]
     dtypes = {_DTYPES.get(str(source.type.element_type)) for source in sources}
     dtype = dtypes.pop()
