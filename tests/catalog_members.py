@@ -2,7 +2,7 @@
 
 import pytest
 
-DEEP = {"resnet18", "resnet50", "resnet50_v2"}
+DEEP = {"resnet18", "resnet20", "resnet50", "resnet50_v2", "whitened_cnn"}
 DEEP |= {"efficientnet_b0", "mobilenet_v1", "xception"}
 DEEP |= {"convnext_tiny", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "resnext50_32x4d", "unet"}
 DEEP |= {"densenet121", "regnet_y_400mf", "shufflenet_v2_x0_5", "unet_2015", "unet_resnet18"}

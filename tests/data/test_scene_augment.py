@@ -178,6 +178,8 @@ def test_nothing_changes_without_a_change_of_scale(step, key):
     np.testing.assert_array_equal(changed["valid"], VALID)
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_named_augmentations_change_scenes(key):
     image = jnp.full((HEIGHT, WIDTH, 3), 0.25)
     example = {"image": image, "boxes": BOXES, "valid": VALID, "classes": np.arange(4, dtype=np.int32)}

@@ -65,6 +65,8 @@ def test_an_onnx_file_of_a_block_computes_the_same(name):
     assert any(names in line for line in exported.load)
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", BLOCKS)
 def test_a_block_is_a_module_of_linen(name):
     model = BLOCKS[name]

@@ -309,6 +309,8 @@ def test_the_first_convolution_is_converted_to_other_channels(resnet, torch_file
     assert_same(load_weights("resnet18", torch_file, in_channels=1)[1:3], (params, state))
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_model_of_auxiliary_heads_or_of_a_check_first_is_converted_too(tmp_path):
     for model_name, path in {"unet": "level0/encode/conv1", "googlenet": "stem/conv1/conv"}.items():
         model = catalog.CATALOG[model_name].build(2, in_channels=3)

@@ -294,6 +294,8 @@ PYRAMIDS = {
 }
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", PYRAMIDS)
 def test_the_levels_of_a_classifier_are_found(name):
     model = getattr(models, name)()

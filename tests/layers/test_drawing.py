@@ -150,6 +150,8 @@ with jax.default_device(second):
 """
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_parameters_are_on_the_device_of_their_key():
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     done = subprocess.run([sys.executable, "-c", DEVICES], env=environment, capture_output=True, text=True, check=False)

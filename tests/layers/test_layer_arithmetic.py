@@ -163,6 +163,8 @@ def test_random_stacks_agree_with_formulas(seed):
     assert (output_shape(stack, STACK_SHAPE), multiply_adds(stack, STACK_SHAPE)) == by_formulas(stack, STACK_SHAPE)
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("seed", range(10))
 def test_random_stacks_agree_with_gradients(seed):
     check_by_gradients(random_stack(seed), STACK_SHAPE)

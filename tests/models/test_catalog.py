@@ -1,11 +1,11 @@
 import pytest
-from catalog_members import members
+from catalog_members import small_members
 
 from jaxcnn import layers
 from jaxcnn.models import catalog
 
 
-@pytest.mark.parametrize("name", members(catalog.CATALOG))
+@pytest.mark.parametrize("name", small_members(catalog.CATALOG))
 def test_the_listed_sizes_are_those_of_the_model(name):
     entry = catalog.CATALOG[name]
     model = catalog.build(name)

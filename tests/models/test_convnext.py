@@ -111,6 +111,8 @@ def test_a_block_starts_next_to_the_identity(key):
     assert 0 < np.abs(y - x).max() < 1e-5
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_skipped_block_gives_back_its_image(key):
     layer = convnext_block(4, 0.5)
     params, state = layer.init(key)

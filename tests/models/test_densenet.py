@@ -15,6 +15,8 @@ from jaxcnn.values import Partial
 by_name = {"ids": lambda value: getattr(value, "__name__", None)}
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("build", "parameters", "gigas"),
     [

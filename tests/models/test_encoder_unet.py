@@ -40,6 +40,8 @@ PARAMETERS = {
 """Of `Unet` of segmentation_models_pytorch 0.6.0 with one class."""
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters_are_as_many_as_published(name):
     assert count_parameters(encoder_unet(1, name)) == PARAMETERS[name]

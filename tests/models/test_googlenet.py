@@ -55,6 +55,8 @@ def test_maps_shrink_as_in_the_paper():
     }
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_work_and_shape_agree_with_tracing():
     model, image = googlenet(10), jax.ShapeDtypeStruct((63, 64, 3), jnp.float32)
     params, state = jax.eval_shape(model.init, jax.random.key(0))

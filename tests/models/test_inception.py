@@ -111,6 +111,8 @@ def averages(model):
     return [row.layer for row in arithmetic(model, (299, 299, 3)) if isinstance(row.layer, AvgPool)]
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_averages_count_the_padding_only_where_it_is_symmetric():
     assert averages(inception_v3()) == [AvgPool(3, 1, 1)] * 9
     assert averages(inception_v3(padding="same")) == [AvgPool(3, 1, 1, count_include_pad=False)] * 9

@@ -51,6 +51,8 @@ TORCHVISION = {"x_400mf": (32, 64, 160, 400), "y_800mf": (64, 144, 320, 784), "y
 """Where torchvision, whose weights the models take, has other channels."""
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", RULES)
 def test_parameters_and_work_are_as_published(name):
     model = getattr(models, f"regnet_{name}")()

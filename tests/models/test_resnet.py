@@ -78,6 +78,8 @@ def test_work_is_as_much_as_torchvision_publishes(build, gigas):
     assert round(sum(row.multiply_adds for row in arithmetic(build(), (224, 224, 3))) / 1e9, 3) == gigas
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("build", [resnet18, resnet50, resnet20, resnext50_32x4d], **by_name)
 def test_work_and_shape_agree_with_tracing(build):
     model, image = build(), jax.ShapeDtypeStruct((65, 64, 3), jnp.float32)

@@ -206,6 +206,8 @@ def test_slots_without_an_object_change_nothing_and_need_no_new_program():
     assert float(nothing) == pytest.approx(float(none), rel=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_training_step_hands_the_objects_to_the_model():
     model = normalized(tiny(), Normalization((0.5,) * 3, (0.2,) * 3))
     task, optimizer = model.body.task(SIZE), optax.sgd(0.01)

@@ -84,6 +84,8 @@ def test_a_pixel_sees_no_more_than_the_receptive_field_says():
     assert height.size - 8 <= seen[-1] - seen[0] + 1 <= height.size
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_every_pixel_of_a_batch_has_its_logits(key):
     model = unet(3, in_channels=1, width=2, depth=1)
     params, state = model.init(key)

@@ -34,6 +34,8 @@ PUBLISHED = [
 ]
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(("name", "parameters", "giga_adds"), PUBLISHED)
 def test_parameters_and_work_are_as_published(name, parameters, giga_adds):
     model = getattr(models, name)()

@@ -336,10 +336,10 @@ def assert_all_agree(indices):
     assert not wrong, "\n".join([f"{len(wrong)} of {len(indices)} convolutions are not XLA's:", *lines])
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(
-    "start", [pytest.param(start, marks=[pytest.mark.slow] if start else []) for start in range(0, len(SAMPLE), BLOCK)]
-)
+@pytest.mark.parametrize("start", range(0, len(SAMPLE), BLOCK))
 def test_a_sample_of_convolutions_is_xlas_in_values_gradients_and_a_transformation(start):
     assert_all_agree(SAMPLE[start : start + BLOCK])
 

@@ -158,6 +158,8 @@ def test_a_gradient_that_is_not_finite_reaches_what_its_result_is_made_of_and_no
         assert not np.isfinite(np.asarray(after)[changed(before, reached)]).any()
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @each_op
 def test_members_of_an_ensemble_do_not_see_each_other(name):
     op, parameters = function(name)

@@ -158,6 +158,8 @@ LARGER = {
 }
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("function", LARGER.values(), ids=LARGER)
 def test_no_pixel_sees_more_than_its_field(function):
     check(function, exact=False)

@@ -122,7 +122,9 @@ def run_python(code, devices=8, *words):
     return done.stdout
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.heavy
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_twenty_steps_give_the_same_parameters_on_1_2_and_8_devices(dtype):
     run_python(f"dtype = {dtype!r}\n" + SAME)
 

@@ -583,6 +583,8 @@ def test_the_weights_of_the_start_must_be_the_same_without_a_checkpoint(stripes,
     assert jnp.isfinite(load_model(tmp_path / "run").params["head"]["bias"]).all()
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("place", ["device", "memory", "stream"])
 def test_the_place_of_the_examples_changes_no_result(stripes, finished, tmp_path, place):
     stored = {name: Stored(part) for name, part in data.split(stripes, seed=0).items()}
