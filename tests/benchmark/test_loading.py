@@ -98,6 +98,7 @@ def test_torch_transforms_give_images_of_the_same_size(files):
     assert small[1].numpy().shape == (32, 32, 3)
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 @needs_torchvision
 def test_torch_delivers_every_image_from_its_processes(files):

@@ -76,6 +76,7 @@ def test_a_detector_is_trained_with_its_own_task(detected):
     assert re.search(f"best epoch \\d: validation AP50 {share}\n{found}\npictures", output)
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_yolox_is_fine_tuned_from_weights_of_other_classes(jaxcnn, tmp_path, monkeypatch):
     monkeypatch.setitem(named.NAMES, "digit_scenes", few_scenes)

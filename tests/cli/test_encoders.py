@@ -89,6 +89,7 @@ def test_other_weights_are_refused(classifier, smp_folder, tmp_path):
         started(smp_folder, model="unet_resnet34")
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_a_model_with_an_encoder_goes_all_the_way(jaxcnn, classifier, tmp_path):
     """Trained from a classifier, evaluated, shown, exported, and its masks predicted."""

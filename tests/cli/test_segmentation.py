@@ -109,6 +109,7 @@ def test_a_classifier_is_refused_for_masks(jaxcnn, pictures, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_published_weights_are_trained_for_other_classes(jaxcnn, pictures, tmp_path):

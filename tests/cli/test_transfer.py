@@ -91,6 +91,7 @@ def test_a_phase_with_a_smaller_rate_trains_all_of_it(uninterrupted, pretrained,
     assert not any(np.array_equal(was[name], now[name]) for name in was)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("stop", [pytest.param(2, marks=pytest.mark.slow), 6, pytest.param(8, marks=pytest.mark.slow)])
 def test_it_goes_on_exactly_in_either_phase_and_between_them(
     jaxcnn, transferring, uninterrupted, at_step, ctrl_c, tmp_path, saved, rows, stop
@@ -107,6 +108,7 @@ def test_it_goes_on_exactly_in_either_phase_and_between_them(
     assert RunFolder(run).result() == RunFolder(uninterrupted).result()
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_a_damaged_checkpoint_of_the_second_phase_is_passed_over_for_one_of_the_first(
     jaxcnn, transferring, uninterrupted, at_step, ctrl_c, tmp_path, saved
@@ -250,6 +252,7 @@ def test_what_needs_weights_is_refused_without_them(jaxcnn, words, tmp_path, opt
     assert f"{options[0]} has an effect only with --init-from" in refused.err
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_weights_for_images_of_other_channels_or_sizes_are_refused(jaxcnn, words, pretrained, tmp_path, digits8):
     images, labels = digits8
@@ -327,6 +330,7 @@ def colour(tmp_path, digits8):
     return tmp_path / "colour.npz"
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_published_weights_bring_what_they_expect_of_pixels(jaxcnn, words, published, colour, tmp_path):
     weights, run = published(small_cnn(1000, image_size=8)), tmp_path / "run"
@@ -456,6 +460,7 @@ def test_a_model_that_is_no_row_of_layers_is_normalized_as_others_are():
         normalized(Conv(3, 4), normalization)
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_published_weights_for_colour_train_on_grey_images(jaxcnn, words, published, tmp_path):
     weights = published(small_cnn(10, image_size=8))

@@ -34,6 +34,7 @@ def few(labels="boxes", wrap=lambda scenes: scenes):
     return {name: wrap(data.Subset(part, np.arange(16))) for name, part in digit_scenes(64, labels=labels).items()}
 
 
+@pytest.mark.heavy
 def test_faster_rcnn_is_trained_evaluated_and_used_and_starts_another(jaxcnn, tmp_path, monkeypatch):
     monkeypatch.setitem(named.NAMES, "digit_scenes", few)
     run, words = tmp_path / "run", ["--data", "digit_scenes", "--batch-size", 8, "--epochs", 1]
@@ -58,6 +59,7 @@ def test_faster_rcnn_is_trained_evaluated_and_used_and_starts_another(jaxcnn, tm
     assert RunFolder(other).task == small_fasterrcnn(3).task((64, 64))
 
 
+@pytest.mark.heavy
 def test_mask_rcnn_is_trained_and_evaluated(jaxcnn, tmp_path, monkeypatch):
     monkeypatch.setitem(named.NAMES, "digit_instances", lambda: few("instances"))
     run, words = tmp_path / "run", ["--data", "digit_instances", "--batch-size", 8, "--epochs", 1]

@@ -30,6 +30,7 @@ def words(data, run, *more):
     return ["train", "--data", data, *options, "--epochs", 2, "--run-dir", run, *more]
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_a_run_with_views_and_whitening_is_evaluated_and_resumed_as_it_was_trained(
     jaxcnn, colours, tmp_path, at_step, ctrl_c, rows

@@ -30,6 +30,7 @@ print(*after)
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="does not apply: memory is read from /proc")
 def test_ten_epochs_of_a_stream_leave_memory_flat(tmp_path):

@@ -97,6 +97,7 @@ def test_boxes_masks_and_classes_move_together(step):
 QUICK = (random_iou_crop, rotate)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "step",
     [pytest.param(step, marks=[] if getattr(step, "function", None) in QUICK else pytest.mark.slow) for step in STEPS],

@@ -113,6 +113,7 @@ def test_unit_length_is_that_of_torch_at_zeros_too():
     assert jnp.isfinite(gradient).all()
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_a_small_detector_learns_eight_scenes():
@@ -121,6 +122,7 @@ def test_a_small_detector_learns_eight_scenes():
     assert learned.figures["ap50"] > 0.99
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_a_training_step_has_finite_gradients_whatever_the_objects():
     model = small_retinanet(3)

@@ -40,6 +40,7 @@ VARIANTS = {
 QUICK = {"efficientnet_b0", "efficientnet_b3", "efficientnet_v2_s"}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
 )

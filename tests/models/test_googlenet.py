@@ -87,6 +87,7 @@ def test_the_model_without_heads_is_the_same_network():
     assert [names[names.index(name) - 1] for name in with_heads.heads] == ["inception4a", "inception4d"]
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_training_gives_the_logits_of_three_heads():
     model, image = googlenet(10), jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)

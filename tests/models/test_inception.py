@@ -75,6 +75,7 @@ def test_the_model_without_the_head_is_the_same_network():
     assert without == Sequential(**{name: layer for name, layer in with_head.layers if name != "aux"})
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_training_gives_the_logits_of_two_heads():
     model, image = inception_v3(10), jax.ShapeDtypeStruct((2, 299, 299, 3), jnp.float32)

@@ -227,6 +227,7 @@ def proposed(batch):
     }
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_eight_scenes_are_learned():

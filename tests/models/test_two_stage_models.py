@@ -399,6 +399,7 @@ def test_masks_are_those_of_the_detections():
     assert tiny_masks(agnostic=True).task(SIZE).agnostic
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_masks_have_finite_gradients_whatever_the_objects():
     model = tiny_masks()
@@ -411,6 +412,7 @@ def test_masks_have_finite_gradients_whatever_the_objects():
     assert len(traces) == 1
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_a_small_detector_of_masks_learns_eight_scenes():
@@ -456,6 +458,7 @@ def test_masks_are_pasted_pixel_by_pixel():
         paste_masks(masks, boxes[:2], SIZE)
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_a_small_two_stage_detector_learns_eight_scenes():

@@ -174,6 +174,7 @@ def test_options_out_of_range_are_refused(options, message):
         YOLOv1Detection(**{"image_size": SIZE, "map_sizes": (MAP,), **options})
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_eight_scenes_are_learned():

@@ -82,6 +82,7 @@ def test_a_small_one_is_a_value_like_the_others():
     assert yolox_nano(3) == yolox(3, depth=0.33, width=0.25, depthwise=True)
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_eight_scenes_are_learned():
@@ -90,6 +91,7 @@ def test_eight_scenes_are_learned():
     assert learned.figures["ap50"] > 0.99
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_a_training_step_has_finite_gradients_whatever_the_objects():
     model = tiny()

@@ -201,6 +201,7 @@ print("jaxcnn_convolve" in run.lower(x, kernel).as_text(), float(run(x, kernel)[
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 @pytest.mark.parametrize("has_compiler", [True, False])
 def test_an_installed_wheel_runs_without_a_compiler(tmp_path, has_compiler):

@@ -83,6 +83,7 @@ def test_two_processes_train_as_one(alone, tmp_path):
     assert (folder / "result.json").exists()
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_where_one_is_killed_the_other_ends_and_the_run_is_resumed_by_one(killed, alone, tmp_path):
@@ -120,6 +121,7 @@ def test_a_signal_to_one_stops_both_with_a_checkpoint_and_both_resume(alone, tmp
     check_equal(folder, alone)
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_processes_that_differ_say_in_what(tmp_path):
     both = start_two(*TRAIN, "--epochs", 1, "--run-dir", tmp_path / "run", second=["--learning-rate", "0.1"])
@@ -176,6 +178,7 @@ def test_processes_that_differ_in_several_things_name_each(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_an_error_of_process_0_ends_both(tmp_path):
     folder = tmp_path / "run"

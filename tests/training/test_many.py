@@ -55,6 +55,7 @@ def assert_same_run(one, other, tolerance=1e-5):
             assert row[name] == pytest.approx(expected[name], rel=1e-4, abs=tolerance), name
 
 
+@pytest.mark.heavy
 # Augmented, a resampled pixel can be the maximum of another window, so that rounding grows.
 @pytest.mark.slow
 @pytest.mark.parametrize(("mapped", "augment"), [("map", "affine"), ("vmap", "none")])
@@ -72,6 +73,7 @@ FREEZE = {"freeze": "stem", "unfreeze_epoch": 1, "epochs": 4, "optimizer": "sgd"
 MIXUP = {"mixup": 0.5, "plain_epochs": 1, "patience": 1, "epochs": 5, "learning_rate": 0.1}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("options", "mapped"),
     [
@@ -203,6 +205,7 @@ def test_stopped_runs_are_resumed_together(finished, stripes, tmp_path):
         assert_same_run(one, other)
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_runs_go_on_from_different_steps(finished, stripes, tmp_path):
     whole, _ = finished
@@ -243,6 +246,7 @@ def test_a_run_that_diverges_ends_and_the_others_go_on(stripes, tmp_path):
         train_many(classifier(), stripes, dataclasses.replace(recipe, learning_rate=1e30), seeds=2)
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_weights_may_be_a_function_of_the_recipe(stripes):
     def weights(recipe):

@@ -79,6 +79,7 @@ SLOW = [
 ]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "case", [DEFAULT, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)], ids=lambda case: str(case)
 )

@@ -53,6 +53,7 @@ def test_what_no_image_covers_is_filled():
     np.testing.assert_allclose(filled[covered], empty[covered], atol=1e-6)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("scale", [(1.0, 1.0), pytest.param((0.5, 1.5), marks=pytest.mark.slow)])
 def test_four_images_stand_around_a_point_with_their_objects(scale):
     batch, seen = make_batch(), 0
@@ -108,6 +109,7 @@ def test_some_examples_become_mosaics():
     assert 0.3 < np.isclose(found, expected, atol=1e-5).all((1, 2, 3)).mean() < 0.7
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("mix", [pytest.param(Mosaic, marks=pytest.mark.slow), ObjectMixup])
 def test_empty_slots_change_nothing(mix):
     few, many = make_batch(slots=3), make_batch(slots=3)
@@ -119,6 +121,7 @@ def test_empty_slots_change_nothing(mix):
         np.testing.assert_array_equal(array, other[name])
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("mix", [pytest.param(Mosaic, marks=pytest.mark.slow), ObjectMixup])
 def test_too_many_objects_lose_the_smallest(mix):
     batch = make_batch()

@@ -323,6 +323,7 @@ class Stop(Observer):
         self.doing.append(activity)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("step", "folder", "change", "kept"),
     [

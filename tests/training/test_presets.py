@@ -68,6 +68,7 @@ def test_the_rates_of_fine_tuning_are_those_it_says():
         assert float(update) == pytest.approx(-2e-3 if name.startswith("head/") else -2e-4, rel=1e-3)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("name", "size"),
     [
