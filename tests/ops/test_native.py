@@ -379,15 +379,24 @@ print(float(convolve(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 1)), Geometry(),
     not os.path.exists("/sys/kernel/mm/transparent_hugepage/enabled"), reason="does not apply: there are no large pages"
 )
 @pytest.mark.parametrize(
-    ("setting", "is_asked"), [({}, True), ({"JAXCNN_LARGE_PAGES": "1"}, True), ({"JAXCNN_LARGE_PAGES": "0"}, False)]
+    ("setting", "seconds", "is_asked"),
+    [
+        ({}, 0, False),
+        pytest.param({}, 10, True, marks=[pytest.mark.slow, pytest.mark.heavy]),
+        ({"JAXCNN_LARGE_PAGES": "1"}, 0, True),
+        pytest.param({"JAXCNN_LARGE_PAGES": "0"}, 10, False, marks=[pytest.mark.slow, pytest.mark.heavy]),
+    ],
 )
-def test_all_memory_that_a_large_result_lies_in_is_asked_to_have_large_pages(setting, is_asked, monkeypatch):
+def test_all_memory_that_a_large_result_lies_in_is_asked_to_have_large_pages(setting, seconds, is_asked, monkeypatch):
     monkeypatch.delenv("JAXCNN_LARGE_PAGES", raising=False)
-    code = """
-import jax, jax.numpy as jnp
+    code = f"""
+import time, jax, jax.numpy as jnp
 from jaxcnn.ops.lowering import Geometry, convolve
-x, kernel = jnp.ones((40, 64, 64, 64)), jnp.ones((1, 1, 64, 64))
-y = jax.jit(lambda x, kernel: convolve(x, kernel, Geometry(), (64, 64)))(x, kernel)
+program = jax.jit(lambda x, kernel: convolve(x, kernel, Geometry(), x.shape[1:3]))
+kernel = jnp.ones((1, 1, 64, 64))
+jax.block_until_ready(program(jnp.ones((1, 2, 2, 64)), kernel))
+time.sleep({seconds})
+y = program(jnp.ones((40, 64, 64, 64)), kernel)
 address, inside = y.unsafe_buffer_pointer(), False
 for line in open("/proc/self/smaps"):
     word, *flags = line.split()

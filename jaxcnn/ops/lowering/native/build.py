@@ -48,7 +48,8 @@ def ready() -> bool:
 
     The environment variable JAXCNN_NATIVE=0 turns them off, CXX names the compiler, optionally with arguments
     (`CXX="ccache g++"`), and JAXCNN_CACHE_DIR the folder to keep them in (see `jaxcnn.files.cache_folder`). A
-    damaged library in that folder is built again. With JAXCNN_LARGE_PAGES=0 they do not ask for large pages (pages.h).
+    damaged library in that folder is built again. With JAXCNN_LARGE_PAGES=0 they never ask for large pages, with 1 at
+    once (pages.h).
 
     Returns:
       Whether they can be used. If not, a warning of the logger "jaxcnn" says why, once. Another announces a build.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -76,14 +77,18 @@ class Mappings {
   size_t next_ = 0;
 };
 
-// JAXCNN_LARGE_PAGES=0 turns the hint off, for systems that take longer to find large pages than these save, and for
-// containers whose memory is so scarce that a page which is partly used must not count whole.
+// A system whose memory is in pieces can take seconds to find large pages, which they save only in many steps. So only a
+// process that computes for a while asks for them.
+//
+// JAXCNN_LARGE_PAGES=1 asks for them at once. JAXCNN_LARGE_PAGES=0 turns the hint off, for containers whose memory is so
+// scarce that a page which is partly used must not count whole.
 inline bool large_pages_wanted() {
-  static const bool wanted = [] {
-    const char* setting = std::getenv("JAXCNN_LARGE_PAGES");
-    return setting == nullptr || std::strcmp(setting, "0") != 0;
-  }();
-  return wanted;
+  using Clock = std::chrono::steady_clock;
+  constexpr std::chrono::seconds kPatience{10};
+  static const Clock::time_point first_call = Clock::now();
+  static const char* const setting = std::getenv("JAXCNN_LARGE_PAGES");
+  if (setting == nullptr || *setting == '\0') return Clock::now() - first_call >= kPatience;
+  return std::strcmp(setting, "0") != 0;
 }
 
 inline void prefer_large_pages(const void* data, size_t bytes) {
