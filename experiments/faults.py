@@ -359,7 +359,8 @@ def _pictures(campaign: Campaign) -> tuple[Path, Path, float]:
     """Writes the digits as pictures; returns their folder, an undisturbed run and its seconds."""
     from sklearn.datasets import load_digits
 
-    digits, root = load_digits(), campaign.new("digits")
+    digits: Any = load_digits()
+    root = campaign.new("digits")
     for place, (image, label) in enumerate(zip(digits.images, digits.target, strict=True)):
         folder = root / f"class{label}"
         folder.mkdir(parents=True, exist_ok=True)
