@@ -84,7 +84,7 @@ def _setting(name: str) -> Any:
 
 
 def _processor_name() -> str:
-    """Names the kind of processor: a kept program has its machine code, which JAX does not check."""
+    """Names the kind of processor, since a kept program has machine code for it."""
     return hashlib.sha256(describe_processor().encode()).hexdigest()[:16]
 
 
