@@ -27,14 +27,14 @@ _PATIENCE = 2.0
 def enable_compilation_cache(
     folder: str | os.PathLike[str] | None = None, *, max_bytes: int | None = 2**29
 ) -> Path | None:
-    """Keeps the programs that this process compiles from now on, and takes those that another one has kept.
+    """Keeps the programs that this process compiles from now on, and reads those that earlier processes kept.
 
     It sets up JAX's persistent compilation cache, which compares the program, the versions and the options: results are
     the same to the last bit. Programs that call back into Python are not kept. What the user has set stays: JAX's
     settings, by `jax.config` or by environment variables such as JAX_COMPILATION_CACHE_DIR. The environment variable
     JAXCNN_COMPILATION_CACHE=0 turns this function off.
 
-    Whoever can write to the folder can run code in this process: a new folder belongs to the user alone.
+    A new folder is private to the user, since anyone who can write to it can make this process run code.
 
     Args:
       folder: where to keep them; each kind of processor has a folder in it. "programs" in
@@ -69,7 +69,7 @@ def enable_compilation_cache(
         return None
     wanted = {
         "jax_compilation_cache_max_size": -1 if max_bytes is None else max_bytes,
-        # The many small programs, such as those that draw the parameters, take a second or two together.
+        # Keep small programs too: those that draw the parameters take a second or two together.
         "jax_persistent_cache_min_compile_time_secs": 0.0,
     }
     for name, value in wanted.items():

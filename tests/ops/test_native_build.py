@@ -245,7 +245,7 @@ print(float(convolve(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 1)), Geometry(),
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False
     )
-    # Nobody asked for notes: whoever waits sees this one, and only this one.
+    # At the default level of logging, only the note about the build is printed.
     note = f"building the C++ kernels of jaxcnn in {cache} (convolutions); this takes about 15 seconds, once\n"
     assert (done.stdout.split(), done.stderr) == (["18.0", "True"], note)
     assert copier.count == 2

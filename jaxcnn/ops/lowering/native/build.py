@@ -44,7 +44,7 @@ _PATIENCE = 300.0
 
 @functools.cache
 def ready() -> bool:
-    """Loads the kernels: those of the package, or those that are built here first if necessary.
+    """Loads the kernels of the package; where it has none for this processor, builds them first.
 
     The environment variable JAXCNN_NATIVE=0 turns them off, CXX names the compiler, optionally with arguments
     (`CXX="ccache g++"`), and JAXCNN_CACHE_DIR the folder to keep them in (see `jaxcnn.files.cache_folder`). A

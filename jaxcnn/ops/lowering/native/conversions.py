@@ -30,7 +30,7 @@ def before_conversion(
     Returns:
       Context, operands and rule, with the new operands or unchanged.
     """
-    # Those that were converted to float64 are summed in float64.
+    # An image that was converted to float64 is summed in float64.
     if any(aval.dtype != jnp.float32 for aval in ctx.avals_in[:arrays]):
         return ctx, operands, rule
     sources = [_source(operand) for operand in operands[:arrays]]
